@@ -1,0 +1,27 @@
+"""What the codec raises. Each error names the value or the place, the rule, and the remedy; `category` is its name on the wire."""
+
+from __future__ import annotations
+
+
+class CodecError(Exception):
+    """Base of every codec error."""
+
+    category = "encode_error"
+
+
+class EncodeError(CodecError):
+    """A Python value cannot be sent."""
+
+    category = "encode_error"
+
+
+class DecodeError(CodecError):
+    """Bytes or JSON that came in are not a valid value."""
+
+    category = "decode_error"
+
+
+class LimitExceeded(CodecError):
+    """A message is deeper, larger or longer than a limit allows."""
+
+    category = "limit_exceeded"
