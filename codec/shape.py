@@ -1,0 +1,75 @@
+"""Depth and element count of Python values, and the explanation when one is too deep: is it a cycle, or only deep?
+
+Walks level by level and skips what holds no containers, so that a long list of numbers costs one set of types.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+from .errors import CodecError, EncodeError, LimitExceeded
+from .limits import Limits
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_SCALARS = frozenset((type(None), bool, int, float, str, bytes, complex))
+
+
+def check(value: Any, limits: Limits, error: type[CodecError]) -> None:
+    """Raises LimitExceeded when the value has more levels or elements than allowed (and `error` when it contains itself)."""
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    depth = elements = 0
+    while level:
+        depth += 1
+        if depth > limits.depth:
+            if error is EncodeError:
+                explain_depth(value, limits)
+            raise LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it")
+        elements += sum(map(len, level))
+        if elements > limits.elements:
+            raise LimitExceeded(f"the message has more than max_elements = {limits.elements} elements; send it in parts or use an array")
+        deeper: list[Any] = []
+        for container in level:
+            parts = chain(container, container.values()) if isinstance(container, dict) else container
+            if isinstance(container, dict):
+                if not (_SCALARS.issuperset(map(type, container)) and _SCALARS.issuperset(map(type, container.values()))):
+                    deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
+            elif not _SCALARS.issuperset(map(type, container)):
+                deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
+        level = deeper
+
+
+def explain_depth(value: Any, limits: Limits) -> None:
+    """Raises for a value that is too deep: EncodeError with the path when it contains itself, LimitExceeded otherwise."""
+    path: list[str] = []
+    on_path: set[int] = {id(value)}
+    stack = [(id(value), _parts(value))]
+    steps = 0
+    while stack and steps < 5_000_000:
+        owner, parts = stack[-1]
+        for step, part in parts:
+            steps += 1
+            if not isinstance(part, _CONTAINERS):
+                continue
+            if id(part) in on_path:
+                where = "".join([*path[:8], step]) if len(path) <= 8 else "".join(path[:8]) + "..."
+                raise EncodeError(
+                    f"cycle: the {type(part).__name__} at value{where} contains itself; break the cycle, or keep the object in Python and pass a ref"
+                )
+            if len(stack) <= 2 * limits.depth:
+                on_path.add(id(part))
+                stack.append((id(part), _parts(part)))
+                path.append(step)
+                break
+        else:
+            on_path.discard(owner)
+            stack.pop()
+            if path:
+                path.pop()
+    raise LimitExceeded(f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref")
+
+
+def _parts(container: Any) -> Any:
+    if isinstance(container, dict):
+        return iter([(f"[{str(key)[:40]!r}]", item) for key, item in container.items()])
+    return iter([(f"[{index}]", item) for index, item in enumerate(container)])
