@@ -1,0 +1,225 @@
+"""Every error the worker itself can answer, and the shape in which any exception travels (docs/wire.md section 2.5).
+
+An error is raised where its cause is known and rendered once, by `to_wire`, at the edge.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+MESSAGE_LIMIT = 64 * 1024
+TRACEBACK_LIMIT = 256 * 1024
+_CHAIN_LIMIT = 8
+_OUR_FILES = ("/bridge_adapter/", "<frozen importlib")
+
+
+class BridgeError(Exception):
+    """An error of the bridge, not of user code. `category` is its name on the wire; `details` are plain data for programs."""
+
+    category = "invalid_request"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class InvalidRequest(BridgeError, ValueError):
+    """The payload of a tool is not what the tool needs."""
+
+    wire_type = "ValueError"
+
+
+class UnknownTool(BridgeError, AttributeError):
+    """No tool of that name."""
+
+    category = "unknown_tool"
+    wire_type = "AttributeError"
+
+
+class UnknownRef(BridgeError, KeyError):
+    """A ref that this worker does not hold: released, evicted, or of another worker."""
+
+    category = "unknown_ref"
+    wire_type = "KeyError"
+
+
+class InvalidRef(BridgeError, ValueError):
+    """Something that should be a ref is not one."""
+
+    category = "invalid_ref"
+    wire_type = "ValueError"
+
+
+class SessionMismatch(BridgeError, ValueError):
+    """A ref of one session was used in a call of another."""
+
+    category = "session_mismatch"
+    wire_type = "ValueError"
+
+
+class SessionDeadlock(BridgeError, RuntimeError):
+    """Sessions wait for each other in a circle."""
+
+    category = "session_deadlock"
+
+
+class ProtocolMismatch(BridgeError):
+    """Caller and worker have no protocol version in common. Rendered under the name that SnakeBridge knows."""
+
+    category = "protocol_mismatch"
+    wire_type = "SnakeBridgeProtocolError"
+
+
+class ProtocolError(BridgeError):
+    """A lane message that breaks the protocol."""
+
+    category = "protocol_error"
+
+
+class Unauthorized(BridgeError):
+    """The token of `hello` is wrong."""
+
+    category = "unauthorized"
+
+
+class UnsupportedVersion(BridgeError):
+    """No version of the lane in common."""
+
+    category = "unsupported_version"
+
+
+class Unavailable(BridgeError):
+    """The worker takes no new work (it is draining), or has no room for it."""
+
+    category = "unavailable"
+
+
+class CallbackError(BridgeError, RuntimeError):
+    """The Elixir function that Python called raised."""
+
+    category = "callback_error"
+    wire_type = "RuntimeError"
+
+
+class CallbackGone(CallbackError):
+    """The Elixir function that Python called is not registered any more."""
+
+    category = "callback_gone"
+
+
+class CallTimeout(BridgeError, TimeoutError):
+    """The call was interrupted at its deadline."""
+
+    category = "timeout"
+    wire_type = "TimeoutError"
+
+
+class CallWasCancelled(BridgeError):
+    """The call was interrupted at its caller's wish."""
+
+    category = "cancelled"
+    wire_type = "CallCancelled"
+
+
+class HelperNotFound(BridgeError):
+    """No helper of that name in the registry."""
+
+    wire_type = "SnakeBridgeHelperNotFoundError"
+
+
+class HelperLoadError(BridgeError):
+    """A helper file cannot be loaded."""
+
+    wire_type = "SnakeBridgeHelperLoadError"
+
+
+class CallCancelled(BaseException):
+    """Raised inside user code to interrupt it. A BaseException, so that `except Exception` does not swallow it."""
+
+
+def type_name(cls: type) -> str:
+    """The name of an exception class as Python prints it: qualified, without the module for builtins."""
+    wire_type: str | None = getattr(cls, "wire_type", None)
+    if wire_type is not None:
+        return wire_type
+    if cls.__module__ in ("builtins", "__main__"):
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def to_wire(error: BaseException, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The error map of an exception: plain data, whatever the exception's own methods do."""
+    lines = _format(error)
+    return {
+        **_summary(error, 0),
+        "traceback": _clip("".join(lines), TRACEBACK_LIMIT),
+        "stacktrace": [_clip(line, MESSAGE_LIMIT) for line in lines[-256:]],
+        "context": dict(context or {}),
+    }
+
+
+def _summary(error: BaseException, depth: int) -> dict[str, Any]:
+    category = getattr(error, "category", None)
+    summary: dict[str, Any] = {
+        "category": category if isinstance(category, str) and _is_ours(error) else "python_error",
+        "type": type_name(type(error)),
+        "message": _message(error),
+        "notes": [_clip(_text(note), MESSAGE_LIMIT) for note in _notes(error)],
+        "cause": None,
+        "details": _details(error),
+    }
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and cause is not error and depth < _CHAIN_LIMIT:
+        summary["cause"] = _summary(cause, depth + 1)
+    if isinstance(error, BaseExceptionGroup) and depth < _CHAIN_LIMIT:
+        summary["exceptions"] = [_summary(member, depth + 1) for member in error.exceptions[:32]]
+    return summary
+
+
+def _is_ours(error: BaseException) -> bool:
+    from bridge_adapter.codec.errors import CodecError
+
+    return isinstance(error, (BridgeError, CodecError))
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyError) and isinstance(error, BridgeError):
+        return repr(error.args[0])  # str(KeyError) quotes, and SnakeBridge's translator knows the quoted text
+    return _clip(_text(error), MESSAGE_LIMIT)
+
+
+def _text(value: object) -> str:
+    try:
+        text = str(value)
+    except BaseException as error:
+        text = f"<the message of this {type(value).__name__} cannot be shown: its __str__ raised {type(error).__name__}>"
+    # Lone surrogates would make the error itself impossible to send as JSON.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _notes(error: BaseException) -> list[object]:
+    notes = getattr(error, "__notes__", None)
+    return list(notes)[:64] if isinstance(notes, list) else []
+
+
+def _details(error: BaseException) -> dict[str, Any]:
+    details = getattr(error, "details", None)
+    return dict(details) if isinstance(error, BridgeError) and isinstance(details, dict) else {}
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+
+
+def _format(error: BaseException) -> list[str]:
+    """The traceback from the first frame of user code on: our own frames tell a user nothing."""
+    frame = error.__traceback__
+    while frame is not None and any(part in frame.tb_frame.f_code.co_filename for part in _OUR_FILES):
+        frame = frame.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, frame, limit=200)
+    except BaseException:
+        lines = [f"{type_name(type(error))}: {_text(error)}\n"]
+    return [line.encode("utf-8", "backslashreplace").decode() for line in lines]

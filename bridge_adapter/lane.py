@@ -1,0 +1,187 @@
+"""The lane: length-prefixed MessagePack-RPC between the executor and its clients (docs/wire.md section 2).
+
+The protocol is pure: `Frames` turns bytes into bodies, `parse` a decoded body into a message. `LaneSocket` is the thin shell that moves
+frames over a blocking socket; it knows nothing of calls.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+
+from bridge_adapter.codec import Limits, LimitExceeded
+from bridge_adapter.errors import ProtocolError
+
+VERSION = 1
+REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
+HELLO_FRAME = 64 * 1024
+HELLO_SECONDS = 10.0
+# A value of the allowed depth lies inside: message, params, payload, args.
+ENVELOPE_DEPTH = 4
+
+_LENGTH = struct.Struct(">I")
+_CHUNK = 64 * 1024
+
+
+def wire_limits(limits: Limits) -> Limits:
+    """The limits of a whole message that carries a value within `limits`."""
+    return replace(limits, depth=limits.depth + ENVELOPE_DEPTH)
+
+
+@dataclass(slots=True)
+class Message:
+    """One message. kind is REQUEST (id, name = method, body = params), RESPONSE (id, error, body = result) or NOTIFICATION (name, body)."""
+
+    kind: int
+    id: int
+    name: str
+    body: Any
+    error: Any = None
+
+
+def parse(value: Any) -> Message:
+    """A decoded body as a message. Raises ProtocolError for anything that is none."""
+    match value:
+        case [0, int(id), str(method), params]:
+            return Message(REQUEST, id, method, params)
+        case [1, int(id), error, result]:
+            return Message(RESPONSE, id, "", result, error)
+        case [2, str(method), params]:
+            return Message(NOTIFICATION, 0, method, params)
+    raise ProtocolError(f"not a lane message: {str(value)[:80]}; a message is [0, id, method, params], [1, id, error, result] or [2, method, params]")
+
+
+def request(id: int, method: str, params: Any) -> list[Any]:
+    return [REQUEST, id, method, params]
+
+
+def response(id: int, error: Any, result: Any) -> list[Any]:
+    return [RESPONSE, id, error, result]
+
+
+def notification(method: str, params: Any) -> list[Any]:
+    return [NOTIFICATION, method, params]
+
+
+def frame(body: bytes) -> bytes:
+    """A body with its length before it."""
+    return _LENGTH.pack(len(body)) + body
+
+
+def peek_id(body: bytes | memoryview) -> int | None:
+    """The id of a request whose body cannot be decoded as a whole, so that its error finds the one who asked."""
+    unpacker = msgpack.Unpacker(max_buffer_size=64)
+    unpacker.feed(bytes(body[:16]))
+    try:
+        if unpacker.read_array_header() == 4 and unpacker.unpack() == REQUEST:
+            id = unpacker.unpack()
+            return id if type(id) is int else None
+    except Exception:
+        return None
+    return None
+
+
+class Frames:
+    """Turns a stream of bytes into frame bodies. Pure: feed bytes, get the bodies that are complete."""
+
+    def __init__(self, max_frame: int) -> None:
+        self.max_frame = max_frame
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
+        """Bodies completed by `data`. Raises LimitExceeded for a frame that announces more than max_frame bytes."""
+        buffer = self._buffer
+        buffer += data
+        bodies = []
+        start = 0
+        while len(buffer) - start >= 4:
+            (size,) = _LENGTH.unpack_from(buffer, start)
+            check_size(size, self.max_frame)
+            if len(buffer) - start - 4 < size:
+                break
+            bodies.append(bytes(buffer[start + 4 : start + 4 + size]))
+            start += 4 + size
+        del buffer[:start]
+        return bodies
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an incomplete frame."""
+        return len(self._buffer)
+
+
+def check_size(size: int, max_frame: int) -> None:
+    """Refuses a frame that is too large before a byte of it is stored."""
+    if size > max_frame:
+        raise LimitExceeded(f"a frame of {size} bytes was announced, more than max_frame = {max_frame}; send it in parts or raise max_frame")
+
+
+class LaneSocket:
+    """Frames over a blocking socket. One thread reads; any thread may send."""
+
+    def __init__(self, sock: socket.socket, max_frame: int) -> None:
+        self.sock = sock
+        self.max_frame = max_frame
+        self._rest = b""
+        self._send_lock = threading.Lock()
+
+    def receive(self) -> bytes | memoryview | None:
+        """The next body, or None when the peer has closed (also in the middle of a frame: there is nobody left to tell)."""
+        data = self._rest or self.sock.recv(_CHUNK)
+        while len(data) < 4:
+            more = self.sock.recv(_CHUNK)
+            if not more:
+                return None
+            data += more
+        (size,) = _LENGTH.unpack_from(data)
+        check_size(size, self.max_frame)
+        have = len(data) - 4
+        if have == size:
+            self._rest = b""
+            return memoryview(data)[4:]
+        if have > size:
+            self._rest = data[4 + size :]
+            return memoryview(data)[4 : 4 + size]
+        return self._receive_rest(data, size)
+
+    def _receive_rest(self, data: bytes, size: int) -> memoryview | None:
+        self._rest = b""
+        # Grown as bytes really arrive: an announced length alone makes nobody's memory ours.
+        body = bytearray(min(size, 16 << 20))
+        at = len(data) - 4
+        body[:at] = memoryview(data)[4:]
+        while at < size:
+            if at == len(body):
+                body.extend(bytes(min(size - at, len(body))))
+            with memoryview(body) as view:
+                got = self.sock.recv_into(view[at:], min(len(body) - at, size - at))
+            if not got:
+                return None
+            at += got
+        return memoryview(body)
+
+    def send(self, body: bytes) -> None:
+        """Sends one frame. Raises OSError when the peer is gone."""
+        header = _LENGTH.pack(len(body))
+        with self._send_lock:
+            if len(body) < _CHUNK:
+                self.sock.sendall(header + body)
+            else:
+                self.sock.sendall(header)
+                self.sock.sendall(body)
+
+    def wake(self) -> None:
+        """Makes a blocked `receive` return None, from any thread."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self.wake()
+        self.sock.close()
