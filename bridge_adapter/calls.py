@@ -1,0 +1,250 @@
+"""Calls in flight: their deadlines, and how the code that runs them is interrupted.
+
+Interrupting means raising `CallCancelled` in the thread that runs the call. What Python cannot interrupt (C code that does not return) is
+reported by `stats`, and its client may end the worker. `time.sleep` is replaced by one that wakes: it is the commonest wait there is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from _thread import LockType, allocate_lock, get_ident
+from collections.abc import Callable
+from typing import Any
+
+from bridge_adapter.errors import BridgeError, CallCancelled, CallTimeout, CallWasCancelled
+
+_REPEAT_SECONDS = 0.25  # code that swallows the interruption gets it again
+_real_sleep = time.sleep
+
+
+class Call:
+    """One request that runs, or waits to run. `key` is (connection, request id); `parent` the call whose callback made this one."""
+
+    __slots__ = (
+        "_children",
+        "_lock",
+        "_sleeper",
+        "_thread",
+        "_wake",
+        "deadline",
+        "key",
+        "label",
+        "parent",
+        "reason",
+        "root",
+        "session",
+        "started",
+        "timeout_ms",
+        "waiting_for",
+    )
+
+    def __init__(self, key: tuple[int, int], timeout_ms: int | None = None, parent: Call | None = None) -> None:
+        self.key = key
+        self.parent = parent
+        self.root: Call = parent.root if parent is not None else self
+        self.started = time.monotonic()
+        self.timeout_ms = timeout_ms
+        self.deadline = None if timeout_ms is None else self.started + timeout_ms / 1000
+        self.reason: str | None = None
+        self.label = ""
+        self.session: Any = None
+        self.waiting_for: Any = None
+        self._thread: int | None = None
+        self._lock = allocate_lock()
+        self._wake: Callable[[], None] | None = None
+        self._sleeper: LockType | None = None
+        self._children: Any = None
+
+    def run(self, code: Callable[[], Any]) -> Any:
+        """Runs code that may be interrupted, on this thread. Raises CallTimeout or CallWasCancelled when it was."""
+        outer = _running.get(get_ident())
+        try:
+            try:
+                self._enter()
+                return code()
+            finally:
+                self._leave(outer)
+        except CallCancelled:
+            # The interruption may have struck inside the `finally`.
+            self._leave(outer)
+            if self.reason is None:
+                raise
+            raise self.interruption() from None
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self.reason is not None:
+                raise CallCancelled
+            self._thread = get_ident()
+            _running[self._thread] = self
+
+    def _leave(self, outer: Call | None) -> None:
+        with self._lock:
+            self._thread = None
+            if self.reason is not None:
+                _raise_in(get_ident(), None)
+            if outer is None:
+                _running.pop(get_ident(), None)
+            else:
+                _running[get_ident()] = outer
+
+    def interruption(self) -> BridgeError:
+        """The error that an interrupted call answers."""
+        if self.reason == "deadline":
+            return CallTimeout(
+                f"the call did not finish within its timeout of {self.timeout_ms} ms and was interrupted; raise the timeout or make it stream",
+                timeout_ms=self.timeout_ms,
+            )
+        return CallWasCancelled(f"the call was cancelled ({self.reason}) and interrupted", reason=self.reason)
+
+    def cancel(self, reason: str) -> None:
+        """Interrupts the call, whatever it waits for. Repeated calls interrupt again; the first reason stays."""
+        with self._lock:
+            if self.reason is None:
+                self.reason = reason
+            if self._thread is not None:
+                _raise_in(self._thread, CallCancelled)
+            wake, sleeper = self._wake, self._sleeper
+            if sleeper is not None:
+                self._sleeper = None
+                sleeper.release()
+        if wake is not None:
+            wake()
+
+    def while_waiting(self, wake: Callable[[], None]) -> _Waiting:
+        """Context in which `cancel` calls `wake`, for waits that an exception cannot end (sockets, locks, futures)."""
+        return _Waiting(self, wake)
+
+    def sleep(self, seconds: float) -> None:
+        """Waits, and stops waiting when the call is interrupted."""
+        gate = allocate_lock()
+        gate.acquire()
+        with self._lock:
+            if self.reason is not None:
+                raise CallCancelled
+            self._sleeper = gate
+        try:
+            gate.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._sleeper = None
+
+    def children_lock(self, make: Callable[[], Any]) -> Any:
+        """The lock by which calls made from this call's callbacks run one at a time."""
+        with self._lock:
+            if self._children is None:
+                self._children = make()
+            return self._children
+
+    def within(self, other: Call | None) -> bool:
+        """True when this call was made, directly or not, from a callback of `other`."""
+        call: Call | None = self
+        while call is not None:
+            if call is other:
+                return True
+            call = call.parent
+        return False
+
+
+class _Waiting:
+    __slots__ = ("_call", "_outer", "_own")
+
+    def __init__(self, call: Call, wake: Callable[[], None]) -> None:
+        self._call = call
+        self._own = wake
+        self._outer: Callable[[], None] | None = None
+
+    def __enter__(self) -> None:
+        call = self._call
+        with call._lock:
+            self._outer, call._wake = call._wake, self._own
+            cancelled = call.reason is not None
+        if cancelled:
+            self._own()
+
+    def __exit__(self, *_: object) -> None:
+        with self._call._lock:
+            self._call._wake = self._outer
+
+
+_running: dict[int, Call] = {}  # thread -> the innermost call whose user code it runs
+
+
+def running() -> Call | None:
+    """The call whose user code runs on this thread."""
+    return _running.get(get_ident())
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
+
+
+def sleep(seconds: float, /) -> None:
+    """`time.sleep`, interruptible inside a call."""
+    call = _running.get(get_ident())
+    if call is None or not isinstance(seconds, (int, float)) or not 0 < seconds < threading.TIMEOUT_MAX:
+        _real_sleep(seconds)  # also raises what time.sleep raises for bad arguments
+    else:
+        call.sleep(seconds)
+
+
+def install_sleep() -> None:
+    """Makes `time.sleep` interruptible in this process."""
+    sleep.__doc__ = _real_sleep.__doc__
+    time.sleep = sleep
+
+
+class CallTable:
+    """All calls of the process, and the thread that watches their deadlines."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[int, int], Call] = {}
+        self._changed = threading.Condition()
+        self._next_look = float("inf")
+        self._thread: threading.Thread | None = None
+
+    def add(self, call: Call) -> None:
+        self._calls[call.key] = call
+        if call.deadline is not None and call.deadline < self._next_look:
+            with self._changed:
+                self._next_look = call.deadline
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+
+    def remove(self, call: Call) -> None:
+        self._calls.pop(call.key, None)
+
+    def get(self, key: tuple[int, int]) -> Call | None:
+        return self._calls.get(key)
+
+    def active(self) -> list[Call]:
+        return list(self._calls.values())
+
+    def cancel_connection(self, connection: int, reason: str) -> None:
+        """Interrupts every call of a connection."""
+        for call in self.active():
+            if call.key[0] == connection:
+                call.cancel(reason)
+
+    def _watch(self) -> None:
+        while True:
+            now = time.monotonic()
+            upcoming = float("inf")
+            for call in self.active():
+                if call.deadline is None and call.reason is None:
+                    continue
+                if call.reason is not None or (call.deadline is not None and call.deadline <= now):
+                    if call.reason != "halted":
+                        call.cancel("deadline")
+                    upcoming = min(upcoming, now + _REPEAT_SECONDS)
+                elif call.deadline is not None:
+                    upcoming = min(upcoming, call.deadline)
+            with self._changed:
+                self._next_look = upcoming
+                wait = upcoming - time.monotonic()
+                if wait > 0:
+                    self._changed.wait(None if wait == float("inf") else wait)

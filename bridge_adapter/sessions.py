@@ -1,0 +1,267 @@
+"""Sessions: state that belongs to one caller, and the lock by which its calls run one at a time and in order.
+
+A session costs a few hundred bytes and no thread. `pinned` sessions get a thread of their own; `concurrent` ones do without the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from _thread import LockType, allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from bridge_adapter.calls import Call
+from bridge_adapter.config import Config
+from bridge_adapter.errors import InvalidRequest, SessionDeadlock
+from bridge_adapter.refs import RefStore
+
+_SESSION_ID_LIMIT = 512
+_SWEEP_START = 1024
+
+
+class SessionLock:
+    """First come, first served. Calls made from a callback of the holder run inside it, one at a time."""
+
+    __slots__ = ("_queue", "owner")
+
+    def __init__(self) -> None:
+        self.owner: Call | None = None
+        self._queue: deque[tuple[Call, LockType]] = deque()
+
+    def acquire(self, call: Call) -> SessionLock | None:
+        """Waits for the call's turn; returns the lock to release, or None when an enclosing call holds it on this thread's behalf."""
+        with _mutex:
+            if self.owner is None:
+                self.owner = call
+                return self
+            holder = self.owner
+            nested = call.parent is not None and call.parent.within(holder)
+            if not nested:
+                gate = self._enqueue(call)
+        if nested:
+            assert call.parent is not None
+            return call.parent.children_lock(SessionLock).acquire(call)
+        self._wait(call, gate)
+        return self
+
+    def _enqueue(self, call: Call) -> LockType:
+        if _waits_in_a_circle(self, call):
+            raise SessionDeadlock(
+                "this call waits for a session whose running call waits for this one's session; call into one of them from outside the callback"
+            )
+        gate = allocate_lock()
+        gate.acquire()
+        self._queue.append((call, gate))
+        call.waiting_for = self
+        _waiting.setdefault(call.root, set()).add(call)
+        return gate
+
+    def _wait(self, call: Call, gate: LockType) -> None:
+        try:
+            with call.while_waiting(lambda: self._give_up(call)):
+                gate.acquire()
+        finally:
+            with _mutex:
+                call.waiting_for = None
+                waiters = _waiting.get(call.root)
+                if waiters is not None:
+                    waiters.discard(call)
+                    if not waiters:
+                        del _waiting[call.root]
+        with _mutex:
+            mine = self.owner is call
+        if not mine:
+            raise call.interruption()
+
+    def _give_up(self, call: Call) -> None:
+        with _mutex:
+            for item in self._queue:
+                if item[0] is call:
+                    self._queue.remove(item)
+                    item[1].release()
+                    return
+
+    def release(self) -> None:
+        with _mutex:
+            if self._queue:
+                self.owner, gate = self._queue.popleft()
+                gate.release()
+            else:
+                self.owner = None
+
+    @property
+    def idle(self) -> bool:
+        return self.owner is None and not self._queue
+
+
+_mutex = allocate_lock()
+_waiting: dict[Call, set[Call]] = {}  # root call -> the calls of its tree that wait for a lock
+
+
+def _waits_in_a_circle(lock: SessionLock, call: Call) -> bool:
+    """True when waiting for `lock` closes a circle of trees of calls that wait for each other. Called under the mutex."""
+    seen: set[Call] = set()
+    holders = [lock.owner.root] if lock.owner is not None else []
+    while holders:
+        root = holders.pop()
+        if root is call.root:
+            return True
+        if root in seen:
+            continue
+        seen.add(root)
+        for waiter in _waiting.get(root, ()):
+            owner = waiter.waiting_for.owner if waiter.waiting_for is not None else None
+            if owner is not None:
+                holders.append(owner.root)
+    return False
+
+
+class Session:
+    """State of one caller. `pinned` and `concurrent` are fixed by the first call that names them."""
+
+    __slots__ = ("_thread", "closed", "concurrent", "id", "lock", "pinned", "refs")
+
+    def __init__(self, id: str, config: Config) -> None:
+        self.id = id
+        self.refs = RefStore(id, config.ref_max, config.ref_ttl_s)
+        self.lock = SessionLock()
+        self.pinned = False
+        self.concurrent = False
+        self.closed = False
+        self._thread: _PinnedThread | None = None
+
+    def configure(self, options: Any) -> None:
+        """Takes {"pinned": bool, "concurrent": bool}."""
+        if not isinstance(options, dict) or not set(options) <= {"pinned", "concurrent"}:
+            raise InvalidRequest(f'session_options must be {{"pinned": bool, "concurrent": bool}}, not {str(options)[:80]}')
+        self.pinned = bool(options.get("pinned", self.pinned))
+        self.concurrent = bool(options.get("concurrent", self.concurrent))
+        if self.pinned and self.concurrent:
+            self.pinned = self.concurrent = False
+            raise InvalidRequest("a session cannot be both pinned (one thread) and concurrent (many); choose one")
+
+    def run(self, code: Callable[[], Any]) -> Any:
+        """Runs code on the thread this session's calls belong on."""
+        if not self.pinned:
+            return code()
+        if self._thread is None:
+            self._thread = _PinnedThread(self.id)
+        return self._thread.run(code)
+
+    def close(self) -> None:
+        self.closed = True
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+    @property
+    def stateless(self) -> bool:
+        return not len(self.refs) and self.lock.idle and not self.pinned and not self.concurrent
+
+
+class _PinnedThread:
+    """A thread that runs one piece of code at a time, for libraries that tie objects to a thread."""
+
+    def __init__(self, name: str) -> None:
+        self._work: deque[tuple[Callable[[], Any], LockType, list[Any]]] = deque()
+        self._ready = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._serve, name=f"pinned {name[:32]}", daemon=True)
+        self._thread.start()
+
+    def run(self, code: Callable[[], Any]) -> Any:
+        if threading.current_thread() is self._thread:
+            return code()
+        done = allocate_lock()
+        done.acquire()
+        outcome: list[Any] = []
+        self._work.append((code, done, outcome))
+        self._ready.release()
+        done.acquire()
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value
+
+    def stop(self) -> None:
+        self._work.append((_stop, allocate_lock(), []))
+        self._ready.release()
+
+    def _serve(self) -> None:
+        while True:
+            self._ready.acquire()
+            code, done, outcome = self._work.popleft()
+            if code is _stop:
+                return
+            try:
+                outcome += (code(), None)
+            except BaseException as error:
+                outcome += (None, error)
+            del code
+            done.release()
+
+
+def _stop() -> None:
+    """Marks the end of a pinned thread's work."""
+
+
+class Sessions:
+    """All sessions of the process, by id."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._sessions: dict[str, Session] = {}
+        self._lock = allocate_lock()
+        self._sweep_at = _SWEEP_START
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, id: str) -> Session:
+        """The session of that id, made when it is new."""
+        session = self._sessions.get(id)
+        if session is not None:
+            return session
+        if not id or len(id) > _SESSION_ID_LIMIT:
+            raise InvalidRequest(f"a session id must have 1 to {_SESSION_ID_LIMIT} characters; this one has {len(id)}")
+        with self._lock:
+            session = self._sessions.get(id)
+            if session is None:
+                if len(self._sessions) >= self._sweep_at:
+                    self._sweep()
+                session = self._sessions[id] = Session(id, self._config)
+            return session
+
+    def find(self, id: str) -> Session | None:
+        return self._sessions.get(id)
+
+    def release(self, id: str) -> int:
+        """Ends a session; returns how many refs it held. Sessions whose ids merely begin the same are left alone."""
+        session = self._sessions.pop(id, None)
+        if session is None:
+            return 0
+        count = len(session.refs)
+        for obj in session.refs.objects():
+            _close_generator(obj)
+        session.close()
+        return count
+
+    def ref_count(self) -> int:
+        return sum(len(session.refs) for session in list(self._sessions.values()))
+
+    def _sweep(self) -> None:
+        # A session without state needs no record: its next call makes it again.
+        for id, session in list(self._sessions.items()):
+            if session.stateless:
+                del self._sessions[id]
+        self._sweep_at = max(_SWEEP_START, 2 * len(self._sessions))
+
+
+def _close_generator(obj: Any) -> None:
+    """Runs a generator's `finally` now: the session that could have consumed it is gone."""
+    if hasattr(obj, "gi_frame"):
+        try:
+            obj.close()
+        except BaseException:
+            # Nobody is left to hear of it, and the other refs must still be released.
+            return
