@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from _thread import LockType, allocate_lock, get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bridge_adapter.errors import BridgeError, CallCancelled, CallTimeout, CallWasCancelled
@@ -27,6 +28,7 @@ class Call:
         "_sleeper",
         "_thread",
         "_wake",
+        "connection",
         "deadline",
         "key",
         "label",
@@ -49,6 +51,7 @@ class Call:
         self.reason: str | None = None
         self.label = ""
         self.session: Any = None
+        self.connection: Any = None  # where callbacks of this call go
         self.waiting_for: Any = None
         self._thread: int | None = None
         self._lock = allocate_lock()
@@ -88,6 +91,21 @@ class Call:
                 _running.pop(get_ident(), None)
             else:
                 _running[get_ident()] = outer
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Context in which `cancel` only leaves word: for code of ours that must not be torn apart inside a call."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if self.reason is not None:
+                _raise_in(get_ident(), None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._thread = thread
+        if self.reason is not None:
+            raise CallCancelled
 
     def interruption(self) -> BridgeError:
         """The error that an interrupted call answers."""
@@ -178,7 +196,9 @@ def running() -> Call | None:
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     import ctypes
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
+    )
 
 
 def sleep(seconds: float, /) -> None:
@@ -224,6 +244,12 @@ class CallTable:
     def active(self) -> list[Call]:
         return list(self._calls.values())
 
+    def cancel(self, call: Call, reason: str) -> None:
+        """Interrupts a call and the calls made from its callbacks."""
+        for other in self.active():
+            if other.within(call):
+                other.cancel(reason)
+
     def cancel_connection(self, connection: int, reason: str) -> None:
         """Interrupts every call of a connection."""
         for call in self.active():
@@ -239,7 +265,7 @@ class CallTable:
                     continue
                 if call.reason is not None or (call.deadline is not None and call.deadline <= now):
                     if call.reason != "halted":
-                        call.cancel("deadline")
+                        self.cancel(call, "deadline")
                     upcoming = min(upcoming, now + _REPEAT_SECONDS)
                 elif call.deadline is not None:
                     upcoming = min(upcoming, call.deadline)

@@ -6,15 +6,17 @@ frames over a blocking socket; it knows nothing of calls.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 
-from bridge_adapter.codec import Limits, LimitExceeded
+from bridge_adapter.codec import LimitExceeded, Limits
 from bridge_adapter.errors import ProtocolError
 
 VERSION = 1
@@ -26,6 +28,7 @@ ENVELOPE_DEPTH = 4
 
 _LENGTH = struct.Struct(">I")
 _CHUNK = 64 * 1024
+_pack = msgpack.packb
 
 
 def wire_limits(limits: Limits) -> Limits:
@@ -53,7 +56,9 @@ def parse(value: Any) -> Message:
             return Message(RESPONSE, id, "", result, error)
         case [2, str(method), params]:
             return Message(NOTIFICATION, 0, method, params)
-    raise ProtocolError(f"not a lane message: {str(value)[:80]}; a message is [0, id, method, params], [1, id, error, result] or [2, method, params]")
+    raise ProtocolError(
+        f"not a lane message: {str(value)[:80]}; a message is [0, id, method, params], [1, id, error, result] or [2, method, params]"
+    )
 
 
 def request(id: int, method: str, params: Any) -> list[Any]:
@@ -66,6 +71,16 @@ def response(id: int, error: Any, result: Any) -> list[Any]:
 
 def notification(method: str, params: Any) -> list[Any]:
     return [NOTIFICATION, method, params]
+
+
+def response_head(id: int) -> bytes:
+    """The bytes of a successful response before its packed result."""
+    return b"\x94\x01" + _pack(id) + b"\xc0"
+
+
+def items_head(id: int, count: int) -> bytes:
+    """The bytes of an `items` notification before its packed items."""
+    return b"\x93\x02\xa5items\x92" + _pack(id) + b"\xdd" + _LENGTH.pack(count)
 
 
 def frame(body: bytes) -> bytes:
@@ -118,7 +133,9 @@ class Frames:
 def check_size(size: int, max_frame: int) -> None:
     """Refuses a frame that is too large before a byte of it is stored."""
     if size > max_frame:
-        raise LimitExceeded(f"a frame of {size} bytes was announced, more than max_frame = {max_frame}; send it in parts or raise max_frame")
+        raise LimitExceeded(
+            f"a frame of {size} bytes was announced, more than max_frame = {max_frame}; send it in parts or raise max_frame"
+        )
 
 
 class LaneSocket:
@@ -165,15 +182,25 @@ class LaneSocket:
             at += got
         return memoryview(body)
 
-    def send(self, body: bytes) -> None:
-        """Sends one frame. Raises OSError when the peer is gone."""
-        header = _LENGTH.pack(len(body))
+    def ready(self, seconds: float) -> bool:
+        """True when something can be received, after at most that many seconds."""
+        if self._rest:
+            return True
+        poll = select.poll()  # unlike select, it takes any file descriptor
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def send(self, *parts: bytes) -> None:
+        """Sends one frame whose body is the parts, joined only where they are small. Raises OSError when the peer is gone."""
+        size = sum(map(len, parts))
+        header = _LENGTH.pack(size)
         with self._send_lock:
-            if len(body) < _CHUNK:
-                self.sock.sendall(header + body)
+            if size < _CHUNK:
+                self.sock.sendall(b"".join((header, *parts)))
             else:
                 self.sock.sendall(header)
-                self.sock.sendall(body)
+                for part in _gathered(parts):
+                    self.sock.sendall(part)
 
     def wake(self) -> None:
         """Makes a blocked `receive` return None, from any thread."""
@@ -185,3 +212,16 @@ class LaneSocket:
     def close(self) -> None:
         self.wake()
         self.sock.close()
+
+
+def _gathered(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Small parts joined, so that they are one system call; large ones as they are, so that they are not copied."""
+    small: list[bytes] = []
+    for part in parts:
+        if len(part) < _CHUNK:
+            small.append(part)
+            continue
+        yield b"".join(small)
+        small = []
+        yield part
+    yield b"".join(small)

@@ -29,8 +29,8 @@ class SessionLock:
         self.owner: Call | None = None
         self._queue: deque[tuple[Call, LockType]] = deque()
 
-    def acquire(self, call: Call) -> SessionLock | None:
-        """Waits for the call's turn; returns the lock to release, or None when an enclosing call holds it on this thread's behalf."""
+    def acquire(self, call: Call) -> SessionLock:
+        """Waits for the call's turn; returns the lock to release: this one, or that of the enclosing call's children."""
         with _mutex:
             if self.owner is None:
                 self.owner = call
@@ -91,6 +91,11 @@ class SessionLock:
                 self.owner = None
 
     @property
+    def contended(self) -> bool:
+        """True when somebody waits for it."""
+        return bool(self._queue)
+
+    @property
     def idle(self) -> bool:
         return self.owner is None and not self._queue
 
@@ -118,7 +123,7 @@ def _waits_in_a_circle(lock: SessionLock, call: Call) -> bool:
 
 
 class Session:
-    """State of one caller. `pinned` and `concurrent` are fixed by the first call that names them."""
+    """State of one caller. `closed`: not in the table any more; whoever waited for its lock opens the session anew."""
 
     __slots__ = ("_thread", "closed", "concurrent", "id", "lock", "pinned", "refs")
 
@@ -134,7 +139,9 @@ class Session:
     def configure(self, options: Any) -> None:
         """Takes {"pinned": bool, "concurrent": bool}."""
         if not isinstance(options, dict) or not set(options) <= {"pinned", "concurrent"}:
-            raise InvalidRequest(f'session_options must be {{"pinned": bool, "concurrent": bool}}, not {str(options)[:80]}')
+            raise InvalidRequest(
+                f'session_options must be {{"pinned": bool, "concurrent": bool}}, not {str(options)[:80]}'
+            )
         self.pinned = bool(options.get("pinned", self.pinned))
         self.concurrent = bool(options.get("concurrent", self.concurrent))
         if self.pinned and self.concurrent:
@@ -253,6 +260,7 @@ class Sessions:
         # A session without state needs no record: its next call makes it again.
         for id, session in list(self._sessions.items()):
             if session.stateless:
+                session.closed = True
                 del self._sessions[id]
         self._sweep_at = max(_SWEEP_START, 2 * len(self._sessions))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any
 
 import msgpack
@@ -80,7 +80,15 @@ def _opaque(packer: Packer, value: Any) -> Any:
 def _record(_: Packer, ref: Ref | StreamRef | CallbackRef) -> Any:
     match ref:
         case StreamRef():
-            return [_MARKS_OUT[STREAM_REF], ref.id, ref.session, ref.module, ref.library, ref.type_name, ref.stream_type]
+            return [
+                _MARKS_OUT[STREAM_REF],
+                ref.id,
+                ref.session,
+                ref.module,
+                ref.library,
+                ref.type_name,
+                ref.stream_type,
+            ]
         case CallbackRef():
             return [_MARKS_OUT[CALLBACK], ref.id, ref.arity, ref.owner]
     return [_MARKS_OUT[REF], ref.id, ref.session, ref.module, ref.library, ref.type_name]
@@ -94,7 +102,9 @@ def _int(packer: Packer, value: int) -> Any:
     if bits == 64 and value > 0:
         return value
     if bits > packer.limits.int_bits:
-        raise LimitExceeded(f"an integer of {bits} bits is larger than max_int_bits = {packer.limits.int_bits}; send it as bytes or as text")
+        raise LimitExceeded(
+            f"an integer of {bits} bits is larger than max_int_bits = {packer.limits.int_bits}; send it as bytes or as text"
+        )
     return _Ext(INT, value.to_bytes(bits // 8 + 1, "big", signed=True))
 
 
@@ -270,7 +280,9 @@ class Unpacker:
         size = len(data)
         limits = self.limits
         if size > limits.frame:
-            raise LimitExceeded(f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame")
+            raise LimitExceeded(
+                f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame"
+            )
         self._containers = self._open_marks = 0
         counted = size > limits.depth  # fewer bytes cannot nest too deep
         bound = min(size, limits.elements)
@@ -287,13 +299,17 @@ class Unpacker:
         except CodecError:
             raise
         except UnicodeDecodeError as error:
-            raise DecodeError(f"a string on the wire is not valid UTF-8 ({error.reason} at its byte {error.start}); send it as bytes") from None
+            raise DecodeError(
+                f"a string on the wire is not valid UTF-8 ({error.reason} at its byte {error.start}); send it as bytes"
+            ) from None
         except RecursionError:
             raise LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it") from None
         except TypeError as error:
             if "unhashable" not in str(error):
                 raise
-            raise DecodeError(f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys") from None
+            raise DecodeError(
+                f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys"
+            ) from None
         except ValueError as error:
             raise _malformed(error, size, limits) from None
         if self._open_marks:
@@ -317,7 +333,9 @@ class Unpacker:
         if code == MARK:
             mark = _MARKS_IN.get(data)
             if mark is None:
-                raise DecodeError(f"unknown composite kind {data[:8].hex() or 'of no bytes'}; the peer speaks a newer version of the protocol")
+                raise DecodeError(
+                    f"unknown composite kind {data[:8].hex() or 'of no bytes'}; the peer speaks a newer version of the protocol"
+                )
             self._open_marks += 1
             return mark
         decode = LEAVES.get(code)
@@ -326,7 +344,9 @@ class Unpacker:
         try:
             return decode(self, data)
         except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
-            raise DecodeError(f"malformed extension type {code} ({len(data)} bytes): {error}; the sender's encoder is broken") from None
+            raise DecodeError(
+                f"malformed extension type {code} ({len(data)} bytes): {error}; the sender's encoder is broken"
+            ) from None
 
 
 def _malformed(error: ValueError, size: int, limits: Limits) -> CodecError:
@@ -335,16 +355,24 @@ def _malformed(error: ValueError, size: int, limits: Limits) -> CodecError:
         return LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it")
     if "max_array_len" in text or "max_map_len" in text:
         if size < limits.elements:
-            return DecodeError(f"a container claims more elements than the {size} bytes of its message can hold; the message is truncated or forged")
-        return LimitExceeded(f"a container has more elements than max_elements = {limits.elements}; send it in parts or raise max_elements")
+            return DecodeError(
+                f"a container claims more elements than the {size} bytes of its message can hold; the message is truncated or forged"
+            )
+        return LimitExceeded(
+            f"a container has more elements than max_elements = {limits.elements}; send it in parts or raise max_elements"
+        )
     if type(error).__name__ == "ExtraData":
         return DecodeError("bytes are left over after the value; the sender's encoder is broken")
-    return DecodeError(f"malformed MessagePack in a message of {size} bytes: {text or type(error).__name__}; it is truncated or corrupt")
+    return DecodeError(
+        f"malformed MessagePack in a message of {size} bytes: {text or type(error).__name__}; it is truncated or corrupt"
+    )
 
 
 def _read_int(unpacker: Unpacker, data: bytes) -> int:
     if len(data) * 8 > unpacker.limits.int_bits + 8:
-        raise LimitExceeded(f"an integer of {len(data) * 8} bits is larger than max_int_bits = {unpacker.limits.int_bits}; send it as bytes")
+        raise LimitExceeded(
+            f"an integer of {len(data) * 8} bits is larger than max_int_bits = {unpacker.limits.int_bits}; send it as bytes"
+        )
     if not data:
         raise DecodeError("an integer of no bytes; the sender's encoder is broken")
     return int.from_bytes(data, "big", signed=True)
@@ -377,9 +405,11 @@ def _read_datetime(_: Unpacker, data: bytes) -> datetime:
     if abs(offset) >= 86400:
         raise DecodeError(f"an offset of {offset} seconds from UTC; it must be less than a day")
     abbreviation = rest[zone_size:].decode()
-    fixed: tzinfo = timezone.utc
+    fixed: tzinfo = UTC
     if offset or zone:
-        fixed = timezone(timedelta(seconds=offset), abbreviation) if abbreviation else timezone(timedelta(seconds=offset))
+        fixed = (
+            timezone(timedelta(seconds=offset), abbreviation) if abbreviation else timezone(timedelta(seconds=offset))
+        )
     return moment.replace(tzinfo=fixed)
 
 
@@ -424,9 +454,13 @@ def _read_set(kind: type[set[Any]] | type[frozenset[Any]], items: list[Any]) -> 
     try:
         value = kind(items[1:])
     except TypeError as error:
-        raise DecodeError(f"a set element cannot be hashed in Python ({error}); use strings, numbers or tuples, or send a list") from None
+        raise DecodeError(
+            f"a set element cannot be hashed in Python ({error}); use strings, numbers or tuples, or send a list"
+        ) from None
     if len(value) != len(items) - 1:
-        raise DecodeError(f"elements of a set are equal in Python ({len(items) - 1} came, {len(value)} are distinct); send a list instead")
+        raise DecodeError(
+            f"elements of a set are equal in Python ({len(items) - 1} came, {len(value)} are distinct); send a list instead"
+        )
     return value
 
 
@@ -454,7 +488,9 @@ def _read_callback(unpacker: Unpacker, items: list[Any]) -> Any:
 
 def _read_ndarray(_: Unpacker, items: list[Any]) -> Any:
     if len(items) != 4 or not isinstance(items[2], list) or not isinstance(items[3], bytes) or items[1] not in DTYPES:
-        raise DecodeError(f"an array must hold a dtype of {', '.join(DTYPES)}, a shape and its bytes; this one holds {str(items[1:3])[:80]}")
+        raise DecodeError(
+            f"an array must hold a dtype of {', '.join(DTYPES)}, a shape and its bytes; this one holds {str(items[1:3])[:80]}"
+        )
     _mark, name, dims, data = items
     if not all(type(dim) is int and dim >= 0 for dim in dims):
         raise DecodeError(f"the shape {dims} of an array must hold integers >= 0")

@@ -27,12 +27,16 @@ def check(value: Any, limits: Limits, error: type[CodecError]) -> None:
             raise LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it")
         elements += sum(map(len, level))
         if elements > limits.elements:
-            raise LimitExceeded(f"the message has more than max_elements = {limits.elements} elements; send it in parts or use an array")
+            raise LimitExceeded(
+                f"the message has more than max_elements = {limits.elements} elements; send it in parts or use an array"
+            )
         deeper: list[Any] = []
         for container in level:
             parts = chain(container, container.values()) if isinstance(container, dict) else container
             if isinstance(container, dict):
-                if not (_SCALARS.issuperset(map(type, container)) and _SCALARS.issuperset(map(type, container.values()))):
+                if not (
+                    _SCALARS.issuperset(map(type, container)) and _SCALARS.issuperset(map(type, container.values()))
+                ):
                     deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
             elif not _SCALARS.issuperset(map(type, container)):
                 deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
@@ -66,7 +70,9 @@ def explain_depth(value: Any, limits: Limits) -> None:
             stack.pop()
             if path:
                 path.pop()
-    raise LimitExceeded(f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref")
+    raise LimitExceeded(
+        f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref"
+    )
 
 
 def _parts(container: Any) -> Any:

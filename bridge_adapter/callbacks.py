@@ -1,0 +1,100 @@
+"""Elixir functions as Python callables. One object per function, so that Elixir hears when Python has dropped it."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bridge_adapter import calls
+from bridge_adapter.codec import CallbackRef
+from bridge_adapter.errors import CallbackError, CallbackGone
+
+if TYPE_CHECKING:
+    from bridge_adapter.calls import Call
+    from bridge_adapter.loop import EventLoop
+
+
+class CallbackChannel(Protocol):
+    """A connection on which Python can ask Elixir."""
+
+    def ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
+        """Sends a `callback` request and waits for its answer."""
+
+
+class Callback:
+    """An Elixir function. Callable from any thread; from the thread of a call it nests on that call's connection."""
+
+    __name__ = "elixir_function"
+
+    def __init__(self, hub: CallbackHub, ref: CallbackRef) -> None:
+        self.ref = ref
+        self._hub = hub
+        self.carrier: Call | None = None
+        self.session = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = len(args) + (1 if kwargs else 0)
+        if given != self.ref.arity:
+            extra = ", the keyword arguments counting as one" if kwargs else ""
+            raise TypeError(f"Callback expected arity {self.ref.arity}, got {given}{extra}")
+        return self._hub.call(self, list(args), kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Elixir function {self.ref.id}/{self.ref.arity} of {self.ref.owner or 'unknown'}>"
+
+
+class CallbackHub:
+    """All callables that Elixir functions have become, and the way to call them."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._known: weakref.WeakValueDictionary[str, Callback] = weakref.WeakValueDictionary()
+        self.controls: list[CallbackChannel] = []
+        self.released: deque[str] = deque()
+
+    def callable(self, ref: CallbackRef) -> Callback:
+        """The callable of a function: the same object while anybody holds it."""
+        callback = self._known.get(ref.id)
+        if callback is None:
+            callback = self._known[ref.id] = Callback(self, ref)
+            weakref.finalize(callback, self.released.append, ref.id)
+        return callback
+
+    def carried(self, callback: Callback, call: Call, session: str) -> None:
+        """Notes which call brought a function: from other threads it runs on that call's behalf."""
+        callback.carrier = call
+        callback.session = session
+
+    def call(self, callback: Callback, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        params: dict[str, Any] = {"callback": callback.ref.id, "args": args, "kwargs": kwargs}
+        running = calls.running()
+        if running is not None and running.connection is not None:
+            session = running.session.id if running.session is not None else callback.session
+            return running.connection.ask(params, running, session)
+        if not self.controls:
+            raise CallbackGone(
+                f"the Elixir function {callback.ref.id} cannot be called from this thread: its client has no control connection open"
+            )
+        carrier = callback.carrier
+        if not self._loop.on_loop():
+            return self.controls[-1].ask(params, carrier, callback.session)
+        self._loop.blocked += 1
+        try:
+            return self.controls[-1].ask(params, carrier, callback.session)
+        finally:
+            self._loop.blocked -= 1
+
+    def take_released(self) -> list[str]:
+        """Ids of functions that Python has dropped since the last time."""
+        dropped = []
+        while self.released:
+            dropped.append(self.released.popleft())
+        return dropped
+
+
+def error_from(error: Any) -> CallbackError:
+    """The exception for an error answer of Elixir."""
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    kind = CallbackGone if fields.get("category") == "callback_gone" else CallbackError
+    return kind(str(fields.get("message", "the Elixir function failed")), type=fields.get("type"))

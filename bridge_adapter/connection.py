@@ -1,0 +1,445 @@
+"""One client connection of the executor: a thread that reads requests, runs them, and answers.
+
+Call connections run user code on their own thread; the control connection never does. While user code waits for an Elixir function, the
+connection goes on serving requests, so a callback inside a call inside a callback nests on one thread.
+"""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import os
+import threading
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
+
+from bridge_adapter import __version__, errors, lane
+from bridge_adapter.callbacks import error_from
+from bridge_adapter.calls import Call
+from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
+from bridge_adapter.codec.packed import Packer, Unpacker
+from bridge_adapter.dispatch import Context, Dispatcher, Request, UnresolvedRef, from_tool
+from bridge_adapter.outbox import stream_items
+from bridge_adapter.tools.registry import ToolError
+
+if TYPE_CHECKING:
+    from bridge_adapter.lane import LaneSocket, Message
+
+_LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
+FEATURES = ["stream", "callback", "cancel", "tagged"]
+
+
+class Disconnected(errors.BridgeError, ConnectionError):
+    """The client is gone while its call waited for it."""
+
+    category = "unavailable"
+
+
+class Resolver:
+    """Decodes the refs and callbacks of incoming messages before it is known which session they are for."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.foreign: set[str] = set()
+        self.unresolved: list[UnresolvedRef] = []
+        self.callbacks: list[Any] = []
+
+    def reset(self) -> None:
+        if self.foreign:
+            self.foreign = set()
+        if self.unresolved:
+            self.unresolved = []
+        if self.callbacks:
+            self.callbacks = []
+
+    def resolve(self, ref: Ref | StreamRef) -> Any:
+        self.foreign.add(ref.session)
+        session = self._dispatcher.sessions.find(ref.session)
+        try:
+            if session is None:
+                raise errors.UnknownRef(
+                    f"Unknown SnakeBridge reference: {ref.id}", ref_id=ref.id, session_id=ref.session
+                )
+            return session.refs.get(ref.id).obj
+        except errors.UnknownRef as error:
+            missing = UnresolvedRef(ref, error)
+            self.unresolved.append(missing)
+            return missing
+
+    def callback(self, ref: CallbackRef) -> Any:
+        callback = self._dispatcher.callbacks.callable(ref)
+        self.callbacks.append(callback)
+        return callback
+
+    def opaque(self, value: Any) -> Any:
+        raise errors.BridgeError(f"a {type(value).__name__} cannot be sent outside a call")
+
+
+class Connection:
+    """A connection and what it needs to encode, decode and run. One thread serves it."""
+
+    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, token: str) -> None:
+        self.id = id
+        self.socket = socket
+        self._dispatcher = dispatcher
+        self._token = token
+        self._resolver = Resolver(dispatcher)
+        self._packer = Packer(self._resolver, dispatcher.limits)
+        self._unpacker = Unpacker(self._resolver, lane.wire_limits(dispatcher.limits))
+        self._innermost: Call | None = None
+        self._asked = itertools.count(1)
+        self._credits: dict[int, int] = {}
+        self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
+        self.role = ""
+
+    def serve(self) -> None:
+        """Reads and answers until the client is gone."""
+        try:
+            if self._greet():
+                while (body := self.socket.receive()) is not None:
+                    self._take(body)
+        except (LimitExceeded, errors.ProtocolError) as error:
+            self._say_goodbye(error)
+        except OSError:
+            return  # the client vanished: nobody is left to tell
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self.socket.close()
+        self._dispatcher.calls.cancel_connection(self.id, "caller_down")
+        hub = self._dispatcher.callbacks
+        if self in hub.controls:
+            hub.controls.remove(self)
+        for answer in list(self._answers.values()):
+            answer.set(None, Disconnected("the client closed its control connection before it answered"))
+
+    # --- hello ---
+
+    def _greet(self) -> bool:
+        self.socket.max_frame = lane.HELLO_FRAME
+        self.socket.sock.settimeout(lane.HELLO_SECONDS)
+        try:
+            body = self.socket.receive()
+            if body is None:
+                return False
+            message = self._decode(body)
+            if message is None:
+                return False
+            self._welcome(message)
+        except TimeoutError:
+            return False
+        except (errors.BridgeError, CodecError) as error:
+            self._say_goodbye(error, message.id if "message" in locals() and message is not None else 0)
+            return False
+        self.socket.sock.settimeout(None)
+        self.socket.max_frame = self._dispatcher.limits.frame
+        return True
+
+    def _welcome(self, message: Message) -> None:
+        params = message.body
+        if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
+            raise errors.ProtocolError(
+                f"the first message must be the request hello, not {message.name or 'something else'}"
+            )
+        if not hmac.compare_digest(str(params.get("token", "")).encode("utf-8", "replace"), self._token.encode()):
+            raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
+        versions = params.get("versions")
+        if not isinstance(versions, list) or lane.VERSION not in versions:
+            raise errors.UnsupportedVersion(
+                f"this worker speaks version {lane.VERSION} of the lane, the client {versions}; update the older one"
+            )
+        self.role = str(params.get("role", "call"))
+        limits = self._dispatcher.limits
+        welcome = {
+            "version": lane.VERSION,
+            "conn": self.id,
+            "pid": os.getpid(),
+            "adapter_version": __version__,
+            "features": FEATURES,
+            "max_frame": limits.frame,
+            "max_depth": limits.depth,
+        }
+        if self.role == "control":
+            self._dispatcher.callbacks.controls.append(self)
+        self.socket.send(self._packer.pack(lane.response(message.id, None, welcome)))
+
+    def _say_goodbye(self, error: BaseException, id: int = 0) -> None:
+        try:
+            self.socket.send(self._packer.pack(lane.response(id, errors.to_wire(error), None)))
+        except OSError:
+            return
+
+    # --- messages ---
+
+    def _decode(self, body: bytes | memoryview) -> Message | None:
+        """The message of a body; a request that cannot be decoded is answered here, and None returned."""
+        self._resolver.reset()
+        try:
+            return lane.parse(self._unpacker.unpack(body))
+        except (CodecError, errors.BridgeError) as error:
+            id = lane.peek_id(body)
+            if id is None:
+                raise errors.ProtocolError(f"a message that cannot be read: {error}") from error
+            self._answer_error(id, error, None)
+            return None
+
+    def _take(self, body: bytes | memoryview) -> None:
+        message = self._decode(body)
+        if message is None:
+            return
+        if message.kind == lane.REQUEST:
+            self._serve_request(message)
+        elif message.kind == lane.NOTIFICATION:
+            self._notice(message)
+        else:
+            answer = self._answers.pop(message.id, None)
+            if answer is not None:
+                unresolved = self._resolver.unresolved
+                answer.set(
+                    message.body,
+                    error_from(message.error)
+                    if message.error is not None
+                    else (unresolved[0].error if unresolved else None),
+                )
+
+    def _serve_request(self, message: Message) -> None:
+        name = message.name
+        if name in ("call", "stream") and self.role != "control":
+            self._serve_call(message)
+        elif name == "ping":
+            self.socket.send(self._packer.pack(lane.response(message.id, None, {"time": time.time()})))
+        elif name == "stats":
+            self.socket.send(self._packer.pack(lane.response(message.id, None, stats(self._dispatcher))))
+        else:
+            methods = "ping, stats" if self.role == "control" else "call, stream, ping, stats"
+            self._answer_error(
+                message.id,
+                errors.ProtocolError(f"no method {name!r} on this connection; its methods are {methods}"),
+                None,
+            )
+
+    def _serve_call(self, message: Message) -> None:
+        dispatcher = self._dispatcher
+        request: Request | None = None
+        outer = self._innermost
+        try:
+            request = self._request(message)
+            call = request.call
+            self._innermost = call
+            dispatcher.calls.add(call)
+            try:
+                if message.name == "call":
+                    value = dispatcher.run(request, self._packer)
+                    if request.encoding == "tagged":
+                        value = self._packer.pack(value)
+                else:
+                    value = self._packer.pack({"items": stream_items(self, dispatcher, request, message)})
+            finally:
+                dispatcher.calls.remove(call)
+                self._innermost = outer
+        except Disconnected:
+            raise
+        except errors.CallCancelled:
+            error = errors.CallWasCancelled("the call in whose callback this one was made was cancelled")
+            self._answer_error(message.id, error, request)
+        except ToolError as error:
+            self._answer_error(message.id, from_tool(error), request)
+        except BaseException as error:
+            self._answer_error(message.id, error, request)
+        else:
+            self._tell_released()
+            self.socket.send(lane.response_head(message.id), value)
+
+    def _request(self, message: Message) -> Request:
+        params = message.body
+        if not isinstance(params, dict):
+            raise errors.InvalidRequest(f"the params of {message.name} must be a map, not {type(params).__name__}")
+        tool, payload, timeout = params.get("tool"), params.get("payload"), params.get("timeout_ms")
+        if not isinstance(tool, str) or not isinstance(payload, dict):
+            raise errors.InvalidRequest("a call needs the keys tool (a string) and payload (a map)")
+        if timeout is not None and (type(timeout) not in (int, float) or timeout < 0):
+            raise errors.InvalidRequest(f"timeout_ms must be a number >= 0 or nil, not {str(timeout)[:40]}")
+        if self._dispatcher.draining:
+            raise errors.Unavailable("this worker is shutting down and takes no new calls; try another worker")
+        call = Call((self.id, message.id), timeout, self._parent(params.get("parent")))
+        call.connection = self
+        call.label = tool
+        resolver = self._resolver
+        request = Request(
+            call,
+            tool,
+            payload,
+            "tagged" if params.get("encoding") == "tagged" else "packed",
+            params.get("binary"),
+            params.get("session_options"),
+            set(resolver.foreign),
+            list(resolver.unresolved),
+        )
+        for callback in resolver.callbacks:
+            self._dispatcher.callbacks.carried(callback, call, str(payload.get("session_id") or "default"))
+        return request
+
+    def _parent(self, key: Any) -> Call | None:
+        if key is None:
+            return self._innermost
+        if not isinstance(key, list) or len(key) != 2:
+            raise errors.InvalidRequest(f"parent must be [connection, id], not {str(key)[:40]}")
+        return self._dispatcher.calls.get((key[0], key[1]))
+
+    def _answer_error(self, id: int, error: BaseException, request: Request | None) -> None:
+        fields = self._dispatcher.error(error, request)
+        self._tell_released()
+        self.socket.send(self._packer.pack(lane.response(id, fields, None)))
+
+    def _notice(self, message: Message) -> None:
+        match message.name, message.body:
+            case "credit", [int(id), int(count)]:
+                if id in self._credits and count > 0:
+                    self._credits[id] += count
+            case "cancel", [int(id), str(reason)]:
+                self._cancel((self.id, id), reason)
+            case "cancel", [int(connection), int(id), str(reason)]:
+                self._cancel((connection, id), reason)
+            case _:
+                raise errors.ProtocolError(f"unknown notification {message.name!r} {str(message.body)[:40]}")
+
+    def _cancel(self, key: tuple[int, int], reason: str) -> None:
+        call = self._dispatcher.calls.get(key)
+        if call is not None:
+            self._dispatcher.calls.cancel(call, reason)
+
+    def _tell_released(self) -> None:
+        hub = self._dispatcher.callbacks
+        if hub.released:
+            self.socket.send(self._packer.pack(lane.notification("released", hub.take_released())))
+
+    # --- streams ---
+
+    def stream_packer(self) -> Packer:
+        """A packer for a stream: the connection's own may be in use by a call that the consumer makes between items."""
+        return Packer(self._resolver, self._dispatcher.limits)
+
+    def open_credit(self, id: int, count: int) -> None:
+        self._credits[id] = count
+
+    def close_credit(self, id: int) -> None:
+        self._credits.pop(id, None)
+
+    def credit(self, id: int) -> int:
+        """Items that the client still takes."""
+        return self._credits[id]
+
+    def spend(self, id: int, count: int) -> None:
+        self._credits[id] -= count
+
+    def await_credit(self, id: int, call: Call) -> None:
+        """Serves the connection until the client gives credit or the call is cancelled."""
+        while self._credits[id] <= 0 and call.reason is None:
+            self._serve_one(call)
+
+    def _serve_one(self, call: Call) -> None:
+        while not self.socket.ready(_LOOK_SECONDS):
+            if call.reason is not None:
+                return
+        body = self.socket.receive()
+        if body is None:
+            call.cancel("caller_down")
+            raise Disconnected("the client closed the connection while its call was running")
+        self._take(body)
+
+    # --- callbacks ---
+
+    def ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
+        """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
+        if call is None or call.connection is not self:
+            return self._ask(params, call, session)
+        with call.shielded():
+            return self._ask(params, call, session)
+
+    def _ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
+        id = next(self._asked)
+        answer = _Answer()
+        self._answers[id] = answer
+        try:
+            key = list(call.key) if call is not None else None
+            body = self._pack_for(
+                call, session, lane.request(id, "callback", {**params, "session": session, "call": key})
+            )
+            self.socket.send(body)
+            if self.role == "control":
+                answer.wait(call)
+            else:
+                assert call is not None
+                while not answer.ready:
+                    if call.reason is not None:
+                        raise errors.CallCancelled
+                    self._serve_one(call)
+        finally:
+            self._answers.pop(id, None)
+        return answer.value()
+
+    def _pack_for(self, call: Call | None, session_id: str, message: list[Any]) -> bytes:
+        """A message whose opaque values become refs of the call's session. From a foreign thread it needs a packer of its own."""
+        dispatcher = self._dispatcher
+        session = dispatcher.sessions.open(session_id or "default")
+        context = Context(dispatcher, session, Request(call or Call((self.id, 0)), "snakebridge.callback", {}))
+        packer = self._packer if self.role != "control" else Packer(None, dispatcher.limits)
+        return dispatcher.encode_value(message, "packed", packer, context)
+
+
+class _Answer:
+    """The answer of Elixir to one callback, across threads."""
+
+    __slots__ = ("_error", "_gate", "_value", "ready")
+
+    def __init__(self) -> None:
+        self._gate = allocate_lock()
+        self._gate.acquire()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.ready = False
+
+    def set(self, value: Any, error: BaseException | None) -> None:
+        if not self.ready:
+            self._value, self._error, self.ready = value, error, True
+            self._gate.release()
+
+    def wait(self, call: Call | None) -> None:
+        """Blocks until the answer is there, or the call that carried the function is cancelled."""
+        if call is None:
+            self._gate.acquire()
+            return
+        with call.while_waiting(lambda: self.set(None, call.interruption())):
+            self._gate.acquire()
+
+    def value(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def stats(dispatcher: Dispatcher) -> dict[str, Any]:
+    """What the executor is doing, for `stats`."""
+    now = time.monotonic()
+    return {
+        "active": [
+            [*call.key, int((now - call.started) * 1000), call.label, call.reason] for call in dispatcher.calls.active()
+        ],
+        "sessions": len(dispatcher.sessions),
+        "refs": dispatcher.sessions.ref_count(),
+        "threads": threading.active_count(),
+        "rss_mb": _rss_mb(),
+        "draining": dispatcher.draining,
+    }
+
+
+def _rss_mb() -> float:
+    try:
+        with open("/proc/self/statm") as statm:
+            return round(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+    except OSError:
+        import resource
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

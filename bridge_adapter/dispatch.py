@@ -1,0 +1,326 @@
+"""Request -> tool -> answer: the one place where user code runs. Knows nothing of sockets.
+
+A rule, a limit or a fix written here holds for every way in: the lane (`packed`), the gateway (`tagged`) and whatever comes later.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge_adapter import errors
+from bridge_adapter.callbacks import Callback, CallbackHub
+from bridge_adapter.calls import Call, CallTable
+from bridge_adapter.codec import CallbackRef, DecodeError, Ref, StreamRef
+from bridge_adapter.codec.packed import Packer
+from bridge_adapter.config import Config
+from bridge_adapter.loop import EventLoop, settle
+from bridge_adapter.sessions import Session, Sessions
+from bridge_adapter.tools import STREAM_TOOLS, TOOLS
+from bridge_adapter.tools.registry import STREAM_END, RefEntry, ToolError
+
+PROTOCOL_VERSION = 1
+MIN_PROTOCOL_VERSION = 1
+_VERSIONLESS_TOOLS = ("snakebridge.helpers",)
+_STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
+_CONTEXT_KEYS = ("library", "python_module", "module", "module_path", "function", "call_type")
+
+
+@dataclass(slots=True)
+class Request:
+    """One call or stream. With encoding "tagged", payload maps names to JSON texts; `binary` are raw bytes that join it."""
+
+    call: Call
+    tool: str
+    payload: dict[str, Any]
+    encoding: str = "packed"
+    binary: dict[str, bytes] | None = None
+    options: Any = None
+    foreign: set[str] = field(default_factory=set)  # sessions of the refs that the payload named
+    unresolved: list[UnresolvedRef] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class UnresolvedRef:
+    """Stands in the payload for a ref that names nothing. Every tool but release_ref refuses it."""
+
+    ref: Ref | StreamRef
+    error: Exception
+
+
+class Dispatcher:
+    """The state that requests share: sessions, calls in flight, the event loop, callbacks."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.limits = config.limits
+        self.sessions = Sessions(config)
+        self.calls = CallTable()
+        self.loop = EventLoop()
+        self.callbacks = CallbackHub(self.loop)
+        self.draining = False
+        self.serials = itertools.count(1)
+
+    def run(self, request: Request, packer: Packer) -> bytes:
+        """The encoded answer of a unary tool. Raises whatever user code raised, or a BridgeError."""
+        tool = TOOLS.get(request.tool)
+        if tool is None:
+            if request.tool in STREAM_TOOLS:
+                return self._encode(
+                    {"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None
+                )
+            raise unknown_tool(request.tool)
+        with self.entered(request) as session:
+
+            def body() -> bytes:
+                context = Context(self, session, request)
+                value = tool(context.payload(), context)
+                return self._encode(value, request, packer, context)
+
+            return session.run(lambda: request.call.run(body))  # type: ignore[no-any-return]
+
+    def entered(self, request: Request) -> _Entered:
+        """Context in which the request holds its session's lock."""
+        return _Entered(self, request)
+
+    def _encode(self, value: Any, request: Request, packer: Packer, context: Context | None) -> bytes:
+        before = len(context.session.refs) if context is not None else 0
+        try:
+            return self.encode_value(value, request.encoding, packer, context)
+        except BaseException:
+            if context is not None:
+                context.session.refs.release_made_by(context.serial, before)
+            raise
+
+    def encode_value(self, value: Any, encoding: str, packer: Packer, context: Context | None) -> bytes:
+        """A value as it travels in the given encoding; opaque objects become refs of the context's session."""
+        if encoding == "tagged":
+            if value is STREAM_END:
+                return _STREAM_END_JSON
+            from bridge_adapter.codec import tagged  # a worker that only serves the lane never needs it
+
+            resolver = context if context is not None else packer.resolver
+            return tagged.dumps(value, resolver, self.limits)
+        if value is STREAM_END:
+            value = {"__type__": "stop_iteration"}
+        outer, packer.resolver = packer.resolver, context or packer.resolver
+        try:
+            return packer.pack(value)
+        finally:
+            packer.resolver = outer
+
+    def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
+        """The error map of an exception that ended a request."""
+        return errors.to_wire(error, describe(request) if request is not None else None)
+
+
+class _Entered:
+    """Opens the session of a request and takes its turn; leaves with the lock released."""
+
+    __slots__ = ("_dispatcher", "_lock", "_request")
+
+    def __init__(self, dispatcher: Dispatcher, request: Request) -> None:
+        self._dispatcher = dispatcher
+        self._request = request
+        self._lock: Any = None
+
+    def __enter__(self) -> Session:
+        call, sessions = self._request.call, self._dispatcher.sessions
+        session_id = session_of(self._request)
+        while True:
+            session = sessions.open(session_id)
+            call.session = session
+            if self._request.options is not None:
+                session.configure(self._request.options)
+            if session.concurrent:
+                return session
+            self._lock = session.lock.acquire(call)
+            if not session.closed:
+                return session
+            # Released while this call waited: what comes now is a new session of that name.
+            self._lock.release()
+            self._lock = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+class Context:
+    """One request as its tool and the codec see it (tools.registry.ToolContext and codec.Resolver)."""
+
+    __slots__ = ("_dispatcher", "library", "module", "request", "serial", "session", "session_id")
+
+    def __init__(self, dispatcher: Dispatcher, session: Session, request: Request) -> None:
+        self._dispatcher = dispatcher
+        self.session = session
+        self.session_id = session.id
+        self.request = request
+        self.serial = next(dispatcher.serials)
+        self.module = self.library = ""
+
+    def payload(self) -> dict[str, Any]:
+        """The decoded payload, checked: protocol version, sessions and existence of the refs in it."""
+        request = self.request
+        payload = request.payload
+        if request.encoding == "tagged":
+            payload = self._decode_tagged(payload)
+            if request.binary:
+                payload.update(request.binary)
+            check_version(payload, request.tool, self._dispatcher.config.allow_legacy_protocol)
+        elif "protocol_version" in payload or "min_supported_version" in payload:
+            check_version(payload, request.tool, False)
+        if request.foreign and request.foreign != {self.session_id}:
+            other = next(id for id in request.foreign if id != self.session_id)
+            raise errors.SessionMismatch(
+                "SnakeBridge reference session mismatch", ref_session=other, call_session=self.session_id
+            )
+        if request.unresolved and request.tool != "snakebridge.release_ref":
+            raise request.unresolved[0].error
+        module = payload.get("python_module") or payload.get("module_path") or payload.get("module")
+        self.module = module if isinstance(module, str) else ""
+        library = payload.get("library")
+        self.library = library if isinstance(library, str) and library else self.module.partition(".")[0]
+        return payload
+
+    def _decode_tagged(self, payload: dict[str, Any]) -> dict[str, Any]:
+        from bridge_adapter.codec import tagged
+
+        atoms = self._dispatcher.config.atom_class
+        decoded = {}
+        for name, text in payload.items():
+            try:
+                decoded[name] = tagged.loads(text, self, self._dispatcher.limits, atom_class=atoms)
+            except DecodeError as error:
+                error.add_note(f"in the parameter {name}")
+                raise
+        return decoded
+
+    # --- codec.Resolver ---
+
+    def resolve(self, ref: Ref | StreamRef) -> Any:
+        """The object of a ref; for one that names nothing, an UnresolvedRef while the payload is decoded."""
+        session_id = ref.session or self.session_id
+        if session_id != self.session_id:
+            self.request.foreign.add(session_id)
+        try:
+            return self.session.refs.get(ref.id).obj
+        except errors.UnknownRef as error:
+            missing = UnresolvedRef(ref, error)
+            self.request.unresolved.append(missing)
+            if self.request.tool == "snakebridge.release_ref" or session_id != self.session_id:
+                return missing
+            raise
+
+    def callback(self, ref: CallbackRef) -> Any:
+        callback = self._dispatcher.callbacks.callable(ref)
+        self._dispatcher.callbacks.carried(callback, self.request.call, self.session_id)
+        return callback
+
+    def opaque(self, value: Any) -> Any:
+        if isinstance(value, Callback):
+            return value.ref
+        if isinstance(value, UnresolvedRef):
+            return value.ref
+        return self.session.refs.add(value, self.module, self.library, self.serial)
+
+    # --- tools.registry.ToolContext ---
+
+    def entry_of(self, obj: Any) -> RefEntry | None:
+        return self.session.refs.entry_of(obj)
+
+    def release_ref(self, target: Any) -> bool:
+        refs = self.session.refs
+        if isinstance(target, UnresolvedRef):
+            return False
+        if isinstance(target, (Ref, StreamRef)):
+            return refs.release(target.id)
+        entry = refs.entry_of(target)
+        if entry is not None:
+            return refs.release(entry.ref.id)
+        return isinstance(target, str) and refs.release(target)
+
+    def release_session(self, session_id: str) -> int:
+        return self._dispatcher.sessions.release(session_id)
+
+    def settle(self, value: Any) -> Any:
+        return settle(value, self._dispatcher.loop)
+
+    def iterate(self, value: Any) -> Iterator[Any]:
+        if hasattr(type(value), "__aiter__"):
+            return self._dispatcher.loop.iterate(value)
+        return iter(value)
+
+
+_KINDS: dict[str, Callable[[str], Exception]] = {
+    "invalid_request": errors.InvalidRequest,
+    "invalid_ref": errors.InvalidRef,
+    "helper_not_found": errors.HelperNotFound,
+    "helper_load_error": errors.HelperLoadError,
+}
+
+
+def from_tool(error: ToolError) -> Exception:
+    """A tool's complaint as the worker's error."""
+    return _KINDS[error.kind](str(error))
+
+
+def unknown_tool(name: str) -> errors.UnknownTool:
+    return errors.UnknownTool(
+        f"Tool '{name}' not supported by SnakeBridgeAdapter", tool=name, tools=sorted({*TOOLS, *STREAM_TOOLS})
+    )
+
+
+def session_of(request: Request) -> str:
+    """The session a request runs in: the payload's, or "default"."""
+    session_id = request.payload.get("session_id")
+    if request.encoding == "tagged" and isinstance(session_id, bytes):
+        session_id = _json(session_id)
+    if session_id is None or session_id == "":
+        return "default"
+    if not isinstance(session_id, str):
+        raise errors.InvalidRequest(
+            f"session_id must be a string, not {type(session_id).__name__}: {str(session_id)[:80]}"
+        )
+    return session_id
+
+
+def _json(text: bytes) -> Any:
+    """A JSON text that is read before the payload as a whole; None when it is none (decoding the payload will say so)."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def check_version(payload: dict[str, Any], tool: str, allow_legacy: bool) -> None:
+    """The version rule of SnakeBridge: the ranges of caller and worker must meet."""
+    if tool in _VERSIONLESS_TOOLS:
+        return
+    version, minimum = payload.get("protocol_version"), payload.get("min_supported_version")
+    if version is None and minimum is None and allow_legacy:
+        return
+    version, minimum = version or 0, minimum or 0
+    if type(version) is not int or type(minimum) is not int:
+        raise TypeError(f"protocol_version and min_supported_version must be integers, not {version!r} and {minimum!r}")
+    if version < MIN_PROTOCOL_VERSION or minimum > PROTOCOL_VERSION:
+        raise errors.ProtocolMismatch(
+            f"SnakeBridge protocol version mismatch (caller_protocol_version={version}, caller_min_supported_version={minimum}, "
+            f"adapter_protocol_version={PROTOCOL_VERSION}, adapter_min_supported_version={MIN_PROTOCOL_VERSION}). "
+            "Update the older side, or set SNAKEBRIDGE_ALLOW_LEGACY_PROTOCOL=1 for callers that send no version."
+        )
+
+
+def describe(request: Request) -> dict[str, Any]:
+    """What an error says of the request it ended."""
+    context: dict[str, Any] = {"tool_name": request.tool}
+    for key in ("session_id", *_CONTEXT_KEYS):
+        value = request.payload.get(key)
+        if isinstance(value, bytes):
+            value = _json(value)
+        if isinstance(value, str) and value:
+            context[key] = value[:256]
+    return context

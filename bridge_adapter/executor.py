@@ -1,0 +1,173 @@
+"""The executor: the process that runs user code. Listens on the lane, one thread per connection; ends with its parent.
+
+    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 [--config FILE]
+
+The token that clients must show is taken from the environment variable SNAKEBRIDGE_TOKEN, which user code does not get to see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from bridge_adapter import lifeline
+
+TOKEN = "SNAKEBRIDGE_TOKEN"
+DRAIN_SECONDS = 2.0
+FORCE_SECONDS = 1.5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs an executor until it is told to stop. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="bridge_adapter.executor", description="Runs Python for Elixir.")
+    parser.add_argument(
+        "--listen",
+        required=True,
+        metavar="ADDRESS",
+        help="unix:/path/to.sock, or tcp:127.0.0.1:PORT (0 = any free port)",
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
+    arguments = parser.parse_args(argv)
+    if not arguments.stay:
+        lifeline.own_group()
+        lifeline.die_with_parent()
+    token = os.environ.pop(TOKEN, "")
+    if not token:
+        print(f"bridge_adapter.executor: set {TOKEN} to the secret that clients must show", file=sys.stderr)
+        return 2
+
+    from bridge_adapter import config
+
+    try:
+        settings = config.load(arguments.config)
+    except config.ConfigError as error:
+        print(f"bridge_adapter.executor: {error}", file=sys.stderr)
+        return 2
+    try:
+        listener, address = listen(arguments.listen)
+    except (OSError, ValueError) as error:
+        print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
+        return 1
+    Executor(settings, listener, address, token).run()
+    return 0
+
+
+def listen(address: str) -> tuple[socket.socket, str]:
+    """A listening socket for an address, and the address that clients use. A unix socket is made with mode 0600."""
+    kind, _, place = address.partition(":")
+    if kind == "unix":
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            listener.bind(place)
+        finally:
+            os.umask(before)
+    elif kind == "tcp":
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError("a TCP address is tcp:HOST:PORT")
+        listener = socket.create_server((host, int(port)), backlog=128)
+        address = "tcp:{}:{}".format(*listener.getsockname()[:2])
+    else:
+        raise ValueError("an address begins with unix: or tcp:")
+    listener.listen(128)
+    return listener, address
+
+
+class Executor:
+    """Accepts connections and ends in order: no new calls, running ones finish, then they are interrupted, then the process ends."""
+
+    def __init__(self, settings: object, listener: socket.socket, address: str, token: str) -> None:
+        from bridge_adapter.config import Config
+        from bridge_adapter.dispatch import Dispatcher
+
+        assert isinstance(settings, Config)
+        self._settings = settings
+        self._listener = listener
+        self._address = address
+        self._token = token
+        self._dispatcher = Dispatcher(settings)
+        self._ids = itertools.count(1)
+        self._open = 0
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Does not return: the process ends here, whatever user code does."""
+        from bridge_adapter import calls
+
+        calls.install_sleep()
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        os.register_at_fork(after_in_child=self._in_child)
+        threading.Thread(target=self._accept, name="accept", daemon=True).start()
+        print("snakebridge-ready " + json.dumps({"address": self._address, "pid": os.getpid()}), flush=True)
+        self._stopping.wait()
+        self._drain()
+        lifeline.leave(0)
+
+    def _on_signal(self, *_: object) -> None:
+        if self._stopping.is_set():
+            lifeline.leave(0)  # asked twice
+        self._stopping.set()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError as error:
+                if self._stopping.is_set():
+                    return
+                # Out of file descriptors, most likely: wait for connections to close.
+                print(f"bridge_adapter.executor: cannot accept a connection: {error}", file=sys.stderr)
+                time.sleep(0.1)
+                continue
+            if self._open >= self._settings.max_connections:
+                client.close()
+                continue
+            self._open += 1
+            threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        from bridge_adapter.connection import Connection
+        from bridge_adapter.lane import LaneSocket
+
+        if client.family != socket.AF_UNIX:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            Connection(
+                next(self._ids), LaneSocket(client, self._settings.max_frame), self._dispatcher, self._token
+            ).serve()
+        finally:
+            self._open -= 1
+
+    def _drain(self) -> None:
+        """New calls are refused; running ones get time to finish, then are interrupted."""
+        dispatcher = self._dispatcher
+        dispatcher.draining = True
+        self._listener.close()
+        if self._address.startswith("unix:"):
+            Path(self._address.removeprefix("unix:")).unlink(missing_ok=True)
+        for seconds, reason in ((DRAIN_SECONDS, None), (FORCE_SECONDS, "cancelled")):
+            if reason is not None:
+                for call in dispatcher.calls.active():
+                    call.cancel(reason)
+            until = time.monotonic() + seconds
+            while dispatcher.calls.active() and time.monotonic() < until:
+                time.sleep(0.01)
+
+    def _in_child(self) -> None:
+        # A forked child must not keep the listener open: clients would wait for an executor that is gone.
+        self._listener.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""How a process of ours ends: with its parent, at a signal, or by itself; always within seconds, and with everything user code started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def leave(status: int) -> None:
+    """Ends this process and its process group, if it leads one. Never returns."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+    if os.getpgrp() == os.getpid():
+        # Children of user code live in our group; ignore the signal ourselves so that the exit status stays ours.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN) if threading.current_thread() is threading.main_thread() else None
+        _kill_children()
+    os._exit(status)
+
+
+def _kill_children() -> None:
+    """SIGKILL for every other process of our group."""
+    me, group = os.getpid(), os.getpgrp()
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not entry.isdigit() or int(entry) == me:
+            continue
+        try:
+            if os.getpgid(int(entry)) == group:
+                os.kill(int(entry), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def own_group() -> None:
+    """Makes this process the leader of a process group, so that what user code starts can be ended with it."""
+    try:
+        os.setpgid(0, 0)
+    except OSError:
+        pass  # a session leader already leads its group
+
+
+def die_with_parent(on_death: Callable[[], None] | None = None) -> None:
+    """Ends this process when its parent dies: stdin reaches EOF, the kernel's parent-death signal, and a look at the parent's pid.
+
+    Call it before anything slow is imported: the parent may die while we start. stdin is replaced by /dev/null, so that user
+    code cannot read the lifeline away.
+    """
+    parent = os.getppid()
+    end = on_death or (lambda: leave(0))
+    line = os.dup(0)
+    os.set_inheritable(line, False)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    threading.Thread(target=_watch_line, args=(line, end), name="lifeline", daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(parent, end), name="parent", daemon=True).start()
+    _kernel_signal()
+    if os.getppid() != parent:
+        end()
+
+
+def _watch_line(line: int, end: Callable[[], None]) -> None:
+    while True:
+        try:
+            if not os.read(line, 4096):
+                break
+        except OSError:
+            break
+    end()
+
+
+def _watch_parent(parent: int, end: Callable[[], None]) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    end()
+
+
+def _kernel_signal() -> None:
+    """Asks Linux to kill us when the parent dies: the only thing that works while C code of the user holds the GIL."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,0 +1,176 @@
+"""Streams on the way out: items are encoded as they are produced and sent by a thread of their own.
+
+While one frame is being sent the next items gather, so fast generators travel in large batches and slow ones item by item, without a timer.
+The session's lock is held only while the generator runs, so the consumer may use the same session between items.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from bridge_adapter import errors, lane
+from bridge_adapter.dispatch import STREAM_TOOLS, TOOLS, Context, Dispatcher, Request, from_tool, unknown_tool
+from bridge_adapter.tools.registry import ToolError
+
+if TYPE_CHECKING:
+    from bridge_adapter.connection import Connection
+    from bridge_adapter.lane import Message
+
+DEFAULT_CREDIT = 256
+MAX_CREDIT = 1 << 20
+FRAME_BYTES = 1 << 20
+
+
+def stream_items(connection: Connection, dispatcher: Dispatcher, request: Request, message: Message) -> int:
+    """Produces and sends the items of a stream; returns how many. Raises what the generator raised."""
+    tool = STREAM_TOOLS.get(request.tool)
+    if tool is None:
+        if request.tool in TOOLS:
+            raise errors.InvalidRequest(f"the tool {request.tool} does not stream; use `call`")
+        raise unknown_tool(request.tool)
+    credit = message.body.get("credit", DEFAULT_CREDIT)
+    if type(credit) is not int or not 1 <= credit <= MAX_CREDIT:
+        raise errors.InvalidRequest(f"credit must be an integer from 1 to {MAX_CREDIT}, not {str(credit)[:40]}")
+    connection.open_credit(message.id, credit)
+    producer = _Producer(connection, dispatcher, request, message.id)
+    try:
+        producer.run()
+    finally:
+        connection.close_credit(message.id)
+    return producer.sent
+
+
+class _Producer:
+    """Runs one stream: take the session's turn, produce while there is credit, let go, wait for credit."""
+
+    def __init__(self, connection: Connection, dispatcher: Dispatcher, request: Request, id: int) -> None:
+        self._connection = connection
+        self._dispatcher = dispatcher
+        self._request = request
+        self._id = id
+        self._packer = connection.stream_packer()
+        self._source: Iterator[Any] | None = None
+        self._context: Context | None = None
+        self._outbox = Outbox(lambda items: connection.socket.send(lane.items_head(id, len(items)), *items))
+        self.sent = 0
+
+    def run(self) -> None:
+        call = self._request.call
+        try:
+            while True:
+                self._connection.await_credit(self._id, call)
+                if call.reason is not None:
+                    raise call.interruption()
+                with self._dispatcher.entered(self._request) as session:
+                    done = session.run(lambda: call.run(self._produce))
+                if done:
+                    break
+        except errors.CallWasCancelled:
+            if call.reason != "halted":
+                raise
+            self._outbox.discard()
+        except ToolError as error:
+            raise from_tool(error) from error
+        finally:
+            self._close_source()
+            self._outbox.close()
+
+    def _produce(self) -> bool:
+        """Produces until there is no credit, somebody waits for the session, or the source ends (True)."""
+        if self._source is None:
+            self._open()
+        source, context, connection, id = self._source, self._context, self._connection, self._id
+        assert source is not None and context is not None
+        lock = context.session.lock
+        encode, put, request = self._dispatcher.encode_value, self._outbox.put, self._request
+        tagged = request.encoding == "tagged"
+        budget = connection.credit(id)
+        made = 0
+        try:
+            for item in source:
+                data = encode(item, request.encoding, self._packer, context)
+                put(self._packer.pack(data) if tagged else data)
+                made += 1
+                if made >= budget or lock.contended:
+                    return False
+            return True
+        finally:
+            connection.spend(id, made)
+            self.sent += made
+
+    def _open(self) -> None:
+        session = self._request.call.session
+        self._context = context = Context(self._dispatcher, session, self._request)
+        self._source = STREAM_TOOLS[self._request.tool](context.payload(), context)
+
+    def _close_source(self) -> None:
+        close: Callable[[], None] | None = getattr(self._source, "close", None)
+        if close is None:
+            return
+        with self._dispatcher.entered(self._request) as session:
+            session.run(close)
+
+
+class Outbox:
+    """Encoded items on their way to the client, sent in the background in batches.
+
+    Built on SimpleQueue, whose operations an interruption of the producing thread cannot tear apart.
+    """
+
+    def __init__(self, send: Callable[[list[bytes]], None]) -> None:
+        self._send = send
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._failure: OSError | None = None
+        self._discard = False
+        self._thread: threading.Thread | None = None
+
+    def put(self, item: bytes) -> None:
+        """Adds an item. Raises the OSError of a connection that broke."""
+        if self._failure is not None:
+            raise self._failure
+        self._queue.put(item)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+            self._thread.start()
+
+    def discard(self) -> None:
+        """Drops what was not sent yet: the client wants no more."""
+        self._discard = True
+
+    def close(self) -> None:
+        """Waits until everything is sent. Raises the OSError of a connection that broke."""
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        item = self._queue.get()
+        while item is not None:
+            batch, size = [item], len(item)
+            item = self._more()
+            while item is not None and item is not _PAUSE and size < FRAME_BYTES:
+                batch.append(item)
+                size += len(item)
+                item = self._more()
+            if not self._discard:
+                try:
+                    self._send(batch)
+                except OSError as error:
+                    self._failure, self._discard = error, True
+            if item is _PAUSE:
+                item = self._queue.get()
+
+    def _more(self) -> bytes | None:
+        """The next item, None at the end, or _PAUSE when there is none yet."""
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            return _PAUSE
+
+
+_PAUSE = b"no item yet"  # compared by identity

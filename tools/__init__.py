@@ -1,0 +1,26 @@
+"""What a request may ask for. `TOOLS` are answered with one value, `STREAM_TOOLS` with a stream of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .call import call
+from .helpers import index
+from .registry import Payload, Tool, ToolContext
+from .release import release_ref, release_session
+from .stream import stream
+
+TOOLS: dict[str, Tool] = {
+    "snakebridge.call": call,
+    "snakebridge.release_ref": release_ref,
+    "snakebridge.release_session": release_session,
+    "snakebridge.helpers": index,
+}
+
+STREAM_TOOLS: dict[str, Callable[[Payload, ToolContext], Iterator[Any]]] = {
+    "snakebridge.stream": stream,
+    "snakebridge.call": stream,
+}
+
+__all__ = ["STREAM_TOOLS", "TOOLS"]

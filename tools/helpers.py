@@ -1,0 +1,125 @@
+"""`snakebridge.helpers` and call_type `helper`: small Python functions that a project keeps in files of its own.
+
+A helper file names its functions in `__snakebridge_helpers__` (a dict), in a function `snakebridge_helpers()`, or in `HELPERS`. Later files
+override earlier names. A changed file is loaded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .registry import Payload, ToolContext, ToolError, invalid
+
+_DOC_LIMIT = 8000
+_DEFAULT_PATH = "priv/python/helpers"
+
+_loaded: dict[str, tuple[int, dict[str, Callable[..., Any]]]] = {}  # path -> (mtime in ns, helpers)
+
+
+def index(payload: Payload, _: ToolContext) -> list[dict[str, Any]]:
+    """All helpers by name, with their parameters and documentation."""
+    config = payload.get("helper_config") or {key: value for key, value in payload.items() if key.startswith("helper_")}
+    return [_describe(name, helper) for name, helper in sorted(_registry(config).items())]
+
+
+def find(name: Any, config: Any) -> Callable[..., Any]:
+    """The helper of that name. Raises ToolError helper_not_found."""
+    helper = _registry(config).get(name) if isinstance(name, str) else None
+    if helper is None:
+        raise ToolError("helper_not_found", f"Helper '{name}' not found")
+    return helper
+
+
+def _registry(config: Any) -> dict[str, Callable[..., Any]]:
+    if config is None:
+        config = {}
+    if not isinstance(config, dict):
+        raise invalid(f"helper_config must be a map, not {type(config).__name__}")
+    paths = config.get("helper_paths", _DEFAULT_PATH)
+    if isinstance(paths, str):
+        paths = [paths]
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise invalid(f"helper_paths must be a string or a list of strings, not {str(paths)[:80]}")
+    found: dict[str, Callable[..., Any]] = {}
+    for path in paths:
+        for file in _files(Path(path).absolute()):
+            found.update(_load(file))
+    return _allowed(found, config.get("helper_allowlist"))
+
+
+def _allowed(found: dict[str, Callable[..., Any]], allowlist: Any) -> dict[str, Callable[..., Any]]:
+    if allowlist in (None, "all", ":all"):
+        return found
+    if not isinstance(allowlist, list):
+        raise invalid(f'helper_allowlist must be "all" or a list of names, not {str(allowlist)[:80]}')
+    return {name: helper for name, helper in found.items() if name in allowlist}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.glob("*.py") if not file.name.startswith("_")) if path.is_dir() else []
+
+
+def _load(file: Path) -> dict[str, Callable[..., Any]]:
+    key = str(file)
+    changed = file.stat().st_mtime_ns
+    known = _loaded.get(key)
+    if known is not None and known[0] == changed:
+        return known[1]
+    name = f"snakebridge_helper_{hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ToolError("helper_load_error", f"Helper file {file} cannot be loaded: it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        helpers = _named(module)
+    except Exception as error:
+        raise ToolError(
+            "helper_load_error", f"Helper file {file} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    _loaded[key] = (changed, helpers)
+    return helpers
+
+
+def _named(module: Any) -> dict[str, Callable[..., Any]]:
+    named = getattr(module, "__snakebridge_helpers__", None)
+    if named is None and callable(getattr(module, "snakebridge_helpers", None)):
+        named = module.snakebridge_helpers()
+    if named is None:
+        named = getattr(module, "HELPERS", {})
+    if not isinstance(named, dict) or not all(callable(helper) for helper in named.values()):
+        raise TypeError("its helpers must be a dict of names to functions")
+    return {str(name): helper for name, helper in named.items()}
+
+
+def _describe(name: str, helper: Callable[..., Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": name, "parameters": _parameters(helper)}
+    doc = inspect.getdoc(helper)
+    if doc:
+        described["docstring"] = doc[:_DOC_LIMIT]
+    return described
+
+
+def _parameters(helper: Callable[..., Any]) -> list[dict[str, Any]]:
+    try:
+        signature = inspect.signature(helper)
+    except (TypeError, ValueError):
+        return []
+    parameters = []
+    for parameter in signature.parameters.values():
+        item: dict[str, Any] = {"name": parameter.name, "kind": parameter.kind.name}
+        if parameter.default is not inspect.Parameter.empty:
+            item["default"] = repr(parameter.default)
+        if parameter.annotation is not inspect.Parameter.empty:
+            item["annotation"] = (
+                parameter.annotation if isinstance(parameter.annotation, str) else repr(parameter.annotation)
+            )
+        parameters.append(item)
+    return parameters
