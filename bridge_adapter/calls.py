@@ -111,7 +111,7 @@ class Call:
         """The error that an interrupted call answers."""
         if self.reason == "deadline":
             return CallTimeout(
-                f"the call did not finish within its timeout of {self.timeout_ms} ms and was interrupted; raise the timeout or make it stream",
+                f"the call did not finish within its timeout of {self.timeout_ms} ms and was interrupted; raise the timeout or stream it",
                 timeout_ms=self.timeout_ms,
             )
         return CallWasCancelled(f"the call was cancelled ({self.reason}) and interrupted", reason=self.reason)
@@ -196,9 +196,7 @@ def running() -> Call | None:
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     import ctypes
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
-    )
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
 
 
 def sleep(seconds: float, /) -> None:
@@ -213,7 +211,7 @@ def sleep(seconds: float, /) -> None:
 def install_sleep() -> None:
     """Makes `time.sleep` interruptible in this process."""
     sleep.__doc__ = _real_sleep.__doc__
-    time.sleep = sleep
+    time.sleep = sleep  # type: ignore[assignment]
 
 
 class CallTable:

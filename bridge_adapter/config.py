@@ -62,9 +62,7 @@ class ConfigError(ValueError):
     """The settings cannot be used; the message lists every problem."""
 
 
-def load(
-    path: str | None = None, environment: Mapping[str, str] | None = None, arguments: Mapping[str, Any] | None = None
-) -> Config:
+def load(path: str | None = None, environment: Mapping[str, str] | None = None, arguments: Mapping[str, Any] | None = None) -> Config:
     """The settings from all sources. Raises ConfigError with one line per problem."""
     problems: list[str] = []
     values: dict[str, Any] = {}

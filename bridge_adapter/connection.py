@@ -58,9 +58,7 @@ class Resolver:
         session = self._dispatcher.sessions.find(ref.session)
         try:
             if session is None:
-                raise errors.UnknownRef(
-                    f"Unknown SnakeBridge reference: {ref.id}", ref_id=ref.id, session_id=ref.session
-                )
+                raise errors.UnknownRef(f"Unknown SnakeBridge reference: {ref.id}", ref_id=ref.id, session_id=ref.session)
             return session.refs.get(ref.id).obj
         except errors.UnknownRef as error:
             missing = UnresolvedRef(ref, error)
@@ -140,9 +138,7 @@ class Connection:
     def _welcome(self, message: Message) -> None:
         params = message.body
         if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
-            raise errors.ProtocolError(
-                f"the first message must be the request hello, not {message.name or 'something else'}"
-            )
+            raise errors.ProtocolError(f"the first message must be the request hello, not {message.name or 'something else'}")
         if not hmac.compare_digest(str(params.get("token", "")).encode("utf-8", "replace"), self._token.encode()):
             raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
         versions = params.get("versions")
@@ -199,9 +195,7 @@ class Connection:
                 unresolved = self._resolver.unresolved
                 answer.set(
                     message.body,
-                    error_from(message.error)
-                    if message.error is not None
-                    else (unresolved[0].error if unresolved else None),
+                    error_from(message.error) if message.error is not None else (unresolved[0].error if unresolved else None),
                 )
 
     def _serve_request(self, message: Message) -> None:
@@ -364,9 +358,7 @@ class Connection:
         self._answers[id] = answer
         try:
             key = list(call.key) if call is not None else None
-            body = self._pack_for(
-                call, session, lane.request(id, "callback", {**params, "session": session, "call": key})
-            )
+            body = self._pack_for(call, session, lane.request(id, "callback", {**params, "session": session, "call": key}))
             self.socket.send(body)
             if self.role == "control":
                 answer.wait(call)
@@ -424,9 +416,7 @@ def stats(dispatcher: Dispatcher) -> dict[str, Any]:
     """What the executor is doing, for `stats`."""
     now = time.monotonic()
     return {
-        "active": [
-            [*call.key, int((now - call.started) * 1000), call.label, call.reason] for call in dispatcher.calls.active()
-        ],
+        "active": [[*call.key, int((now - call.started) * 1000), call.label, call.reason] for call in dispatcher.calls.active()],
         "sessions": len(dispatcher.sessions),
         "refs": dispatcher.sessions.ref_count(),
         "threads": threading.active_count(),

@@ -69,9 +69,7 @@ class Dispatcher:
         tool = TOOLS.get(request.tool)
         if tool is None:
             if request.tool in STREAM_TOOLS:
-                return self._encode(
-                    {"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None
-                )
+                return self._encode({"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None)
             raise unknown_tool(request.tool)
         with self.entered(request) as session:
 
@@ -175,9 +173,7 @@ class Context:
             check_version(payload, request.tool, False)
         if request.foreign and request.foreign != {self.session_id}:
             other = next(id for id in request.foreign if id != self.session_id)
-            raise errors.SessionMismatch(
-                "SnakeBridge reference session mismatch", ref_session=other, call_session=self.session_id
-            )
+            raise errors.SessionMismatch("SnakeBridge reference session mismatch", ref_session=other, call_session=self.session_id)
         if request.unresolved and request.tool != "snakebridge.release_ref":
             raise request.unresolved[0].error
         module = payload.get("python_module") or payload.get("module_path") or payload.get("module")
@@ -269,9 +265,7 @@ def from_tool(error: ToolError) -> Exception:
 
 
 def unknown_tool(name: str) -> errors.UnknownTool:
-    return errors.UnknownTool(
-        f"Tool '{name}' not supported by SnakeBridgeAdapter", tool=name, tools=sorted({*TOOLS, *STREAM_TOOLS})
-    )
+    return errors.UnknownTool(f"Tool '{name}' not supported by SnakeBridgeAdapter", tool=name, tools=sorted({*TOOLS, *STREAM_TOOLS}))
 
 
 def session_of(request: Request) -> str:
@@ -282,9 +276,7 @@ def session_of(request: Request) -> str:
     if session_id is None or session_id == "":
         return "default"
     if not isinstance(session_id, str):
-        raise errors.InvalidRequest(
-            f"session_id must be a string, not {type(session_id).__name__}: {str(session_id)[:80]}"
-        )
+        raise errors.InvalidRequest(f"session_id must be a string, not {type(session_id).__name__}: {str(session_id)[:80]}")
     return session_id
 
 

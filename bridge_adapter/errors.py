@@ -194,9 +194,7 @@ def _text(value: object) -> str:
     try:
         text = str(value)
     except BaseException as error:
-        text = (
-            f"<the message of this {type(value).__name__} cannot be shown: its __str__ raised {type(error).__name__}>"
-        )
+        text = f"<the message of this {type(value).__name__} cannot be shown: its __str__ raised {type(error).__name__}>"
     # Lone surrogates would make the error itself impossible to send as JSON.
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -143,9 +143,7 @@ class Executor:
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            Connection(
-                next(self._ids), LaneSocket(client, self._settings.max_frame), self._dispatcher, self._token
-            ).serve()
+            Connection(next(self._ids), LaneSocket(client, self._settings.max_frame), self._dispatcher, self._token).serve()
         finally:
             self._open -= 1
 

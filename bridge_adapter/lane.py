@@ -6,11 +6,12 @@ frames over a blocking socket; it knows nothing of calls.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ ENVELOPE_DEPTH = 4
 
 _LENGTH = struct.Struct(">I")
 _CHUNK = 64 * 1024
-_pack = msgpack.packb
+_pack: Callable[[int], bytes] = msgpack.packb
 
 
 def wire_limits(limits: Limits) -> Limits:
@@ -204,10 +205,8 @@ class LaneSocket:
 
     def wake(self) -> None:
         """Makes a blocked `receive` return None, from any thread."""
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def close(self) -> None:
         self.wake()

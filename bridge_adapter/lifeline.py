@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -41,10 +42,8 @@ def _kill_children() -> None:
 
 def own_group() -> None:
     """Makes this process the leader of a process group, so that what user code starts can be ended with it."""
-    try:
+    with contextlib.suppress(OSError):  # a session leader already leads its group
         os.setpgid(0, 0)
-    except OSError:
-        pass  # a session leader already leads its group
 
 
 def die_with_parent(on_death: Callable[[], None] | None = None) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import calls
+from bridge_adapter.errors import CallCancelled
 
 if TYPE_CHECKING:
     import asyncio
+    from concurrent.futures import Future
 
 
 class EventLoop:
@@ -35,12 +37,12 @@ class EventLoop:
         call = calls.running()
         if call is None:
             return future.result()
-        with call.while_waiting(future.cancel):
+        with call.while_waiting(lambda: _cancel(future)):
             try:
                 return future.result()
             except (asyncio.CancelledError, asyncio.InvalidStateError):
                 if call.reason is not None:
-                    raise calls.CallCancelled from None
+                    raise CallCancelled from None
                 raise
 
     def on_loop(self) -> bool:
@@ -70,6 +72,10 @@ class EventLoop:
                 self._thread = threading.Thread(target=self._loop.run_forever, name="event loop", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+def _cancel(future: Future[Any]) -> None:
+    future.cancel()
 
 
 async def _next(iterator: Any) -> Any:

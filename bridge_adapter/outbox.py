@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors, lane
-from bridge_adapter.dispatch import STREAM_TOOLS, TOOLS, Context, Dispatcher, Request, from_tool, unknown_tool
+from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool, unknown_tool
+from bridge_adapter.tools import STREAM_TOOLS, TOOLS
 from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:

@@ -44,7 +44,10 @@ class RefStore:
         return len(self._entries)
 
     def add(self, obj: Any, module: str, library: str, serial: int) -> Ref | StreamRef:
-        """The ref of an object: the same one as long as the session holds it. `serial` marks the answer being made: its own refs are not evicted."""
+        """The ref of an object: the same one as long as the session holds it.
+
+        `serial` marks the answer that is being made: it never evicts its own refs.
+        """
         known = self._identities.get(id(obj))
         if known is not None:
             entry = self._entries[known]

@@ -41,7 +41,8 @@ class SessionLock:
                 gate = self._enqueue(call)
         if nested:
             assert call.parent is not None
-            return call.parent.children_lock(SessionLock).acquire(call)
+            children: SessionLock = call.parent.children_lock(SessionLock)
+            return children.acquire(call)
         self._wait(call, gate)
         return self
 
@@ -139,9 +140,7 @@ class Session:
     def configure(self, options: Any) -> None:
         """Takes {"pinned": bool, "concurrent": bool}."""
         if not isinstance(options, dict) or not set(options) <= {"pinned", "concurrent"}:
-            raise InvalidRequest(
-                f'session_options must be {{"pinned": bool, "concurrent": bool}}, not {str(options)[:80]}'
-            )
+            raise InvalidRequest(f'session_options must be {{"pinned": bool, "concurrent": bool}}, not {str(options)[:80]}')
         self.pinned = bool(options.get("pinned", self.pinned))
         self.concurrent = bool(options.get("concurrent", self.concurrent))
         if self.pinned and self.concurrent:

@@ -10,7 +10,7 @@ import struct
 import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -280,9 +280,7 @@ class Unpacker:
         size = len(data)
         limits = self.limits
         if size > limits.frame:
-            raise LimitExceeded(
-                f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame"
-            )
+            raise LimitExceeded(f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame")
         self._containers = self._open_marks = 0
         counted = size > limits.depth  # fewer bytes cannot nest too deep
         bound = min(size, limits.elements)
@@ -344,9 +342,7 @@ class Unpacker:
         try:
             return decode(self, data)
         except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
-            raise DecodeError(
-                f"malformed extension type {code} ({len(data)} bytes): {error}; the sender's encoder is broken"
-            ) from None
+            raise DecodeError(f"malformed extension type {code} ({len(data)} bytes): {error}; the sender's encoder is broken") from None
 
 
 def _malformed(error: ValueError, size: int, limits: Limits) -> CodecError:
@@ -358,14 +354,10 @@ def _malformed(error: ValueError, size: int, limits: Limits) -> CodecError:
             return DecodeError(
                 f"a container claims more elements than the {size} bytes of its message can hold; the message is truncated or forged"
             )
-        return LimitExceeded(
-            f"a container has more elements than max_elements = {limits.elements}; send it in parts or raise max_elements"
-        )
+        return LimitExceeded(f"a container has more elements than max_elements = {limits.elements}; send it in parts or raise max_elements")
     if type(error).__name__ == "ExtraData":
         return DecodeError("bytes are left over after the value; the sender's encoder is broken")
-    return DecodeError(
-        f"malformed MessagePack in a message of {size} bytes: {text or type(error).__name__}; it is truncated or corrupt"
-    )
+    return DecodeError(f"malformed MessagePack in a message of {size} bytes: {text or type(error).__name__}; it is truncated or corrupt")
 
 
 def _read_int(unpacker: Unpacker, data: bytes) -> int:
@@ -380,24 +372,24 @@ def _read_int(unpacker: Unpacker, data: bytes) -> int:
 
 def _read_date(_: Unpacker, data: bytes) -> date:
     year, month, day = _DATE.unpack(data)
-    return _in_range(year, date, year, month, day)
+    return _in_range(date, year, year, month, day)
 
 
 def _read_time(_: Unpacker, data: bytes) -> time:
     hour, minute, second, us, _precision = _TIME.unpack(data)
-    return _in_range(1, time, hour, minute, second, us)
+    return _in_range(time, 1, hour, minute, second, us)
 
 
 def _read_naive(_: Unpacker, data: bytes) -> datetime:
     fields = _NAIVE.unpack(data)
-    return _in_range(fields[0], datetime, *fields[:7])
+    return _in_range(datetime, fields[0], *fields[:7])
 
 
 def _read_datetime(_: Unpacker, data: bytes) -> datetime:
     *fields, _precision, offset, _dst, zone_size = _DATETIME.unpack_from(data)
     rest = data[_DATETIME.size :]
     zone = rest[:zone_size].decode()
-    moment = _in_range(fields[0], datetime, *fields)
+    moment = _in_range(datetime, fields[0], *fields)
     if zone:
         local = _in_zone(moment, zone, timedelta(seconds=offset))
         if local is not None:
@@ -407,9 +399,7 @@ def _read_datetime(_: Unpacker, data: bytes) -> datetime:
     abbreviation = rest[zone_size:].decode()
     fixed: tzinfo = UTC
     if offset or zone:
-        fixed = (
-            timezone(timedelta(seconds=offset), abbreviation) if abbreviation else timezone(timedelta(seconds=offset))
-        )
+        fixed = timezone(timedelta(seconds=offset), abbreviation) if abbreviation else timezone(timedelta(seconds=offset))
     return moment.replace(tzinfo=fixed)
 
 
@@ -428,7 +418,10 @@ def _in_zone(moment: datetime, zone: str, offset: timedelta) -> datetime | None:
     return None
 
 
-def _in_range(year: int, make: Callable[..., Any], *fields: int) -> Any:
+_T = TypeVar("_T")
+
+
+def _in_range(make: Callable[..., _T], year: int, *fields: int) -> _T:
     if not 1 <= year <= 9999:
         raise DecodeError(f"the year {year} is outside Python's range 1 to 9999; send it as text or as a tuple")
     try:
@@ -454,13 +447,9 @@ def _read_set(kind: type[set[Any]] | type[frozenset[Any]], items: list[Any]) -> 
     try:
         value = kind(items[1:])
     except TypeError as error:
-        raise DecodeError(
-            f"a set element cannot be hashed in Python ({error}); use strings, numbers or tuples, or send a list"
-        ) from None
+        raise DecodeError(f"a set element cannot be hashed in Python ({error}); use strings, numbers or tuples, or send a list") from None
     if len(value) != len(items) - 1:
-        raise DecodeError(
-            f"elements of a set are equal in Python ({len(items) - 1} came, {len(value)} are distinct); send a list instead"
-        )
+        raise DecodeError(f"elements of a set are equal in Python ({len(items) - 1} came, {len(value)} are distinct); send a list instead")
     return value
 
 

@@ -27,16 +27,12 @@ def check(value: Any, limits: Limits, error: type[CodecError]) -> None:
             raise LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it")
         elements += sum(map(len, level))
         if elements > limits.elements:
-            raise LimitExceeded(
-                f"the message has more than max_elements = {limits.elements} elements; send it in parts or use an array"
-            )
+            raise LimitExceeded(f"the message has more than max_elements = {limits.elements} elements; send it in parts or use an array")
         deeper: list[Any] = []
         for container in level:
             parts = chain(container, container.values()) if isinstance(container, dict) else container
             if isinstance(container, dict):
-                if not (
-                    _SCALARS.issuperset(map(type, container)) and _SCALARS.issuperset(map(type, container.values()))
-                ):
+                if not (_SCALARS.issuperset(map(type, container)) and _SCALARS.issuperset(map(type, container.values()))):
                     deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
             elif not _SCALARS.issuperset(map(type, container)):
                 deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
@@ -57,9 +53,7 @@ def explain_depth(value: Any, limits: Limits) -> None:
                 continue
             if id(part) in on_path:
                 where = "".join([*path[:8], step]) if len(path) <= 8 else "".join(path[:8]) + "..."
-                raise EncodeError(
-                    f"cycle: the {type(part).__name__} at value{where} contains itself; break the cycle, or keep the object in Python and pass a ref"
-                )
+                raise EncodeError(f"cycle: the {type(part).__name__} at value{where} contains itself; break the cycle, or pass a ref")
             if len(stack) <= 2 * limits.depth:
                 on_path.add(id(part))
                 stack.append((id(part), _parts(part)))
@@ -70,9 +64,7 @@ def explain_depth(value: Any, limits: Limits) -> None:
             stack.pop()
             if path:
                 path.pop()
-    raise LimitExceeded(
-        f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref"
-    )
+    raise LimitExceeded(f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref")
 
 
 def _parts(container: Any) -> Any:

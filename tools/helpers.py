@@ -81,9 +81,7 @@ def _load(file: Path) -> dict[str, Callable[..., Any]]:
         spec.loader.exec_module(module)
         helpers = _named(module)
     except Exception as error:
-        raise ToolError(
-            "helper_load_error", f"Helper file {file} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise ToolError("helper_load_error", f"Helper file {file} cannot be loaded: {type(error).__name__}: {error}") from error
     _loaded[key] = (changed, helpers)
     return helpers
 
@@ -118,8 +116,6 @@ def _parameters(helper: Callable[..., Any]) -> list[dict[str, Any]]:
         if parameter.default is not inspect.Parameter.empty:
             item["default"] = repr(parameter.default)
         if parameter.annotation is not inspect.Parameter.empty:
-            item["annotation"] = (
-                parameter.annotation if isinstance(parameter.annotation, str) else repr(parameter.annotation)
-            )
+            item["annotation"] = parameter.annotation if isinstance(parameter.annotation, str) else repr(parameter.annotation)
         parameters.append(item)
     return parameters

@@ -58,9 +58,7 @@ def _entry(payload: Payload, context: ToolContext) -> RefEntry:
     if entry is None or isinstance(target, (Ref, StreamRef)):
         raise ToolError("invalid_ref", "Invalid SnakeBridge reference payload")
     if stream_type(entry.obj) is None:
-        raise TypeError(
-            f"'{type(entry.obj).__name__}' object is not an iterator; call builtins.iter on it and step through the result"
-        )
+        raise TypeError(f"'{type(entry.obj).__name__}' object is not an iterator; call builtins.iter on it and step through the result")
     return entry
 
 
@@ -116,9 +114,7 @@ def _batch(entry: RefEntry, size: Any, context: ToolContext) -> dict[str, Any]:
 def _unread(entry: RefEntry, count: Any) -> bool:
     last = entry.last_batch or []
     if type(count) is not int or not 0 <= count <= len(last):
-        raise invalid(
-            f"unread must be an integer from 0 to {len(last)} (the size of the last batch), not {str(count)[:40]}"
-        )
+        raise invalid(f"unread must be an integer from 0 to {len(last)} (the size of the last batch), not {str(count)[:40]}")
     if count:
         if entry.unread is None:
             entry.unread = deque()
