@@ -37,9 +37,7 @@ class LaneError(Exception):
 class Worker:
     """An executor process of its own. Use as a context manager: it is ended, by pid, at the end."""
 
-    def __init__(
-        self, env: dict[str, str] | None = None, listen: str | None = None, args: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, env: dict[str, str] | None = None, listen: str | None = None, args: tuple[str, ...] = ()) -> None:
         self.directory = tempfile.mkdtemp(prefix="lane")
         os.chmod(self.directory, 0o700)
         self.started = time.monotonic()
@@ -168,9 +166,7 @@ class Client:
         self.functions[name] = code
         return CallbackRef(name, arity, "<0.1.0>")
 
-    def call(
-        self, module: str, function: str, *args: Any, session: str = "s", timeout_ms: int | None = 20_000, **kwargs: Any
-    ) -> Any:
+    def call(self, module: str, function: str, *args: Any, session: str = "s", timeout_ms: int | None = 20_000, **kwargs: Any) -> Any:
         return self.tool("snakebridge.call", payload(module, function, args, kwargs, session), timeout_ms=timeout_ms)
 
     def method(self, ref: Ref, name: str, *args: Any, session: str | None = None, **kwargs: Any) -> Any:
@@ -180,20 +176,12 @@ class Client:
     def tool(self, tool: str, fields: dict[str, Any], **params: Any) -> Any:
         return self.request("call", {"tool": tool, "payload": fields, "timeout_ms": 20_000, **params})
 
-    def open_stream(
-        self, fields: dict[str, Any], credit: int = 256, tool: str = "snakebridge.stream", **params: Any
-    ) -> int:
+    def open_stream(self, fields: dict[str, Any], credit: int = 256, tool: str = "snakebridge.stream", **params: Any) -> int:
         id = next(self.ids)
-        self.send(
-            lane.request(
-                id, "stream", {"tool": tool, "payload": fields, "credit": credit, "timeout_ms": 20_000, **params}
-            )
-        )
+        self.send(lane.request(id, "stream", {"tool": tool, "payload": fields, "credit": credit, "timeout_ms": 20_000, **params}))
         return id
 
-    def stream(
-        self, module: str, function: str, *args: Any, session: str = "s", credit: int = 256, **kwargs: Any
-    ) -> list[Any]:
+    def stream(self, module: str, function: str, *args: Any, session: str = "s", credit: int = 256, **kwargs: Any) -> list[Any]:
         """All items of a stream, with credit given as they come."""
         id = self.open_stream(payload(module, function, args, kwargs, session), credit)
         items: list[Any] = []
@@ -210,9 +198,7 @@ class Client:
         self.lane.close()
 
 
-def payload(
-    module: str, function: str, args: Any = (), kwargs: dict[str, Any] | None = None, session: str = "s"
-) -> dict[str, Any]:
+def payload(module: str, function: str, args: Any = (), kwargs: dict[str, Any] | None = None, session: str = "s") -> dict[str, Any]:
     """A payload as SnakeBridge makes it."""
     return {
         "protocol_version": 1,

@@ -80,7 +80,8 @@ def attribute(target: Any, path: Any) -> Any:
         for name in path.split("."):
             target = getattr(target, name)
     except AttributeError as error:
-        if error.obj is target and error.name == name:
+        # Not for an AttributeError from inside a property or __getattr__ of the user.
+        if (error.obj is target or error.obj is None) and error.name in (name, None):
             near = difflib.get_close_matches(name, dir(target), n=3)
             if near:
                 error.add_note(f"Did you mean {' or '.join(near)}?")

@@ -1,0 +1,217 @@
+"""User code for the tests: one function per thing that a caller may meet."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+CONSTANT = {"answer": 42}
+log: list[Any] = []
+
+
+class Acc:
+    """A small class with state."""
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+
+    def add(self, n: int) -> int:
+        self.value += n
+        return self.value
+
+    def me(self) -> Acc:
+        return self
+
+    def items(self, n: int) -> Iterator[int]:
+        for i in range(n):
+            yield self.value + i
+
+    @classmethod
+    def of(cls, value: int) -> Acc:
+        return cls(value)
+
+    @property
+    def double(self) -> int:
+        return 2 * self.value
+
+
+class Custom(Exception):
+    """An exception of our own."""
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def kinds(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    return {"args": [type(a).__name__ for a in args], "kwargs": {k: type(v).__name__ for k, v in kwargs.items()}}
+
+
+def raise_it(name: str) -> None:
+    import builtins
+
+    raise getattr(builtins, name)("asked for")
+
+
+def raise_custom() -> None:
+    error = Custom("custom")
+    error.add_note("a note")
+    try:
+        int("x")
+    except ValueError as cause:
+        raise error from cause
+
+
+def recurse(n: int = 0) -> int:
+    return recurse(n + 1)
+
+
+def cyclic() -> list[Any]:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    return loop
+
+
+def deep(n: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(n - 1):
+        value = [value]
+    return value
+
+
+def print_a_lot() -> int:
+    for _ in range(1000):
+        print("noise " * 50)
+    return 7
+
+
+def gen(n: int) -> Iterator[int]:
+    try:
+        yield from range(n)
+    finally:
+        log.append(("closed", n))
+
+
+def gen_forever(name: str) -> Iterator[int]:
+    i = 0
+    try:
+        while True:
+            yield i
+            i += 1
+    finally:
+        log.append(("closed", name))
+
+
+def gen_slow(n: int, seconds: float) -> Iterator[int]:
+    for i in range(n):
+        time.sleep(seconds)
+        yield i
+
+
+def gen_error(n: int) -> Iterator[int]:
+    yield from range(n)
+    raise ValueError("boom mid-stream")
+
+
+def gen_callback(f: Any, n: int) -> Iterator[Any]:
+    for i in range(n):
+        yield f(i)
+
+
+async def coroutine(x: int) -> int:
+    await asyncio.sleep(0.001)
+    return x + 1
+
+
+async def agen(n: int) -> AsyncIterator[int]:
+    try:
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield i
+    finally:
+        log.append(("aclosed", n))
+
+
+async def sleep_async(seconds: float) -> str:
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        log.append("async cancelled")
+        raise
+    return "slept"
+
+
+async def async_callback(f: Any, x: Any) -> Any:
+    return f(x)
+
+
+def spin(seconds: float) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return "spun"
+
+
+def swallow(seconds: float) -> str:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            while time.monotonic() < until:
+                time.sleep(0.05)
+            return "swallowed all"
+        except BaseException:
+            log.append("swallowed")
+
+
+def cleanup_sleep(seconds: float) -> None:
+    try:
+        time.sleep(seconds)
+    finally:
+        log.append("cleaned")
+
+
+def record(x: Any, seconds: float = 0.0) -> int:
+    log.append(("start", x))
+    time.sleep(seconds)
+    log.append(("end", x))
+    return threading.get_ident()
+
+
+def take_log() -> list[Any]:
+    taken = list(log)
+    log.clear()
+    return taken
+
+
+def thread_id() -> int:
+    return threading.get_ident()
+
+
+def apply(f: Any, *args: Any, **kwargs: Any) -> Any:
+    return f(*args, **kwargs)
+
+
+def apply_in_thread(f: Any, x: Any) -> Any:
+    outcome: list[Any] = []
+    thread = threading.Thread(target=lambda: outcome.append(f(x)))
+    thread.start()
+    thread.join()
+    return outcome[0]
+
+
+kept: list[Any] = []
+
+
+def keep(f: Any) -> None:
+    kept.append(f)
+
+
+def call_kept(x: Any) -> Any:
+    return kept[-1](x)
+
+
+def drop_kept() -> None:
+    kept.clear()

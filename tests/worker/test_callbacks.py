@@ -1,0 +1,107 @@
+"""Elixir functions called from Python: nested, from other threads, from coroutines, dropped, failing."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from lane_client import Client, LaneError, Worker, payload
+
+from bridge_adapter import lane
+from bridge_adapter.codec import Ref
+
+
+def test_a_function_is_called_with_its_arguments_and_keywords(client: Client) -> None:
+    add = client.function("add", 2, lambda a, b: a + b)
+    assert client.call("functools", "reduce", add, [1, 2, 3]) == 6
+    keyed = client.function("keyed", 2, lambda a, **kw: [a, kw])
+    assert client.call("sample", "apply", keyed, 1, k=2) == [1, {"k": 2}]
+
+
+def test_the_wrong_arity_is_a_type_error(client: Client) -> None:
+    with pytest.raises(LaneError, match="Callback expected arity 2, got 1"):
+        client.call("sample", "apply", client.function("two", 2, lambda a, b: a), 1)
+
+
+def test_a_function_that_raises_is_a_runtime_error_with_its_text(client: Client) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("boo")
+
+    with pytest.raises(LaneError) as caught:
+        client.call("sample", "apply", client.function("fail", 1, fail), 1)
+    assert (caught.value.fields["type"], caught.value.fields["message"]) == ("RuntimeError", "boo")
+
+
+def test_calls_nest_on_one_connection_to_any_depth(client: Client) -> None:
+    def down(n: int) -> Any:
+        return 0 if n == 0 else 1 + client.call("sample", "apply", client.function("down", 1, down), n - 1)
+
+    assert client.call("sample", "apply", client.function("down", 1, down), 30) == 30
+
+
+def test_opaque_arguments_arrive_as_refs_and_functions_come_back_as_themselves(client: Client) -> None:
+    seen: list[Any] = []
+    function = client.function("see", 1, seen.append)
+    client.call("sample", "apply", function, client.call("sample", "Acc", 3))
+    assert isinstance(seen[0], Ref)
+    assert client.method(seen[0], "add", 1) == 4
+    assert client.call("sample", "identity", function) == function
+
+
+def test_a_function_kept_by_python_works_in_later_calls_and_is_told_when_dropped(client: Client) -> None:
+    client.call("sample", "keep", client.function("kept", 1, lambda x: x * 2))
+    assert client.call("sample", "call_kept", 21) == 42
+    assert "kept" not in client.released
+    client.call("sample", "drop_kept")
+    client.call("math", "sqrt", 4)
+    assert "kept" in client.released
+
+
+def test_other_threads_and_coroutines_call_through_the_control_connection(worker: Worker, client: Client, control: Client) -> None:
+    answered: list[Any] = []
+
+    def serve() -> None:
+        while len(answered) < 2:
+            message = control.receive()
+            assert message is not None
+            if message.kind == lane.REQUEST:
+                answered.append(message.body)
+                control.serve(message)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    control.functions["t"] = lambda x: x + 1
+    function = client.function("t", 1, lambda x: x + 1)
+    assert client.call("sample", "apply_in_thread", function, 1) == 2
+    assert client.call("sample", "async_callback", function, 5) == 6
+    thread.join()
+    assert answered[0]["session"] == "s"
+    assert answered[0]["call"][0] == client.conn
+
+
+def test_a_call_made_elsewhere_on_behalf_of_a_callback_runs_inside_its_session(worker: Worker, client: Client) -> None:
+    other = worker.connect()
+
+    def from_elsewhere(_: Any) -> Any:
+        # What a Task started inside the callback does: another connection, the parent named.
+        return other.tool("snakebridge.call", payload("math", "sqrt", [9]), parent=[client.conn, asking])
+
+    asking = next(client.ids) + 1
+    assert client.call("sample", "apply", client.function("f", 1, from_elsewhere), 0) == 3.0
+    other.close()
+
+
+def test_a_client_that_vanishes_inside_a_callback_ends_the_call(worker: Worker, client: Client) -> None:
+    leaver = worker.connect()
+    client.call("sample", "take_log")
+    leaver.send(
+        lane.request(
+            50, "call", {"tool": "snakebridge.call", "payload": payload("sample", "apply", [leaver.function("f", 1, id), 1], session="v")}
+        )
+    )
+    message = leaver.receive()
+    assert message is not None
+    assert message.name == "callback"
+    leaver.close()
+    assert client.call("math", "sqrt", 4, session="v") == 2.0  # its session is free again

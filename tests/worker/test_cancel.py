@@ -1,0 +1,95 @@
+"""Deadlines and cancellation: what they interrupt, and that nothing else is hit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from lane_client import Client, LaneError, Worker, payload
+
+from bridge_adapter import lane
+
+
+def category(client: Client, function: str, *args: Any, timeout_ms: int = 200) -> str:
+    with pytest.raises(LaneError) as caught:
+        client.call("sample", function, *args, timeout_ms=timeout_ms)
+    return str(caught.value.category)
+
+
+@pytest.mark.parametrize("function", ["cleanup_sleep", "spin", "sleep_async"])
+def test_a_deadline_interrupts_sleeping_spinning_and_async_code(client: Client, function: str) -> None:
+    client.call("sample", "take_log")
+    started = time.monotonic()
+    assert category(client, function, 30) == "timeout"
+    assert time.monotonic() - started < 10
+    log = client.call("sample", "take_log")
+    assert log == {"cleanup_sleep": ["cleaned"], "spin": [], "sleep_async": ["async cancelled"]}[function]
+
+
+def test_a_call_after_a_timeout_on_the_same_connection_is_untouched(client: Client) -> None:
+    for _ in range(20):
+        with pytest.raises(LaneError):
+            client.call("sample", "spin", 5, timeout_ms=1)
+        assert client.call("math", "sqrt", 4) == 2.0
+
+
+def test_deadlines_that_strike_at_the_end_of_a_call_hit_nothing_else(client: Client) -> None:
+    outcomes = set()
+    for _ in range(300):
+        try:
+            outcomes.add(client.call("sample", "spin", 0.002, timeout_ms=2))
+        except LaneError as error:
+            outcomes.add(error.category)
+        assert client.call("sample", "identity", [1]) == [1]
+    assert outcomes <= {"spun", "timeout"}
+
+
+def test_cancel_comes_over_the_control_connection(client: Client, control: Client) -> None:
+    id = 777
+    client.send(lane.request(id, "call", {"tool": "snakebridge.call", "payload": payload("sample", "cleanup_sleep", [30])}))
+    while not (active := control.request("stats", None)["active"]):
+        pass
+    assert active[0][:2] == [client.conn, id]
+    control.send(lane.notification("cancel", [client.conn, id, "caller_down"]))
+    with pytest.raises(LaneError, match="cancelled"):
+        client.answer(id)
+    assert control.request("stats", None)["active"] == []
+
+
+def test_a_call_that_waits_for_its_session_can_be_cancelled(worker: Worker, client: Client) -> None:
+    holder = worker.connect()
+    thread = threading.Thread(target=lambda: holder.call("sample", "record", 0, 1.0, session="held"))
+    thread.start()
+    watch = worker.connect("control")
+    while not watch.request("stats", None)["active"]:
+        pass
+    started = time.monotonic()
+    with pytest.raises(LaneError) as caught:
+        client.call("math", "sqrt", 4, session="held", timeout_ms=100)
+    assert caught.value.category == "timeout"
+    assert time.monotonic() - started < 0.9
+    thread.join()
+    assert client.call("math", "sqrt", 4, session="held") == 2.0
+    holder.close()
+    watch.close()
+
+
+def test_code_that_swallows_the_interruption_is_shown_by_stats(client: Client, control: Client) -> None:
+    client.send(lane.request(9, "call", {"tool": "snakebridge.call", "payload": payload("sample", "swallow", [1.0]), "timeout_ms": 50}))
+    while not any(row[4] == "deadline" for row in control.request("stats", None)["active"]):
+        pass
+    assert client.answer(9) == "swallowed all"
+
+
+def test_a_deadline_passes_through_a_callback(client: Client) -> None:
+    def slow(_: Any) -> None:
+        with pytest.raises(LaneError) as inner:
+            client.call("sample", "cleanup_sleep", 30, timeout_ms=20_000)
+        assert inner.value.category in ("timeout", "cancelled")
+
+    with pytest.raises(LaneError) as caught:
+        client.call("sample", "apply", client.function("slow", 1, slow), 1, timeout_ms=300)
+    assert caught.value.category == "timeout"
+    assert client.call("math", "sqrt", 4) == 2.0
