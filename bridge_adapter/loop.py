@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from _thread import allocate_lock
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from bridge_adapter.errors import CallCancelled
 
 if TYPE_CHECKING:
     import asyncio
-    from concurrent.futures import Future
 
 
 class EventLoop:
@@ -27,23 +27,18 @@ class EventLoop:
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Waits for a coroutine; a cancelled call cancels it."""
-        import asyncio
-
         loop = self._started()
         if self.blocked or threading.current_thread() is self._thread:
             # The loop waits in a callback that called back into Python: only another loop can serve this.
             return _run_elsewhere(coroutine)
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        waiter = _Waiter(coroutine, loop)
         call = calls.running()
         if call is None:
-            return future.result()
-        with call.while_waiting(lambda: _cancel(future)):
-            try:
-                return future.result()
-            except (asyncio.CancelledError, asyncio.InvalidStateError):
-                if call.reason is not None:
-                    raise CallCancelled from None
-                raise
+            waiter.wait()
+        else:
+            with call.while_waiting(waiter.cancel):
+                waiter.wait()
+        return waiter.result()
 
     def on_loop(self) -> bool:
         """True on the loop's own thread."""
@@ -74,8 +69,42 @@ class EventLoop:
             return self._loop
 
 
-def _cancel(future: Future[Any]) -> None:
-    future.cancel()
+class _Waiter:
+    """A thread that waits for a coroutine on the loop. Cancelling waits for the coroutine's own cleanup."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._done = allocate_lock()
+        self._done.acquire()
+        loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(lambda _: self._done.release())
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def wait(self) -> None:
+        self._done.acquire()
+
+    def result(self) -> Any:
+        import asyncio
+
+        assert self._task is not None
+        try:
+            return self._task.result()
+        except asyncio.CancelledError:
+            call = calls.running()
+            if call is not None and call.reason is not None:
+                raise CallCancelled from None
+            raise
 
 
 async def _next(iterator: Any) -> Any:

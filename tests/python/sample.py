@@ -160,7 +160,7 @@ def swallow(seconds: float) -> str:
     while True:
         try:
             while time.monotonic() < until:
-                time.sleep(0.05)
+                pass
             return "swallowed all"
         except BaseException:
             log.append("swallowed")
