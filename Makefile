@@ -1,0 +1,36 @@
+# make demo: set up what is missing and run the demo.   make test: set up and run every test, Python and Elixir.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export LC_ALL ?= C.UTF-8
+PY := .venv/bin/python
+
+.PHONY: setup demo test lint bench clean proto
+
+setup:
+	@.ci/setup
+
+demo: setup
+	@mix run examples/demo.exs
+
+test: lint
+	$(PY) -m pytest
+	mix test
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy -p bridge_adapter -p bench
+	mix format --check-formatted
+	mix compile --warnings-as-errors
+
+bench: setup
+	@$(PY) -m bench all
+
+# Writes the generated half of bridge_adapter/proto anew; needed only after a change of the .proto file.
+proto: setup
+	cd bridge_adapter/proto && ../../$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. snakepit_bridge.proto
+	sed -i 's/^import snakepit_bridge_pb2 as/from bridge_adapter.proto import snakepit_bridge_pb2 as/' bridge_adapter/proto/snakepit_bridge_pb2_grpc.py
+
+clean:
+	rm -rf .venv _build out bench/results dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis erl_crash.dump
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
