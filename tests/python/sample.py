@@ -215,3 +215,24 @@ def call_kept(x: Any) -> Any:
 
 def drop_kept() -> None:
     kept.clear()
+
+
+def hold_gil(seconds: int) -> None:
+    import ctypes
+
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+def start_child() -> int:
+    import subprocess
+
+    return subprocess.Popen(["sleep", "600"]).pid
+
+
+def fork_and_wait() -> int:
+    import os
+
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
