@@ -25,3 +25,9 @@ class LimitExceeded(CodecError):
     """A message is deeper, larger or longer than a limit allows."""
 
     category = "limit_exceeded"
+
+
+class InvalidRef(DecodeError):
+    """A ref came in without what makes it one: `SnakeBridge reference missing id` or `Invalid SnakeBridge reference payload`."""
+
+    category = "invalid_ref"

@@ -1,0 +1,329 @@
+"""Writes values as `tagged` JSON text (docs/types.md): the encoding half of `tagged.py`.
+
+A class is added by one row in `LEAVES` (a function that returns its text) or in `BRANCHES` (a generator that writes a container and hands
+out the members that are containers again). Nothing recurses, so the nesting of a value and the stack of the caller never meet.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime, time
+from json.encoder import encode_basestring as quote
+from typing import Any
+
+from . import digits, shape
+from .errors import EncodeError, LimitExceeded
+from .limits import Limits
+from .types import Atom, Binary, CallbackRef, Ref, Resolver, StreamRef
+
+
+class Writer:
+    """One value being written. Containers are generators that write themselves and hand out what is a container again."""
+
+    __slots__ = ("_elements", "_parts", "limits", "resolver", "write")
+
+    def __init__(self, resolver: Resolver, limits: Limits) -> None:
+        self.resolver = resolver
+        self.limits = limits
+        self._elements = 0
+        self._parts: list[str] = []
+        self.write = self._parts.append
+
+    def text(self, value: Any) -> str:
+        leaf = LEAVES.get(type(value))
+        if leaf is not None:
+            return leaf(self, value)
+        open_containers: list[Iterator[Any]] = []
+        deepest = self.limits.depth
+        child = value
+        while True:
+            leaf, branch = _form_of(type(child))
+            if branch is None:
+                self.write(leaf(self, child))
+            else:
+                open_containers.append(branch(self, child))
+                if len(open_containers) > deepest:
+                    shape.explain_depth(value, self.limits)
+            while open_containers:
+                try:
+                    child = next(open_containers[-1])
+                    break
+                except StopIteration:
+                    open_containers.pop()
+            else:
+                return "".join(self._parts)
+
+    def elements(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Writes items with commas between them."""
+        write = self.write
+        comma = False
+        for item in items:
+            if comma:
+                write(",")
+            comma = True
+            leaf = LEAVES.get(type(item))
+            if leaf is None:
+                yield item
+            else:
+                write(leaf(self, item))
+
+    def count(self, elements: int) -> None:
+        self._elements += elements
+        if self._elements > self.limits.elements:
+            raise LimitExceeded(
+                f"the value has more than max_elements = {self.limits.elements} elements; send it in parts, or keep it in Python"
+            )
+
+
+_Leaf = Callable[[Writer, Any], str]
+_Branch = Callable[[Writer, Any], Iterator[Any]]
+
+_SPECIAL = {
+    name: f'{{"__type__":"special_float","__schema__":1,"value":"{value}"}}'
+    for name, value in (("nan", "nan"), ("inf", "infinity"), ("-inf", "neg_infinity"))
+}
+
+
+def _opaque(writer: Writer, value: Any) -> str:
+    return _record(writer, writer.resolver.opaque(value))
+
+
+def _record(_: Writer, ref: Ref | StreamRef | CallbackRef) -> str:
+    if isinstance(ref, CallbackRef):
+        return f'{{"__type__":"callback","__schema__":1,"ref_id":{quote(ref.id)},"pid":{quote(ref.owner)},"arity":{ref.arity}}}'
+    tag, stream = ("stream_ref", f'"stream_type":{quote(ref.stream_type)},') if isinstance(ref, StreamRef) else ("ref", "")
+    name = quote(ref.type_name)
+    return (
+        f'{{"__type__":"{tag}","__schema__":1,"id":{quote(ref.id)},"session_id":{quote(ref.session)},"python_module":{quote(ref.module)},'
+        f'"library":{quote(ref.library)},{stream}"type_name":{name},"__type_name__":{name}}}'
+    )
+
+
+def _int(writer: Writer, value: int) -> str:
+    bits = int.bit_length(value)
+    if bits <= digits.DIRECT_BITS and bits <= writer.limits.int_bits:
+        return int.__repr__(value)
+    limit = writer.limits.int_bits
+    if bits > limit:
+        raise LimitExceeded(f"an integer of {bits} bits is larger than max_int_bits = {limit}; send it as bytes or as text")
+    return digits.to_text(int.__int__(value))
+
+
+def _float(_: Writer, value: float) -> str:
+    text = float.__repr__(value)
+    return _SPECIAL.get(text, text)
+
+
+def _is_text(value: str) -> bool:
+    """Whether a str can be sent as text: not when it has lone surrogates."""
+    if str.isascii(value):
+        return True
+    try:
+        str.encode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _str(writer: Writer, value: str) -> str:
+    return quote(value) if _is_text(value) else _opaque(writer, value)
+
+
+def _atom(writer: Writer, value: Atom) -> str:
+    return f'{{"__type__":"atom","__schema__":1,"value":{quote(value)}}}' if _is_text(value) else _opaque(writer, value)
+
+
+def _bytes(_: Writer, value: bytes | bytearray | memoryview) -> str:
+    data = value.tobytes() if isinstance(value, memoryview) else value
+    return f'{{"__type__":"bytes","__schema__":1,"data":"{binascii.b2a_base64(data, newline=False).decode()}"}}'
+
+
+def _complex(writer: Writer, value: complex) -> str:
+    if not (math.isfinite(value.real) and math.isfinite(value.imag)):
+        return _opaque(writer, value)
+    return f'{{"__type__":"complex","__schema__":1,"real":{value.real!r},"imag":{value.imag!r}}}'
+
+
+def _date(_: Writer, value: date) -> str:
+    return f'{{"__type__":"date","__schema__":1,"value":"{value.isoformat()}"}}'
+
+
+def _time(writer: Writer, value: time) -> str:
+    if value.tzinfo is not None or value.fold:
+        return _opaque(writer, value)
+    return f'{{"__type__":"time","__schema__":1,"value":"{value.isoformat()}"}}'
+
+
+def _datetime(writer: Writer, value: datetime) -> str:
+    if value.tzinfo is None:
+        exact = not value.fold
+    else:
+        offset = value.utcoffset()
+        exact = offset is not None and not offset.seconds % 60 and not offset.microseconds  # Elixir reads hours and minutes
+    return f'{{"__type__":"datetime","__schema__":1,"value":"{value.isoformat()}"}}' if exact else _opaque(writer, value)
+
+
+def _numpy_scalar(writer: Writer, value: Any) -> str:
+    plain = value.item()
+    leaf = LEAVES[type(plain)] if type(plain) in (bool, int, float, complex) else _opaque
+    return leaf(writer, plain if leaf is not _opaque else value)
+
+
+def _list(writer: Writer, value: list[Any]) -> Iterator[Any]:
+    items = list.__getitem__(value, slice(None))  # a copy: the resolver may run other code in between
+    writer.count(len(items))
+    text = _uniform(writer, items)
+    if text is not None:
+        writer.write(f"[{text}]")
+        return
+    writer.write("[")
+    yield from writer.elements(items)
+    writer.write("]")
+
+
+def _uniform(writer: Writer, items: list[Any]) -> str | None:
+    """The text of many items of one class at C speed. None when they are not that simple."""
+    if len(items) < 8:
+        return None
+    kinds = set(map(type, items))
+    if kinds == {float}:
+        text = ",".join(map(float.__repr__, items))
+        return None if "n" in text else text  # nan and inf
+    if kinds == {int}:
+        bits = max(max(items).bit_length(), min(items).bit_length())
+        return ",".join(map(int.__repr__, items)) if bits <= min(digits.DIRECT_BITS, writer.limits.int_bits) else None
+    if kinds == {str} and all(map(str.isascii, items)):
+        return ",".join(map(quote, items))
+    return None
+
+
+def _tagged_elements(tag: str, members: Callable[[Any], Iterator[Any]]) -> _Branch:
+    head = f'{{"__type__":"{tag}","__schema__":1,"elements":['
+
+    def write_elements(writer: Writer, value: Any) -> Iterator[Any]:
+        items = list(members(value))
+        writer.count(len(items))
+        writer.write(head)
+        yield from writer.elements(items)
+        writer.write("]}")
+
+    return write_elements
+
+
+def _dict(writer: Writer, value: dict[Any, Any]) -> Iterator[Any]:
+    items = list(dict.items(value))
+    writer.count(len(items))
+    if _is_object(value, items):
+        yield from _object(writer, items)
+        return
+    writer.write('{"__type__":"dict","__schema__":1,"pairs":[')
+    comma = "["
+    for pair in items:
+        writer.write(comma)
+        comma = ",["
+        yield from writer.elements(pair)
+        writer.write("]")
+    writer.write("]}")
+
+
+def _object(writer: Writer, items: list[tuple[str, Any]]) -> Iterator[Any]:
+    write = writer.write
+    opening = "{"
+    for key, item in items:
+        leaf = LEAVES.get(type(item))
+        if leaf is None:
+            write(f"{opening}{quote(key)}:")
+            yield item
+        else:
+            write(f"{opening}{quote(key)}:{leaf(writer, item)}")
+        opening = ","
+    write("}" if items else "{}")
+
+
+def _is_object(value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:
+    """Whether a dict can be a plain JSON object: text keys, and none by which a decoder would take it for something else."""
+    if dict.__contains__(value, "__type__") or dict.__contains__(value, "__snakebridge_ref__"):
+        return False
+    if dict.__contains__(value, "id") and (dict.__contains__(value, "session_id") or dict.__contains__(value, "ref_id")):
+        return False
+    subclasses = False
+    for key, _ in items:
+        if type(key) is not str:
+            if not isinstance(key, str) or type(key) is Atom:
+                return False
+            subclasses = True
+        if not _is_text(key):
+            return False
+    if subclasses:
+        _check_distinct([str.__str__(key) for key, _ in items])
+    return True
+
+
+def _check_distinct(keys: list[str]) -> None:
+    if len(set(keys)) != len(keys):
+        double = next(key for index, key in enumerate(keys) if key in keys[:index])
+        raise EncodeError(f"two keys of a dict are the same text {ascii(double)[:80]} outside Python; send a list of pairs instead")
+
+
+LEAVES: dict[type, _Leaf] = {
+    type(None): lambda _, value: "null",
+    bool: lambda _, value: "true" if value else "false",
+    int: _int,
+    float: _float,
+    str: _str,
+    Atom: _atom,
+    bytes: _bytes,
+    bytearray: _bytes,
+    memoryview: _bytes,
+    Binary: _bytes,
+    complex: _complex,
+    datetime: _datetime,
+    date: _date,
+    time: _time,
+    Ref: _record,
+    StreamRef: _record,
+    CallbackRef: _record,
+}
+BRANCHES: dict[type, _Branch] = {
+    list: _list,
+    dict: _dict,
+    tuple: _tagged_elements("tuple", tuple.__iter__),
+    set: _tagged_elements("set", set.__iter__),
+    frozenset: _tagged_elements("frozenset", frozenset.__iter__),
+}
+
+# Subclasses of these travel as their base value (docs/types.md, "canonical"); a subclass of anything else may hold more than we know of.
+_CANONICAL_LEAVES = (str, int, float, bytes, bytearray, complex)
+_KNOWN_CLASSES = 4096
+
+
+def _form_of(cls: type) -> tuple[_Leaf, _Branch | None]:
+    """How instances of a class are written: as a branch, or else as the leaf. Remembered, unless the class may be thrown away again."""
+    branch = BRANCHES.get(cls)
+    if branch is not None:
+        return _opaque, branch
+    leaf = LEAVES.get(cls)
+    if leaf is not None:
+        return leaf, None
+    leaf, branch = _choose_form(cls)
+    if len(LEAVES) + len(BRANCHES) < _KNOWN_CLASSES:
+        if branch is None:
+            LEAVES[cls] = leaf
+        else:
+            BRANCHES[cls] = branch
+    return leaf, branch
+
+
+def _choose_form(cls: type) -> tuple[_Leaf, _Branch | None]:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(cls, (numpy.number, numpy.bool_)):
+        return _numpy_scalar, None
+    for base in cls.__mro__:
+        if base in _CANONICAL_LEAVES:
+            return LEAVES[base], None
+        if base in (list, dict, tuple, set, frozenset):
+            return _opaque, BRANCHES[base]
+    return _opaque, None

@@ -1,0 +1,45 @@
+"""Equality as the codec promises it: equal and of the same type, all the way down; -0.0 and NaN included."""
+
+from __future__ import annotations
+
+import struct
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two values are the same value of the same type."""
+    if type(left) is not type(right):
+        return False
+    match left:
+        case float():
+            return struct.pack(">d", left) == struct.pack(">d", right) or (left != left and right != right)
+        case complex():
+            return same(left.real, right.real) and same(left.imag, right.imag)
+        case datetime():
+            return (
+                left.replace(tzinfo=None) == right.replace(tzinfo=None)
+                and left.fold == right.fold
+                and left.utcoffset() == right.utcoffset()
+                and type(left.tzinfo) is type(right.tzinfo)
+                and str(left.tzinfo) == str(right.tzinfo)
+            )
+        case list() | tuple():
+            return len(left) == len(right) and all(map(same, left, right))
+        case dict():
+            return len(left) == len(right) and all(
+                same(a, b) and same(left[a], right[b]) for a, b in zip(left, right, strict=True)
+            )
+        case set() | frozenset():
+            rest = list(right)
+            for item in left:
+                match = next((other for other in rest if same(item, other)), None)
+                if match is None and not any(other is None and item is None for other in rest):
+                    return False
+                rest.remove(match)
+            return not rest
+        case np.ndarray():
+            return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+    return bool(left == right)
