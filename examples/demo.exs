@@ -1,0 +1,161 @@
+# The whole of it in one program: values, a class in a session, a lazy stream, a callback, and a real job that reports as it goes.
+#
+#     make demo            or: mix run examples/demo.exs [--cancel-after BLOCKS]
+
+defmodule Demo do
+  @moduledoc false
+
+  @out "out"
+  @width 28
+
+  def run(args) do
+    {options, _, _} = OptionParser.parse(args, strict: [cancel_after: :integer])
+    {us, _} = :timer.tc(fn -> Enum.each(parts(options), &part/1) end)
+    IO.puts("\nDone in #{Float.round(us / 1.0e6, 1)} s.")
+  end
+
+  defp parts(options) do
+    [
+      {"Values: out to Python and back, equal and of the same type", &values/0},
+      {"A class, its methods and attributes, in a session", &session/0},
+      {"A lazy stream: Python counts forever, Elixir takes what it wants", &stream/0},
+      {"A callback: Python calls Elixir, which calls Python", &callback/0},
+      {"Restoring a photograph with JAX, watched from Elixir", fn -> restore(options) end}
+    ]
+  end
+
+  defp part({title, code}) do
+    IO.puts("\n#{IO.ANSI.bright()}#{title}#{IO.ANSI.reset()}")
+    code.()
+  end
+
+  # --- values ---
+
+  defp values do
+    for {term, note} <- samples() do
+      # copy.copy hands a value back; type() of it tells what Python saw.
+      back = SnakeBridge.call!("copy", "copy", [term])
+      seen = SnakeBridge.call!("builtins", "type", [term]) |> SnakeBridge.get_attr!("__name__")
+      mark = if back === term, do: "same", else: "CHANGED to #{inspect(back)}"
+      shown = inspect(term, limit: 3, printable_limit: 18) |> String.slice(0, 44)
+      IO.puts("  #{String.pad_trailing(shown, 46)} #{String.pad_trailing(seen, 10)} #{String.pad_trailing(note, 22)} #{mark}")
+    end
+  end
+
+  defp samples do
+    [
+      {nil, "null is null"},
+      {2 ** 200, "integers of any size"},
+      {-0.0, "signed zero"},
+      {:infinity, "special floats"},
+      {"grün", "text"},
+      {SnakeBridge.bytes(<<0, 255>>), "bytes"},
+      {<<255, 254>>, "not UTF-8"},
+      {:some_atom, "an atom, and a str"},
+      {[a: 1, b: 2], "a keyword list"},
+      {{1, {2, 3}}, "tuples"},
+      {%{1 => "int key", {1, 2} => "tuple key"}, "maps with any keys"},
+      {MapSet.new([1, 2, 3]), "sets"},
+      {~U[2026-01-02 03:04:05.000006Z], "aware datetime"},
+      {~N[2026-01-02 03:04:05], "naive datetime"},
+      {~D[2026-01-02], "date"},
+      {%SnakeBridge.Complex{real: 1.5, imag: -2.0}, "complex"},
+      {%SnakeBridge.Tensor{dtype: "float32", shape: {2}, data: <<0.5::float-32-little, 1.5::float-32-little>>}, "numpy array"}
+    ]
+  end
+
+  # --- a session ---
+
+  defp session do
+    {:ok, session} = SnakeBridge.create_session()
+
+    SnakeBridge.in_session(session, fn ->
+      iq = SnakeBridge.call!("statistics", "NormalDist", [100, 15])
+      IO.puts("  #{inspect(iq)}  (the object stays in Python)")
+      IO.puts("  mean      #{SnakeBridge.get_attr!(iq, :mean)}")
+      IO.puts("  cdf(130)  #{Float.round(SnakeBridge.call_method!(iq, :cdf, [130]), 4)}")
+
+      note = SnakeBridge.call!("types", "SimpleNamespace", [], title: "draft")
+      :ok = SnakeBridge.set_attr(note, :title, "final")
+      IO.puts("  title     #{SnakeBridge.get_attr!(note, :title)}  (set from Elixir)")
+    end)
+
+    :ok = SnakeBridge.close_session(session)
+    IO.puts("  session closed, its objects are gone")
+  end
+
+  # --- a stream ---
+
+  defp stream do
+    taken =
+      SnakeBridge.stream("itertools", "count", [1])
+      |> Stream.map(&(&1 * &1))
+      |> Stream.filter(&(rem(&1, 7) == 2))
+      |> Enum.take(8)
+
+    IO.puts("  #{inspect(taken)}")
+  end
+
+  # --- a callback ---
+
+  defp callback do
+    add_root = fn total, x -> total + SnakeBridge.call!("math", "sqrt", [x]) end
+    sum = SnakeBridge.call!("functools", "reduce", [add_root, [1, 4, 9, 16], 0])
+    IO.puts("  functools.reduce(&(total + math.sqrt(x)), [1, 4, 9, 16])  =  #{sum}")
+  end
+
+  # --- the main job ---
+
+  defp restore(options) do
+    flow = "bridge_adapter.kernels.flow"
+    long = [timeout: 60_000]
+    photo = SnakeBridge.call!("skimage.data", "camera", [], __runtime__: long)
+    clean = SnakeBridge.call!("numpy", "divide", [photo, 255.0])
+    blurred = SnakeBridge.call!(flow, "degrade", [clean, 2.0, 0.02], seed: 7, __runtime__: long)
+    before = SnakeBridge.call!(flow, "psnr", [blurred, clean])
+    IO.puts("  skimage.data.camera(), 512 x 512, blurred (sigma 2.0) and noised (sigma 0.02): #{db(before)}")
+    IO.puts("  minimising 1/2 |k*x - y|^2 + lambda TV(x) by FISTA, one jitted block of steps between reports\n")
+
+    progress = fn info ->
+      draw(info, before)
+      if info["block"] >= Keyword.get(options, :cancel_after, 1_000_000), do: :cancel, else: :continue
+    end
+
+    result =
+      SnakeBridge.call!(flow, "restore", [blurred],
+        blur_sigma: 2.0,
+        block: 4,
+        reference: clean,
+        on_progress: progress,
+        __runtime__: [timeout: 120_000]
+      )
+
+    IO.puts("\n")
+    path = save(flow, clean, blurred, result)
+    gain = result["psnr"] - before
+    IO.puts("  stopped: #{result["stopped"]} after #{result["iteration"]} iterations on #{result["device"]}, #{Float.round(result["elapsed_s"], 2)} s")
+    IO.puts("  PSNR #{db(before)} -> #{db(result["psnr"])}, gain #{IO.ANSI.bright()}+#{db(gain)}#{IO.ANSI.reset()}")
+    IO.puts("  before, after, difference: #{path}")
+    unless Keyword.has_key?(options, :cancel_after) or gain > 1.5, do: raise("the restoration gained only #{db(gain)}")
+  end
+
+  defp draw(info, before) do
+    share = info["iteration"] / info["iterations"]
+    full = round(share * @width)
+    bar = String.duplicate("#", full) <> String.duplicate("-", @width - full)
+    energy = :io_lib.format("~.4f", [info["energy"]])
+    IO.write("\r  [#{bar}] #{info["iteration"]}/#{info["iterations"]}  energy #{energy}  PSNR #{db(info["psnr"])} (+#{db(info["psnr"] - before)})  ")
+  end
+
+  defp save(flow, clean, blurred, result) do
+    File.mkdir_p!(@out)
+    difference = SnakeBridge.call!(flow, "difference", [result["image"], clean])
+    images = [blurred, result["image"], difference]
+    titles = ["blurred and noised", "restored", "error x 4"]
+    SnakeBridge.call!(flow, "save_panel", [Path.expand("#{@out}/restoration.png"), images], titles: titles)
+  end
+
+  defp db(value), do: "#{:io_lib.format("~.2f", [value])} dB"
+end
+
+Demo.run(System.argv())
