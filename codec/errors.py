@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 class CodecError(Exception):
-    """Base of every codec error."""
+    """Base of every codec error. Callers outside see a ValueError: they cannot import this class."""
 
     category = "encode_error"
+    wire_type = "ValueError"
 
 
 class EncodeError(CodecError):

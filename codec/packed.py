@@ -47,7 +47,7 @@ class Packer:
         """The packed bytes of a value. Raises EncodeError or LimitExceeded; never changes the value."""
         try:
             data: bytes = self._packer.pack(value)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, BufferError):  # lone surrogates, or a memoryview with gaps
             shape.check(value, self.limits, EncodeError)
             data = self._packer.pack(_escape_text(value))
         except ValueError as error:
@@ -105,7 +105,8 @@ def _int(packer: Packer, value: int) -> Any:
         raise LimitExceeded(
             f"an integer of {bits} bits is larger than max_int_bits = {packer.limits.int_bits}; send it as bytes or as text"
         )
-    return _Ext(INT, value.to_bytes(bits // 8 + 1, "big", signed=True))
+    size = (value if value > 0 else ~value).bit_length() // 8 + 1
+    return _Ext(INT, value.to_bytes(size, "big", signed=True))
 
 
 def _complex(_: Packer, value: complex) -> Any:
@@ -218,8 +219,10 @@ def _choose_encoder(cls: type) -> _Encoder:
 
 
 def _escape_text(value: Any) -> Any:
-    """A copy in which strings with lone surrogates are TEXT leaves. Only made when a plain pass met one."""
+    """A copy in which strings with lone surrogates are TEXT leaves and memoryviews bytes. Only made when a plain pass met such."""
     match value:
+        case memoryview():
+            return value.tobytes()
         case str():
             try:
                 value.encode()
