@@ -13,9 +13,12 @@ from typing import Any
 from . import deep_json
 from .errors import DecodeError, LimitExceeded
 from .limits import DEFAULT, Limits
-from .tagged_reader import Plain, Reader, finite, refuse_constant, too_deep, unique
+from .tagged_reader import TAGS, Plain, Reader, finite, refuse_constant, too_deep, unique
 from .tagged_writer import Writer
 from .types import PlainResolver, Resolver
+
+
+__all__ = ["TAGS", "decode", "dumps", "encode", "loads"]
 
 
 def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> bytes:
@@ -85,7 +88,8 @@ def _read(data: bytes, nesting: int, elements: int, reader: Plain) -> Any:
         text = data.decode()
         if nesting <= _SHALLOW and nesting <= limits.depth:
             try:
-                return _decoder(reader, reader.object).decode(text)
+                flat = b"{" not in data and limits.int_bits >= DEFAULT.int_bits
+                return (_FLAT if flat else _decoder(reader, reader.object)).decode(text)
             except RecursionError:  # the caller has used up the stack
                 pass
             except ValueError as error:
@@ -104,3 +108,7 @@ def _decoder(reader: Plain, make_object: Callable[[list[tuple[str, Any]]], Any],
     if reader.limits.int_bits < DEFAULT.int_bits:
         integer = reader.integer
     return JSONDecoder(object_pairs_hook=make_object, parse_int=integer, parse_float=finite, parse_constant=refuse_constant)
+
+
+# For texts without objects, as most parameters of a call are: there are no tags in them, and a decoder costs more than such a text.
+_FLAT = JSONDecoder(parse_float=finite, parse_constant=refuse_constant)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from typing import Any
@@ -30,11 +31,11 @@ def refuse_constant(name: str) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of a JSON object, whose keys must differ."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for index, key in enumerate(keys) if key in keys[:index])
-        raise DecodeError(f'the key {ascii(double)[:80]} comes twice in one map; in Elixir, :a and "a" are two keys, in JSON they are one')
+        double, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise DecodeError(f'the key {ascii(double)[:80]} comes twice in one map; the keys :a and "a" of Elixir are one key in JSON')
     return fields
 
 
@@ -119,10 +120,10 @@ class Reader(Plain):
             else:
                 open_nodes.pop()
                 levels = node.deepest + _levels(node.node)
-                if levels > depth:
-                    raise too_deep(self.limits)
                 value = self.object(list(zip(node.node, node.done, strict=True))) if isinstance(node.node, dict) else node.done
                 if not open_nodes:
+                    if levels > depth:
+                        raise too_deep(self.limits)
                     return value
                 outer = open_nodes[-1]
                 outer.done.append(value)

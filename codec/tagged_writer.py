@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time
 from json.encoder import encode_basestring as quote
@@ -264,7 +265,7 @@ def _is_object(value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:
 
 def _check_distinct(keys: list[str]) -> None:
     if len(set(keys)) != len(keys):
-        double = next(key for index, key in enumerate(keys) if key in keys[:index])
+        double, _ = Counter(keys).most_common(1)[0]
         raise EncodeError(f"two keys of a dict are the same text {ascii(double)[:80]} outside Python; send a list of pairs instead")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ def same(left: Any, right: Any) -> bool:
         return False
     match left:
         case float():
-            return struct.pack(">d", left) == struct.pack(">d", right) or (left != left and right != right)
+            return struct.pack(">d", left) == struct.pack(">d", right) or (math.isnan(left) and math.isnan(right))
         case complex():
             return same(left.real, right.real) and same(left.imag, right.imag)
         case datetime():
@@ -30,15 +31,15 @@ def same(left: Any, right: Any) -> bool:
             return len(left) == len(right) and all(map(same, left, right))
         case dict():
             return len(left) == len(right) and all(
-                same(a, b) and same(left[a], right[b]) for a, b in zip(left, right, strict=True)
+                same(a, b) and same(x, y) for (a, x), (b, y) in zip(left.items(), right.items(), strict=True)
             )
         case set() | frozenset():
             rest = list(right)
             for item in left:
-                match = next((other for other in rest if same(item, other)), None)
-                if match is None and not any(other is None and item is None for other in rest):
+                twin = next((index for index, other in enumerate(rest) if same(item, other)), None)
+                if twin is None:
                     return False
-                rest.remove(match)
+                rest.pop(twin)
             return not rest
         case np.ndarray():
             return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()

@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exactness import same
 
 from bridge_adapter.codec import Atom, Binary, CallbackRef, Ref, StreamRef, packed, tagged
 
-from exactness import same
-
 FAMILIES = sorted((Path(__file__).parents[2] / "codec" / "vectors").glob("*.json"))
 VECTORS = {
-    f"{path.stem}: {vector['name']}": vector
-    for path in FAMILIES
-    for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]
+    f"{path.stem}: {vector['name']}": vector for path in FAMILIES for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]
 }
 SCOPE = {
     "Atom": Atom,

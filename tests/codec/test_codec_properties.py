@@ -1,0 +1,151 @@
+"""Round trips of generated values through both codecs: equal, and of the same type."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import zoneinfo
+from datetime import timedelta, timezone
+from typing import Any
+
+from exactness import same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from shelf import Shelf
+
+from bridge_adapter.codec import Atom, Binary, CodecError, Ref, deep_json, tagged
+from bridge_adapter.codec.packed import Packer, Unpacker
+
+WHOLE_MINUTES = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+ZONES = st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"]).map(zoneinfo.ZoneInfo)
+TEXT = st.text(st.characters(codec=None))  # lone surrogates too
+NAIVE = st.datetimes().map(lambda moment: moment.replace(fold=0))
+
+HASHABLE_LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(2**300), 2**300)
+    | st.floats(allow_nan=False)
+    | TEXT
+    | st.binary(max_size=40)
+    | st.complex_numbers(allow_nan=False)
+    | st.dates()
+    | st.times().map(lambda moment: moment.replace(fold=0))
+    | NAIVE
+    | st.datetimes(timezones=WHOLE_MINUTES)
+)
+PACKED_ONLY = (
+    st.text().map(Atom)
+    | st.binary(max_size=20).map(Binary)
+    | st.datetimes(timezones=ZONES)
+    | npst.arrays(st.sampled_from(["bool", "int8", "uint64", "float16", "float32", "complex128"]), npst.array_shapes(min_dims=0))
+)
+KEYS = st.recursive(HASHABLE_LEAVES, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=3)
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return (
+        st.lists(inner, max_size=12)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["__type__", "id", "session_id", "ref_id", "__snakebridge_ref__", "x"]), inner, max_size=3)
+        | st.sets(KEYS, max_size=3)
+        | st.frozensets(KEYS, max_size=3)
+    )
+
+
+NAN = st.just(math.nan)
+VALUES = st.recursive(HASHABLE_LEAVES | NAN, containers, max_leaves=25)
+PACKED_VALUES = st.recursive(HASHABLE_LEAVES | NAN | PACKED_ONLY, containers, max_leaves=25)
+
+
+@given(PACKED_VALUES)
+@settings(max_examples=400, deadline=None)
+def test_packed_gives_back_the_same_value(value: Any) -> None:
+    shelf = Shelf()
+    assert same(Unpacker(shelf).unpack(Packer(shelf).pack(value)), value)
+
+
+@given(VALUES)
+@settings(max_examples=400, deadline=None)
+def test_tagged_gives_back_the_same_value(value: Any) -> None:
+    shelf = Shelf()
+    text = tagged.dumps(value, shelf)
+    assert same(tagged.loads(text, shelf), value)
+    structure = tagged.encode(value, shelf)
+    assert json.dumps(structure, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() == text
+    assert same(tagged.decode(structure, shelf), value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON, st.sampled_from([None, 1]), st.integers(0, 200), st.text('[]{},:"\\ 019ntf', max_size=3))
+@settings(max_examples=400, deadline=None)
+def test_deep_json_reads_what_the_standard_parser_reads(value: Any, indent: int | None, at: int, noise: str) -> None:
+    text = json.dumps(value, indent=indent)
+    decoder = json.JSONDecoder(object_pairs_hook=dict)
+    for candidate in (text, text[:at] + noise + text[at:], text[:at]):
+        try:
+            expected = decoder.decode(candidate)
+        except json.JSONDecodeError:
+            expected = json.JSONDecodeError
+        try:
+            came = deep_json.loads(candidate, decoder)
+        except json.JSONDecodeError:
+            came = json.JSONDecodeError
+        assert repr(came) == repr(expected)
+
+
+@given(JSON)
+@settings(deadline=None)
+def test_the_survey_counts_levels_and_elements(value: Any) -> None:
+    def levels(node: Any) -> int:
+        children = node.values() if isinstance(node, dict) else node
+        return 1 + max(map(levels, children), default=0) if isinstance(node, (list, dict)) else 0
+
+    text = json.dumps(value).encode()
+    nesting, elements = deep_json.survey(text)
+    assert nesting == levels(value)
+    assert elements >= (len(value) if isinstance(value, (list, dict)) else 0)
+
+
+TAG_FIELDS = st.fixed_dictionaries(
+    {"__type__": st.sampled_from([*tagged.TAGS, "mystery"])},
+    optional=dict.fromkeys(
+        ("value", "elements", "data", "pairs", "id", "ref_id", "session_id", "real", "imag", "arity", "pid", "stream_type"), JSON
+    ),
+)
+
+
+@given(
+    st.recursive(TAG_FIELDS | JSON, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=6)
+)
+@settings(max_examples=400, deadline=None)
+def test_any_json_is_a_value_or_a_codec_error(structure: Any) -> None:
+    with contextlib.suppress(CodecError):
+        tagged.loads(json.dumps(structure))
+    with contextlib.suppress(CodecError):
+        tagged.decode(structure)
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=1000, deadline=None)
+def test_any_bytes_are_a_value_or_a_codec_error(data: bytes) -> None:
+    with contextlib.suppress(CodecError):
+        Unpacker().unpack(data)
+    with contextlib.suppress(CodecError):
+        tagged.loads(data)
+
+
+@given(st.sets(st.integers(0, 9), min_size=1).map(lambda ids: {Ref(str(n), "s") for n in ids}))
+def test_refs_are_values_where_there_is_no_session(refs: set[Ref]) -> None:
+    assert Unpacker().unpack(Packer().pack(refs)) == refs
+    assert tagged.loads(tagged.dumps(refs)) == refs
