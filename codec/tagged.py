@@ -17,13 +17,15 @@ from .tagged_reader import TAGS, Plain, Reader, finite, refuse_constant, too_dee
 from .tagged_writer import Writer
 from .types import PlainResolver, Resolver
 
-
 __all__ = ["TAGS", "decode", "dumps", "encode", "loads"]
 
 
 def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> bytes:
     """The tagged JSON text of a value. Raises EncodeError or LimitExceeded; never changes the value."""
-    text = Writer(resolver or PlainResolver(), limits).text(value).encode()
+    try:
+        text = Writer(resolver or PlainResolver(), limits).text(value).encode()
+    except RecursionError:
+        raise LimitExceeded("the call stack is exhausted where a value has to be encoded; make the Python code recurse less") from None
     if len(text) > limits.frame:
         raise LimitExceeded(
             f"the encoded value has {len(text)} bytes, more than max_frame = {limits.frame}; send it in parts or raise max_frame"

@@ -19,10 +19,10 @@ def same(left: Any, right: Any) -> bool:
             return struct.pack(">d", left) == struct.pack(">d", right) or (math.isnan(left) and math.isnan(right))
         case complex():
             return same(left.real, right.real) and same(left.imag, right.imag)
-        case datetime():
+        case datetime():  # with an offset the moment is fixed, and `fold` says nothing more
             return (
-                left.replace(tzinfo=None) == right.replace(tzinfo=None)
-                and left.fold == right.fold
+                left.replace(tzinfo=None, fold=0) == right.replace(tzinfo=None, fold=0)
+                and (left.tzinfo is not None or left.fold == right.fold)
                 and left.utcoffset() == right.utcoffset()
                 and type(left.tzinfo) is type(right.tzinfo)
                 and str(left.tzinfo) == str(right.tzinfo)
@@ -30,9 +30,7 @@ def same(left: Any, right: Any) -> bool:
         case list() | tuple():
             return len(left) == len(right) and all(map(same, left, right))
         case dict():
-            return len(left) == len(right) and all(
-                same(a, b) and same(x, y) for (a, x), (b, y) in zip(left.items(), right.items(), strict=True)
-            )
+            return same(list(left.items()), list(right.items()))
         case set() | frozenset():
             rest = list(right)
             for item in left:
