@@ -1,0 +1,79 @@
+"""The lane's protocol, without sockets, and the thin shell that moves its frames."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge_adapter import lane
+from bridge_adapter.codec import LimitExceeded
+from bridge_adapter.codec.packed import Packer
+from bridge_adapter.errors import ProtocolError
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(1, 64))
+def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(bodies: list[bytes], cut: int) -> None:
+    stream = b"".join(map(lane.frame, bodies))
+    frames = lane.Frames(1000)
+    out = [body for at in range(0, len(stream), cut) for body in frames.feed(stream[at : at + cut])]
+    assert out == bodies
+    assert frames.pending == 0
+
+
+def test_a_frame_that_announces_too_much_is_refused_before_its_bytes_come() -> None:
+    frames = lane.Frames(1000)
+    with pytest.raises(LimitExceeded, match="1001 bytes"):
+        frames.feed((1001).to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("value", [None, 5, [], [3, 1, 2], [0, "x", "m", None], [1, 2], [2, 5, 6], [0, 1, 2, 3], "text", {"a": 1}])
+def test_what_is_no_message_is_a_protocol_error(value: object) -> None:
+    with pytest.raises(ProtocolError, match="not a lane message"):
+        lane.parse(value)
+
+
+def test_messages_parse_back() -> None:
+    assert lane.parse(lane.request(1, "call", {"a": 1})) == lane.Message(lane.REQUEST, 1, "call", {"a": 1})
+    assert lane.parse(lane.response(2, None, 5)) == lane.Message(lane.RESPONSE, 2, "", 5, None)
+    assert lane.parse(lane.notification("items", [1, [2]])) == lane.Message(lane.NOTIFICATION, 0, "items", [1, [2]])
+
+
+def test_heads_are_the_beginning_of_the_messages_they_stand_for() -> None:
+    packer = Packer()
+    for id in (0, 127, 128, 70_000):
+        assert lane.response_head(id) + packer.pack([1]) == packer.pack(lane.response(id, None, [1]))
+        items = lane.items_head(id, 3) + b"".join(map(packer.pack, "abc"))
+        assert msgpack.unpackb(items) == [2, "items", [id, ["a", "b", "c"]]]
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=30))
+def test_the_id_of_a_request_is_found_in_front_of_garbage(id: int, garbage: bytes) -> None:
+    head = b"\x94\x00" + msgpack.packb(id)
+    assert lane.peek_id(head + garbage) == id
+    assert lane.peek_id(b"\x94\x01" + garbage) is None
+
+
+@pytest.mark.parametrize("sizes", [[0, 1, 5], [70_000, 3], [20 << 20], [65_532, 65_533, 65_536]])
+def test_the_shell_moves_frames_of_every_size(sizes: list[int]) -> None:
+    left, right = socket.socketpair()
+    sender, receiver = lane.LaneSocket(left, 1 << 30), lane.LaneSocket(right, 1 << 30)
+
+    def send() -> None:
+        for size in sizes:
+            sender.send(b"a" * (size // 2), b"b" * (size - size // 2))
+        sender.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    for size in sizes:
+        body = receiver.receive()
+        assert body is not None
+        assert bytes(body) == b"a" * (size // 2) + b"b" * (size - size // 2)
+    assert receiver.receive() is None
+    thread.join()
+    receiver.close()
