@@ -158,7 +158,7 @@ defmodule SnakeBridge.Codec.Composites do
        when is_binary(id) and is_integer(arity) and is_binary(owner) do
     cond do
       arity not in 0..255 ->
-        malformed("a callback of a impossible arity", parts)
+        malformed("a callback of an impossible arity", parts)
 
       opts.callback == nil ->
         fail(:decode_error, "the function #{show(id)} came in where no functions are expected")

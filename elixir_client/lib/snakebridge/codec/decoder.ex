@@ -111,7 +111,7 @@ defmodule SnakeBridge.Codec.Decoder do
 
   defp items(_rest, _n, _done, _frame, _room, _limits), do: truncated()
 
-  defp str(rest, size, n, done, frame, room, limits) do
+  defp str(<<rest::bits>>, size, n, done, frame, room, limits) do
     case rest do
       <<text::binary-size(size), rest::bits>> ->
         if is_binary(:unicode.characters_to_binary(text)),
@@ -124,7 +124,7 @@ defmodule SnakeBridge.Codec.Decoder do
     end
   end
 
-  defp bin(rest, size, n, done, frame, room, {_, opts} = limits) do
+  defp bin(<<rest::bits>>, size, n, done, frame, room, {_, opts} = limits) do
     case rest do
       <<data::binary-size(size), rest::bits>> ->
         value = if opts.bytes == :struct, do: %Bytes{data: data}, else: data
@@ -135,7 +135,7 @@ defmodule SnakeBridge.Codec.Decoder do
     end
   end
 
-  defp ext(rest, size, code, n, done, frame, room, {_, opts} = limits) do
+  defp ext(<<rest::bits>>, size, code, n, done, frame, room, {_, opts} = limits) do
     case rest do
       <<payload::binary-size(size), rest::bits>> ->
         items(rest, n - 1, [Leaves.load(code, payload, opts) | done], frame, room, limits)
@@ -175,9 +175,9 @@ defmodule SnakeBridge.Codec.Decoder do
   defp composite(<<_::bits>>, kind, nil, _size, _n, _done, _frame, _room, _limits),
     do: fail(:decode_error, "unknown composite kind #{kind}; the peer speaks a newer version of the protocol")
 
-  defp close(rest, [value], {:message, _}, _room, _limits), do: {value, rest}
+  defp close(<<rest::bits>>, [value], {:message, _}, _room, _limits), do: {value, rest}
 
-  defp close(rest, items, {kind, _depth, n, done, frame}, room, limits),
+  defp close(<<rest::bits>>, items, {kind, _depth, n, done, frame}, room, limits),
     do: items(rest, n - 1, [build(kind, items, limits) | done], frame, room, limits)
 
   defp build(:list, items, _limits), do: :lists.reverse(items)

@@ -26,10 +26,6 @@ defmodule SnakeBridge.Codec.Keys do
     items
   end
 
-  @doc "Throws when Python could not hold these keys in one dict."
-  @spec check_map(map()) :: :ok
-  def check_map(map), do: map |> Map.keys() |> check("map keys")
-
   defp flat([{key, value} | pairs]), do: [key, value | flat(pairs)]
   defp flat([]), do: []
 
@@ -42,7 +38,6 @@ defmodule SnakeBridge.Codec.Keys do
   defp binary_keys?([{key, _} | pairs]), do: is_binary(key) and binary_keys?(pairs)
   defp binary_keys?([]), do: true
 
-  # A struct's field in a map that is no struct would come back as one.
   defp atom_keys?([{key, _} | pairs]), do: is_atom(key) and atom_keys?(pairs)
   defp atom_keys?([]), do: true
 

@@ -1,0 +1,219 @@
+defmodule SnakeBridge do
+  @moduledoc """
+  Python for Elixir.
+
+      {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16])
+      {:ok, iq} = SnakeBridge.call("statistics", "NormalDist", [100, 15])
+      {:ok, p} = SnakeBridge.call_method(iq, :cdf, [130])
+
+  Values become their Python counterparts and come back equal and of the same type (docs/types.md). Objects without a counterpart stay in
+  Python; a `SnakeBridge.Ref` stands for them, in the session of the process that made it. Keyword options become Python keyword arguments; options
+  of ours are under `:__runtime__` (`SnakeBridge.Runtime`). Every function that returns `{:ok, value}` has a bang form.
+  """
+  alias SnakeBridge.{Bytes, Error, Ref, Runtime, SessionContext, StreamRef}
+
+  @type target :: module() | String.t() | Ref.t() | StreamRef.t()
+  @type name :: atom() | String.t()
+  @type result :: {:ok, term()} | {:error, Error.t() | term()}
+
+  defguardp is_ref(ref) when is_struct(ref, Ref) or is_struct(ref, StreamRef)
+
+  # --- calls ---
+
+  @doc "Calls a function of a module (\"numpy\", \"pathlib.Path\", a wrapper module), or a method of a ref."
+  @spec call(target(), name(), [term()], keyword() | map()) :: result()
+  def call(target, function, args \\ [], opts \\ [])
+  def call(ref, method, args, opts) when is_ref(ref), do: Runtime.call_method(ref, method, args, opts)
+  def call(module, function, args, opts), do: Runtime.call(module, function, args, opts)
+
+  @doc "Calls a method of a ref."
+  @spec call_method(Ref.t() | StreamRef.t(), name(), [term()], keyword() | map()) :: result()
+  def call_method(ref, method, args \\ [], opts \\ []) when is_ref(ref),
+    do: Runtime.call_method(ref, method, args, opts)
+
+  @doc "Like `call_method/4`."
+  @spec method(Ref.t() | StreamRef.t(), name(), [term()], keyword() | map()) :: result()
+  def method(ref, method, args \\ [], opts \\ []), do: call_method(ref, method, args, opts)
+
+  @doc "An attribute of a module or a ref."
+  @spec get(target(), name(), keyword() | map()) :: result()
+  def get(target, attr, opts \\ [])
+  def get(ref, attr, opts) when is_ref(ref), do: Runtime.get_attr(ref, attr, opts)
+  def get(module, attr, opts), do: Runtime.get_module_attr(module, attr, opts)
+
+  @doc "An attribute of a ref."
+  @spec get_attr(Ref.t() | StreamRef.t(), name(), keyword() | map()) :: result()
+  def get_attr(ref, attr, opts \\ []) when is_ref(ref), do: Runtime.get_attr(ref, attr, opts)
+
+  @doc "Like `get_attr/3`."
+  @spec attr(Ref.t() | StreamRef.t(), name(), keyword() | map()) :: result()
+  def attr(ref, attr, opts \\ []), do: get_attr(ref, attr, opts)
+
+  @doc "Sets an attribute of a ref."
+  @spec set_attr(Ref.t() | StreamRef.t(), name(), term(), keyword() | map()) :: :ok | {:error, term()}
+  def set_attr(ref, attr, value, opts \\ []) when is_ref(ref), do: Runtime.set_attr(ref, attr, value, opts)
+
+  @doc "Calls a helper of the project (docs/elixir.md)."
+  @spec call_helper(String.t(), [term()], keyword() | map()) :: result()
+  def call_helper(name, args \\ [], opts \\ []), do: Runtime.call_helper(name, args, opts)
+
+  # --- streams ---
+
+  @doc """
+  Streams what a function yields: a generator's items, an iterable's elements.
+
+  Without a callback the result is a lazy enumerable: it is opened when it is first asked for an item and closed, in Python too, when it is left.
+  With `callback: fun` the function gets `{:chunk, item}`, then `{:done, nil}` or `{:error, error}`.
+  """
+  @spec stream(target(), name(), [term()], keyword() | map()) :: Enumerable.t() | :ok | {:error, term()}
+  def stream(target, function, args \\ [], opts \\ []) do
+    case if(is_list(opts), do: Keyword.pop(opts, :callback), else: {nil, opts}) do
+      {nil, opts} ->
+        Runtime.lazy_stream(target, function, args, opts)
+
+      {callback, opts} when is_function(callback, 1) ->
+        told(callback, &Runtime.stream(target, function, args, &1, opts))
+
+      {other, _} ->
+        raise ArgumentError, "callback: must be a function of one argument, not #{inspect(other)}"
+    end
+  end
+
+  @doc "Streams the bare items to `callback`. `:halt` or `{:halt, reason}` from it ends the stream."
+  @spec stream(target(), name(), [term()], keyword() | map(), (term() -> term())) :: :ok | {:error, term()}
+  def stream(target, function, args, opts, callback) when is_function(callback, 1) do
+    Runtime.stream(target, function, args, callback, opts)
+  end
+
+  defp told(callback, stream) do
+    result = stream.(fn item -> callback.({:chunk, item}) end)
+
+    case result do
+      :ok -> callback.({:done, nil})
+      {:error, error} -> callback.({:error, error})
+    end
+
+    result
+  end
+
+  @doc "The next item of a held stream: `{:ok, item}` or `:done`."
+  @spec stream_next(StreamRef.t(), keyword()) :: {:ok, term()} | :done | {:error, term()}
+  def stream_next(ref, opts \\ []), do: Runtime.stream_next(ref, opts)
+
+  # --- sessions and refs ---
+
+  @doc "The session in which this process's calls run."
+  @spec current_session() :: String.t()
+  def current_session, do: SessionContext.current()
+
+  @doc "A new session. `pinned: true`: its calls stay on one Python thread; `concurrent: true`: they may run side by side."
+  @spec create_session(keyword()) :: {:ok, String.t()}
+  def create_session(opts \\ []), do: SessionContext.create(opts)
+
+  @doc "Ends a session: what it holds in Python is released."
+  @spec close_session(String.t()) :: :ok | {:error, term()}
+  def close_session(session), do: SessionContext.close(session)
+
+  @doc "Like `close_session/1`."
+  @spec release_session(String.t()) :: :ok | {:error, term()}
+  def release_session(session \\ current_session()), do: SessionContext.close(session)
+
+  @doc "Runs a function in a session, whoever made it."
+  @spec in_session(String.t(), (() -> result)) :: result when result: term()
+  def in_session(session, fun) when is_binary(session) and is_function(fun, 0),
+    do: SessionContext.inside(session, fun)
+
+  @doc "Releases an object in Python."
+  @spec release_ref(Ref.t() | StreamRef.t()) :: :ok | {:error, term()}
+  def release_ref(ref) when is_ref(ref), do: with({:ok, _} <- Runtime.release_ref(ref), do: :ok)
+
+  @doc "True for refs and stream refs."
+  @spec ref?(term()) :: boolean()
+  def ref?(term), do: is_ref(term)
+
+  @doc "Marks a binary as Python `bytes`."
+  @spec bytes(binary()) :: Bytes.t()
+  def bytes(data), do: Bytes.new(data)
+
+  @doc """
+  Python's `with`: enters a context manager, runs the block with `context` bound to what `__enter__` returned, and leaves it. When the block raises,
+  `__exit__` hears of it; the exception goes on unless `__exit__` returns true.
+
+      SnakeBridge.with_python(file) do
+        SnakeBridge.call_method!(context, :read)
+      end
+
+      SnakeBridge.with_python(file, fn f -> SnakeBridge.call_method!(f, :read) end)
+  """
+  defmacro with_python(ref, body)
+
+  defmacro with_python(ref, do: block) do
+    quote do
+      SnakeBridge.__with__(unquote(ref), fn var!(context) ->
+        _ = var!(context)
+        unquote(block)
+      end)
+    end
+  end
+
+  defmacro with_python(ref, fun) do
+    quote do: SnakeBridge.__with__(unquote(ref), unquote(fun))
+  end
+
+  @doc false
+  def __with__(ref, fun) do
+    context = call_method!(ref, "__enter__")
+
+    try do
+      fun.(context)
+    rescue
+      error ->
+        # Python wants an exception; a RuntimeError with the text stands for one of Elixir's.
+        python =
+          call!("builtins", "RuntimeError", [Exception.message(error)],
+            __runtime__: [session_id: ref.session_id, pool: ref.pool]
+          )
+
+        type = get!(python, "__class__")
+
+        case call_method!(ref, "__exit__", [type, python, nil]) do
+          true -> {:suppressed, error}
+          _ -> reraise error, __STACKTRACE__
+        end
+    else
+      result ->
+        call_method!(ref, "__exit__", [nil, nil, nil])
+        result
+    end
+  end
+
+  # --- bang forms ---
+
+  @doc "As `call/4`; raises."
+  def call!(target, function, args \\ [], opts \\ []), do: bang(call(target, function, args, opts))
+  @doc "As `call_method/4`; raises."
+  def call_method!(ref, method, args \\ [], opts \\ []), do: bang(call_method(ref, method, args, opts))
+  @doc "As `method/4`; raises."
+  def method!(ref, method, args \\ [], opts \\ []), do: bang(call_method(ref, method, args, opts))
+  @doc "As `get/3`; raises."
+  def get!(target, attr, opts \\ []), do: bang(get(target, attr, opts))
+  @doc "As `get_attr/3`; raises."
+  def get_attr!(ref, attr, opts \\ []), do: bang(get_attr(ref, attr, opts))
+  @doc "As `attr/3`; raises."
+  def attr!(ref, attr, opts \\ []), do: bang(get_attr(ref, attr, opts))
+  @doc "As `set_attr/4`; raises."
+  def set_attr!(ref, attr, value, opts \\ []), do: bang(set_attr(ref, attr, value, opts))
+  @doc "As `call_helper/3`; raises."
+  def call_helper!(name, args \\ [], opts \\ []), do: bang(call_helper(name, args, opts))
+  @doc "As `create_session/1`; raises."
+  def create_session!(opts \\ []), do: bang(create_session(opts))
+  @doc "As `release_ref/1`; raises."
+  def release_ref!(ref), do: bang(release_ref(ref))
+
+  defp bang(:ok), do: :ok
+  defp bang({:ok, value}), do: value
+  defp bang({:error, error}) when is_exception(error), do: raise(error)
+
+  defp bang({:error, other}),
+    do: raise(Error.new(:unavailable, "the runtime client answered #{inspect(other)}"))
+end

@@ -1,0 +1,25 @@
+defmodule SnakeBridge.Application do
+  @moduledoc false
+  use Application
+
+  alias SnakeBridge.{CallbackRegistry, Pool, SessionManager, Telemetry}
+
+  @impl true
+  def start(_type, _args) do
+    Telemetry.create_table()
+    Pool.create_tables()
+
+    children = [
+      CallbackRegistry,
+      SessionManager,
+      {Task.Supervisor, name: SnakeBridge.Tasks},
+      {DynamicSupervisor, name: SnakeBridge.Pools, strategy: :one_for_one}
+    ]
+
+    with {:ok, supervisor} <-
+           Supervisor.start_link(children, strategy: :one_for_one, name: SnakeBridge.Supervisor) do
+      if Application.get_env(:snakebridge, :autostart, true), do: Pool.start_configured()
+      {:ok, supervisor}
+    end
+  end
+end

@@ -1,0 +1,476 @@
+defmodule SnakeBridge.Exchange do
+  @moduledoc """
+  One request and its answer, in the process that makes it. While it waits it runs the functions that Python calls back, here, and what those
+  call in turn goes over the same connection: a callback inside a call inside a callback needs one worker and one connection.
+  """
+  alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool}
+  alias SnakeBridge.Lane.Connection
+  alias SnakeBridge.Pool.Worker
+
+  # caller => what it has in flight, so that it can be cancelled when the caller dies
+  @in_use :snakebridge_in_use
+  @stack :snakebridge_stack
+  @parent :snakebridge_parent
+  @session :snakebridge_session
+  # The executor interrupts a call at its deadline and answers; only if it cannot does the client give up by itself.
+  @slack 300
+  @credit 512
+  @halt_timeout 2_000
+
+  defmodule Stream do
+    @moduledoc "An open stream: a connection that is busy with it until it ends or is halted."
+    defstruct [:worker, :connection, :id, :deadline, :options, owed: 0, open: true]
+  end
+
+  @doc false
+  def table, do: @in_use
+
+  @doc "Codec options of a pool's messages."
+  def options(pool, bytes \\ :struct) do
+    key = {__MODULE__, pool, bytes}
+
+    case :persistent_term.get(key, nil) do
+      nil ->
+        options = Lane.options(ref_defaults: %{pool: pool}, bytes: bytes, callback: &callback/1)
+        :persistent_term.put(key, options)
+        options
+
+      options ->
+        options
+    end
+  end
+
+  # Functions become records on the way out, records become functions again on the way in.
+  defp callback(function) when is_function(function), do: CallbackRegistry.register(function)
+  defp callback(record), do: CallbackRegistry.restore(record)
+
+  # --- calls ---
+
+  @doc "Makes a request and waits for its answer."
+  @spec call(map(), String.t(), String.t(), map(), map()) :: {:ok, term()} | {:error, Error.t()}
+  def call(worker, _session, tool, payload, context) do
+    case enclosing(worker) do
+      nil -> alone(worker, tool, payload, context)
+      frame -> nested(worker, frame, tool, payload, context)
+    end
+  end
+
+  defp alone(worker, tool, payload, context) do
+    SnakeBridge.SessionManager.track()
+    options = options(context.pool, bytes(context))
+    id = id()
+
+    with {:ok, body} <- encode(id, "call", tool, payload, context, worker, options),
+         {:ok, connection} <- Worker.checkout(worker, context.deadline) do
+      entry = {self(), worker, connection, id}
+      :ets.insert(@in_use, entry)
+      outcome = exchange(worker, connection, id, body, context, options)
+      :ets.delete_object(@in_use, entry)
+      settle(outcome, worker, connection, id)
+    end
+  end
+
+  defp settle({:answer, result}, worker, connection, _) do
+    Worker.checkin(worker, connection)
+    result
+  end
+
+  defp settle({:refused, error}, worker, connection, _) do
+    Worker.checkin(worker, connection)
+    {:error, error}
+  end
+
+  defp settle({:broken, outcome, reason}, worker, connection, _) do
+    Worker.discard(worker, connection)
+    {:error, Worker.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}")}
+  end
+
+  defp settle(:late, worker, connection, id) do
+    Worker.cancel(worker, connection.id, id, "deadline")
+    Worker.discard(worker, connection)
+    {:error, timeout_error()}
+  end
+
+  # The connection belongs to the enclosing call: it cannot be given up, so the answer is awaited even when it is late.
+  defp nested(worker, %{connection: connection}, tool, payload, context) do
+    options = options(context.pool, bytes(context))
+    id = id()
+
+    with {:ok, body} <- encode(id, "call", tool, payload, context, nil, options) do
+      case exchange(worker, connection, id, body, context, options) do
+        {:answer, result} ->
+          result
+
+        {:refused, error} ->
+          {:error, error}
+
+        {:broken, outcome, reason} ->
+          {:error, Worker.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}")}
+
+        :late ->
+          Worker.cancel(worker, connection.id, id, "deadline")
+
+          case await(worker, connection, id, :infinity, options) do
+            {:answer, result} -> result
+            _ -> {:error, timeout_error()}
+          end
+      end
+    end
+  end
+
+  defp exchange(worker, connection, id, body, context, options) do
+    case Connection.send(connection, body) do
+      :ok ->
+        outer = Process.get(@stack, [])
+        Process.put(@stack, [%{worker: key(worker), connection: connection, id: id} | outer])
+
+        try do
+          await(worker, connection, id, context.deadline, options)
+        after
+          Process.put(@stack, outer)
+        end
+
+      {:error, %Error{} = error} ->
+        {:refused, error}
+
+      {:error, reason} ->
+        {:broken, :not_started, reason}
+    end
+  end
+
+  defp await(worker, connection, id, deadline, options) do
+    case Connection.receive(connection, patience(deadline)) do
+      {:ok, body} ->
+        case Lane.parse(body, options) do
+          {:ok, {:response, ^id, nil, result}} ->
+            {:answer, {:ok, result}}
+
+          {:ok, {:response, ^id, error, _}} ->
+            {:answer, {:error, Error.from_wire(error)}}
+
+          {:ok, other} ->
+            serve(other, connection, worker)
+            await(worker, connection, id, deadline, options)
+
+          {:error, error} ->
+            # The answer came, but is not for this side: the connection is in order.
+            {:answer, {:error, error}}
+        end
+
+      {:error, :timeout} ->
+        :late
+
+      {:error, reason} ->
+        {:broken, :unknown, reason}
+    end
+  end
+
+  defp serve({:request, id, "callback", params}, connection, worker),
+    do: Connection.send(connection, answer(id, params, worker))
+
+  defp serve({:notification, "released", ids}, _, _), do: CallbackRegistry.release(ids)
+  defp serve(_, _, _), do: :ok
+
+  defp patience(:infinity), do: :infinity
+  defp patience(deadline), do: Pool.left(deadline) + @slack
+
+  # --- callbacks ---
+
+  @doc "Runs the function of a `callback` request; the body of its response."
+  @spec answer(non_neg_integer(), map(), map()) :: iodata()
+  def answer(id, %{"callback" => name, "args" => args, "kwargs" => kwargs} = params, worker) do
+    options = options(worker.pool)
+    marker = {{:callback, self()}, key(worker), params["call"]}
+    :ets.insert(@in_use, marker)
+
+    {error, result} =
+      try do
+        case CallbackRegistry.fetch(name) do
+          {:ok, function} ->
+            {nil, run(function, args, kwargs)}
+
+          :error ->
+            {failure(
+               "callback_gone",
+               "the Elixir function #{name} is gone: the process that passed it has ended"
+             ), nil}
+        end
+      rescue
+        error -> {failure("callback_error", Exception.message(error), inspect(error.__struct__)), nil}
+      catch
+        kind, reason -> {failure("callback_error", "#{kind}: #{inspect(reason, limit: 20)}"), nil}
+      after
+        :ets.delete_object(@in_use, marker)
+      end
+
+    case Lane.response(id, error, result, options) do
+      {:ok, body} ->
+        body
+
+      {:error, error} ->
+        {:ok, body} =
+          Lane.response(
+            id,
+            failure("callback_error", "the function's result cannot be sent: #{error.message}"),
+            nil,
+            options
+          )
+
+        body
+    end
+  end
+
+  defp run(function, args, kwargs) when map_size(kwargs) == 0, do: apply(function, args)
+  defp run(function, args, kwargs), do: apply(function, args ++ [kwargs])
+
+  defp failure(category, message, type \\ nil),
+    do: %{"category" => category, "message" => message, "type" => type}
+
+  @doc "Makes the calling process act for the call that a `callback` request belongs to."
+  @spec on_behalf(map(), map()) :: :ok
+  def on_behalf(worker, params) do
+    if params["call"], do: Process.put(@parent, {key(worker), params["call"]})
+    if params["session"] not in [nil, ""], do: Process.put(@session, params["session"])
+    :ok
+  end
+
+  # The innermost call of this process on that worker that waits in a callback.
+  defp enclosing(worker) do
+    case Process.get(@stack) do
+      stack when stack in [nil, []] -> nil
+      stack -> Enum.find(stack, &(&1.worker == key(worker)))
+    end
+  end
+
+  # For work on another connection: the call whose callback it is done in, by this process or by the one that started this task.
+  defp parent(worker) do
+    key = key(worker)
+
+    case {Process.get(@parent), enclosing(worker)} do
+      {{^key, call}, _} -> call
+      {_, %{connection: connection, id: id}} -> [connection.id, id]
+      _ -> Enum.find_value(Process.get(:"$callers", []), &calling_back(&1, key))
+    end
+  end
+
+  defp calling_back(pid, key) do
+    Enum.find_value(:ets.lookup(@in_use, {:callback, pid}), fn {_, of, call} -> if of == key, do: call end)
+  end
+
+  # --- streams ---
+
+  @doc "Opens a stream. It must be read to its end, or halted."
+  @spec open_stream(map(), String.t(), String.t(), map(), map()) :: {:ok, Stream.t()} | {:error, Error.t()}
+  def open_stream(worker, _session, tool, payload, context) do
+    SnakeBridge.SessionManager.track()
+    options = options(context.pool, bytes(context))
+    id = id()
+
+    with {:ok, body} <- encode(id, "stream", tool, payload, context, worker, options),
+         {:ok, connection} <- Worker.checkout(worker, context.deadline) do
+      :ets.insert(@in_use, {self(), worker, connection, id})
+
+      case Connection.send(connection, body) do
+        :ok ->
+          {:ok,
+           %Stream{
+             worker: worker,
+             connection: connection,
+             id: id,
+             deadline: context.deadline,
+             options: options
+           }}
+
+        {:error, reason} ->
+          forget(worker, connection, id)
+          Worker.discard(worker, connection)
+          {:error, Worker.crash(worker, :not_started, inspect(reason))}
+      end
+    end
+  end
+
+  @doc "The next items of a stream, as many as have come."
+  @spec next(Stream.t()) ::
+          {:items, [term()], Stream.t()} | {:done, Stream.t()} | {:error, Error.t(), Stream.t()}
+  def next(%Stream{open: false} = stream), do: {:done, stream}
+
+  def next(%Stream{connection: connection, id: id} = stream) do
+    stream = give_credit(stream)
+
+    case Connection.receive(connection, patience(stream.deadline)) do
+      {:ok, body} ->
+        case Lane.parse(body, stream.options) do
+          {:ok, {:notification, "items", [^id, items]}} ->
+            {:items, items, %{stream | owed: stream.owed + length(items)}}
+
+          {:ok, {:response, ^id, nil, _}} ->
+            {:done, finish(stream)}
+
+          {:ok, {:response, ^id, error, _}} ->
+            {:error, Error.from_wire(error), finish(stream)}
+
+          {:ok, other} ->
+            nested_serve(stream, other)
+            next(stream)
+
+          {:error, error} ->
+            {:error, error, halt(stream)}
+        end
+
+      {:error, :timeout} ->
+        Worker.cancel(stream.worker, connection.id, id, "deadline")
+        {:error, timeout_error(), drop(stream)}
+
+      {:error, reason} ->
+        stream = drop(stream)
+        {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
+    end
+  end
+
+  # A function that the generator calls runs here, and may call on over this connection.
+  defp nested_serve(stream, message) do
+    outer = Process.get(@stack, [])
+    Process.put(@stack, [%{worker: key(stream.worker), connection: stream.connection, id: stream.id} | outer])
+
+    try do
+      serve(message, stream.connection, stream.worker)
+    after
+      Process.put(@stack, outer)
+    end
+  end
+
+  defp give_credit(%Stream{owed: owed} = stream) when owed * 2 < @credit, do: stream
+
+  defp give_credit(stream) do
+    Connection.send(stream.connection, Lane.notification("credit", [stream.id, stream.owed]))
+    %{stream | owed: 0}
+  end
+
+  @doc "Ends a stream early: the generator is closed, and its `finally` has run when this returns."
+  @spec halt(Stream.t()) :: Stream.t()
+  def halt(%Stream{open: false} = stream), do: stream
+
+  def halt(%Stream{connection: connection, id: id, worker: worker} = stream) do
+    # Whichever the executor sees first: it may be waiting for credit, or running the generator.
+    Connection.send(connection, Lane.notification("cancel", [id, "halted"]))
+    Worker.cancel(worker, connection.id, id, "halted")
+    drain(stream, System.monotonic_time(:millisecond) + @halt_timeout)
+  end
+
+  defp drain(%Stream{connection: connection, id: id} = stream, until) do
+    with {:ok, body} <- Connection.receive(connection, Pool.left(until)),
+         {:ok, message} <- Lane.parse(body, stream.options) do
+      case message do
+        {:response, ^id, _, _} ->
+          finish(stream)
+
+        other ->
+          nested_serve(stream, other)
+          drain(stream, until)
+      end
+    else
+      _ -> drop(stream)
+    end
+  end
+
+  @doc "Hands the items of a stream to a function; `:halt` or `{:halt, reason}` from it ends the stream."
+  @spec each(Stream.t(), (term() -> term())) :: :ok | {:error, term()}
+  def each(stream, callback) do
+    case next(stream) do
+      {:items, items, stream} ->
+        case hand_over(items, callback, stream) do
+          :cont -> each(stream, callback)
+          result -> result
+        end
+
+      {:done, _} ->
+        :ok
+
+      {:error, error, _} ->
+        {:error, error}
+    end
+  end
+
+  defp hand_over(items, callback, stream) do
+    Enum.reduce_while(items, :cont, fn item, :cont ->
+      case callback.(item) do
+        :halt -> {:halt, halted(stream, :ok)}
+        {:halt, reason} -> {:halt, halted(stream, {:error, reason})}
+        _ -> {:cont, :cont}
+      end
+    end)
+  rescue
+    error ->
+      halt(stream)
+      reraise error, __STACKTRACE__
+  catch
+    kind, reason ->
+      halt(stream)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp halted(stream, result) do
+    halt(stream)
+    result
+  end
+
+  defp finish(stream) do
+    forget(stream.worker, stream.connection, stream.id)
+    Worker.checkin(stream.worker, stream.connection)
+    %{stream | open: false}
+  end
+
+  defp drop(stream) do
+    forget(stream.worker, stream.connection, stream.id)
+    Worker.discard(stream.worker, stream.connection)
+    %{stream | open: false}
+  end
+
+  defp forget(worker, connection, id), do: :ets.delete_object(@in_use, {self(), worker, connection, id})
+
+  # --- a caller that died ---
+
+  @doc "Cancels what a dead process had in flight, and closes its connections."
+  @spec abandon(pid()) :: :ok
+  def abandon(pid) do
+    for {_, worker, connection, id} <- :ets.take(@in_use, pid) do
+      Worker.cancel(worker, connection.id, id, "caller_down")
+      Worker.discard(worker, connection)
+    end
+
+    :ets.delete(@in_use, {:callback, pid})
+    :ok
+  end
+
+  # --- parts ---
+
+  defp encode(id, method, tool, payload, context, worker, options) do
+    started = System.monotonic_time()
+    params = %{"tool" => tool, "payload" => payload, "timeout_ms" => timeout_ms(context.deadline)}
+    params = if method == "stream", do: Map.put(params, "credit", @credit), else: params
+    parent = if worker, do: parent(worker)
+    params = if parent, do: Map.put(params, "parent", parent), else: params
+    session_options = Keyword.get(context.opts, :session_options)
+    params = if session_options, do: Map.put(params, "session_options", session_options), else: params
+    result = Lane.request(id, method, params, options)
+    SnakeBridge.Telemetry.note_encode(System.monotonic_time() - started)
+    result
+  end
+
+  defp timeout_ms(:infinity), do: nil
+  defp timeout_ms(deadline), do: Pool.left(deadline)
+
+  defp bytes(context),
+    do: Keyword.get(context.opts, :bytes) || Application.get_env(:snakebridge, :bytes, :struct)
+
+  defp key(worker), do: {worker.pool, worker.index, worker.generation}
+
+  defp id, do: :erlang.unique_integer([:positive])
+
+  defp timeout_error do
+    Error.new(
+      :timeout,
+      "the call did not finish within its timeout and did not react to its interruption; its worker is killed if it goes on"
+    )
+  end
+end

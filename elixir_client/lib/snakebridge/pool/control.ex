@@ -1,0 +1,111 @@
+defmodule SnakeBridge.Pool.Control do
+  @moduledoc """
+  The control connection of a worker: cancellations, questions about what runs, and functions that Python calls from threads of its own.
+  User code never blocks it, on either side.
+  """
+  use GenServer
+
+  alias SnakeBridge.{CallbackRegistry, Exchange, Lane}
+  alias SnakeBridge.Lane.Connection
+
+  @stats_timeout 2_000
+
+  def start_link(worker) do
+    case GenServer.start_link(__MODULE__, worker) do
+      {:ok, pid} ->
+        {:ok, pid}
+
+      {:error, %SnakeBridge.Error{} = error} ->
+        {:error, error}
+
+      {:error, reason} ->
+        {:error, SnakeBridge.Error.new(:worker_start, "no control connection: #{inspect(reason)}")}
+    end
+  end
+
+  @doc "Interrupts a request."
+  def cancel(control, connection, request, reason),
+    do: GenServer.cast(control, {:cancel, connection, request, reason})
+
+  @doc "Asks what runs; `to` gets `{:stats, generation, tag, {:ok, map} | :no_answer}`."
+  def ask_stats(control, to, tag), do: GenServer.cast(control, {:stats, to, tag})
+
+  @impl true
+  def init(worker) do
+    case Connection.open(worker.address, worker.token, :control) do
+      {:ok, connection} ->
+        :ok = :inet.setopts(connection.socket, active: true)
+
+        {:ok,
+         %{
+           worker: worker,
+           connection: connection,
+           asked: %{},
+           next: 1,
+           options: Exchange.options(worker.pool)
+         }}
+
+      {:error, error} ->
+        {:stop, error}
+    end
+  end
+
+  @impl true
+  def handle_cast({:cancel, connection, request, reason}, state) do
+    Connection.send(state.connection, Lane.notification("cancel", [connection, request, reason]))
+    {:noreply, state}
+  end
+
+  def handle_cast({:stats, to, tag}, state) do
+    {:ok, body} = Lane.request(state.next, "stats", nil, state.options)
+    Connection.send(state.connection, body)
+    Process.send_after(self(), {:unanswered, state.next}, @stats_timeout)
+    {:noreply, %{state | next: state.next + 1, asked: Map.put(state.asked, state.next, {to, tag})}}
+  end
+
+  @impl true
+  def handle_info({:tcp, _, body}, state) do
+    case Lane.parse(body, state.options) do
+      {:ok, message} -> {:noreply, handle(message, state)}
+      {:error, error} -> {:stop, error, state}
+    end
+  end
+
+  def handle_info({:unanswered, id}, state), do: {:noreply, answered(id, :no_answer, state)}
+  def handle_info({:tcp_closed, _}, state), do: {:stop, :normal, state}
+  def handle_info({:tcp_error, _, reason}, state), do: {:stop, reason, state}
+  def handle_info(_, state), do: {:noreply, state}
+
+  defp handle({:response, id, nil, stats}, state), do: answered(id, {:ok, stats}, state)
+  defp handle({:response, id, _, _}, state), do: answered(id, :no_answer, state)
+
+  defp handle({:notification, "released", ids}, state) do
+    CallbackRegistry.release(ids)
+    state
+  end
+
+  defp handle({:request, id, "callback", params}, state) do
+    %{worker: worker, connection: connection} = state
+
+    Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
+      # The task acts for the call that brought the function: what it calls runs inside that call's session.
+      Exchange.on_behalf(worker, params)
+      Connection.send(connection, Exchange.answer(id, params, worker))
+    end)
+
+    state
+  end
+
+  defp handle(_, state), do: state
+
+  defp answered(id, answer, state) do
+    case Map.pop(state.asked, id) do
+      {nil, _} ->
+        state
+
+      {{to, tag}, asked} ->
+        send(to, {:stats, state.worker.generation, tag, answer})
+        %{state | asked: asked}
+    end
+  end
+end

@@ -1,0 +1,97 @@
+defmodule SnakeBridge.Pool.Python do
+  @moduledoc "Finds Python and starts an executor: a Port, a private directory with its socket, a token that only it and we know."
+
+  import Bitwise
+
+  @doc "Starts an executor; it is ready when it has said so."
+  @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
+  def open(options) do
+    with {:ok, python} <- executable(options), {:ok, directory} <- private_directory() do
+      token = Base.url_encode64(:crypto.strong_rand_bytes(24))
+      address = "unix:" <> Path.join(directory, "w.sock")
+
+      env =
+        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | Keyword.get(options, :env, [])],
+            do: variable(name, value)
+
+      port =
+        Port.open({:spawn_executable, python}, [
+          :binary,
+          :exit_status,
+          :stderr_to_stdout,
+          :hide,
+          {:line, 8192},
+          {:args, ["-m", "bridge_adapter.executor", "--listen", address]},
+          {:env, env},
+          {:cd, Keyword.get(options, :cd, File.cwd!())}
+        ])
+
+      os_pid =
+        case Port.info(port, :os_pid) do
+          {:os_pid, pid} -> pid
+          nil -> nil
+        end
+
+      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: token}}
+    end
+  rescue
+    error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
+  end
+
+  defp variable(name, nil), do: {to_charlist(to_string(name)), false}
+  defp variable(name, value), do: {to_charlist(to_string(name)), to_charlist(to_string(value))}
+
+  @doc "The Python to use: option, SNAKEBRIDGE_PYTHON, .venv of the current directory, python3."
+  @spec executable(keyword()) :: {:ok, String.t()} | {:error, String.t()}
+  def executable(options) do
+    named = Keyword.get(options, :python) || System.get_env("SNAKEBRIDGE_PYTHON")
+    venv = Path.expand(".venv/bin/python")
+
+    cond do
+      named && System.find_executable(named) ->
+        {:ok, System.find_executable(named)}
+
+      named ->
+        {:error,
+         "there is no executable #{named}; correct config :snakebridge, pools: [default: [python: ...]] or SNAKEBRIDGE_PYTHON"}
+
+      File.exists?(venv) ->
+        {:ok, venv}
+
+      python = System.find_executable("python3") ->
+        {:ok, python}
+
+      true ->
+        {:error,
+         "no Python found; install Python 3.11 or newer, or set config :snakebridge, pools: [default: [python: ...]]"}
+    end
+  end
+
+  defp private_directory do
+    path =
+      Path.join(
+        System.tmp_dir!(),
+        "snakebridge-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+      )
+
+    with :ok <- File.mkdir(path),
+         :ok <- File.chmod(path, 0o700),
+         {:ok, stat} <- File.stat(path),
+         0o700 <- stat.mode &&& 0o777 do
+      {:ok, path}
+    else
+      other ->
+        {:error,
+         "cannot make the private directory #{path}: #{inspect(other)}; set TMPDIR to a directory you may write to"}
+    end
+  end
+
+  @doc "Removes an executor's directory."
+  @spec cleanup(String.t() | nil) :: :ok
+  def cleanup(nil), do: :ok
+
+  def cleanup(directory) do
+    File.rm_rf(directory)
+    :ok
+  end
+end

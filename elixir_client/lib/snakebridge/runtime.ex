@@ -1,0 +1,397 @@
+defmodule SnakeBridge.Runtime do
+  @moduledoc """
+  What generated wrappers call: builds the payload, asks the runtime client, enriches errors with the Elixir call they came from.
+
+  `module` is a wrapper module that exports `__snakebridge_python_name__/0` (and `__snakebridge_python_class__/0` for classes), or the name of a Python
+  module. Keyword `opts` become Python keyword arguments, except:
+
+    * `:idempotent` - true: the call may be repeated after a crash of its worker
+    * `:pool` - the pool to use, an atom
+    * `:__args__` - further positional arguments
+    * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, bytes: :struct | :binary, stream_timeout: ms]`
+  """
+  alias SnakeBridge.{Error, Payload, Ref, RuntimeClient, SessionContext, StreamRef, Telemetry, Types}
+
+  @type target :: module() | String.t()
+  @type result :: {:ok, term()} | {:error, Error.t() | term()}
+
+  @default_timeout 120_000
+
+  # --- calls ---
+
+  @doc "Calls a function of a module."
+  @spec call(target(), atom() | String.t(), [term()], keyword() | map()) :: result()
+  def call(module, function, args \\ [], opts \\ []) do
+    {fields, runtime} = split(opts, args)
+    # A plain module name is what today's wire calls a dynamic call.
+    kind = if is_binary(module), do: "dynamic"
+    fields = Map.merge(fields, names(module)) |> Map.put("function", to_string(function))
+    request("snakebridge.call", kind, fields, runtime, {module, function, args})
+  end
+
+  @doc "Calls a function by the names of its module and itself."
+  @spec call_dynamic(String.t(), atom() | String.t(), [term()], keyword() | map()) :: result()
+  def call_dynamic(module_path, function, args \\ [], opts \\ []) when is_binary(module_path),
+    do: call(module_path, function, args, opts)
+
+  @doc "Makes an instance of a class; the answer is a ref."
+  @spec call_class(target(), atom() | String.t(), [term()], keyword() | map()) :: result()
+  def call_class(module, function \\ :__init__, args \\ [], opts \\ []) do
+    {fields, runtime} = split(opts, args)
+
+    fields =
+      fields
+      |> Map.merge(names(module))
+      |> Map.merge(%{"function" => to_string(function), "class" => class(module)})
+
+    request("snakebridge.call", "class", fields, runtime, {module, function, args})
+  end
+
+  @doc "Calls a method of an object."
+  @spec call_method(Ref.t() | StreamRef.t(), atom() | String.t(), [term()], keyword() | map()) :: result()
+  def call_method(ref, method, args \\ [], opts \\ []) do
+    {fields, runtime} = split(opts, args)
+    fields = fields |> Map.merge(instance(ref)) |> Map.put("function", to_string(method))
+    request("snakebridge.call", "method", fields, of(ref, runtime), {ref, method, args})
+  end
+
+  @doc "An attribute of a module."
+  @spec get_module_attr(target(), atom() | String.t(), keyword() | map()) :: result()
+  def get_module_attr(module, attr, opts \\ []) do
+    {fields, runtime} = split(opts, [])
+
+    fields =
+      fields
+      |> Map.merge(names(module))
+      |> Map.merge(%{"attr" => to_string(attr), "function" => to_string(attr)})
+
+    request("snakebridge.call", "module_attr", fields, runtime, {module, attr, []})
+  end
+
+  @doc "An attribute of an object."
+  @spec get_attr(Ref.t() | StreamRef.t(), atom() | String.t(), keyword() | map()) :: result()
+  def get_attr(ref, attr, opts \\ []) do
+    {fields, runtime} = split(opts, [])
+
+    fields =
+      fields
+      |> Map.merge(instance(ref))
+      |> Map.merge(%{"attr" => to_string(attr), "function" => to_string(attr)})
+
+    request("snakebridge.call", "get_attr", fields, of(ref, runtime), {ref, attr, []})
+  end
+
+  @doc "Sets an attribute of an object."
+  @spec set_attr(Ref.t() | StreamRef.t(), atom() | String.t(), term(), keyword() | map()) ::
+          :ok | {:error, term()}
+  def set_attr(ref, attr, value, opts \\ []) do
+    {fields, runtime} = split(opts, [value])
+
+    fields =
+      fields
+      |> Map.merge(instance(ref))
+      |> Map.merge(%{"attr" => to_string(attr), "function" => to_string(attr)})
+
+    with {:ok, _} <- request("snakebridge.call", "set_attr", fields, of(ref, runtime), {ref, attr, [value]}),
+         do: :ok
+  end
+
+  @doc "Calls a helper: a Python function of the project's own (docs/elixir.md)."
+  @spec call_helper(String.t(), [term()], keyword() | map()) :: result()
+  def call_helper(name, args \\ [], opts \\ []) do
+    {fields, runtime} = split(opts, args)
+    config = Application.get_env(:snakebridge, :helpers, %{})
+    library = name |> String.split(".") |> hd()
+
+    fields =
+      Map.merge(fields, %{
+        "helper" => name,
+        "function" => name,
+        "library" => library,
+        "helper_config" => stringify(config)
+      })
+
+    request("snakebridge.call", "helper", fields, runtime, {"helper", name, args})
+  end
+
+  # --- streams ---
+
+  @doc """
+  Streams the result of a function to `callback`, item by item. Returns `:ok`, or `{:error, reason}`. `:halt` or `{:halt, reason}` from the callback
+  ends the stream.
+  """
+  @spec stream(target() | Ref.t(), atom() | String.t(), [term()], (term() -> term()), keyword() | map()) ::
+          :ok | {:error, term()}
+  def stream(target, function, args, callback, opts \\ []) when is_function(callback, 1) do
+    {kind, fields, runtime} = stream_fields(target, function, args, opts)
+    client = RuntimeClient.current()
+    payload = payload(client, kind, fields, runtime)
+
+    decode =
+      if RuntimeClient.native?(client), do: callback, else: &callback.(&1 |> unwrap() |> Types.decode())
+
+    case client.execute_stream("snakebridge.stream", payload, decode, runtime_opts(runtime)) do
+      :ok -> :ok
+      {:ok, _} -> :ok
+      {:error, error} -> {:error, enrich(error, {target, function, args})}
+    end
+  end
+
+  @doc "The items of a function's result as a lazy enumerable: opened when it is first asked, closed when it is left. Errors are raised."
+  @spec lazy_stream(target() | Ref.t(), atom() | String.t(), [term()], keyword() | map()) :: Enumerable.t()
+  def lazy_stream(target, function, args, opts) do
+    {kind, fields, runtime} = stream_fields(target, function, args, opts)
+
+    Stream.resource(
+      fn -> open(kind, fields, runtime, {target, function, args}) end,
+      fn stream ->
+        case SnakeBridge.Exchange.next(stream) do
+          {:items, items, stream} -> {items, stream}
+          {:done, stream} -> {:halt, stream}
+          {:error, error, _} -> raise enrich(error, {target, function, args})
+        end
+      end,
+      &SnakeBridge.Exchange.halt/1
+    )
+  end
+
+  defp open(kind, fields, runtime, origin) do
+    unless RuntimeClient.current() == SnakeBridge.Pool do
+      raise ArgumentError,
+            "lazy streams need the embedded pool; with #{inspect(RuntimeClient.current())} give a callback"
+    end
+
+    # The session is looked up when the stream is opened: it is the consumer's.
+    case SnakeBridge.Pool.open_stream(
+           "snakebridge.stream",
+           payload(SnakeBridge.Pool, kind, fields, runtime),
+           runtime_opts(runtime)
+         ) do
+      {:ok, stream} -> stream
+      {:error, error} -> raise enrich(error, origin)
+    end
+  end
+
+  defp stream_fields(target, function, args, opts) do
+    {fields, runtime} = split(opts, args)
+    fields = Map.merge(fields, %{"function" => to_string(function), "streaming" => true})
+
+    case target do
+      %kind{} = ref when kind in [Ref, StreamRef] ->
+        {"method", Map.merge(fields, instance(ref)), of(ref, runtime)}
+
+      module when is_binary(module) ->
+        {"dynamic", Map.merge(fields, names(module)), runtime}
+
+      module ->
+        {nil, Map.merge(fields, names(module)), runtime}
+    end
+  end
+
+  # Snakepit wraps items in a map.
+  defp unwrap(%{"data" => data}), do: data
+  defp unwrap(item), do: item
+
+  @doc "The next item of a held stream: `{:ok, item}` or `:done`."
+  @spec stream_next(StreamRef.t() | Ref.t(), keyword()) :: {:ok, term()} | :done | {:error, term()}
+  def stream_next(ref, opts \\ []) do
+    case step(ref, %{}, opts) do
+      {:ok, %{"__type__" => "stop_iteration"}} -> :done
+      result -> result
+    end
+  end
+
+  @doc "Up to `count` items of a held stream: `{:ok, items, done?}`."
+  @spec stream_batch(StreamRef.t() | Ref.t(), pos_integer(), keyword()) ::
+          {:ok, [term()], boolean()} | {:error, term()}
+  def stream_batch(ref, count, opts \\ []) do
+    with {:ok, %{"items" => items, "done" => done}} <- step(ref, %{"batch" => count}, opts),
+         do: {:ok, items, done}
+  end
+
+  @doc "Gives the last `count` items of the last batch back, so that whoever reads next gets them."
+  @spec stream_unread(StreamRef.t() | Ref.t(), non_neg_integer(), keyword()) :: :ok | {:error, term()}
+  def stream_unread(_, count, opts \\ [])
+  def stream_unread(_, 0, _), do: :ok
+  def stream_unread(ref, count, opts), do: with({:ok, _} <- step(ref, %{"unread" => count}, opts), do: :ok)
+
+  defp step(ref, extra, opts) do
+    {_, runtime} = split(opts, [])
+    fields = Map.merge(%{"stream_ref" => ref, "library" => ref.library}, extra)
+    request("snakebridge.call", "stream_next", fields, of(ref, runtime), {ref, :stream_next, []})
+  end
+
+  # --- sessions and refs ---
+
+  @doc "Releases a ref; whether it was still there."
+  @spec release_ref(Ref.t() | StreamRef.t()) :: {:ok, boolean()} | {:error, term()}
+  def release_ref(ref) do
+    client = RuntimeClient.current()
+    payload = tagged(client, Payload.release_ref(ref), ["ref"])
+    decoded(client, client.execute("snakebridge.release_ref", payload, runtime_opts(of(ref, []))))
+  end
+
+  @doc "Ends a session."
+  @spec release_session(String.t()) :: :ok | {:error, term()}
+  def release_session(session) do
+    case RuntimeClient.current() do
+      SnakeBridge.Pool ->
+        SnakeBridge.Pool.release_session(session)
+
+      client ->
+        with {:ok, _} <-
+               client.execute("snakebridge.release_session", Payload.release_session(session),
+                 session_id: session
+               ),
+             do: :ok
+    end
+  end
+
+  # --- the request ---
+
+  defp request(tool, kind, fields, runtime, {module, function, args} = origin) do
+    metadata = %{library: fields["library"], module: module, function: function, arity: length(args)}
+
+    Telemetry.span(metadata, fn ->
+      client = RuntimeClient.current()
+      payload = payload(client, kind, fields, runtime)
+
+      case decoded(client, client.execute(tool, payload, runtime_opts(runtime))) do
+        {:error, error} -> {:error, enrich(error, origin)}
+        result -> result
+      end
+    end)
+  end
+
+  defp payload(client, kind, fields, runtime) do
+    tagged(client, Payload.call(kind, session(runtime), fields), ["args", "kwargs", "instance", "stream_ref"])
+  end
+
+  defp tagged(client, payload, keys) do
+    if RuntimeClient.native?(client) do
+      payload
+    else
+      Enum.reduce(keys, payload, fn key, acc ->
+        case acc do
+          %{^key => value} -> Map.put(acc, key, encoded(value))
+          _ -> acc
+        end
+      end)
+    end
+  end
+
+  defp encoded(value) do
+    case Types.encode(value, callback: &SnakeBridge.CallbackRegistry.register/1) do
+      {:ok, tagged} -> tagged
+      {:error, error} -> raise error
+    end
+  end
+
+  defp decoded(client, {:ok, value}) do
+    if RuntimeClient.native?(client), do: {:ok, value}, else: Types.decode(value)
+  end
+
+  defp decoded(_, result), do: result
+
+  defp session(runtime) do
+    runtime[:session_id] || runtime[:ref_session] || SessionContext.current()
+  end
+
+  # A ref's own session, unless the call names another.
+  defp of(ref, runtime) do
+    runtime = Keyword.put(runtime, :ref_session, ref.session_id)
+    if ref.pool != nil and runtime[:pool] == nil, do: Keyword.put(runtime, :pool, ref.pool), else: runtime
+  end
+
+  defp runtime_opts(runtime) do
+    session = session(runtime)
+
+    runtime
+    |> Keyword.drop([:ref_session, :pool_name])
+    |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
+    |> Keyword.put(:session_id, session)
+    |> put_session_options(session)
+  end
+
+  defp put_session_options(opts, session) do
+    case SessionContext.options(session) do
+      nil -> opts
+      options -> Keyword.put(opts, :session_options, options)
+    end
+  end
+
+  @reserved [:idempotent, :__args__, :__runtime__]
+
+  # Keyword arguments for Python, and options for us.
+  defp split(opts, args) when is_map(opts), do: split_fields(opts, [], args)
+
+  defp split(opts, args) when is_list(opts) do
+    unless Keyword.keyword?(opts),
+      do: raise(ArgumentError, "options must be a keyword list or a map, not #{inspect(opts, limit: 5)}")
+
+    {ours, kwargs} = Keyword.split(opts, @reserved)
+    # An atom cannot be what a Python function calls a pool.
+    {pool, kwargs} =
+      if is_atom(kwargs[:pool]) and kwargs[:pool] != nil, do: Keyword.pop(kwargs, :pool), else: {nil, kwargs}
+
+    split_fields(kwargs, if(pool, do: Keyword.put(ours, :pool, pool), else: ours), args)
+  end
+
+  defp split_fields(kwargs, ours, args) do
+    runtime = Keyword.get(ours, :__runtime__, [])
+    pool = ours[:pool] || runtime[:pool] || runtime[:pool_name]
+    runtime = if pool, do: Keyword.put(runtime, :pool, pool), else: runtime
+
+    fields = %{
+      "args" => args ++ Keyword.get(ours, :__args__, []),
+      "kwargs" => stringify(kwargs),
+      "idempotent" => Keyword.get(ours, :idempotent, false) == true
+    }
+
+    {fields, runtime}
+  end
+
+  defp stringify(pairs), do: Map.new(pairs, fn {key, value} -> {to_string(key), value} end)
+
+  # --- names ---
+
+  defp names(module) when is_binary(module) do
+    %{"python_module" => module, "module_path" => module, "library" => library(module)}
+  end
+
+  defp names(module) when is_atom(module) do
+    name = exported(module, [:__snakebridge_python_name__, :__snakebridge_python_module__]) || missing(module)
+    %{"python_module" => name, "library" => exported(module, [:__snakebridge_library__]) || library(name)}
+  end
+
+  defp class(module) when is_atom(module) do
+    exported(module, [:__snakebridge_python_class__]) || module |> Module.split() |> List.last()
+  end
+
+  defp class(module) when is_binary(module), do: module |> String.split(".") |> List.last()
+
+  defp exported(module, names) do
+    Code.ensure_loaded(module)
+
+    Enum.find_value(names, fn name ->
+      if function_exported?(module, name, 0), do: to_string(apply(module, name, []))
+    end)
+  end
+
+  defp missing(module) do
+    raise ArgumentError,
+          "#{inspect(module)} is no SnakeBridge wrapper: it does not export __snakebridge_python_name__/0; name Python modules as strings, like \"numpy\""
+  end
+
+  defp library(module), do: module |> String.split(".") |> hd()
+
+  defp instance(ref),
+    do: %{"instance" => ref, "python_module" => ref.python_module || "", "library" => ref.library || ""}
+
+  defp enrich(%Error{} = error, {module, function, args}) do
+    added = %{elixir_module: module, elixir_function: function, elixir_arity: length(args)}
+    %{error | context: Map.merge(error.context || %{}, added)}
+  end
+
+  defp enrich(error, _), do: error
+end

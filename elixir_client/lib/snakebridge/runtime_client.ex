@@ -1,0 +1,45 @@
+defmodule SnakeBridge.RuntimeClient do
+  @moduledoc """
+  What carries a payload to Python and its answer back: `SnakeBridge.Pool`, `SnakeBridge.SnakepitClient`, or a stub of your own in tests.
+
+      config :snakebridge, runtime_client: MyApp.StubClient
+
+  A client without `native_terms?/0` gets args and kwargs in tagged form (`SnakeBridge.Types`), ready for JSON, and its results are decoded.
+  """
+  @callback execute(tool :: String.t(), payload :: map(), opts :: keyword()) ::
+              {:ok, term()} | {:error, term()}
+  @callback execute_stream(
+              tool :: String.t(),
+              payload :: map(),
+              callback :: (term() -> term()),
+              opts :: keyword()
+            ) ::
+              :ok | {:ok, term()} | {:error, term()}
+  @callback native_terms?() :: boolean()
+  @optional_callbacks native_terms?: 0, execute_stream: 4
+
+  @override :snakebridge_runtime_client
+
+  @doc "The client in force: of this process, of the configuration, else the embedded pool."
+  @spec current() :: module()
+  def current,
+    do: Process.get(@override) || Application.get_env(:snakebridge, :runtime_client, SnakeBridge.Pool)
+
+  @doc "Runs a function with another client in this process."
+  @spec with_client(module(), (() -> result)) :: result when result: term()
+  def with_client(client, fun) do
+    before = Process.put(@override, client)
+
+    try do
+      fun.()
+    after
+      if before, do: Process.put(@override, before), else: Process.delete(@override)
+    end
+  end
+
+  @doc "True when the client takes Elixir terms as they are."
+  @spec native?(module()) :: boolean()
+  def native?(client),
+    do:
+      Code.ensure_loaded?(client) and function_exported?(client, :native_terms?, 0) and client.native_terms?()
+end

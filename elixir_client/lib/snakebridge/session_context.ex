@@ -1,0 +1,71 @@
+defmodule SnakeBridge.SessionContext do
+  @moduledoc """
+  Which session the calls of a process run in: the one it was put into, else its automatic one, which lives as long as the process.
+
+  Sessions can be shared: any process may enter a session by its id.
+  """
+  alias SnakeBridge.SessionManager
+
+  @session :snakebridge_session
+  @options :snakebridge_session_options
+
+  @doc "The session of the calling process."
+  @spec current() :: String.t()
+  def current, do: Process.get(@session) || SessionManager.auto_session()
+
+  @doc """
+  Runs a function in a session. Options: `:session_id` (default: a new one, released at the end).
+  """
+  @spec with_session(keyword(), (() -> result)) :: result when result: term()
+  def with_session(opts \\ [], fun) when is_function(fun, 0) do
+    case Keyword.get(opts, :session_id) do
+      nil ->
+        {:ok, session} = create(opts)
+
+        try do
+          inside(session, fun)
+        after
+          close(session)
+        end
+
+      session ->
+        inside(session, fun)
+    end
+  end
+
+  @doc false
+  def inside(session, fun) do
+    before = Process.put(@session, session)
+
+    try do
+      fun.()
+    after
+      if before, do: Process.put(@session, before), else: Process.delete(@session)
+    end
+  end
+
+  @doc "A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side."
+  @spec create(keyword()) :: {:ok, String.t()}
+  def create(opts \\ []) do
+    id =
+      Keyword.get(opts, :session_id) ||
+        "session_#{:erlang.unique_integer([:positive])}_#{System.os_time(:millisecond)}"
+
+    chosen =
+      for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
+
+    if chosen != %{}, do: :persistent_term.put({@options, id}, chosen)
+    {:ok, id}
+  end
+
+  @doc "Ends a session and releases what it holds."
+  @spec close(String.t()) :: :ok | {:error, term()}
+  def close(session) do
+    result = SnakeBridge.Runtime.release_session(session)
+    :persistent_term.erase({@options, session})
+    result
+  end
+
+  @doc false
+  def options(session), do: :persistent_term.get({@options, session}, nil)
+end
