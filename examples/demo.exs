@@ -38,7 +38,10 @@ defmodule Demo do
       seen = SnakeBridge.call!("builtins", "type", [term]) |> SnakeBridge.get_attr!("__name__")
       mark = if back === term, do: "same", else: "CHANGED to #{inspect(back)}"
       shown = inspect(term, limit: 3, printable_limit: 18) |> String.slice(0, 44)
-      IO.puts("  #{String.pad_trailing(shown, 46)} #{String.pad_trailing(seen, 10)} #{String.pad_trailing(note, 22)} #{mark}")
+
+      IO.puts(
+        "  #{String.pad_trailing(shown, 46)} #{String.pad_trailing(seen, 10)} #{String.pad_trailing(note, 22)} #{mark}"
+      )
     end
   end
 
@@ -60,7 +63,11 @@ defmodule Demo do
       {~N[2026-01-02 03:04:05], "naive datetime"},
       {~D[2026-01-02], "date"},
       {%SnakeBridge.Complex{real: 1.5, imag: -2.0}, "complex"},
-      {%SnakeBridge.Tensor{dtype: "float32", shape: {2}, data: <<0.5::float-32-little, 1.5::float-32-little>>}, "numpy array"}
+      {%SnakeBridge.Tensor{
+         dtype: "float32",
+         shape: {2},
+         data: <<0.5::float-32-little, 1.5::float-32-little>>
+       }, "numpy array"}
     ]
   end
 
@@ -114,7 +121,10 @@ defmodule Demo do
     blurred = SnakeBridge.call!(flow, "degrade", [clean, 2.0, 0.02], seed: 7, __runtime__: long)
     before = SnakeBridge.call!(flow, "psnr", [blurred, clean])
     IO.puts("  skimage.data.camera(), 512 x 512, blurred (sigma 2.0) and noised (sigma 0.02): #{db(before)}")
-    IO.puts("  minimising 1/2 |k*x - y|^2 + lambda TV(x) by FISTA, one jitted block of steps between reports\n")
+
+    IO.puts(
+      "  minimising 1/2 |k*x - y|^2 + lambda TV(x) by FISTA, one jitted block of steps between reports\n"
+    )
 
     progress = fn info ->
       draw(info, before)
@@ -133,10 +143,19 @@ defmodule Demo do
     IO.puts("\n")
     path = save(flow, clean, blurred, result)
     gain = result["psnr"] - before
-    IO.puts("  stopped: #{result["stopped"]} after #{result["iteration"]} iterations on #{result["device"]}, #{Float.round(result["elapsed_s"], 2)} s")
-    IO.puts("  PSNR #{db(before)} -> #{db(result["psnr"])}, gain #{IO.ANSI.bright()}+#{db(gain)}#{IO.ANSI.reset()}")
+
+    IO.puts(
+      "  stopped: #{result["stopped"]} after #{result["iteration"]} iterations on #{result["device"]}, #{Float.round(result["elapsed_s"], 2)} s"
+    )
+
+    IO.puts(
+      "  PSNR #{db(before)} -> #{db(result["psnr"])}, gain #{IO.ANSI.bright()}+#{db(gain)}#{IO.ANSI.reset()}"
+    )
+
     IO.puts("  before, after, difference: #{path}")
-    unless Keyword.has_key?(options, :cancel_after) or gain > 1.5, do: raise("the restoration gained only #{db(gain)}")
+
+    unless Keyword.has_key?(options, :cancel_after) or gain > 1.5,
+      do: raise("the restoration gained only #{db(gain)}")
   end
 
   defp draw(info, before) do
@@ -144,7 +163,10 @@ defmodule Demo do
     full = round(share * @width)
     bar = String.duplicate("#", full) <> String.duplicate("-", @width - full)
     energy = :io_lib.format("~.4f", [info["energy"]])
-    IO.write("\r  [#{bar}] #{info["iteration"]}/#{info["iterations"]}  energy #{energy}  PSNR #{db(info["psnr"])} (+#{db(info["psnr"] - before)})  ")
+
+    IO.write(
+      "\r  [#{bar}] #{info["iteration"]}/#{info["iterations"]}  energy #{energy}  PSNR #{db(info["psnr"])} (+#{db(info["psnr"] - before)})  "
+    )
   end
 
   defp save(flow, clean, blurred, result) do

@@ -470,8 +470,9 @@ defmodule SnakeBridge.Pool.Worker do
 
   defp kill(%{os_pid: nil}), do: :ok
 
-  defp kill(%{os_pid: pid}) do
-    System.cmd("kill", ["-KILL", "-#{pid}", "#{pid}"], stderr_to_stdout: true)
+  # The shell's own kill, on purpose: the kill program of procps-ng 4.0.2 (Debian 12) reads "-1234" as "-1", every process there is.
+  defp kill(%{os_pid: pid}) when is_integer(pid) and pid > 1 do
+    System.cmd("/bin/sh", ["-c", "kill -s KILL -- -#{pid} #{pid} 2>/dev/null; true"])
     :ok
   end
 
