@@ -1,0 +1,1 @@
+"""Snakepit's gRPC service: the definition and what grpcio-tools generates from it."""
