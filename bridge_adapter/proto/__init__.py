@@ -1,1 +1,1 @@
-"""Snakepit's gRPC service: the definition and what grpcio-tools generates from it."""
+"""Snakepit's service: snakepit_bridge.proto and what grpcio-tools makes of it (`make proto`)."""
