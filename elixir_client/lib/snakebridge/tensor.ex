@@ -144,8 +144,12 @@ defmodule SnakeBridge.Tensor do
   defp write(:unsigned, bits, n) when is_integer(n),
     do: if(n >= 0 and n < Bitwise.bsl(1, bits), do: <<n::little-size(bits)>>)
 
+  # What is too large becomes an infinity, or cannot be written at all, by its size.
   defp write(:float, bits, x) when is_number(x) do
-    <<x::float-little-size(bits)>>
+    case <<x::float-little-size(bits)>> do
+      <<_::float-little-size(bits)>> = element -> element
+      _infinite -> nil
+    end
   rescue
     ArgumentError -> nil
   end
@@ -159,18 +163,16 @@ defmodule SnakeBridge.Tensor do
   defp write(:float, bits, :nan), do: <<exponent(bits) + quiet(bits)::little-size(bits)>>
 
   # A bfloat16 is the upper half of a float32, rounded; ties go to the even neighbour.
-  defp write(:bfloat, _, x) do
-    case write(:float, 32, x) do
-      <<bits::little-32>> when is_number(x) ->
-        even = bits |> Bitwise.bsr(16) |> Bitwise.band(1)
-        <<Bitwise.bsr(bits + 0x7FFF + even, 16)::little-16>>
-
-      <<_::binary-size(2), upper::binary-size(2)>> ->
-        upper
-
-      nil ->
-        nil
+  defp write(:bfloat, _, x) when is_number(x) do
+    with <<bits::little-32>> <- write(:float, 32, x) do
+      even = bits |> Bitwise.bsr(16) |> Bitwise.band(1)
+      upper = Bitwise.bsr(bits + 0x7FFF + even, 16)
+      if Bitwise.band(upper, 0x7FFF) < 0x7F80, do: <<upper::little-16>>
     end
+  end
+
+  defp write(:bfloat, _, special) do
+    with <<_::binary-size(2), upper::binary>> <- write(:float, 32, special), do: upper
   end
 
   defp write(:complex, bits, %Complex{real: real, imag: imag}) do

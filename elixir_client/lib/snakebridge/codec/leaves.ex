@@ -50,7 +50,7 @@ defmodule SnakeBridge.Codec.Leaves do
   def dump_integer(n, limit) do
     <<top, _::binary>> = magnitude = :binary.encode_unsigned(if n < 0, do: -n - 1, else: n)
     size = byte_size(magnitude) + Bitwise.bsr(top, 7)
-    check_bits(size, limit, :limit_exceeded)
+    check_bits(size, limit)
     {0x01, <<n::size(size)-unit(8)>>}
   end
 
@@ -58,12 +58,12 @@ defmodule SnakeBridge.Codec.Leaves do
 
   defp load_integer(payload, opts) do
     size = byte_size(payload)
-    check_bits(size, opts.int_bits, :limit_exceeded)
+    check_bits(size, opts.int_bits)
     <<n::signed-size(size)-unit(8)>> = payload
     n
   end
 
-  defp check_bits(size, limit, category) do
+  defp check_bits(size, limit) do
     if size > div(limit, 8) + 1,
       do:
         fail(
