@@ -8,6 +8,7 @@ The token that clients must show is taken from the environment variable SNAKEBRI
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -35,11 +36,12 @@ def main(argv: list[str] | None = None) -> int:
         help="unix:/path/to.sock, or tcp:127.0.0.1:PORT (0 = any free port)",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if not arguments.stay:
         lifeline.own_group()
-        lifeline.die_with_parent()
+        lifeline.die_with_parent(lambda: _end_with_parent(arguments.listen, arguments.private_directory))
     token = os.environ.pop(TOKEN, "")
     if not token:
         print(f"bridge_adapter.executor: set {TOKEN} to the secret that clients must show", file=sys.stderr)
@@ -57,8 +59,23 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
         return 1
-    Executor(settings, listener, address, token).run()
+    Executor(settings, listener, address, token, arguments.private_directory).run()
     return 0
+
+
+def _end_with_parent(address: str, private: bool) -> None:
+    _tidy(address, private)
+    lifeline.leave(0)
+
+
+def _tidy(address: str, private: bool) -> None:
+    """Removes the socket, and its directory when that was made for it alone."""
+    if address.startswith("unix:"):
+        path = Path(address.removeprefix("unix:"))
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            if private:
+                path.parent.rmdir()
 
 
 def listen(address: str) -> tuple[socket.socket, str]:
@@ -86,7 +103,7 @@ def listen(address: str) -> tuple[socket.socket, str]:
 class Executor:
     """Accepts connections and ends in order: no new calls, running ones finish, then they are interrupted, then the process ends."""
 
-    def __init__(self, settings: object, listener: socket.socket, address: str, token: str) -> None:
+    def __init__(self, settings: object, listener: socket.socket, address: str, token: str, private: bool) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
 
@@ -95,6 +112,7 @@ class Executor:
         self._listener = listener
         self._address = address
         self._token = token
+        self._private = private
         self._dispatcher = Dispatcher(settings)
         self._ids = itertools.count(1)
         self._open = 0
@@ -152,8 +170,7 @@ class Executor:
         dispatcher = self._dispatcher
         dispatcher.draining = True
         self._listener.close()
-        if self._address.startswith("unix:"):
-            Path(self._address.removeprefix("unix:")).unlink(missing_ok=True)
+        _tidy(self._address, self._private)
         for seconds, reason in ((DRAIN_SECONDS, None), (FORCE_SECONDS, "cancelled")):
             if reason is not None:
                 for call in dispatcher.calls.active():

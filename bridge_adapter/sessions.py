@@ -49,7 +49,7 @@ class SessionLock:
     def _enqueue(self, call: Call) -> LockType:
         if _waits_in_a_circle(self, call):
             raise SessionDeadlock(
-                "this call waits for a session whose running call waits for this one's session; call into one of them from outside the callback"
+                "this call waits for a session whose running call waits for this one; make one of the calls outside the callback"
             )
         gate = allocate_lock()
         gate.acquire()

@@ -13,7 +13,8 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Error, Exchange, Pool.Worker}
+  alias SnakeBridge.{Error, Exchange}
+  alias SnakeBridge.Pool.{Python, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
 
@@ -99,6 +100,7 @@ defmodule SnakeBridge.Pool do
       do: raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(size)}")
 
     :ets.insert(@pools, {name, size, options})
+    Python.sweep()
     workers = for index <- 1..size, do: Supervisor.child_spec({Worker, {name, index, options}}, id: index)
     Supervisor.init(workers, strategy: :one_for_one, max_restarts: 10 * size)
   end

@@ -21,7 +21,7 @@ defmodule SnakeBridge.Pool.Python do
           :stderr_to_stdout,
           :hide,
           {:line, 8192},
-          {:args, ["-m", "bridge_adapter.executor", "--listen", address]},
+          {:args, ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address]},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}
         ])
@@ -83,6 +83,34 @@ defmodule SnakeBridge.Pool.Python do
       other ->
         {:error,
          "cannot make the private directory #{path}: #{inspect(other)}; set TMPDIR to a directory you may write to"}
+    end
+  end
+
+  @doc "Removes the directories of executors that were killed together with their BEAM, so that nobody was left to do it."
+  @spec sweep() :: :ok
+  def sweep do
+    for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-*")),
+        abandoned?(directory),
+        do: File.rm_rf(directory)
+
+    :ok
+  end
+
+  # Nobody listens; or there is no socket yet, and the executor that should have made one is long overdue.
+  defp abandoned?(directory) do
+    socket = Path.join(directory, "w.sock")
+
+    cond do
+      older?(socket, 10) -> match?({:error, :econnrefused}, :gen_tcp.connect({:local, socket}, 0, [], 100))
+      File.exists?(socket) -> false
+      true -> older?(directory, 120)
+    end
+  end
+
+  defp older?(path, seconds) do
+    case File.stat(path, time: :posix) do
+      {:ok, stat} -> System.os_time(:second) - stat.mtime > seconds
+      {:error, _} -> false
     end
   end
 
