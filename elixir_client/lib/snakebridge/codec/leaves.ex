@@ -67,7 +67,7 @@ defmodule SnakeBridge.Codec.Leaves do
     if size > div(limit, 8) + 1,
       do:
         fail(
-          category,
+          :limit_exceeded,
           "an integer of #{8 * size} bits is larger than int_bits = #{limit}; send it as bytes or as text"
         )
   end
