@@ -141,7 +141,7 @@ defmodule SnakeBridge.Exchange do
   defp await(worker, connection, id, deadline, options) do
     case Connection.receive(connection, patience(deadline)) do
       {:ok, body} ->
-        case Lane.parse(body, options) do
+        case parse(body, options) do
           {:ok, {:response, ^id, nil, result}} ->
             {:answer, {:ok, result}}
 
@@ -163,6 +163,13 @@ defmodule SnakeBridge.Exchange do
       {:error, reason} ->
         {:broken, :unknown, reason}
     end
+  end
+
+  defp parse(body, options) do
+    started = System.monotonic_time()
+    message = Lane.parse(body, options)
+    SnakeBridge.Telemetry.note_decode(System.monotonic_time() - started)
+    message
   end
 
   defp serve({:request, id, "callback", params}, connection, worker),

@@ -261,6 +261,9 @@ defmodule SnakeBridge.Runtime do
         result -> result
       end
     end)
+  rescue
+    # The tagged codec raises: its value cannot travel.
+    error in Error -> {:error, enrich(error, {module, function, args})}
   end
 
   defp payload(client, kind, fields, runtime) do
@@ -280,15 +283,10 @@ defmodule SnakeBridge.Runtime do
     end
   end
 
-  defp encoded(value) do
-    case Types.encode(value, callback: &SnakeBridge.CallbackRegistry.register/1) do
-      {:ok, tagged} -> tagged
-      {:error, error} -> raise error
-    end
-  end
+  defp encoded(value), do: Types.encode(value, callback: &SnakeBridge.CallbackRegistry.register/1)
 
   defp decoded(client, {:ok, value}) do
-    if RuntimeClient.native?(client), do: {:ok, value}, else: Types.decode(value)
+    {:ok, if(RuntimeClient.native?(client), do: value, else: Types.decode(value))}
   end
 
   defp decoded(_, result), do: result
