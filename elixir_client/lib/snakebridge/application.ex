@@ -2,12 +2,13 @@ defmodule SnakeBridge.Application do
   @moduledoc false
   use Application
 
-  alias SnakeBridge.{CallbackRegistry, Pool, SessionManager, Telemetry}
+  alias SnakeBridge.{CallbackRegistry, Pool, SessionContext, SessionManager, Telemetry}
 
   @impl true
   def start(_type, _args) do
     Telemetry.create_table()
     Pool.create_tables()
+    SessionContext.create_table()
 
     children = [
       CallbackRegistry,

@@ -31,7 +31,8 @@ defmodule SnakeBridge.Exchange do
 
     case :persistent_term.get(key, nil) do
       nil ->
-        options = Lane.options(ref_defaults: %{pool: pool}, bytes: bytes, callback: &callback/1)
+        limits = Application.get_env(:snakebridge, :limits, [])
+        options = Lane.options([ref_defaults: %{pool: pool}, bytes: bytes, callback: &callback/1] ++ limits)
         :persistent_term.put(key, options)
         options
 

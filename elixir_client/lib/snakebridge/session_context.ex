@@ -9,6 +9,12 @@ defmodule SnakeBridge.SessionContext do
   @session :snakebridge_session
   @options :snakebridge_session_options
 
+  @doc false
+  def create_table do
+    :ets.new(@options, [:named_table, :public, :set, read_concurrency: true])
+    :ok
+  end
+
   @doc "The session of the calling process."
   @spec current() :: String.t()
   def current, do: Process.get(@session) || SessionManager.auto_session()
@@ -54,7 +60,7 @@ defmodule SnakeBridge.SessionContext do
     chosen =
       for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
 
-    if chosen != %{}, do: :persistent_term.put({@options, id}, chosen)
+    if chosen != %{}, do: :ets.insert(@options, {id, chosen})
     {:ok, id}
   end
 
@@ -62,10 +68,15 @@ defmodule SnakeBridge.SessionContext do
   @spec close(String.t()) :: :ok | {:error, term()}
   def close(session) do
     result = SnakeBridge.Runtime.release_session(session)
-    :persistent_term.erase({@options, session})
+    :ets.delete(@options, session)
     result
   end
 
   @doc false
-  def options(session), do: :persistent_term.get({@options, session}, nil)
+  def options(session) do
+    case :ets.lookup(@options, session) do
+      [{_, options}] -> options
+      [] -> nil
+    end
+  end
 end
