@@ -1,0 +1,139 @@
+"""One executor process: started, listened to, ended. Two threads watch it, so that its death is seen whatever the event loop does.
+
+Standard library only: it is started before grpc is imported, so that both come up at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import Future, InvalidStateError
+
+TAIL_BYTES = 4096
+_READY = b"snakebridge-ready "
+_SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
+
+
+class ExecutorProcess:
+    """A running executor. `ready` resolves when it listens, `exited` with its status when it is gone (Popen's: -N = signal N).
+
+    Make it on the main thread: the kernel ties the child's parent-death signal to the thread that starts it.
+    """
+
+    def __init__(self) -> None:
+        self.token = secrets.token_hex(16)
+        self.directory = _private_directory()
+        self.path = os.path.join(self.directory, "x.sock")
+        self.ready: Future[None] = Future()
+        self.exited: Future[int] = Future()
+        self.tail = b""
+        # -P: neither the current directory nor ours may shadow what users import.
+        command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--listen", f"unix:{self.path}"]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "SNAKEBRIDGE_TOKEN": self.token},
+                process_group=0,
+            )
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+        self.pid = self._process.pid
+        self._output = threading.Thread(target=self._forward, name="output", daemon=True)
+        self._output.start()
+        threading.Thread(target=self._wait, name="executor", daemon=True).start()
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it and everything that user code started in its process group."""
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def remove_directory(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        return self.tail.decode("utf-8", "replace").strip()
+
+    def _wait(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        # While it is not reaped its group cannot be anybody else's.
+        self.kill()
+        status = self._process.wait()
+        self._output.join(0.5)
+        self.remove_directory()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if not self.ready.done():
+            with contextlib.suppress(InvalidStateError):
+                self.ready.set_exception(ChildProcessError(f"{how_it_ended(status)} before it was ready"))
+        self.exited.set_result(status)
+
+    def _forward(self) -> None:
+        """Passes output on to stderr and keeps its end. A thread of its own: if nobody reads our stderr, nothing else waits."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        rest = b""
+        with stdout:
+            while data := os.read(stdout.fileno(), 64 * 1024):
+                if not self.ready.done():
+                    rest += data
+                    *lines, rest = rest.split(b"\n")
+                    data = b"".join(line + b"\n" for line in lines if not self._is_ready(line))
+                    if self.ready.done():
+                        data += rest
+                self._pass_on(data)
+            if not self.ready.done():
+                self._pass_on(rest)
+
+    def _is_ready(self, line: bytes) -> bool:
+        if self.ready.done() or not line.startswith(_READY):
+            return False
+        with contextlib.suppress(InvalidStateError):  # nobody waits any more
+            self.ready.set_result(None)
+        return True
+
+    def _pass_on(self, data: bytes) -> None:
+        self.tail = (self.tail + data)[-TAIL_BYTES:]
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(2, data) :]
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"it ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (the system may have been out of memory)" if -status == signal.SIGKILL else ""
+    return f"it was killed by {name}{hint}"
+
+
+def _private_directory() -> str:
+    """A directory of mode 0700 whose path is short enough for a socket in it."""
+    directory = tempfile.mkdtemp(prefix="snakebridge-")
+    if len(os.fsencode(directory)) <= _SOCKET_PATH_LIMIT - len("/x.sock"):
+        return directory
+    os.rmdir(directory)
+    return tempfile.mkdtemp(prefix="snakebridge-", dir="/tmp")

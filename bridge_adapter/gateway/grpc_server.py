@@ -1,0 +1,72 @@
+"""The script that Snakepit starts: `grpc_server.py --adapter X --port 0 --elixir-address HOST:PORT ...` (docs/gateway.md).
+
+It keeps its name and its flags in the command line, by which Snakepit knows its processes again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bridge_adapter.gateway.options import Options
+
+# Started by path, Python puts this folder first in sys.path, where our modules would shadow everybody's.
+_HERE = os.path.dirname(os.path.realpath(__file__))
+if __name__ == "__main__":
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.getcwd()) != _HERE]
+
+
+def main(argv: list[str]) -> int:
+    """Runs the gateway, or the health check. Returns the exit status."""
+    try:
+        from bridge_adapter import lifeline
+        from bridge_adapter.gateway import health, options, parent
+    except ImportError as error:
+        print(f"grpc_server.py: {error}; run: {sys.executable} -m pip install bridge-adapter", file=sys.stderr)
+        return 1
+    settings = options.parse(argv, os.environ)
+    if not settings.health_check:
+        if settings.own_group:
+            lifeline.own_group()
+        if settings.ready_file:
+            parent.watch()
+    missing = health.problems()
+    for problem in missing:
+        print(f"bridge_adapter.gateway: {problem}", file=sys.stderr)
+    if missing or settings.health_check:
+        return 1 if missing else 0
+    return _serve(settings)
+
+
+def _serve(settings: Options) -> int:
+    import logging
+    import signal
+
+    from bridge_adapter.gateway import executor_process, parent
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server listens to signals: end, without a traceback
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level,
+        format="%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
+    )
+    try:
+        executor = executor_process.ExecutorProcess()
+    except OSError as error:
+        print(f"bridge_adapter.gateway: cannot start {sys.executable} or make its socket: {error}", file=sys.stderr)
+        return 1
+    parent.at_death(executor.kill)
+    # Importing gRPC takes as long as the executor needs to come up: both at once.
+    from bridge_adapter.gateway import server
+
+    return server.serve(settings, executor)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Neither gRPC's threads nor anything else may hold up the end.
+    os._exit(status)

@@ -1,0 +1,145 @@
+"""The gateway's settings: what Snakepit passes as flags and in the environment. Unknown flags are tolerated, with a word on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_MESSAGE = 256 << 20
+MAX_CONNECTIONS = 64
+_TRUE = ("1", "true", "yes", "y", "on", "t")
+LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The heartbeat from this worker to Elixir. Times in milliseconds."""
+
+    enabled: bool = False
+    interval_ms: float = 2000
+    timeout_ms: float = 10_000
+    max_missed: int = 3
+    initial_delay_ms: float = 0
+    dependent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of one gateway."""
+
+    elixir_address: str
+    adapter: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+    health_check: bool = False
+    ready_file: str = ""
+    own_group: bool = False
+    heartbeat: Heartbeat = Heartbeat()
+    max_message: int = MAX_MESSAGE
+    max_connections: int = MAX_CONNECTIONS
+    log_level: int = LOG_LEVELS["error"]
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """The settings of a command line. Exits with status 2 and the usage when they cannot be used."""
+    parser = _parser(environment)
+    flags, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        print(f"bridge_adapter.gateway: ignoring flags that this version does not know: {' '.join(unknown)}", file=sys.stderr)
+    if not flags.health_check:
+        if not flags.adapter:
+            parser.error("--adapter is required, for example --adapter bridge_adapter.SnakeBridgeAdapter")
+        if not flags.elixir_address:
+            parser.error("--elixir-address is required (or SNAKEPIT_GRPC_ADDRESS), for example --elixir-address 127.0.0.1:50051")
+    if not 0 <= flags.port <= 65535:
+        parser.error(f"--port {flags.port}: a port is a number from 0 (any free one) to 65535")
+    for name in ("max_message", "max_connections"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be at least 1")
+    try:
+        heartbeat = _heartbeat(flags, environment)
+    except ValueError as error:
+        parser.error(f"--heartbeat flags: {error}")
+    return Options(
+        elixir_address=flags.elixir_address,
+        adapter=flags.adapter,
+        host=flags.host,
+        port=flags.port,
+        health_check=flags.health_check,
+        ready_file=environment.get("SNAKEPIT_READY_FILE", ""),
+        own_group=_truthy(environment.get("SNAKEPIT_PROCESS_GROUP", "")),
+        heartbeat=heartbeat,
+        max_message=flags.max_message,
+        max_connections=flags.max_connections,
+        log_level=LOG_LEVELS.get(environment.get("SNAKEPIT_LOG_LEVEL", "").strip().lower(), LOG_LEVELS["error"]),
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    # No abbreviations: `--heart` of some later Snakepit must not be taken for a flag of ours.
+    parser = argparse.ArgumentParser(prog="grpc_server.py", description="The gRPC worker that Snakepit starts.", allow_abbrev=False)
+    address = environment.get("SNAKEPIT_GRPC_ADDRESS") or environment.get("SNAKEPIT_ELIXIR_ADDRESS") or ""
+    add = parser.add_argument
+    add("--adapter", default="", metavar="MODULE.CLASS", help="accepted for Snakepit; the tools of SnakeBridge are served")
+    add("--elixir-address", default=address, metavar="HOST:PORT", help="where Snakepit's own gRPC server listens")
+    add("--port", type=int, default=0, help="port to listen on; 0 = any free port")
+    add("--host", default=environment.get("BRIDGE_ADAPTER_HOST") or "127.0.0.1", help="address to listen on (no encryption, no password)")
+    add("--health-check", action="store_true", help="check the installation and exit")
+    add("--max-message", type=int, default=environment.get("BRIDGE_ADAPTER_MAX_MESSAGE") or MAX_MESSAGE, metavar="BYTES")
+    add("--max-connections", type=int, default=MAX_CONNECTIONS, metavar="N", help="calls that may run at the same time")
+    for name in ("run-id", "instance-name", "instance-token"):
+        add(f"--snakepit-{name}", metavar="TEXT", help="marks the process; not used otherwise")
+    add("--heartbeat-enabled", nargs="?", const="true", metavar="BOOL")
+    for name in ("interval-ms", "timeout-ms", "initial-delay-ms"):
+        add(f"--heartbeat-{name}", type=float, metavar="MS")
+    add("--heartbeat-max-missed", type=int, metavar="N")
+    add("--heartbeat-dependent", dest="heartbeat_dependent", action="store_true", default=None, help="end when Elixir does not answer")
+    add("--heartbeat-independent", dest="heartbeat_dependent", action="store_false", help="only log when Elixir does not answer")
+    return parser
+
+
+_KEYS = {
+    "enabled": ("enabled",),
+    "interval_ms": ("interval_ms", "intervalMs"),
+    "timeout_ms": ("timeout_ms", "timeoutMs"),
+    "max_missed": ("max_missed_heartbeats", "maxMissedHeartbeats", "max_missed", "maxMissed"),
+    "initial_delay_ms": ("initial_delay_ms", "initialDelayMs"),
+    "dependent": ("dependent",),
+}
+
+
+def _heartbeat(flags: argparse.Namespace, environment: Mapping[str, str]) -> Heartbeat:
+    """Defaults < SNAKEPIT_HEARTBEAT_CONFIG < flags. What cannot be read is reported, and the default kept."""
+    values: dict[str, Any] = {}
+    text = environment.get("SNAKEPIT_HEARTBEAT_CONFIG", "")
+    try:
+        table = json.loads(text) if text else {}
+        for name, keys in _KEYS.items():
+            given = next((table[key] for key in keys if table.get(key) is not None), None)
+            if given is not None:
+                values[name] = _as(name, given)
+    except (ValueError, TypeError, AttributeError) as error:
+        print(f"bridge_adapter.gateway: SNAKEPIT_HEARTBEAT_CONFIG={text[:200]} is not usable: {error}; using defaults", file=sys.stderr)
+        values = {}
+    for name in _KEYS:
+        given = getattr(flags, f"heartbeat_{name}")
+        if given is not None:
+            values[name] = _as(name, given)
+    return Heartbeat(**values)
+
+
+def _as(name: str, value: Any) -> Any:
+    if name in ("enabled", "dependent"):
+        return value if isinstance(value, bool) else _truthy(str(value))
+    number = float(value)
+    if number < 0 or (number == 0 and name != "initial_delay_ms"):
+        raise ValueError(f"{name} is {value}; it must be positive")
+    return int(number) if name == "max_missed" else number
+
+
+def _truthy(text: str) -> bool:
+    return text.strip().lower() in _TRUE

@@ -1,0 +1,134 @@
+"""The gateway put together: executor, gRPC server, ready file, and the ways it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+
+from bridge_adapter.gateway import parent
+from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
+from bridge_adapter.gateway.executor_process import ExecutorProcess
+from bridge_adapter.gateway.options import Options
+from bridge_adapter.gateway.service import BridgeService
+from bridge_adapter.gateway.supervisor import StartFailed, Supervisor
+from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
+
+GRACE_SECONDS = 2.0
+FORCE_SECONDS = 0.5
+
+log = logging.getLogger("bridge_adapter.gateway")
+
+
+class CannotServe(Exception):
+    """The gateway cannot do its work; the message says why and what to do."""
+
+
+def serve(options: Options, first: ExecutorProcess) -> int:
+    """Serves until it is told to stop. Returns the exit status; the executor is gone then."""
+    supervisor: Supervisor | None = None
+
+    async def main() -> None:
+        nonlocal supervisor
+        supervisor = Supervisor(first, options.max_connections)
+        parent.at_death(supervisor.kill)
+        await _serve(options, supervisor)
+
+    try:
+        asyncio.run(main())
+    except (CannotServe, ElixirGone, StartFailed) as error:
+        print(f"bridge_adapter.gateway: {error}", file=sys.stderr)
+        return 1
+    finally:
+        (supervisor or first).kill()
+    return 0
+
+
+async def _serve(options: Options, supervisor: Supervisor) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    elixir = ElixirSide(options.elixir_address, options.heartbeat)
+    service = BridgeService(supervisor, elixir)
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", options.max_message),
+            ("grpc.max_send_message_length", options.max_message),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    rpc.add_BridgeServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    port = _bind(server, options)
+    stop = asyncio.ensure_future(stopped.wait())
+    started = asyncio.ensure_future(supervisor.start())
+    await asyncio.wait({stop, started}, return_when=asyncio.FIRST_COMPLETED)
+    if started.done():
+        started.result()
+        await server.start()
+        announce(options, port)
+        tasks = {stop, asyncio.ensure_future(supervisor.run()), asyncio.ensure_future(_attend(elixir))}
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        service.stopping.set()
+        await asyncio.gather(server.stop(GRACE_SECONDS), supervisor.stop(GRACE_SECONDS + FORCE_SECONDS))
+        for task in done:
+            task.result()
+
+
+async def _attend(elixir: ElixirSide) -> None:
+    """Ends only by an exception: when Elixir is gone."""
+    await elixir.watch()
+    await asyncio.Event().wait()
+
+
+def _bind(server: grpc.aio.Server, options: Options) -> int:
+    """Listens; returns the port. Raises CannotServe."""
+    address = f"[{options.host}]" if ":" in options.host else options.host
+    try:
+        port: int = server.add_insecure_port(f"{address}:{options.port}")
+        reason = "the address cannot be used"
+    except RuntimeError as error:
+        port, reason = 0, str(error)
+    if not port:
+        reason = _why_not(options.host, options.port) or reason
+        raise CannotServe(f"cannot listen on {address}:{options.port}: {reason}; free the port, or use --port 0 for any free one")
+    return port
+
+
+def _why_not(host: str, port: int) -> str:
+    """The system's reason for refusing an address: gRPC does not tell."""
+    try:
+        for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def announce(options: Options, port: int) -> None:
+    """Tells who waits that the server listens: the port, in the ready file, which appears whole or not at all. Raises CannotServe."""
+    if not options.ready_file:
+        print(f"bridge_adapter.gateway: listening on {options.host}:{port}", file=sys.stderr)
+        return
+    temporary = f"{options.ready_file}.tmp"
+    try:
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(str(port))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, options.ready_file)
+    except OSError as error:
+        with suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
+        raise CannotServe(
+            f"cannot write the ready file {options.ready_file}: {error.strerror or error}; "
+            "Snakepit waits for it (SNAKEPIT_READY_FILE): make its directory writable and give it space"
+        ) from error

@@ -1,0 +1,223 @@
+"""BridgeService as the worker serves it: what concerns the worker is answered here at once, tools are passed to the executor.
+
+Parameters and results stay the JSON texts that they are: the gateway neither parses nor makes JSON, except to describe an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, timestamp_pb2, wrappers_pb2
+
+from bridge_adapter.gateway import failures
+from bridge_adapter.gateway.beam import ElixirSide
+from bridge_adapter.gateway.lane_client import LaneError, LaneLost
+from bridge_adapter.gateway.supervisor import Supervisor
+from bridge_adapter.proto import snakepit_bridge_pb2 as pb
+from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
+
+TEXT_URL = "type.googleapis.com/google.protobuf.StringValue"
+STREAM_TOOL = "snakebridge.stream"
+CORRELATION = "correlation_id"
+CORRELATION_HEADER = "x-snakepit-correlation-id"
+MAX_SESSIONS = 10_000
+_TRUE = ("1", "true", "t", "yes", "y", "on")
+_EMPTY_SESSION = (b'""', b"null")
+# First bytes of packed wrapper messages. Three of them are JSON whitespace too, so they only raise a suspicion.
+_WRAPPER_STARTS = frozenset(b"\x08\x09\x0a\x0d")
+_WRAPPERS = {
+    name: getattr(wrappers_pb2, name)
+    for name in (
+        *("DoubleValue", "FloatValue", "Int64Value", "UInt64Value", "Int32Value", "UInt32Value"),
+        *("BoolValue", "StringValue", "BytesValue"),
+    )
+}
+
+log = logging.getLogger("bridge_adapter.gateway")
+
+
+class BridgeService(rpc.BridgeServiceServicer):
+    """The servicer. The methods that only Elixir serves stay UNIMPLEMENTED."""
+
+    def __init__(self, supervisor: Supervisor, elixir: ElixirSide) -> None:
+        self._supervisor = supervisor
+        self._elixir = elixir
+        self._sessions: OrderedDict[str, pb.GetSessionResponse] = OrderedDict()
+        self.stopping = asyncio.Event()
+
+    # --- the worker itself ---
+
+    async def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
+        return pb.PingResponse(message=f"Pong from Python: {request.message}", server_time=_now())
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
+        return pb.HeartbeatResponse(server_time=_now(), session_valid=True)
+
+    async def InitializeSession(self, request: pb.InitializeSessionRequest, context: Any) -> pb.InitializeSessionResponse:
+        if request.session_id not in self._sessions:
+            if len(self._sessions) >= MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+            session = pb.GetSessionResponse(session_id=request.session_id, metadata=request.metadata, created_at=_now())
+            self._sessions[request.session_id] = session
+        self._elixir.session(request.session_id)
+        return pb.InitializeSessionResponse(success=True)
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
+        session = self._sessions.get(request.session_id)
+        if session is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no session {request.session_id!r}; InitializeSession makes one")
+            raise AssertionError("abort raises")
+        return session
+
+    async def CleanupSession(self, request: pb.CleanupSessionRequest, context: Any) -> pb.CleanupSessionResponse:
+        self._sessions.pop(request.session_id, None)
+        payload = {"session_id": json.dumps(request.session_id).encode(), "protocol_version": b"1", "min_supported_version": b"1"}
+        params = {"tool": "snakebridge.release_session", "payload": payload, "encoding": "tagged"}
+        try:
+            released = json.loads(await self._supervisor.call(params, context.time_remaining, True))
+        except LaneError as error:
+            log.warning("the objects of session %s could not be released: %s", request.session_id, error)
+            released = 0
+        return pb.CleanupSessionResponse(success=True, resources_cleaned=released)
+
+    async def StreamTelemetry(self, requests: Any, context: Any) -> None:
+        """Takes the controls and keeps the stream open until Elixir or the worker ends."""
+        stopped = asyncio.ensure_future(self.stopping.wait())
+        controls = asyncio.ensure_future(self._controls(requests))
+        try:
+            await stopped
+        finally:
+            stopped.cancel()
+            controls.cancel()
+
+    async def _controls(self, requests: Any) -> None:
+        async for control in requests:
+            log.debug("telemetry control: %s", control.WhichOneof("control"))
+
+    # --- tools ---
+
+    async def ExecuteTool(self, request: pb.ExecuteToolRequest, context: Any) -> pb.ExecuteToolResponse:
+        started = time.monotonic()
+        correlation = _correlation(request, context)
+        try:
+            params = self._params(request)
+            result = await self._supervisor.call(params, context.time_remaining, params["payload"].get("idempotent") == b"true")
+            response = pb.ExecuteToolResponse(success=True, result=any_pb2.Any(type_url=TEXT_URL, value=result))
+        except LaneError as error:
+            payload = failures.payload(error.fields, request.tool_name, _texts(request))
+            log.info("[corr=%s] %s failed: %s: %s", correlation, request.tool_name, payload["type"], payload["message"])
+            response = pb.ExecuteToolResponse(success=False, error_message=failures.text(payload))
+        response.execution_time_ms = int((time.monotonic() - started) * 1000)
+        if correlation:
+            response.metadata[CORRELATION] = correlation
+        return response
+
+    async def ExecuteStreamingTool(self, request: pb.ExecuteToolRequest, context: Any) -> None:
+        try:
+            await self._stream(request, context)
+        except LaneError as error:
+            payload = failures.payload(error.fields, request.tool_name, _texts(request))
+            log.info("[corr=%s] %s failed: %s: %s", _correlation(request, context), request.tool_name, payload["type"], payload["message"])
+            await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(payload))
+
+    async def _stream(self, request: pb.ExecuteToolRequest, context: Any) -> None:
+        params = self._params(request)
+        tool = request.tool_name
+        number = 0
+        if tool != STREAM_TOOL:
+            # Whether an answer streams depends on the RPC; the answer of a tool that does not stream is one chunk.
+            value = await self._supervisor.call(params, context.time_remaining, False)
+            number = 1
+            await context.write(_chunk(tool, number, value))
+        else:
+            stream, running = await self._supervisor.stream(params, context.time_remaining)
+            try:
+                while (items := await stream.next()) is not None:
+                    for item in items:
+                        number += 1
+                        await context.write(_chunk(tool, number, item))
+                    stream.consumed(len(items))
+            except LaneLost as error:
+                raise await self._supervisor.crash(running, error) from error
+            finally:
+                stream.close()
+        await context.write(pb.ToolChunk(chunk_id=f"{tool}-{number + 1}", is_final=True))
+
+    def _params(self, request: pb.ExecuteToolRequest) -> dict[str, Any]:
+        """The lane's params of a request. Raises LaneError for parameters that cannot be passed on."""
+        payload = _texts(request)
+        for name, value in payload.items():
+            if not value or value[0] in _WRAPPER_STARTS:
+                payload[name] = _unwrapped(name, request.parameters[name])
+        if payload.get("session_id", b"null") in _EMPTY_SESSION and request.session_id:
+            payload["session_id"] = json.dumps(request.session_id).encode()
+        params: dict[str, Any] = {"tool": request.tool_name, "payload": payload, "encoding": "tagged"}
+        if request.binary_parameters:
+            params["binary"] = _binary(request)
+        if request.metadata.get("thread_sensitive", "").lower() in _TRUE:
+            params["session_options"] = {"pinned": True}
+        return params
+
+
+def _texts(request: pb.ExecuteToolRequest) -> dict[str, bytes]:
+    return {name: parameter.value for name, parameter in request.parameters.items()}
+
+
+def _unwrapped(name: str, parameter: any_pb2.Any) -> bytes:
+    """The JSON text of a parameter that does not look like one: it may be a real, packed wrapper message."""
+    try:
+        json.loads(parameter.value)
+        return parameter.value
+    except ValueError:
+        wrapper = _WRAPPERS.get(parameter.type_url.rpartition(".")[2])
+    if wrapper is None:
+        return parameter.value  # the executor says what is wrong with it
+    try:
+        message = wrapper.FromString(parameter.value)
+    except Exception as error:
+        raise _invalid(
+            f"the parameter {name} is neither JSON text nor a packed {parameter.type_url}: {error}; send JSON text as the value of the Any",
+            "decode_error",
+        ) from error
+    if isinstance(message.value, bytes):
+        from bridge_adapter.codec import Limits, PlainResolver, tagged
+
+        return tagged.dumps(message.value, PlainResolver(), Limits())
+    return json.dumps(message.value).encode()
+
+
+def _binary(request: pb.ExecuteToolRequest) -> dict[str, bytes]:
+    for name in request.binary_parameters:
+        if request.metadata.get(f"binary_format:{name}", "").lower() == "pickle":
+            raise _invalid(
+                f"the binary parameter {name} is a pickle; pickles run code of the sender and are not loaded. "
+                "Send raw bytes, or values as parameters",
+                "invalid_request",
+            )
+    return dict(request.binary_parameters)
+
+
+def _invalid(message: str, category: str) -> LaneError:
+    return LaneError({"category": category, "type": "ValueError", "message": message})
+
+
+def _chunk(tool: str, number: int, value: bytes) -> pb.ToolChunk:
+    return pb.ToolChunk(chunk_id=f"{tool}-{number}", data=b'{"data":' + value + b"}")
+
+
+def _correlation(request: pb.ExecuteToolRequest, context: Any) -> str:
+    known = request.metadata.get(CORRELATION)
+    if known:
+        return known
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == CORRELATION_HEADER), "")
+
+
+def _now() -> timestamp_pb2.Timestamp:
+    nanoseconds = time.time_ns()
+    return timestamp_pb2.Timestamp(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
