@@ -71,7 +71,7 @@ defmodule SnakeBridge.Pool.Python do
     path =
       Path.join(
         System.tmp_dir!(),
-        "snakebridge-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+        "snakebridge-pool-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
       )
 
     with :ok <- File.mkdir(path),
@@ -89,7 +89,7 @@ defmodule SnakeBridge.Pool.Python do
   @doc "Removes the directories of executors that were killed together with their BEAM, so that nobody was left to do it."
   @spec sweep() :: :ok
   def sweep do
-    for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-*")),
+    for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-pool-*")),
         abandoned?(directory),
         do: File.rm_rf(directory)
 
