@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
+    if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
+        print(f"bridge_adapter needs Python 3.11 or newer; this is {sys.executable}, {sys.version.split()[0]}", file=sys.stderr)
+        return 2
     if not arguments.stay:
         lifeline.own_group()
         lifeline.die_with_parent(lambda: _end_with_parent(arguments.listen, arguments.private_directory))

@@ -1,4 +1,4 @@
-"""The lossless type codec: Python values to and from `packed` (MessagePack, the native wire) and `tagged` (JSON, what SnakeBridge speaks)."""
+"""The lossless type codec: values to and from `packed` (MessagePack, the native wire) and `tagged` (JSON, what SnakeBridge speaks)."""
 
 from .errors import CodecError, DecodeError, EncodeError, LimitExceeded
 from .limits import Limits
