@@ -218,8 +218,7 @@ class Stream:
     def close(self) -> None:
         """Ends the stream; one that still runs is halted, so that its generator is closed."""
         if self._answer.done():
-            if not self._answer.cancelled():
-                self._answer.exception()  # seen, or asyncio would complain that nobody looked
+            _seen(self._answer)
             return
         self._answer.cancel()
         self._pool.interrupt(self._connection, self._id, "halted")
@@ -296,6 +295,11 @@ class Lane:
             self.down.set_result(None)
         self._invite()
 
+    def ping(self) -> None:
+        """Makes the executor answer on the control connection, or lose it."""
+        if self._control is not None and self._control.usable:
+            self._control.request("ping", {})[1].add_done_callback(_seen)
+
     def close(self) -> None:
         """Closes every connection; requests in flight get LaneLost."""
         for connection in list(self._all):
@@ -361,3 +365,9 @@ class Lane:
     def _later(self, seconds: float, action: Any, *arguments: Any) -> None:
         if not self.down.done():
             asyncio.get_running_loop().call_later(seconds, action, *arguments)
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """Whatever became of it: asyncio must not complain that nobody looked."""
+    if not answer.cancelled():
+        answer.exception()

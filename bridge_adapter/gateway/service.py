@@ -13,9 +13,9 @@ from collections import OrderedDict
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, timestamp_pb2, wrappers_pb2
+from google.protobuf import any_pb2, timestamp_pb2
 
-from bridge_adapter.gateway import failures
+from bridge_adapter.gateway import failures, parameters
 from bridge_adapter.gateway.beam import ElixirSide
 from bridge_adapter.gateway.lane_client import LaneError, LaneLost
 from bridge_adapter.gateway.supervisor import Supervisor
@@ -27,17 +27,6 @@ STREAM_TOOL = "snakebridge.stream"
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 MAX_SESSIONS = 10_000
-_TRUE = ("1", "true", "t", "yes", "y", "on")
-_EMPTY_SESSION = (b'""', b"null")
-# First bytes of packed wrapper messages. Three of them are JSON whitespace too, so they only raise a suspicion.
-_WRAPPER_STARTS = frozenset(b"\x08\x09\x0a\x0d")
-_WRAPPERS = {
-    name: getattr(wrappers_pb2, name)
-    for name in (
-        *("DoubleValue", "FloatValue", "Int64Value", "UInt64Value", "Int32Value", "UInt32Value"),
-        *("BoolValue", "StringValue", "BytesValue"),
-    )
-}
 
 log = logging.getLogger("bridge_adapter.gateway")
 
@@ -106,11 +95,11 @@ class BridgeService(rpc.BridgeServiceServicer):
         started = time.monotonic()
         correlation = _correlation(request, context)
         try:
-            params = self._params(request)
+            params = parameters.lane_params(request)
             result = await self._supervisor.call(params, context.time_remaining, params["payload"].get("idempotent") == b"true")
             response = pb.ExecuteToolResponse(success=True, result=any_pb2.Any(type_url=TEXT_URL, value=result))
         except LaneError as error:
-            payload = failures.payload(error.fields, request.tool_name, _texts(request))
+            payload = failures.payload(error.fields, request.tool_name, parameters.texts(request))
             log.info("[corr=%s] %s failed: %s: %s", correlation, request.tool_name, payload["type"], payload["message"])
             response = pb.ExecuteToolResponse(success=False, error_message=failures.text(payload))
         response.execution_time_ms = int((time.monotonic() - started) * 1000)
@@ -122,12 +111,12 @@ class BridgeService(rpc.BridgeServiceServicer):
         try:
             await self._stream(request, context)
         except LaneError as error:
-            payload = failures.payload(error.fields, request.tool_name, _texts(request))
+            payload = failures.payload(error.fields, request.tool_name, parameters.texts(request))
             log.info("[corr=%s] %s failed: %s: %s", _correlation(request, context), request.tool_name, payload["type"], payload["message"])
             await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(payload))
 
     async def _stream(self, request: pb.ExecuteToolRequest, context: Any) -> None:
-        params = self._params(request)
+        params = parameters.lane_params(request)
         tool = request.tool_name
         number = 0
         if tool != STREAM_TOOL:
@@ -148,63 +137,6 @@ class BridgeService(rpc.BridgeServiceServicer):
             finally:
                 stream.close()
         await context.write(pb.ToolChunk(chunk_id=f"{tool}-{number + 1}", is_final=True))
-
-    def _params(self, request: pb.ExecuteToolRequest) -> dict[str, Any]:
-        """The lane's params of a request. Raises LaneError for parameters that cannot be passed on."""
-        payload = _texts(request)
-        for name, value in payload.items():
-            if not value or value[0] in _WRAPPER_STARTS:
-                payload[name] = _unwrapped(name, request.parameters[name])
-        if payload.get("session_id", b"null") in _EMPTY_SESSION and request.session_id:
-            payload["session_id"] = json.dumps(request.session_id).encode()
-        params: dict[str, Any] = {"tool": request.tool_name, "payload": payload, "encoding": "tagged"}
-        if request.binary_parameters:
-            params["binary"] = _binary(request)
-        if request.metadata.get("thread_sensitive", "").lower() in _TRUE:
-            params["session_options"] = {"pinned": True}
-        return params
-
-
-def _texts(request: pb.ExecuteToolRequest) -> dict[str, bytes]:
-    return {name: parameter.value for name, parameter in request.parameters.items()}
-
-
-def _unwrapped(name: str, parameter: any_pb2.Any) -> bytes:
-    """The JSON text of a parameter that does not look like one: it may be a real, packed wrapper message."""
-    try:
-        json.loads(parameter.value)
-        return parameter.value
-    except ValueError:
-        wrapper = _WRAPPERS.get(parameter.type_url.rpartition(".")[2])
-    if wrapper is None:
-        return parameter.value  # the executor says what is wrong with it
-    try:
-        message = wrapper.FromString(parameter.value)
-    except Exception as error:
-        raise _invalid(
-            f"the parameter {name} is neither JSON text nor a packed {parameter.type_url}: {error}; send JSON text as the value of the Any",
-            "decode_error",
-        ) from error
-    if isinstance(message.value, bytes):
-        from bridge_adapter.codec import Limits, PlainResolver, tagged
-
-        return tagged.dumps(message.value, PlainResolver(), Limits())
-    return json.dumps(message.value).encode()
-
-
-def _binary(request: pb.ExecuteToolRequest) -> dict[str, bytes]:
-    for name in request.binary_parameters:
-        if request.metadata.get(f"binary_format:{name}", "").lower() == "pickle":
-            raise _invalid(
-                f"the binary parameter {name} is a pickle; pickles run code of the sender and are not loaded. "
-                "Send raw bytes, or values as parameters",
-                "invalid_request",
-            )
-    return dict(request.binary_parameters)
-
-
-def _invalid(message: str, category: str) -> LaneError:
-    return LaneError({"category": category, "type": "ValueError", "message": message})
 
 
 def _chunk(tool: str, number: int, value: bytes) -> pb.ToolChunk:

@@ -116,6 +116,10 @@ class Supervisor:
         """The error of a call whose connection was lost: worker_crash, when the executor died with it."""
         how = await self._ended(running)
         if how is None:
+            # An executor whose sockets user code has closed finds out when it has to answer.
+            running.lane.ping()
+            how = await self._ended(running)
+        if how is None:
             return LaneError(
                 {"category": "protocol_error", "type": "ProtocolError", "message": f"the executor gave up on the call: {error}"}
             )

@@ -1,0 +1,170 @@
+"""User code for the gateway's tests: what hangs, dies, streams and counts."""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+made = 0
+lock = threading.Lock()
+barrier: threading.Barrier | None = None
+
+
+def tell(place: str, text: object) -> None:
+    """Writes to a named pipe; returns when somebody has read it."""
+    with open(place, "w") as pipe:
+        pipe.write(str(text))
+
+
+def wait_forever(place: str) -> None:
+    """Tells its pid, then sleeps."""
+    tell(place, os.getpid())
+    time.sleep(600)
+
+
+def swallow_forever(place: str) -> None:
+    """Cannot be interrupted."""
+    tell(place, os.getpid())
+    while True:
+        try:
+            threading.Event().wait()
+        except BaseException:
+            continue
+
+
+def sleep_in_c(place: str, seconds: int) -> None:
+    """Cannot be interrupted, lets others run."""
+    tell(place, os.getpid())
+    ctypes.CDLL(None).sleep(seconds)
+
+
+class Mine(Exception):
+    """An exception of user code."""
+
+
+def raise_with_cause() -> None:
+    error = Mine("mine")
+    error.add_note("a note")
+    raise error from KeyError("k")
+
+
+def raise_it(name: str) -> None:
+    raise getattr(builtins, name)("asked for")
+
+
+def meet(n: int) -> int:
+    """Returns when n calls are in here at the same time."""
+    global barrier
+    with lock:
+        barrier = barrier or threading.Barrier(n)
+    return barrier.wait(20)
+
+
+def hold_the_gil(place: str, seconds: int) -> str:
+    """Keeps the interpreter to itself, as a C extension may."""
+    tell(place, os.getpid())
+    ctypes.PyDLL(None).sleep(seconds)
+    return "done"
+
+
+def hold_after_interruption(place: str) -> None:
+    """Tells when it is interrupted."""
+    try:
+        wait_forever(place)
+    finally:
+        tell(place, "interrupted")
+
+
+def die(how: str) -> None:
+    print(f"about to die by {how}", flush=True)
+    if how == "exit":
+        os._exit(3)
+    signal.raise_signal(getattr(signal, how))
+
+
+def die_once(marker: str) -> int:
+    """Kills its process the first time, answers the second."""
+    if Path(marker).exists():
+        return os.getpid()
+    Path(marker).touch()
+    os._exit(9)
+
+
+def count_and_die(path: str) -> None:
+    with open(path, "a") as file:
+        file.write("x")
+    os._exit(9)
+
+
+def close_every_socket() -> None:
+    os.closerange(3, 1024)
+
+
+def start_child() -> int:
+    """A process of the user's that outlives the call."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
+def search_path() -> list[str]:
+    return sys.path
+
+
+def top_level(name: str) -> bool:
+    """Whether `import name` finds something."""
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
+
+
+def many(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+def mixed() -> Iterator[Any]:
+    yield from (1, None, "text", "123", {"data": 5}, [1, 2], b"\xff")
+
+
+def fail_after(n: int) -> Iterator[int]:
+    yield from range(n)
+    raise ValueError("boom mid-stream")
+
+
+def fail_at_length() -> Iterator[int]:
+    yield 1
+    raise ValueError("long: " + 'é\n"x' * 20_000)
+
+
+def counted(n: int) -> Iterator[int]:
+    """Counts how far it was driven."""
+    global made
+    for number in range(n):
+        made = number + 1
+        yield number
+
+
+def how_many() -> int:
+    return made
+
+
+def endless(place: str) -> Iterator[int]:
+    try:
+        number = 0
+        while True:
+            yield number
+            number += 1
+    finally:
+        tell(place, "closed")
+
+
+def stream_and_die() -> Iterator[int]:
+    yield 1
+    os._exit(4)

@@ -1,0 +1,134 @@
+"""What becomes of calls when the executor dies or hangs, and that the next one takes over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from gateway_process import Gateway, ToolFailed, gone, read, request, value_of
+
+from bridge_adapter.proto import snakepit_bridge_pb2 as pb
+
+
+@pytest.fixture
+def own(start: Callable[..., Gateway]) -> Gateway:
+    return start()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("exit", "exit status 3"), ("SIGSEGV", "SIGSEGV"), ("SIGABRT", "SIGABRT"), ("SIGKILL", "out of memory")]
+)
+def test_a_call_that_takes_the_worker_down_is_answered_with_how_and_the_last_words(own: Gateway, how: str, words: str) -> None:
+    with pytest.raises(ToolFailed) as error:
+        own.execute("die", how)
+    payload = error.value.payload
+    assert (payload["type"], payload["category"]) == ("WorkerCrash", "worker_crash")
+    assert words in payload["message"] and f"about to die by {how}" in payload["message"]
+    assert payload["context"]["function"] == "die" and payload["context"]["session_id"] == "sess-A"
+    assert own.execute("sqrt", 16, module="math") == 4.0
+
+
+def test_an_executor_killed_from_outside_answers_its_calls_and_is_replaced(own: Gateway, pipe: Path) -> None:
+    call = own.stub.ExecuteTool.future(request("wait_forever", str(pipe)), timeout=30)
+    pid = int(read(pipe))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ToolFailed, match=f"SIGKILL.*pid {pid}"):
+        value_of(call.result())
+    assert own.executor_pid() != pid
+
+
+def test_an_idempotent_call_is_repeated_on_the_next_executor(own: Gateway, tmp_path: Path) -> None:
+    first = own.executor_pid()
+    assert own.execute("die_once", str(tmp_path / "marker"), idempotent=True) != first
+
+
+def test_an_idempotent_call_is_repeated_only_once(own: Gateway, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    with pytest.raises(ToolFailed) as error:
+        own.execute("count_and_die", str(count), idempotent=True)
+    assert error.value.payload["type"] == "WorkerCrash"
+    assert count.read_text() == "xx"
+
+
+def test_a_call_that_is_not_idempotent_is_not_repeated(own: Gateway, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    with pytest.raises(ToolFailed):
+        own.execute("count_and_die", str(count))
+    assert count.read_text() == "x"
+
+
+def test_a_stream_whose_executor_dies_ends_with_worker_crash(own: Gateway) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        own.chunks("stream_and_die")
+    assert error.value.code() == grpc.StatusCode.INTERNAL
+    payload = json.loads(error.value.details())
+    assert payload["type"] == "WorkerCrash" and "exit status 4" in payload["message"]
+
+
+def test_processes_of_user_code_die_with_the_executor(own: Gateway) -> None:
+    child = own.execute("start_child")
+    os.kill(own.executor_pid(), signal.SIGKILL)
+    assert gone(child, 5)
+
+
+def test_an_executor_that_lost_its_sockets_is_replaced(own: Gateway) -> None:
+    first = own.executor_pid()
+    with pytest.raises(ToolFailed) as error:
+        own.execute("close_every_socket")
+    assert error.value.payload["category"] == "worker_crash"
+    assert own.executor_pid() != first
+
+
+def test_heartbeats_and_pings_are_answered_while_user_code_holds_the_gil(own: Gateway, pipe: Path) -> None:
+    call = own.stub.ExecuteTool.future(request("hold_the_gil", str(pipe), 3), timeout=30)
+    read(pipe)
+    for _ in range(20):
+        assert own.stub.Heartbeat(pb.HeartbeatRequest(session_id="s"), timeout=2).session_valid
+        own.stub.Ping(pb.PingRequest(message="x"), timeout=2)
+    assert not call.done()
+    # A call that needs a connection of its own waits until there is somebody to greet it.
+    assert own.execute("sqrt", 16, module="math", session_id="other") == 4.0
+    assert value_of(call.result()) == "done"
+
+
+def test_an_executor_that_cannot_start_again_is_told_to_the_callers(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    breaks = tmp_path / "user" / "sitecustomize.py"
+    gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
+    first = gateway.executor_pid()
+    breaks.write_text("import os\nprint('the environment is broken', flush=True)\nos._exit(7)\n")
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(ToolFailed) as error:
+        gateway.execute("sqrt", 16, module="math")
+    assert error.value.payload["category"] == "worker_start"
+    assert "the environment is broken" in error.value.payload["message"]
+    breaks.unlink()
+    assert gateway.execute("sqrt", 16, module="math") == 4.0
+
+
+def test_a_call_that_waits_for_an_executor_ends_at_its_deadline(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
+    first = gateway.executor_pid()
+    hangs = "import time, sys\nif 'bridge_adapter.executor' in sys.orig_argv: time.sleep(600)\n"
+    (tmp_path / "user" / "sitecustomize.py").write_text(hangs)
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(grpc.RpcError) as error:
+        gateway.execute("sqrt", 16, module="math", timeout=1)
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    began = time.monotonic()
+    gateway.process.terminate()
+    assert gateway.process.wait(10) == 0
+    assert time.monotonic() - began < 5
+
+
+def test_user_code_does_not_see_the_gateways_modules(own: Gateway) -> None:
+    for name in ("supervisor", "service", "options", "codec", "kernels", "grpc_server"):
+        assert own.execute("top_level", name) is False
+    assert not any(place.endswith("/gateway") and "bridge_adapter" in place for place in own.execute("search_path"))
