@@ -236,3 +236,11 @@ def fork_and_wait() -> int:
     if pid == 0:
         os._exit(3)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def notify_and_sleep(f: Any, seconds: float) -> None:
+    try:
+        f()
+        time.sleep(seconds)
+    finally:
+        log.append("cleaned")

@@ -101,9 +101,16 @@ defmodule SnakeBridge.Pool.Python do
     socket = Path.join(directory, "w.sock")
 
     cond do
-      older?(socket, 10) -> match?({:error, :econnrefused}, :gen_tcp.connect({:local, socket}, 0, [], 100))
+      older?(socket, 10) -> refused?(socket)
       File.exists?(socket) -> false
       true -> older?(directory, 120)
+    end
+  end
+
+  defp refused?(socket) do
+    case :gen_tcp.connect({:local, socket}, 0, [active: false], 100) do
+      {:ok, connection} -> :gen_tcp.close(connection) != :ok
+      {:error, reason} -> reason == :econnrefused
     end
   end
 

@@ -1,0 +1,10 @@
+Logger.configure(level: :error)
+
+# One small pool of real workers for all tests; user code for them is tests/python/sample.py.
+python = System.get_env("SNAKEBRIDGE_PYTHON") || Path.expand(".venv/bin/python")
+options = [size: 2, python: python, env: [{"PYTHONPATH", Path.expand("tests/python")}], kill_after: 400]
+# The application started with the defaults before this file was read.
+:ok = Application.stop(:snakebridge)
+Application.put_env(:snakebridge, :pools, default: options, single: Keyword.put(options, :size, 1))
+{:ok, _} = Application.ensure_all_started(:snakebridge)
+ExUnit.start(timeout: 60_000)
