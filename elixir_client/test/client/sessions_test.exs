@@ -58,19 +58,15 @@ defmodule SnakeBridge.SessionsTest do
   end
 
   test "a session stays on its worker, and sessions spread over the workers" do
-    pids =
-      for _ <- 1..20 do
-        {:ok, session} = SnakeBridge.create_session()
-
-        [pid] =
-          SnakeBridge.in_session(session, fn -> for(_ <- 1..5, do: SnakeBridge.call!("os", "getpid")) end)
-          |> Enum.uniq()
-
-        SnakeBridge.close_session(session)
-        pid
-      end
-
+    sessions = for _ <- 1..20, do: elem(SnakeBridge.create_session(), 1)
+    pids = for session <- sessions, do: SnakeBridge.in_session(session, &worker_of_five_calls/0)
     assert pids |> Enum.uniq() |> length() == 2
+    Enum.each(sessions, &SnakeBridge.close_session/1)
+  end
+
+  defp worker_of_five_calls do
+    [pid] = Enum.uniq(for _ <- 1..5, do: SnakeBridge.call!("os", "getpid"))
+    pid
   end
 
   test "pinned sessions keep one Python thread" do

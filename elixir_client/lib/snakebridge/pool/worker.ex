@@ -13,7 +13,7 @@ defmodule SnakeBridge.Pool.Worker do
   @backoff_first 100
   @backoff_last 5_000
   # A worker that lived this long did not die of its start.
-  @healthy_after 10_000
+  @healthy_after 1_000
   @tail_lines 40
   @idle_kept 4
   @idle_sweep 10_000
