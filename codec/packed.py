@@ -7,7 +7,6 @@ the encoder by one row in `ENCODERS`, a wire form to the decoder by one row in `
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ import msgpack
 from . import shape
 from .errors import CodecError, DecodeError, EncodeError, LimitExceeded
 from .limits import DEFAULT, Limits
-from .types import DTYPES, Atom, Binary, CallbackRef, PlainResolver, Ref, Resolver, StreamRef, element_count
+from .types import DTYPES, Atom, Binary, CallbackRef, PlainResolver, Ref, Resolver, StreamRef, element_count, loaded
 
 INT, ATOM, BINARY, TEXT, COMPLEX, DATE, TIME, NAIVE, DATETIME, MARK = 1, 2, 3, 4, 5, 6, 7, 8, 9, 16
 TUPLE, SET, FROZENSET, REF, STREAM_REF, CALLBACK, NDARRAY = 1, 2, 3, 5, 6, 7, 8
@@ -203,14 +202,13 @@ def _encoder_for(cls: type) -> _Encoder:
 
 
 def _choose_encoder(cls: type) -> _Encoder:
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        if cls is numpy.ndarray:
+    if (numpy := loaded("numpy", "ndarray", "number", "bool_")) is not None:
+        ndarray, *scalars = numpy
+        if cls is ndarray:
             return _ndarray
-        if issubclass(cls, (numpy.number, numpy.bool_)):
+        if issubclass(cls, tuple(scalars)):
             return _numpy_scalar
-    jax = sys.modules.get("jax")
-    if jax is not None and hasattr(jax, "Array") and issubclass(cls, jax.Array):
+    if (jax := loaded("jax", "Array")) is not None and issubclass(cls, jax):
         return _jax_array
     for base in cls.__mro__:
         if base in _CANONICAL_BASES:

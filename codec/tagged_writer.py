@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time
@@ -18,7 +17,7 @@ from typing import Any
 from . import digits, shape
 from .errors import EncodeError, LimitExceeded
 from .limits import Limits
-from .types import Atom, Binary, CallbackRef, Ref, Resolver, StreamRef
+from .types import Atom, Binary, CallbackRef, Ref, Resolver, StreamRef, loaded
 
 
 class Writer:
@@ -319,8 +318,7 @@ def _form_of(cls: type) -> tuple[_Leaf, _Branch | None]:
 
 
 def _choose_form(cls: type) -> tuple[_Leaf, _Branch | None]:
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and issubclass(cls, (numpy.number, numpy.bool_)):
+    if (scalars := loaded("numpy", "number", "bool_")) is not None and issubclass(cls, scalars):
         return _numpy_scalar, None
     for base in cls.__mro__:
         if base in _CANONICAL_LEAVES:

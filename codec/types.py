@@ -5,6 +5,7 @@ The codec moves these; it does not know what a session is or how a callback reac
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,6 +100,12 @@ def stream_type(value: Any) -> str | None:
     if hasattr(cls, "__next__") and hasattr(cls, "__iter__") and not hasattr(cls, "__enter__"):
         return "generator" if hasattr(cls, "send") and hasattr(cls, "throw") else "iterator"
     return None
+
+
+def loaded(module: str, *names: str) -> tuple[Any, ...] | None:
+    """Attributes of a module that somebody has imported; None when nobody has, or another thread is still at it."""
+    found = tuple(getattr(sys.modules.get(module), name, None) for name in names)
+    return None if None in found else found
 
 
 # Array element types that travel by value: name -> bytes per element. bfloat16 is a numpy dtype only where ml_dtypes is loaded.
