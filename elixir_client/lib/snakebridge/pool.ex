@@ -241,7 +241,7 @@ defmodule SnakeBridge.Pool do
   @doc "Ends a session in every pool that knows it."
   @spec release_session(String.t()) :: :ok
   def release_session(session) do
-    for [pool, index] <- :ets.match(@placements, {{:"$1", session}, :"$2", :_, :_}) do
+    for {pool, _, _} <- :ets.tab2list(@pools), {_, index, _, _} <- :ets.lookup(@placements, {pool, session}) do
       case :ets.lookup(@workers, {pool, index}) do
         [{_, :ready, worker}] ->
           payload = SnakeBridge.Payload.release_session(session)
@@ -258,6 +258,11 @@ defmodule SnakeBridge.Pool do
 
     :ok
   end
+
+  @doc false
+  # Whether a worker may know the session.
+  def placed?(session),
+    do: Enum.any?(:ets.tab2list(@pools), fn {pool, _, _} -> :ets.member(@placements, {pool, session}) end)
 
   @doc false
   # A process that used Python has ended: what it had in flight is cancelled.

@@ -144,14 +144,22 @@ defmodule SnakeBridge.Runtime do
 
     Stream.resource(
       fn -> open(kind, fields, runtime, {target, function, args}) end,
-      fn stream ->
-        case SnakeBridge.Exchange.next(stream) do
-          {:items, items, stream} -> {items, stream}
-          {:done, stream} -> {:halt, stream}
-          {:error, error, _} -> raise enrich(error, {target, function, args})
-        end
+      fn
+        {:failed, error} ->
+          raise error
+
+        stream ->
+          case SnakeBridge.Exchange.next(stream) do
+            {:items, items, stream} -> {items, stream}
+            {:done, stream} -> {:halt, stream}
+            # Raised at the next step: the accumulator of a step that raises is the one before it, a stream that still looks open.
+            {:error, error, _} -> {[], {:failed, enrich(error, {target, function, args})}}
+          end
       end,
-      &SnakeBridge.Exchange.halt/1
+      fn
+        {:failed, _} -> :ok
+        stream -> SnakeBridge.Exchange.halt(stream)
+      end
     )
   end
 

@@ -59,7 +59,10 @@ defmodule SnakeBridge.SessionManager do
   def handle_info({:DOWN, _, :process, pid, _}, sessions) do
     {session, sessions} = Map.pop(sessions, pid)
     Pool.abandon(pid)
-    if session, do: Task.Supervisor.start_child(SnakeBridge.Tasks, fn -> Pool.release_session(session) end)
+
+    if Pool.placed?(session),
+      do: Task.Supervisor.start_child(SnakeBridge.Tasks, fn -> Pool.release_session(session) end)
+
     {:noreply, sessions}
   end
 

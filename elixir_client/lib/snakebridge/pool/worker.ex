@@ -86,11 +86,19 @@ defmodule SnakeBridge.Pool.Worker do
     end
   end
 
+  # The answer is only a hint to look again: a connection that was handed to a process which gave up meanwhile would be lost.
   defp wait(worker, deadline) do
+    with :look_again <- wait_turn(worker, deadline), do: checkout(worker, deadline)
+  end
+
+  defp wait_turn(worker, deadline) do
     :atomics.add(worker.counts, 2, 1)
     GenServer.call(worker.pid, {:wait, worker.generation}, Pool.left(deadline))
   catch
     :exit, {:timeout, _} ->
+      # The hint may have come too late for us, but not for the next one.
+      GenServer.cast(worker.pid, {:freed, worker.generation})
+
       {:error,
        Error.new(
          :timeout,
@@ -106,12 +114,8 @@ defmodule SnakeBridge.Pool.Worker do
   @doc "Gives a connection back."
   @spec checkin(map(), Connection.t()) :: :ok
   def checkin(worker, connection) do
-    if :atomics.get(worker.counts, 2) > 0 do
-      GenServer.cast(worker.pid, {:checkin, worker.generation, connection})
-    else
-      :ets.insert(worker.idle, {connection.id, connection})
-      :ok
-    end
+    :ets.insert(worker.idle, {connection.id, connection})
+    freed(worker)
   rescue
     # The worker died meanwhile and its table with it.
     ArgumentError -> Connection.close(connection)
@@ -122,6 +126,12 @@ defmodule SnakeBridge.Pool.Worker do
   def discard(worker, connection) do
     Connection.close(connection)
     :atomics.sub(worker.counts, 1, 1)
+    freed(worker)
+  end
+
+  defp freed(worker) do
+    if :atomics.get(worker.counts, 2) > 0, do: GenServer.cast(worker.pid, {:freed, worker.generation})
+    :ok
   end
 
   @doc "Interrupts a request; if it is still running after the pool's grace period, the worker is killed."
@@ -237,10 +247,9 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_call({:wait, generation}, from, %{generation: generation} = state) do
     # One may have come free between the caller's look and this.
-    case take(state.worker.idle) do
-      nil -> {:noreply, %{state | queue: :queue.in(from, state.queue)}}
-      connection -> {:reply, {:ok, connection}, state}
-    end
+    if free?(state.worker),
+      do: {:reply, :look_again, state},
+      else: {:noreply, %{state | queue: :queue.in(from, state.queue)}}
   end
 
   def handle_call({:wait, _}, _from, state),
@@ -261,22 +270,10 @@ defmodule SnakeBridge.Pool.Worker do
   end
 
   @impl true
-  def handle_cast({:checkin, generation, connection}, %{generation: generation} = state) do
-    case :queue.out(state.queue) do
-      {{:value, from}, queue} ->
-        GenServer.reply(from, {:ok, connection})
-        {:noreply, %{state | queue: queue}}
+  def handle_cast({:freed, generation}, %{generation: generation, status: :ready} = state),
+    do: {:noreply, %{state | queue: wake(state.queue, state.worker)}}
 
-      {:empty, _} ->
-        :ets.insert(state.worker.idle, {connection.id, connection})
-        {:noreply, state}
-    end
-  end
-
-  def handle_cast({:checkin, _, connection}, state) do
-    Connection.close(connection)
-    {:noreply, state}
-  end
+  def handle_cast({:freed, _}, state), do: {:noreply, state}
 
   def handle_cast(
         {:cancel, generation, connection, request, reason},
@@ -343,8 +340,14 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_info(:sweep, state) do
     Process.send_after(self(), :sweep, @idle_sweep)
-    if state.status == :ready, do: shrink(state.worker)
-    {:noreply, state}
+
+    if state.status == :ready do
+      shrink(state.worker)
+      # Who was woken and killed in the same moment has woken nobody else.
+      {:noreply, %{state | queue: wake(state.queue, state.worker)}}
+    else
+      {:noreply, state}
+    end
   end
 
   # The control connection broke while the process lives: it is of no use without.
@@ -361,6 +364,25 @@ defmodule SnakeBridge.Pool.Worker do
     if state.port != nil and Port.info(state.port) != nil, do: Port.close(state.port)
     kill(state)
     Python.cleanup(state.directory)
+  end
+
+  # --- connections ---
+
+  defp free?(worker),
+    do: :ets.info(worker.idle, :size) > 0 or :atomics.get(worker.counts, 1) < worker.max_connections
+
+  # Tells the first in the queue that still lives to look again.
+  defp wake(queue, worker) do
+    with true <- free?(worker), {{:value, {pid, _} = from}, rest} <- :queue.out(queue) do
+      if Process.alive?(pid) do
+        GenServer.reply(from, :look_again)
+        rest
+      else
+        wake(rest, worker)
+      end
+    else
+      _ -> queue
+    end
   end
 
   # --- ready, dead ---
@@ -395,10 +417,16 @@ defmodule SnakeBridge.Pool.Worker do
   end
 
   defp line(text, state) do
+    # User code prints what it likes; logs and error messages are text.
+    text = printable(text)
     Logger.info(fn -> "python[#{state.pool}:#{state.index}] #{text}" end)
     tail = :queue.in(text, state.tail)
     tail = if :queue.len(tail) > @tail_lines, do: :queue.drop(tail), else: tail
     %{state | tail: tail}
+  end
+
+  defp printable(text) do
+    for part <- String.chunk(text, :valid), into: "", do: if(String.valid?(part), do: part, else: "\uFFFD")
   end
 
   defp died(%{status: :starting} = state, how) do

@@ -1,0 +1,125 @@
+defmodule SnakeBridge.OrphansTest do
+  # Whatever dies, and in which order, no Python process stays behind. Processes are killed by their exact pid, by the shell's own kill.
+  use ExUnit.Case, async: false
+
+  @moduletag timeout: 120_000
+
+  @script """
+  {:ok, _} = SnakeBridge.Pool.start_link(name: :orphans, size: 2)
+  for _ <- 1..2, do: Task.async(fn -> SnakeBridge.call!("math", "sqrt", [4], pool: :orphans) end) |> Task.await()
+  pids = Enum.map_join(SnakeBridge.Pool.info(:orphans), " ", &to_string(&1.os_pid))
+  IO.puts("pids " <> System.pid() <> " " <> pids)
+  Process.sleep(:infinity)
+  """
+
+  defp beam do
+    paths = Enum.flat_map(["snakebridge"], &["-pa", to_string(:code.lib_dir(String.to_atom(&1), :ebin))])
+    script = Path.join(System.tmp_dir!(), "orphans-#{System.unique_integer([:positive])}.exs")
+
+    File.write!(
+      script,
+      "Application.put_env(:snakebridge, :autostart, false)\n{:ok, _} = Application.ensure_all_started(:snakebridge)\n" <>
+        @script
+    )
+
+    on_exit(fn -> File.rm(script) end)
+
+    Port.open({:spawn_executable, System.find_executable("elixir")}, [
+      :binary,
+      :exit_status,
+      :stderr_to_stdout,
+      {:line, 4096},
+      {:args, paths ++ [script]},
+      {:env, [{'SNAKEBRIDGE_PYTHON', String.to_charlist(Path.expand(".venv/bin/python"))}]}
+    ])
+  end
+
+  defp pids(port) do
+    receive do
+      {^port, {:data, {:eol, "pids " <> pids}}} -> pids |> String.split() |> Enum.map(&String.to_integer/1)
+      {^port, {:data, _}} -> pids(port)
+      {^port, {:exit_status, status}} -> flunk("the child ended with status #{status}")
+    after
+      30_000 -> flunk("the child did not start")
+    end
+  end
+
+  defp kill(pid) when is_integer(pid) and pid > 1,
+    do: System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid} 2>/dev/null; true"])
+
+  # A zombie that nobody has waited for yet has ended.
+  defp running?(pid) do
+    case File.read("/proc/#{pid}/stat") do
+      {:ok, stat} -> not (stat =~ ~r/\) Z /)
+      {:error, _} -> false
+    end
+  end
+
+  defp gone?(pids) do
+    until = System.monotonic_time(:millisecond) + 2_000
+
+    Stream.repeatedly(fn -> Enum.any?(pids, &running?/1) end)
+    |> Enum.find(&(&1 == false or System.monotonic_time(:millisecond) > until)) == false
+  end
+
+  test "killing the BEAM ends its workers" do
+    [beam | workers] = pids(beam())
+    kill(beam)
+    assert gone?(workers)
+  end
+
+  test "killing a worker ends nothing else, and killing the rest afterwards leaves nothing" do
+    [beam, one, two] = pids(beam())
+    kill(one)
+    assert gone?([one])
+    assert running?(beam)
+    assert running?(two)
+    kill(two)
+    kill(beam)
+    assert gone?([one, two])
+  end
+
+  test "killing both at once leaves nothing" do
+    [beam | workers] = pids(beam())
+    Enum.each([beam | workers], &kill/1)
+    assert gone?(workers)
+  end
+
+  test "killing the BEAM while its workers start leaves nothing" do
+    for delay <- [300, 450, 600, 750] do
+      port = beam()
+      {:os_pid, pid} = Port.info(port, :os_pid)
+      # Not a wait for anything: the moment of the kill is what the test varies.
+      Process.sleep(delay)
+      kill(pid)
+      assert gone?([pid])
+    end
+
+    assert eventually_no_child_of_init?()
+  end
+
+  # Workers that lost their parent would be children of process 1 by now.
+  defp eventually_no_child_of_init? do
+    until = System.monotonic_time(:millisecond) + 2_000
+    orphans = fn -> for pid <- executors(), parent(pid) == 1, do: pid end
+    Stream.repeatedly(orphans) |> Enum.find(&(&1 == [] or System.monotonic_time(:millisecond) > until)) == []
+  end
+
+  defp executors do
+    for "/proc/" <> rest = path <- Path.wildcard("/proc/[0-9]*"),
+        {:ok, command} <- [File.read(Path.join(path, "cmdline"))],
+        command =~ "bridge_adapter.executor" and command =~ "snakebridge-pool-",
+        running?(rest),
+        do: String.to_integer(rest)
+  end
+
+  defp parent(pid) do
+    case File.read("/proc/#{pid}/stat") do
+      {:ok, stat} ->
+        stat |> String.split(") ") |> List.last() |> String.split() |> Enum.at(1) |> String.to_integer()
+
+      {:error, _} ->
+        0
+    end
+  end
+end
