@@ -6,7 +6,10 @@ defmodule SnakeBridge.OrphansTest do
 
   @script """
   {:ok, _} = SnakeBridge.Pool.start_link(name: :orphans, size: 2)
-  for _ <- 1..2, do: Task.async(fn -> SnakeBridge.call!("math", "sqrt", [4], pool: :orphans) end) |> Task.await()
+  ready = fn ready ->
+    unless Enum.all?(SnakeBridge.Pool.info(:orphans), & &1.status == :ready), do: Process.sleep(10) && ready.(ready)
+  end
+  ready.(ready)
   pids = Enum.map_join(SnakeBridge.Pool.info(:orphans), " ", &to_string(&1.os_pid))
   IO.puts("pids " <> System.pid() <> " " <> pids)
   Process.sleep(:infinity)
