@@ -22,7 +22,7 @@ defmodule SnakeBridge.Error do
   )a
   @category_names Map.new(@categories, &{Atom.to_string(&1), &1})
   @context_names Map.new(
-                   ~w(tool session_id library python_module function call_type)a,
+                   ~w(tool_name session_id library python_module module module_path function call_type)a,
                    &{Atom.to_string(&1), &1}
                  )
 
