@@ -241,7 +241,8 @@ defmodule SnakeBridge.Pool do
   @doc "Ends a session in every pool that knows it."
   @spec release_session(String.t()) :: :ok
   def release_session(session) do
-    for {pool, _, _} <- :ets.tab2list(@pools), {_, index, _, _} <- :ets.lookup(@placements, {pool, session}) do
+    for {pool, _, _} <- :ets.tab2list(@pools),
+        {_, index, _, _} <- :ets.lookup(@placements, {pool, session}) do
       case :ets.lookup(@workers, {pool, index}) do
         [{_, :ready, worker}] ->
           payload = SnakeBridge.Payload.release_session(session)

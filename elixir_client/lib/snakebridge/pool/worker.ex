@@ -92,7 +92,6 @@ defmodule SnakeBridge.Pool.Worker do
   end
 
   defp wait_turn(worker, deadline) do
-    :atomics.add(worker.counts, 2, 1)
     GenServer.call(worker.pid, {:wait, worker.generation}, Pool.left(deadline))
   catch
     :exit, {:timeout, _} ->
@@ -107,8 +106,6 @@ defmodule SnakeBridge.Pool.Worker do
 
     :exit, _ ->
       {:error, crash(worker, :not_started, "its pool was stopped")}
-  after
-    :atomics.sub(worker.counts, 2, 1)
   end
 
   @doc "Gives a connection back."
@@ -246,10 +243,10 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
 
   def handle_call({:wait, generation}, from, %{generation: generation} = state) do
-    # One may have come free between the caller's look and this.
-    if free?(state.worker),
-      do: {:reply, :look_again, state},
-      else: {:noreply, %{state | queue: :queue.in(from, state.queue)}}
+    queue = :queue.in(from, state.queue)
+    # Counted first, then looked: whoever frees a connection from here on tells us.
+    :atomics.put(state.worker.counts, 2, :queue.len(queue))
+    {:noreply, %{state | queue: wake(queue, state.worker)}}
   end
 
   def handle_call({:wait, _}, _from, state),
@@ -373,16 +370,20 @@ defmodule SnakeBridge.Pool.Worker do
 
   # Tells the first in the queue that still lives to look again.
   defp wake(queue, worker) do
-    with true <- free?(worker), {{:value, {pid, _} = from}, rest} <- :queue.out(queue) do
-      if Process.alive?(pid) do
-        GenServer.reply(from, :look_again)
-        rest
-      else
-        wake(rest, worker)
+    queue = :queue.filter(fn {pid, _} -> Process.alive?(pid) end, queue)
+
+    queue =
+      case free?(worker) && :queue.out(queue) do
+        {{:value, from}, rest} ->
+          GenServer.reply(from, :look_again)
+          rest
+
+        _ ->
+          queue
       end
-    else
-      _ -> queue
-    end
+
+    :atomics.put(worker.counts, 2, :queue.len(queue))
+    queue
   end
 
   # --- ready, dead ---
