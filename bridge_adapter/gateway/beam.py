@@ -12,7 +12,6 @@ from bridge_adapter.gateway.options import Heartbeat
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
-TRIES = 60
 FIRST_DELAY = 0.05
 LAST_DELAY = 2.0
 PING_SECONDS = 1.0
@@ -35,8 +34,9 @@ class ElixirGone(Exception):
 class ElixirSide:
     """Snakepit's own gRPC server, as seen from the worker."""
 
-    def __init__(self, address: str, heartbeat: Heartbeat) -> None:
+    def __init__(self, address: str, tries: int, heartbeat: Heartbeat) -> None:
         self._address = address
+        self._tries = tries
         self._heartbeat = heartbeat
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
         self._stub: Any = rpc.BridgeServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -54,17 +54,17 @@ class ElixirSide:
             await self._beat(await self._session)
 
     async def _greet(self) -> None:
-        delay = FIRST_DELAY
-        for attempt in range(1, TRIES + 1):
+        delay, last = FIRST_DELAY, ""
+        for attempt in range(1, self._tries + 1):
             try:
                 await self._stub.Ping(pb.PingRequest(message="worker_startup"), timeout=PING_SECONDS)
                 return
             except grpc.aio.AioRpcError as error:
-                log.info("Elixir at %s does not answer (try %d of %d): %s", self._address, attempt, TRIES, error.details())
-                last = error.details()
+                log.info("Elixir at %s does not answer (try %d of %d): %s", self._address, attempt, self._tries, error.details())
+                last = error.details() or error.code().name
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY)
-        raise ElixirGone(f"Elixir at {self._address} did not answer {TRIES} pings: {last}; check --elixir-address")
+        raise ElixirGone(f"Elixir at {self._address} did not answer {self._tries} pings: {last}; check --elixir-address")
 
     async def _beat(self, session_id: str) -> None:
         settings = self._heartbeat

@@ -35,7 +35,7 @@ class ExecutorProcess:
         self.exited: Future[int] = Future()
         self.tail = b""
         # -P: neither the current directory nor ours may shadow what users import.
-        command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--listen", f"unix:{self.path}"]
+        command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--private-directory", "--listen", f"unix:{self.path}"]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -60,12 +60,10 @@ class ExecutorProcess:
                 os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it and everything that user code started in its process group."""
+        """Ends it and everything that user code started in its process group. Any thread may call it."""
         if not self.exited.done():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-
-    def remove_directory(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def last_words(self) -> str:
@@ -79,7 +77,6 @@ class ExecutorProcess:
         self.kill()
         status = self._process.wait()
         self._output.join(0.5)
-        self.remove_directory()
         if self._process.stdin is not None:
             self._process.stdin.close()
         if not self.ready.done():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,18 +47,32 @@ def _serve(settings: Options) -> int:
 
     from bridge_adapter.gateway import executor_process, parent
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server listens to signals: end, without a traceback
     logging.basicConfig(
         stream=sys.stderr,
         level=settings.log_level,
         format="%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
     )
+    executor: executor_process.ExecutorProcess | None = None
+    ending = False
+
+    def end(*_: object) -> None:
+        nonlocal ending
+        ending = True
+        if executor is not None:
+            executor.kill()
+            os._exit(0)
+
+    # Until the server listens to signals itself. The executor does not watch us yet: it is only just starting, or about to.
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     try:
         executor = executor_process.ExecutorProcess()
     except OSError as error:
         print(f"bridge_adapter.gateway: cannot start {sys.executable} or make its socket: {error}", file=sys.stderr)
         return 1
     parent.at_death(executor.kill)
+    if ending:
+        end()
     # Importing gRPC takes as long as the executor needs to come up: both at once.
     from bridge_adapter.gateway import server
 
@@ -65,7 +80,11 @@ def _serve(settings: Options) -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     # Neither gRPC's threads nor anything else may hold up the end.

@@ -11,6 +11,7 @@ from typing import Any
 
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
+ELIXIR_TRIES = 60
 _TRUE = ("1", "true", "yes", "y", "on", "t")
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
@@ -41,6 +42,7 @@ class Options:
     heartbeat: Heartbeat = Heartbeat()
     max_message: int = MAX_MESSAGE
     max_connections: int = MAX_CONNECTIONS
+    elixir_tries: int = ELIXIR_TRIES
     log_level: int = LOG_LEVELS["error"]
 
 
@@ -57,7 +59,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
             parser.error("--elixir-address is required (or SNAKEPIT_GRPC_ADDRESS), for example --elixir-address 127.0.0.1:50051")
     if not 0 <= flags.port <= 65535:
         parser.error(f"--port {flags.port}: a port is a number from 0 (any free one) to 65535")
-    for name in ("max_message", "max_connections"):
+    for name in ("max_message", "max_connections", "elixir_tries"):
         if getattr(flags, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be at least 1")
     try:
@@ -75,6 +77,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         heartbeat=heartbeat,
         max_message=flags.max_message,
         max_connections=flags.max_connections,
+        elixir_tries=flags.elixir_tries,
         log_level=LOG_LEVELS.get(environment.get("SNAKEPIT_LOG_LEVEL", "").strip().lower(), LOG_LEVELS["error"]),
     )
 
@@ -91,6 +94,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--health-check", action="store_true", help="check the installation and exit")
     add("--max-message", type=int, default=environment.get("BRIDGE_ADAPTER_MAX_MESSAGE") or MAX_MESSAGE, metavar="BYTES")
     add("--max-connections", type=int, default=MAX_CONNECTIONS, metavar="N", help="calls that may run at the same time")
+    add("--elixir-tries", type=int, default=ELIXIR_TRIES, metavar="N", help="pings that Elixir may leave unanswered at the start")
     for name in ("run-id", "instance-name", "instance-token"):
         add(f"--snakepit-{name}", metavar="TEXT", help="marks the process; not used otherwise")
     add("--heartbeat-enabled", nargs="?", const="true", metavar="BOOL")

@@ -55,7 +55,7 @@ async def _serve(options: Options, supervisor: Supervisor) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    elixir = ElixirSide(options.elixir_address, options.heartbeat)
+    elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat)
     service = BridgeService(supervisor, elixir)
     server = grpc.aio.server(
         options=[

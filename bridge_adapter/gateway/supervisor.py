@@ -210,4 +210,3 @@ class Supervisor:
         """Ends the executor at once, from any thread."""
         self._stopping = True
         self._process.kill()
-        self._process.remove_directory()

@@ -127,6 +127,14 @@ def test_a_python_without_a_working_executor_is_an_error_that_shows_its_output(b
 # --- Elixir ---
 
 
+def test_an_elixir_that_never_answers_ends_the_worker_with_its_address(start: Callable[..., Gateway]) -> None:
+    beam = Beam()
+    beam.stop()
+    gateway = start("--elixir-tries", "3", beam=beam)
+    assert gateway.process.wait(20) == 1
+    assert f"Elixir at {beam.address} did not answer 3 pings" in gateway.output()
+
+
 def test_elixir_is_greeted_and_gets_heartbeats_after_its_session(start: Callable[..., Gateway]) -> None:
     beam = Beam()
     try:
@@ -156,6 +164,18 @@ def test_an_independent_worker_outlives_missed_heartbeats(start: Callable[..., G
 
 
 # --- the end ---
+
+
+def test_sigterm_during_start_up_ends_everything(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    hangs = "import time, sys\nif 'bridge_adapter.executor' in sys.orig_argv: time.sleep(600)\n"
+    (tmp_path / "user" / "sitecustomize.py").write_text(hangs)
+    gateway = start(wait=False, env={"PYTHONPATH": str(tmp_path / "user")})
+    assert until(lambda: bool(executors_now(tmp_path)), 20)
+    gateway.process.terminate()
+    assert gateway.process.wait(5) == 0
+    assert not executors(tmp_path)
+    assert not gateway.ready_file.exists()
 
 
 def test_an_idle_gateway_ends_with_status_0_at_sigterm_and_leaves_nothing(start: Callable[..., Gateway], tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_an_executor_that_cannot_start_again_is_told_to_the_callers(start: Calla
     breaks.write_text("import os\nprint('the environment is broken', flush=True)\nos._exit(7)\n")
     os.kill(first, signal.SIGKILL)
     with pytest.raises(ToolFailed) as error:
-        gateway.execute("sqrt", 16, module="math")
+        gateway.execute("sqrt", 16, module="math", idempotent=True)
     assert error.value.payload["category"] == "worker_start"
     assert "the environment is broken" in error.value.payload["message"]
     breaks.unlink()
@@ -120,7 +120,7 @@ def test_a_call_that_waits_for_an_executor_ends_at_its_deadline(start: Callable[
     (tmp_path / "user" / "sitecustomize.py").write_text(hangs)
     os.kill(first, signal.SIGKILL)
     with pytest.raises(grpc.RpcError) as error:
-        gateway.execute("sqrt", 16, module="math", timeout=1)
+        gateway.execute("sqrt", 16, module="math", timeout=1, idempotent=True)
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     began = time.monotonic()
     gateway.process.terminate()

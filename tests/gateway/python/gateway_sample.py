@@ -143,12 +143,12 @@ def fail_at_length() -> Iterator[int]:
     raise ValueError("long: " + 'é\n"x' * 20_000)
 
 
-def counted(n: int) -> Iterator[int]:
-    """Counts how far it was driven."""
+def counted(n: int) -> Iterator[str]:
+    """Items of 10 kB; counts how far it was driven."""
     global made
     for number in range(n):
         made = number + 1
-        yield number
+        yield "x" * 10_000
 
 
 def how_many() -> int:
