@@ -106,7 +106,7 @@ defmodule SnakeBridge.ValuesTest do
           "stacktrace" => ["a", "b"],
           "notes" => ["check the file"],
           "cause" => %{"category" => "python_error", "type" => "OSError", "message" => "gone"},
-          "context" => %{"tool" => "snakebridge.call", "function" => "loads", "extra" => 1},
+          "context" => %{"tool_name" => "snakebridge.call", "function" => "loads", "extra" => 1},
           "details" => %{"outcome" => "unknown"}
         })
 
@@ -114,7 +114,7 @@ defmodule SnakeBridge.ValuesTest do
                error
 
       assert %Error{python_type: "OSError", message: "gone"} = error.cause
-      assert error.context == %{:tool => "snakebridge.call", :function => "loads", "extra" => 1}
+      assert error.context == %{:tool_name => "snakebridge.call", :function => "loads", "extra" => 1}
       assert error.details == %{"outcome" => "unknown"}
       assert Exception.message(error) == "json.decoder.JSONDecodeError: no value\ncheck the file"
     end
