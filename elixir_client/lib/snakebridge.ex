@@ -65,8 +65,14 @@ defmodule SnakeBridge do
   Without a callback the result is a lazy enumerable: it is opened when it is first asked for an item and closed, in Python too, when it is left.
   With `callback: fun` the function gets `{:chunk, item}`, then `{:done, nil}` or `{:error, error}`.
   """
-  @spec stream(target(), name(), [term()], keyword() | map()) :: Enumerable.t() | :ok | {:error, term()}
-  def stream(target, function, args \\ [], opts \\ []) do
+  @spec stream(target(), name(), [term()], keyword() | map() | (term() -> term())) ::
+          Enumerable.t() | :ok | {:error, term()}
+  def stream(target, function, args \\ [], opts \\ [])
+
+  def stream(target, function, args, callback) when is_function(callback, 1),
+    do: Runtime.stream(target, function, args, callback)
+
+  def stream(target, function, args, opts) do
     case if(is_list(opts), do: Keyword.pop(opts, :callback), else: {nil, opts}) do
       {nil, opts} ->
         Runtime.lazy_stream(target, function, args, opts)
@@ -137,7 +143,8 @@ defmodule SnakeBridge do
 
   @doc """
   Python's `with`: enters a context manager, runs the block with `context` bound to what `__enter__` returned, and leaves it. When the block raises,
-  `__exit__` hears of it; the exception goes on unless `__exit__` returns true.
+  `__exit__` hears of it; the exception goes on unless `__exit__` returns true (the result is then `{:suppressed, exception}`). Throws and
+  exits count as exceptions.
 
       SnakeBridge.with_python(file) do
         SnakeBridge.call_method!(context, :read)
@@ -166,24 +173,35 @@ defmodule SnakeBridge do
 
     try do
       fun.(context)
-    rescue
-      error ->
-        # Python wants an exception; a RuntimeError with the text stands for one of Elixir's.
-        python =
-          call!("builtins", "RuntimeError", [Exception.message(error)],
-            __runtime__: [session_id: ref.session_id, pool: ref.pool]
-          )
+    catch
+      kind, reason ->
+        stacktrace = __STACKTRACE__
+        error = Exception.normalize(kind, reason, stacktrace)
+        text = if kind == :error, do: Exception.message(error), else: Exception.format_banner(kind, reason)
 
-        type = get!(python, "__class__")
-
-        case call_method!(ref, "__exit__", [type, python, nil]) do
-          true -> {:suppressed, error}
-          _ -> reraise error, __STACKTRACE__
-        end
+        if leave(ref, text),
+          do: {:suppressed, error},
+          else: :erlang.raise(kind, reason, stacktrace)
     else
       result ->
         call_method!(ref, "__exit__", [nil, nil, nil])
         result
+    end
+  end
+
+  # Python wants an exception; a RuntimeError with the text stands for what Elixir raised, threw or exited with. What Python's `__exit__` raises
+  # takes its place, as in Python; that the context manager cannot be reached any more does not.
+  defp leave(ref, text) do
+    there = [session_id: ref.session_id, pool: ref.pool]
+
+    with {:ok, python} <- call("builtins", "RuntimeError", [text], __runtime__: there),
+         {:ok, type} <- get(python, "__class__"),
+         {:ok, suppressed} <- call_method(ref, "__exit__", [type, python, nil]) do
+      Enum.each([python, type], &release_ref/1)
+      suppressed == true
+    else
+      {:error, %Error{category: :python_error} = error} -> raise error
+      {:error, _} -> false
     end
   end
 
@@ -207,6 +225,10 @@ defmodule SnakeBridge do
   def call_helper!(name, args \\ [], opts \\ []), do: bang(call_helper(name, args, opts))
   @doc "As `create_session/1`; raises."
   def create_session!(opts \\ []), do: bang(create_session(opts))
+  @doc "As `close_session/1`; raises."
+  def close_session!(session), do: bang(close_session(session))
+  @doc "As `release_session/1`; raises."
+  def release_session!(session \\ current_session()), do: bang(release_session(session))
   @doc "As `release_ref/1`; raises."
   def release_ref!(ref), do: bang(release_ref(ref))
 

@@ -9,6 +9,24 @@ defmodule SnakeBridge.HeldStream do
 
   def reduce(ref, acc, fun), do: reduce(ref, [], false, 1, acc, fun)
 
+  @doc "As `reduce/3`, and the iterator is released when the reader is done with it, however that happens."
+  def reduce_and_release(ref, acc, fun), do: released(ref, fn -> reduce(ref, acc, fun) end)
+
+  defp released(ref, step) do
+    case step.() do
+      {:suspended, acc, continue} ->
+        {:suspended, acc, fn acc -> released(ref, fn -> continue.(acc) end) end}
+
+      ended ->
+        Runtime.release_ref(ref)
+        ended
+    end
+  catch
+    kind, reason ->
+      Runtime.release_ref(ref)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
   defp reduce(ref, items, _done, _size, {:halt, acc}, _fun) do
     :ok = Runtime.stream_unread(ref, length(items))
     {:halted, acc}
@@ -63,7 +81,10 @@ defimpl Enumerable, for: SnakeBridge.Ref do
            __runtime__: [session_id: ref.session_id, pool: ref.pool]
          ) do
       {:ok, %SnakeBridge.StreamRef{} = iterator} ->
-        SnakeBridge.HeldStream.reduce(iterator, acc, fun)
+        # An iterator is its own iter(): that one is the user's. Any other was made here and nobody else knows it.
+        if iterator.id == ref.id,
+          do: SnakeBridge.HeldStream.reduce(iterator, acc, fun),
+          else: SnakeBridge.HeldStream.reduce_and_release(iterator, acc, fun)
 
       {:ok, other} ->
         raise ArgumentError, "iter() of #{inspect(ref)} gave #{inspect(other)}, which is no iterator"

@@ -100,6 +100,8 @@ defmodule SnakeBridge.Pool do
       do: raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(size)}")
 
     :ets.insert(@pools, {name, size, options})
+    # Sessions of workers that an earlier, larger pool of this name had.
+    :ets.select_delete(@placements, [{{{name, :_}, :"$1", :_, :_}, [{:>, :"$1", size}], [true]}])
     Python.sweep()
     workers = for index <- 1..size, do: Supervisor.child_spec({Worker, {name, index, options}}, id: index)
     Supervisor.init(workers, strategy: :one_for_one, max_restarts: 10 * size)
@@ -151,6 +153,9 @@ defmodule SnakeBridge.Pool do
   @doc false
   def deadline(:infinity), do: :infinity
   def deadline(ms) when is_integer(ms) and ms >= 0, do: System.monotonic_time(:millisecond) + ms
+
+  def deadline(other),
+    do: raise(ArgumentError, "a timeout is a number of milliseconds >= 0 or :infinity, not #{inspect(other)}")
 
   @doc false
   def left(:infinity), do: :infinity
@@ -225,6 +230,10 @@ defmodule SnakeBridge.Pool do
         error
     end
   end
+
+  @doc false
+  # How many sessions live on a worker.
+  def placed_on(pool, index), do: :ets.select_count(@placements, [{{{pool, :_}, index, :_, :_}, [], [true]}])
 
   @doc false
   # Called by a worker whose process died: its sessions stay with it, but what they held is gone.

@@ -8,7 +8,8 @@ defmodule SnakeBridge.Runtime do
     * `:idempotent` - true: the call may be repeated after a crash of its worker
     * `:pool` - the pool to use, an atom
     * `:__args__` - further positional arguments
-    * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, bytes: :struct | :binary, stream_timeout: ms]`
+    * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, bytes: :struct | :binary, stream_timeout: ms]`; a timeout may be
+      `:infinity`. A call may take 120 s, a stream with its consumer 30 minutes (`config :snakebridge, timeout: ms, stream_timeout: ms`).
   """
   alias SnakeBridge.{Error, Payload, Ref, RuntimeClient, SessionContext, StreamRef, Telemetry, Types}
 
@@ -16,6 +17,8 @@ defmodule SnakeBridge.Runtime do
   @type result :: {:ok, term()} | {:error, Error.t() | term()}
 
   @default_timeout 120_000
+  # A stream lasts as long as its consumer takes.
+  @default_stream_timeout 1_800_000
 
   # --- calls ---
 
@@ -182,6 +185,7 @@ defmodule SnakeBridge.Runtime do
 
   defp stream_fields(target, function, args, opts) do
     {fields, runtime} = split(opts, args)
+    runtime = Keyword.put(runtime, :timeout, stream_timeout(runtime))
     fields = Map.merge(fields, %{"function" => to_string(function), "streaming" => true})
 
     case target do
@@ -194,6 +198,11 @@ defmodule SnakeBridge.Runtime do
       module ->
         {nil, Map.merge(fields, names(module)), runtime}
     end
+  end
+
+  defp stream_timeout(runtime) do
+    runtime[:stream_timeout] || runtime[:timeout] ||
+      Application.get_env(:snakebridge, :stream_timeout, @default_stream_timeout)
   end
 
   # Snakepit wraps items in a map.
@@ -313,7 +322,7 @@ defmodule SnakeBridge.Runtime do
     session = session(runtime)
 
     runtime
-    |> Keyword.drop([:ref_session, :pool_name])
+    |> Keyword.drop([:ref_session, :pool_name, :stream_timeout])
     |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
     |> Keyword.put(:session_id, session)
     |> put_session_options(session)

@@ -1,6 +1,6 @@
 defmodule SnakeBridge.RuntimeClient do
   @moduledoc """
-  What carries a payload to Python and its answer back: `SnakeBridge.Pool`, `SnakeBridge.SnakepitClient`, or a stub of your own in tests.
+  What carries a payload to Python and its answer back: `SnakeBridge.Pool`, `Snakepit`, or a stub of your own in tests.
 
       config :snakebridge, runtime_client: MyApp.StubClient
 

@@ -9,6 +9,7 @@ defmodule SnakeBridge.Telemetry do
 
   @table :snakebridge_telemetry
   @encode :snakebridge_encode_time
+  @decode :snakebridge_decode_time
 
   @type handler :: ([atom()], map(), map(), term() -> any())
 
@@ -72,14 +73,26 @@ defmodule SnakeBridge.Telemetry do
   defp measured(metadata, call) do
     execute([:snakebridge, :call, :start], %{system_time: System.system_time()}, metadata)
     started = System.monotonic_time()
-    Process.put(@encode, 0)
-    result = call.()
-    {encode, decode} = {Process.delete(@encode), Process.delete({@encode, :decode}) || 0}
+    # A call from inside a callback measures itself: the enclosing call's times are put aside meanwhile.
+    outer = {Process.put(@encode, 0), Process.put(@decode, 0)}
 
+    try do
+      result = call.()
+      finished(result, started, metadata)
+      result
+    after
+      restore(outer)
+    end
+  end
+
+  defp restore({nil, _}), do: {Process.delete(@encode), Process.delete(@decode)}
+  defp restore({encode, decode}), do: {Process.put(@encode, encode), Process.put(@decode, decode)}
+
+  defp finished(result, started, metadata) do
     measurements = %{
       duration: microseconds(System.monotonic_time() - started),
-      encode_time: microseconds(encode || 0),
-      decode_time: microseconds(decode)
+      encode_time: microseconds(Process.get(@encode)),
+      decode_time: microseconds(Process.get(@decode))
     }
 
     case result do
@@ -93,19 +106,21 @@ defmodule SnakeBridge.Telemetry do
       _ ->
         execute([:snakebridge, :call, :stop], measurements, metadata)
     end
-
-    result
   end
 
   @doc false
   def note_encode(native), do: note(@encode, native)
 
   @doc false
-  def note_decode(native), do: note({@encode, :decode}, native)
+  def note_decode(native), do: note(@decode, native)
 
   defp note(key, native) do
     # Only inside a measured call is there anything to add to.
-    if Process.get(@encode) != nil, do: Process.put(key, (Process.get(key) || 0) + native)
+    case Process.get(key) do
+      nil -> :ok
+      sum -> Process.put(key, sum + native)
+    end
+
     :ok
   end
 

@@ -160,6 +160,8 @@ defmodule SnakeBridge.Pool.Worker do
   @impl true
   def init({pool, index, options}) do
     Process.flag(:trap_exit, true)
+    # Sessions of an earlier life of this pool.
+    Pool.mark_lost(pool, index, "its pool was restarted")
 
     state = %{
       pool: pool,
@@ -404,6 +406,8 @@ defmodule SnakeBridge.Pool.Worker do
       # open connections, processes that wait for one, sessions
       counts: :atomics.new(3, [])
     }
+
+    :atomics.put(worker.counts, 3, Pool.placed_on(state.pool, state.index))
 
     case Control.start_link(worker) do
       {:ok, control} ->
