@@ -26,9 +26,12 @@ lint: setup
 bench: setup
 	@$(PY) -m bench all
 
-# Writes the generated half of bridge_adapter/proto anew; needed only after a change of the .proto file.
+# Writes the generated half of bridge_adapter/proto anew; needed only after a change of the .proto file. The oldest grpcio-tools that we support,
+# in an environment of its own: what newer ones generate refuses older versions of grpcio and protobuf.
 proto: setup
-	cd bridge_adapter/proto && ../../$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. snakepit_bridge.proto
+	$(PY) -m venv _build/proto
+	_build/proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0
+	cd bridge_adapter/proto && ../../_build/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. snakepit_bridge.proto
 	sed -i 's/^import snakepit_bridge_pb2 as/from bridge_adapter.proto import snakepit_bridge_pb2 as/' bridge_adapter/proto/snakepit_bridge_pb2_grpc.py
 
 clean:
