@@ -39,9 +39,17 @@ defmodule SnakeBridge.OrphansTest do
 
   defp pids(port) do
     receive do
-      {^port, {:data, {:eol, "pids " <> pids}}} -> pids |> String.split() |> Enum.map(&String.to_integer/1)
-      {^port, {:data, _}} -> pids(port)
-      {^port, {:exit_status, status}} -> flunk("the child ended with status #{status}")
+      {^port, {:data, {:eol, "pids " <> pids}}} ->
+        [beam | _] = pids = pids |> String.split() |> Enum.map(&String.to_integer/1)
+        # A test that fails leaves nothing behind either.
+        on_exit(fn -> kill(beam) end)
+        pids
+
+      {^port, {:data, _}} ->
+        pids(port)
+
+      {^port, {:exit_status, status}} ->
+        flunk("the child ended with status #{status}")
     after
       30_000 -> flunk("the child did not start")
     end
