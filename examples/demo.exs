@@ -25,7 +25,7 @@ defmodule Demo do
   end
 
   defp part({title, code}) do
-    IO.puts("\n#{IO.ANSI.bright()}#{title}#{IO.ANSI.reset()}")
+    IO.puts(IO.ANSI.format(["\n", :bright, title]))
     code.()
   end
 
@@ -148,9 +148,7 @@ defmodule Demo do
       "  stopped: #{result["stopped"]} after #{result["iteration"]} iterations on #{result["device"]}, #{Float.round(result["elapsed_s"], 2)} s"
     )
 
-    IO.puts(
-      "  PSNR #{db(before)} -> #{db(result["psnr"])}, gain #{IO.ANSI.bright()}+#{db(gain)}#{IO.ANSI.reset()}"
-    )
+    IO.puts(IO.ANSI.format(["  PSNR #{db(before)} -> #{db(result["psnr"])}, gain ", :bright, "+#{db(gain)}"]))
 
     IO.puts("  before, after, difference: #{path}")
 
