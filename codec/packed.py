@@ -236,22 +236,23 @@ def _escape_text(value: Any) -> Any:
         case frozenset():
             return [_MARKS_OUT[FROZENSET], *(_escape_text(item) for item in value)]
         case dict():
-            return {_escape_key(key): _escape_text(item) for key, item in value.items()}
+            return {_escape_key(key): _escape_text(item) for key, item in dict.items(value)}
     return value
 
 
 def _escape_key(key: Any) -> Any:
     escaped = _escape_text(key)
-    if isinstance(escaped, list):  # a tuple or frozenset: it packs by itself when it holds no such string
-        try:
-            repr(key).encode()
-            msgpack.packb(key, default=str)
-        except UnicodeEncodeError:
-            raise EncodeError(
-                f"the map key {ascii(key)[:80]} holds a string with lone surrogates inside a tuple; use text or bytes as the key"
-            ) from None
-        return key
-    return escaped
+    return _Escaped(escaped) if isinstance(escaped, list) else escaped
+
+
+class _Escaped:
+    """An escaped tuple or frozenset as a map key: hashable, and packed as its parts."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+
+
+ENCODERS[_Escaped] = lambda _, v: v.parts
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from datetime import timedelta, timezone
 from typing import Any
 
 from exactness import same
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from shelf import Shelf
@@ -63,6 +63,8 @@ PACKED_VALUES = st.recursive(HASHABLE_LEAVES | NAN | PACKED_ONLY, containers, ma
 
 
 @given(PACKED_VALUES)
+@example({frozenset({"\ud800"}): None})
+@example({(None, "\ud800"): [{"\udfff": b""}]})
 @settings(max_examples=400, deadline=None)
 def test_packed_gives_back_the_same_value(value: Any) -> None:
     shelf = Shelf()
