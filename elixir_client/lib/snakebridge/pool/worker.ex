@@ -17,6 +17,7 @@ defmodule SnakeBridge.Pool.Worker do
   @tail_lines 40
   @idle_kept 4
   @idle_sweep 10_000
+  @look_every 20
 
   def start_link({pool, index, options}),
     do: GenServer.start_link(__MODULE__, {pool, index, options}, name: name(pool, index))
@@ -245,6 +246,7 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
 
   def handle_call({:wait, generation}, from, %{generation: generation} = state) do
+    if :queue.is_empty(state.queue), do: Process.send_after(self(), {:look, generation}, @look_every)
     queue = :queue.in(from, state.queue)
     # Counted first, then looked: whoever frees a connection from here on tells us.
     :atomics.put(state.worker.counts, 2, :queue.len(queue))
@@ -335,6 +337,13 @@ defmodule SnakeBridge.Pool.Worker do
     end
 
     {:noreply, state}
+  end
+
+  # A hint may have gone to a caller that had just given up or died; nobody waits longer than this for the next one.
+  def handle_info({:look, generation}, %{generation: generation, status: :ready} = state) do
+    queue = wake(state.queue, state.worker)
+    unless :queue.is_empty(queue), do: Process.send_after(self(), {:look, generation}, @look_every)
+    {:noreply, %{state | queue: queue}}
   end
 
   def handle_info(:sweep, state) do
