@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bridge_adapter.codec import Ref, StreamRef
-from bridge_adapter.codec.types import stream_type
+from bridge_adapter.codec.resolver import stream_type
 from bridge_adapter.errors import UnknownRef
 
 

@@ -2,19 +2,32 @@
 
 from .errors import CodecError, DecodeError, EncodeError, LimitExceeded
 from .limits import Limits
-from .types import Atom, Binary, CallbackRef, PlainResolver, Ref, Resolver, StreamRef
+from .named import register
+from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
+from .wrappers import URI, Atom, Binary, DateRange, Extension, Members, OpaqueTerm, Pairs, PreciseDatetime, PreciseTime, Regex, Version
 
 __all__ = [
+    "URI",
     "Atom",
     "Binary",
     "CallbackRef",
     "CodecError",
+    "DateRange",
     "DecodeError",
     "EncodeError",
+    "Extension",
     "LimitExceeded",
     "Limits",
+    "Members",
+    "OpaqueTerm",
+    "Pairs",
     "PlainResolver",
+    "PreciseDatetime",
+    "PreciseTime",
     "Ref",
+    "Regex",
     "Resolver",
     "StreamRef",
+    "Version",
+    "register",
 ]

@@ -1,75 +1,128 @@
 """`packed`: values as MessagePack with extension types, the native wire (docs/wire.md section 1).
 
 msgpack's C code makes the one pass over the value; it comes back here only for what MessagePack has no form for. A Python class is added to
-the encoder by one row in `ENCODERS`, a wire form to the decoder by one row in `LEAVES` or `COMPOSITES`.
+the encoder by one row in `ENCODERS`, a wire form to the decoder by one row in `LEAVES` or `COMPOSITES`; a class that travels as a tag and
+other values is a row of `named.py` instead.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
-from typing import Any, TypeVar
+from datetime import date, datetime, time
+from enum import Enum
+from typing import Any
 
 import msgpack
 
-from . import shape
+from . import arrays, identity, moments, named, rewrite, shape, standard, tables
 from .errors import CodecError, DecodeError, EncodeError, LimitExceeded
 from .limits import DEFAULT, Limits
-from .types import DTYPES, Atom, Binary, CallbackRef, PlainResolver, Ref, Resolver, StreamRef, element_count, loaded
-
-INT, ATOM, BINARY, TEXT, COMPLEX, DATE, TIME, NAIVE, DATETIME, MARK = 1, 2, 3, 4, 5, 6, 7, 8, 9, 16
-TUPLE, SET, FROZENSET, REF, STREAM_REF, CALLBACK, NDARRAY = 1, 2, 3, 5, 6, 7, 8
-
-_Ext = msgpack.ExtType
-_MARKS_OUT = {kind: _Ext(MARK, bytes((kind,))) for kind in (TUPLE, SET, FROZENSET, REF, STREAM_REF, CALLBACK, NDARRAY)}
+from .marks import (
+    ATOM,
+    BINARY,
+    CALLBACK,
+    COMPLEX,
+    FROZENSET,
+    GRAPH,
+    INT,
+    MARK,
+    MARKS,
+    MEMBERS,
+    NDARRAY,
+    NODE,
+    NODES,
+    OPAQUE,
+    PAIRS,
+    REF,
+    SET,
+    STREAM_REF,
+    TEXT,
+    TUPLE,
+    TYPED,
+    Ext,
+)  # fmt: skip
+from .modules import loaded
+from .named import BY_REFERENCE, Named
+from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
+from .wrappers import Atom, Binary, Extension, Members, OpaqueTerm, Pairs, PreciseDatetime, PreciseTime
 
 _COMPLEX = struct.Struct(">dd")
-_DATE = struct.Struct(">iBB")
-_TIME = struct.Struct(">BBBIB")
-_NAIVE = struct.Struct(">iBBBBBIB")
-_DATETIME = struct.Struct(">iBBBBBIBiiB")
-
 
 # --- encoding ---------------------------------------------------------------------------------------------------------------------------
 
 
 class Packer:
-    """Encodes values; keep one per thread and reuse it. `resolver` names the objects that do not travel by value."""
+    """Encodes values; keep one per thread and reuse it. `resolver` names the objects that do not travel by value.
 
-    def __init__(self, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> None:
+    canonical: equal values give equal bytes (the entries of dicts and sets are sorted by their bytes). preserve_identity: a list, dict, set or
+    tuple that occurs more than once, or contains itself, is one object on the other side, too.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver | None = None,
+        limits: Limits = DEFAULT,
+        *,
+        canonical: bool = False,
+        preserve_identity: bool = False,
+    ) -> None:
         self.resolver: Resolver = resolver if resolver is not None else PlainResolver()
         self.limits = limits
+        self.canonical = canonical
+        self.preserve_identity = preserve_identity
         self._packer = msgpack.Packer(default=self._default, strict_types=True, buf_size=4096)
 
     def pack(self, value: Any) -> bytes:
         """The packed bytes of a value. Raises EncodeError or LimitExceeded; never changes the value."""
-        try:
-            data: bytes = self._packer.pack(value)
-        except (UnicodeEncodeError, BufferError):  # lone surrogates, or a memoryview with gaps
-            shape.check(value, self.limits, EncodeError)
-            data = self._packer.pack(_escape_text(value))
-        except ValueError as error:
-            if "recursion limit" in str(error):
-                shape.explain_depth(value, self.limits)
-            raise EncodeError(f"MessagePack cannot hold this value: {error}; split it into smaller parts") from None
+        limits = self.limits
+        if self.canonical or self.preserve_identity:
+            data = self._pack_rewritten(value)
+        else:
+            try:
+                data = self._packer.pack(value)
+            except (UnicodeEncodeError, BufferError):  # lone surrogates, or a memoryview with gaps
+                shape.check(value, limits, EncodeError)
+                data = self._pack_rewritten(value)
+            except ValueError as error:
+                raise self._refused(error, value) from None
         size = len(data)
-        if size > self.limits.depth:  # a message of fewer bytes cannot hold more levels
-            shape.check(value, self.limits, EncodeError)
-            if size > self.limits.frame:
-                raise LimitExceeded(
-                    f"the encoded value has {size} bytes, more than max_frame = {self.limits.frame}; send it in parts or raise max_frame"
-                )
+        # A message of fewer bytes cannot hold more levels or elements. msgpack nests some 1000 levels; whether that is too deep is for the
+        # reader to say, unless a lower limit than usual was asked for: looking would cost as much as writing.
+        if size > limits.elements or (limits.depth < DEFAULT.depth and size > limits.depth):
+            shape.check(value, limits, EncodeError)
+        if size > limits.frame:
+            raise LimitExceeded(
+                f"the encoded value has {size} bytes, more than max_frame = {limits.frame}; send it in parts or raise max_frame"
+            )
         return data
+
+    def _pack_rewritten(self, value: Any) -> bytes:
+        try:
+            return self._packer.pack(rewrite.plain(value, self))  # type: ignore[no-any-return]
+        except RecursionError:
+            shape.explain_depth(value, self.limits)
+            raise LimitExceeded("the call stack is exhausted where a value has to be encoded; make the Python code recurse less") from None
+        except ValueError as error:
+            raise self._refused(error, value) from None
+
+    def pack_part(self, part: Any) -> bytes:
+        """The bytes of a part that `rewrite` has made."""
+        return self._packer.pack(part)  # type: ignore[no-any-return]
+
+    def _refused(self, error: ValueError, value: Any) -> CodecError:
+        if "recursion limit" in str(error):
+            shape.explain_depth(value, self.limits)
+        return EncodeError(f"MessagePack cannot hold this value: {error}; split it into smaller parts")
 
     def _default(self, value: Any) -> Any:
         encode = ENCODERS.get(type(value))
         if encode is None:
-            encode = _encoder_for(type(value))
+            encode = encoder_for(type(value))
         return encode(self, value)
 
 
-_Encoder = Callable[[Packer, Any], Any]
+Encoder = Callable[[Packer, Any], Any]
 
 
 def _opaque(packer: Packer, value: Any) -> Any:
@@ -79,18 +132,10 @@ def _opaque(packer: Packer, value: Any) -> Any:
 def _record(_: Packer, ref: Ref | StreamRef | CallbackRef) -> Any:
     match ref:
         case StreamRef():
-            return [
-                _MARKS_OUT[STREAM_REF],
-                ref.id,
-                ref.session,
-                ref.module,
-                ref.library,
-                ref.type_name,
-                ref.stream_type,
-            ]
+            return [MARKS[STREAM_REF], ref.id, ref.session, ref.module, ref.library, ref.type_name, ref.stream_type]
         case CallbackRef():
-            return [_MARKS_OUT[CALLBACK], ref.id, ref.arity, ref.owner]
-    return [_MARKS_OUT[REF], ref.id, ref.session, ref.module, ref.library, ref.type_name]
+            return [MARKS[CALLBACK], ref.id, ref.arity, ref.owner]
+    return [MARKS[REF], ref.id, ref.session, ref.module, ref.library, ref.type_name]
 
 
 def _int(packer: Packer, value: int) -> Any:
@@ -105,68 +150,60 @@ def _int(packer: Packer, value: int) -> Any:
             f"an integer of {bits} bits is larger than max_int_bits = {packer.limits.int_bits}; send it as bytes or as text"
         )
     size = (value if value > 0 else ~value).bit_length() // 8 + 1
-    return _Ext(INT, value.to_bytes(size, "big", signed=True))
+    return Ext(INT, value.to_bytes(size, "big", signed=True))
 
 
-def _complex(_: Packer, value: complex) -> Any:
-    return _Ext(COMPLEX, _COMPLEX.pack(value.real, value.imag))
-
-
-def _time(packer: Packer, value: time) -> Any:
-    if value.tzinfo is not None or value.fold:
+def _moment(packer: Packer, value: Any) -> Any:
+    form = moments.leaf_of(value)
+    if form is None:
         return _opaque(packer, value)
-    us = value.microsecond
-    return _Ext(TIME, _TIME.pack(value.hour, value.minute, value.second, us, 6 if us else 0))
+    return MARKED[form.tag](packer, value) if isinstance(form, Named) else Ext(*form)
 
 
-def _datetime(packer: Packer, value: datetime) -> Any:
-    us = value.microsecond
-    fields = (value.year, value.month, value.day, value.hour, value.minute, value.second, us, 6 if us else 0)
-    if value.tzinfo is None:
-        return _opaque(packer, value) if value.fold else _Ext(NAIVE, _NAIVE.pack(*fields))
-    offset = value.utcoffset()
-    if offset is None or offset.microseconds:
-        return _opaque(packer, value)
-    zone = getattr(value.tzinfo, "key", None) or ""
-    dst = (value.dst() or timedelta(0)) if zone else timedelta(0)
-    name = zone.encode()
-    abbreviation = (value.tzname() or "").encode() if zone else b""
-    head = _DATETIME.pack(*fields, _seconds(offset), _seconds(dst), len(name))
-    return _Ext(DATETIME, head + name + abbreviation)
+def _named(row: Named) -> Encoder:
+    tag, to_wire = row.tag, row.to_wire
+
+    def encode(packer: Packer, value: Any) -> Any:
+        payload = to_wire(value)
+        return _opaque(packer, value) if payload is BY_REFERENCE else [MARKS[TYPED], tag, payload]
+
+    def encode_users(packer: Packer, value: Any) -> Any:
+        try:
+            payload = to_wire(value)
+        except Exception as error:
+            raise EncodeError(f"to_wire of the registered type {tag!r} raised {type(error).__name__}: {str(error)[:200]}") from error
+        return [MARKS[TYPED], tag, payload]
+
+    return encode_users if row.by_user else encode
 
 
-def _seconds(delta: timedelta) -> int:
-    return delta.days * 86400 + delta.seconds
+MARKED: dict[str, Encoder] = {row.tag: _named(row) for row in (standard.FOLD, standard.ZONED_TIME, standard.ZONED_DATETIME)}
 
 
 def _ndarray(packer: Packer, value: Any) -> Any:
-    name = value.dtype.name
-    if name not in DTYPES:
-        return _opaque(packer, value)
-    import numpy as np
-
-    array = np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C")
-    return [_MARKS_OUT[NDARRAY], name, list(array.shape), array.reshape(-1).view(np.uint8).data]
+    parts = arrays.parts(value)
+    return _opaque(packer, value) if parts is None else [MARKS[NDARRAY], *parts]
 
 
 def _numpy_scalar(packer: Packer, value: Any) -> Any:
-    plain = value.item()
+    plain = arrays.scalar(value)
+    if plain is BY_REFERENCE:
+        return _opaque(packer, value)
     if type(plain) is int:
         return _int(packer, plain)
-    if type(plain) is complex:
-        return _complex(packer, plain)
-    return plain if type(plain) in (bool, float) else _opaque(packer, value)
+    return ENCODERS[complex](packer, plain) if type(plain) is complex else plain
 
 
 def _jax_array(packer: Packer, value: Any) -> Any:
-    if getattr(value.dtype, "name", "") not in DTYPES:
-        return _opaque(packer, value)
     import numpy as np
 
-    return _ndarray(packer, np.asarray(value))
+    try:
+        return _ndarray(packer, np.asarray(value))
+    except (TypeError, ValueError, RuntimeError):  # keys of random generators, deleted or traced arrays
+        return _opaque(packer, value)
 
 
-ENCODERS: dict[type, _Encoder] = {
+ENCODERS: dict[type, Encoder] = {
     int: _int,
     str: lambda _, v: str.__str__(v),
     float: lambda _, v: float.__float__(v),
@@ -175,25 +212,42 @@ ENCODERS: dict[type, _Encoder] = {
     memoryview: lambda _, v: v.tobytes(),
     list: lambda _, v: list.__getitem__(v, slice(None)),
     dict: lambda _, v: dict(dict.items(v)),
-    tuple: lambda _, v: [_MARKS_OUT[TUPLE], *tuple.__iter__(v)],
-    set: lambda _, v: [_MARKS_OUT[SET], *set.__iter__(v)],
-    frozenset: lambda _, v: [_MARKS_OUT[FROZENSET], *frozenset.__iter__(v)],
-    complex: _complex,
-    Atom: lambda _, v: _Ext(ATOM, v.encode("utf-8", "surrogatepass")),
-    Binary: lambda _, v: _Ext(BINARY, bytes.__getitem__(v, slice(None))),
-    date: lambda _, v: _Ext(DATE, _DATE.pack(v.year, v.month, v.day)),
-    time: _time,
-    datetime: _datetime,
+    tuple: lambda _, v: [MARKS[TUPLE], *tuple.__iter__(v)],
+    set: lambda _, v: [MARKS[SET], *set.__iter__(v)],
+    frozenset: lambda _, v: [MARKS[FROZENSET], *frozenset.__iter__(v)],
+    complex: lambda _, v: Ext(COMPLEX, _COMPLEX.pack(v.real, v.imag)),
+    Atom: lambda _, v: Ext(ATOM, v.encode("utf-8", "surrogatepass")),
+    Binary: lambda _, v: Ext(BINARY, bytes.__getitem__(v, slice(None))),
+    Pairs: lambda _, v: [MARKS[PAIRS], *(part for pair in _pairs(v) for part in pair)],
+    Members: lambda _, v: [MARKS[MEMBERS], *list.__iter__(v)],
+    OpaqueTerm: lambda _, v: Ext(OPAQUE, v.data),
+    Extension: lambda _, v: [MARKS[TYPED], v.tag, v.value],
+    date: _moment,
+    time: _moment,
+    datetime: _moment,
+    PreciseTime: _moment,
+    PreciseDatetime: _moment,
     Ref: _record,
     StreamRef: _record,
     CallbackRef: _record,
+    identity.NodeRef: lambda _, v: [MARKS[NODE], v.index],
+    rewrite.Parts: lambda _, v: v.parts,
 }
 
+
+def _pairs(value: Pairs) -> list[tuple[Any, Any]]:
+    for pair in value:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise EncodeError(f"Pairs must hold (key, value) tuples, not {type(pair).__name__} {ascii(pair)[:60]}")
+    return value
+
+
 # Subclasses of these travel as their base value (docs/types.md, "canonical"); a subclass of anything else may hold more than we know of.
-_CANONICAL_BASES = (str, int, float, bytes, bytearray, list, dict, tuple, set, frozenset, complex)
+CANONICAL_BASES = (str, int, float, bytes, bytearray, list, dict, tuple, set, frozenset, complex)
+_OURS = frozenset(ENCODERS)
 
 
-def _encoder_for(cls: type) -> _Encoder:
+def encoder_for(cls: type) -> Encoder:
     """The encoder of a class seen for the first time; remembered, unless the class may be thrown away again."""
     encode = _choose_encoder(cls)
     if len(ENCODERS) < 4096:
@@ -201,58 +255,45 @@ def _encoder_for(cls: type) -> _Encoder:
     return encode
 
 
-def _choose_encoder(cls: type) -> _Encoder:
-    if (numpy := loaded("numpy", "ndarray", "number", "bool_")) is not None:
-        ndarray, *scalars = numpy
+def _choose_encoder(cls: type) -> Encoder:
+    row = named.of_class(cls) or special_row(cls)
+    if row is not None:
+        return _named(row)
+    if (numpy := loaded("numpy", "ndarray", "generic")) is not None:
+        ndarray, generic = numpy
         if cls is ndarray:
             return _ndarray
-        if issubclass(cls, tuple(scalars)):
+        if issubclass(cls, generic) and not issubclass(cls, (str, bytes)):
             return _numpy_scalar
     if (jax := loaded("jax", "Array")) is not None and issubclass(cls, jax):
         return _jax_array
     for base in cls.__mro__:
-        if base in _CANONICAL_BASES:
+        if base in CANONICAL_BASES:
             return ENCODERS[base]
     return _opaque
 
 
-def _escape_text(value: Any) -> Any:
-    """A copy in which strings with lone surrogates are TEXT leaves and memoryviews bytes. Only made when a plain pass met such."""
-    match value:
-        case memoryview():
-            return value.tobytes()
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return _Ext(ATOM if type(value) is Atom else TEXT, value.encode("utf-8", "surrogatepass"))
-            return value
-        case list():
-            return [_escape_text(item) for item in value]
-        case tuple():
-            return [_MARKS_OUT[TUPLE], *(_escape_text(item) for item in value)]
-        case set():
-            return [_MARKS_OUT[SET], *(_escape_text(item) for item in value)]
-        case frozenset():
-            return [_MARKS_OUT[FROZENSET], *(_escape_text(item) for item in value)]
-        case dict():
-            return {_escape_key(key): _escape_text(item) for key, item in dict.items(value)}
-    return value
+def special_row(cls: type) -> Named | None:
+    """The row of a class that is recognised by what it inherits from."""
+    if issubclass(cls, Enum):
+        return standard.ENUM
+    if standard.is_namedtuple(cls):
+        return standard.NAMEDTUPLE
+    if (arrow := loaded("pyarrow", "Array", "ChunkedArray", "Scalar")) is not None:
+        array, chunked, scalar = arrow
+        if issubclass(cls, (array, chunked)):
+            return tables.ARRAY
+        if issubclass(cls, scalar):
+            return tables.SCALAR
+    return None
 
 
-def _escape_key(key: Any) -> Any:
-    escaped = _escape_text(key)
-    return _Escaped(escaped) if isinstance(escaped, list) else escaped
+def _forget(cls: type) -> None:
+    if cls not in _OURS:
+        ENCODERS.pop(cls, None)
 
 
-class _Escaped:
-    """An escaped tuple or frozenset as a map key: hashable, and packed as its parts."""
-
-    def __init__(self, parts: list[Any]) -> None:
-        self.parts = parts
-
-
-ENCODERS[_Escaped] = lambda _, v: v.parts
+named.on_register(_forget)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------------------------
@@ -265,9 +306,6 @@ class _Mark:
         self.kind = kind
 
 
-_MARKS_IN = {bytes((kind,)): _Mark(kind) for kind in _MARKS_OUT}
-
-
 class Unpacker:
     """Decodes values; keep one per thread and reuse it. `resolver` turns refs and callbacks into live objects."""
 
@@ -276,6 +314,7 @@ class Unpacker:
         self.limits = limits
         self._containers = 0
         self._open_marks = 0
+        self.nodes: list[identity.NodeRef] = []
 
     def unpack(self, data: bytes | bytearray | memoryview) -> Any:
         """The value of packed bytes. Raises DecodeError or LimitExceeded, or what the resolver raises for a ref."""
@@ -284,6 +323,8 @@ class Unpacker:
         if size > limits.frame:
             raise LimitExceeded(f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame")
         self._containers = self._open_marks = 0
+        if self.nodes:
+            self.nodes = []
         counted = size > limits.depth  # fewer bytes cannot nest too deep
         bound = min(size, limits.elements)
         try:
@@ -314,8 +355,12 @@ class Unpacker:
             raise _malformed(error, size, limits) from None
         if self._open_marks:
             raise DecodeError("a composite mark stands where a value should be; the sender's encoder is broken")
-        if counted and (self._containers > limits.depth or size > limits.elements):
+        if self.nodes and not all(node.resolved for node in self.nodes):
+            raise DecodeError("a node stands outside the graph that it belongs to; the sender's encoder is broken")
+        if size > limits.elements:
             shape.check(value, limits, DecodeError)
+        elif self._containers > limits.depth:
+            shape.check_depth(value, self._containers, limits)
         return value
 
     def _list(self, items: list[Any]) -> Any:
@@ -372,77 +417,22 @@ def _read_int(unpacker: Unpacker, data: bytes) -> int:
     return int.from_bytes(data, "big", signed=True)
 
 
-def _read_date(_: Unpacker, data: bytes) -> date:
-    year, month, day = _DATE.unpack(data)
-    return _in_range(date, year, year, month, day)
-
-
-def _read_time(_: Unpacker, data: bytes) -> time:
-    hour, minute, second, us, _precision = _TIME.unpack(data)
-    return _in_range(time, 1, hour, minute, second, us)
-
-
-def _read_naive(_: Unpacker, data: bytes) -> datetime:
-    fields = _NAIVE.unpack(data)
-    return _in_range(datetime, fields[0], *fields[:7])
-
-
-def _read_datetime(_: Unpacker, data: bytes) -> datetime:
-    *fields, _precision, offset, _dst, zone_size = _DATETIME.unpack_from(data)
-    rest = data[_DATETIME.size :]
-    zone = rest[:zone_size].decode()
-    moment = _in_range(datetime, fields[0], *fields)
-    if zone:
-        local = _in_zone(moment, zone, timedelta(seconds=offset))
-        if local is not None:
-            return local
-    if abs(offset) >= 86400:
-        raise DecodeError(f"an offset of {offset} seconds from UTC; it must be less than a day")
-    abbreviation = rest[zone_size:].decode()
-    fixed: tzinfo = UTC
-    if offset or zone:
-        fixed = timezone(timedelta(seconds=offset), abbreviation) if abbreviation else timezone(timedelta(seconds=offset))
-    return moment.replace(tzinfo=fixed)
-
-
-def _in_zone(moment: datetime, zone: str, offset: timedelta) -> datetime | None:
-    """The moment in a named zone, or None where this machine does not know the zone or gives it another offset."""
-    from zoneinfo import ZoneInfo
-
-    try:
-        local = moment.replace(tzinfo=ZoneInfo(zone))
-    except (KeyError, ValueError, OSError):
-        return None
-    for fold in (0, 1):
-        candidate = local.replace(fold=fold)
-        if candidate.utcoffset() == offset:
-            return candidate
-    return None
-
-
-_T = TypeVar("_T")
-
-
-def _in_range(make: Callable[..., _T], year: int, *fields: int) -> _T:
-    if not 1 <= year <= 9999:
-        raise DecodeError(f"the year {year} is outside Python's range 1 to 9999; send it as text or as a tuple")
-    try:
-        return make(*fields)
-    except ValueError as error:
-        raise DecodeError(f"not a date or time: {error} (fields {fields})") from None
-
-
 LEAVES: dict[int, Callable[[Unpacker, bytes], Any]] = {
     INT: _read_int,
     ATOM: lambda _, data: Atom(data.decode("utf-8", "surrogatepass")),
     BINARY: lambda _, data: Binary(data),
     TEXT: lambda _, data: data.decode("utf-8", "surrogatepass"),
     COMPLEX: lambda _, data: complex(*_COMPLEX.unpack(data)),
-    DATE: _read_date,
-    TIME: _read_time,
-    NAIVE: _read_naive,
-    DATETIME: _read_datetime,
+    OPAQUE: lambda _, data: _read_opaque(data),
+    **{code: lambda _, data, read=read: read(data) for code, read in moments.LEAVES.items()},  # type: ignore[misc]
 }
+
+
+def _read_opaque(data: bytes) -> OpaqueTerm:
+    try:
+        return OpaqueTerm(data)
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
 
 
 def _read_set(kind: type[set[Any]] | type[frozenset[Any]], items: list[Any]) -> Any:
@@ -453,6 +443,18 @@ def _read_set(kind: type[set[Any]] | type[frozenset[Any]], items: list[Any]) -> 
     if len(value) != len(items) - 1:
         raise DecodeError(f"elements of a set are equal in Python ({len(items) - 1} came, {len(value)} are distinct); send a list instead")
     return value
+
+
+def _read_pairs(items: list[Any]) -> Pairs:
+    if not len(items) % 2:
+        raise DecodeError("a map of pairs ends in a key without a value; the sender's encoder is broken")
+    return Pairs(zip(items[1::2], items[2::2], strict=True))
+
+
+def _read_typed(items: list[Any]) -> Any:
+    if len(items) != 3:
+        raise DecodeError(f"a named type must hold a tag and a payload; {len(items) - 1} parts came; the sender's encoder is broken")
+    return named.read(items[1], items[2])
 
 
 def _read_ref(unpacker: Unpacker, items: list[Any]) -> Any:
@@ -477,35 +479,26 @@ def _read_callback(unpacker: Unpacker, items: list[Any]) -> Any:
     return unpacker.resolver.callback(CallbackRef(*fields))
 
 
-def _read_ndarray(_: Unpacker, items: list[Any]) -> Any:
-    if len(items) != 4 or not isinstance(items[2], list) or not isinstance(items[3], bytes) or items[1] not in DTYPES:
-        raise DecodeError(
-            f"an array must hold a dtype of {', '.join(DTYPES)}, a shape and its bytes; this one holds {str(items[1:3])[:80]}"
-        )
-    _mark, name, dims, data = items
-    if not all(type(dim) is int and dim >= 0 for dim in dims):
-        raise DecodeError(f"the shape {dims} of an array must hold integers >= 0")
-    if element_count(dims) * DTYPES[name] != len(data):
-        raise DecodeError(
-            f"an array of shape {tuple(dims)} and dtype {name} has {element_count(dims) * DTYPES[name]} bytes, but {len(data)} came"
-        )
-    import numpy as np
-
-    if name == "bfloat16":
-        import ml_dtypes  # noqa: F401  (registers the dtype name)
-    dtype = np.dtype(name).newbyteorder("<")
-    if not data:
-        return np.zeros(dims, dtype)
-    # A copy, because numpy views of bytes are read-only and users expect to write to an array they were given.
-    return np.frombuffer(data, dtype).reshape(dims).copy()
+def _read_node(unpacker: Unpacker, items: list[Any]) -> Any:
+    node = identity.NodeRef.read(items[1:])
+    unpacker.nodes.append(node)
+    return node
 
 
 COMPOSITES: dict[int, Callable[[Unpacker, list[Any]], Any]] = {
     TUPLE: lambda _, items: tuple(items[1:]),
     SET: lambda _, items: _read_set(set, items),
     FROZENSET: lambda _, items: _read_set(frozenset, items),
+    PAIRS: lambda _, items: _read_pairs(items),
     REF: _read_ref,
     STREAM_REF: _read_stream_ref,
     CALLBACK: _read_callback,
-    NDARRAY: _read_ndarray,
+    NDARRAY: lambda _, items: arrays.build(items[1:]),
+    TYPED: lambda _, items: _read_typed(items),
+    MEMBERS: lambda _, items: Members(items[1:]),
+    GRAPH: lambda _, items: identity.build(items[1:]),
+    NODE: _read_node,
+    NODES: lambda _, items: identity.Nodes(items[1:]),
 }
+
+_MARKS_IN = {bytes((kind,)): _Mark(kind) for kind in COMPOSITES}

@@ -5,19 +5,21 @@ Walks level by level and skips what holds no containers, so that a long list of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 from .errors import CodecError, EncodeError, LimitExceeded
 from .limits import Limits
+from .wrappers import Members, Pairs
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-_SCALARS = frozenset((type(None), bool, int, float, str, bytes, complex))
+_CONTAINER_TYPES = frozenset((*_CONTAINERS, Pairs, Members))
 
 
 def check(value: Any, limits: Limits, error: type[CodecError]) -> None:
     """Raises LimitExceeded when the value has more levels or elements than allowed (and `error` when it contains itself)."""
-    level = [value] if isinstance(value, _CONTAINERS) else []
+    level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     depth = elements = 0
     while level:
         depth += 1
@@ -28,15 +30,31 @@ def check(value: Any, limits: Limits, error: type[CodecError]) -> None:
         elements += sum(map(len, level))
         if elements > limits.elements:
             raise LimitExceeded(f"the message has more than max_elements = {limits.elements} elements; send it in parts or use an array")
-        deeper: list[Any] = []
-        for container in level:
-            parts = chain(container, container.values()) if isinstance(container, dict) else container
-            if isinstance(container, dict):
-                if not (_SCALARS.issuperset(map(type, container)) and _SCALARS.issuperset(map(type, container.values()))):
-                    deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
-            elif not _SCALARS.issuperset(map(type, container)):
-                deeper += [part for part in parts if isinstance(part, _CONTAINERS)]
-        level = deeper
+        dicts = [container for container in level if isinstance(container, dict)]
+        parts = chain(_members(level), chain.from_iterable(dicts))
+        level = [part for part in parts if isinstance(part, _CONTAINERS)]
+
+
+def check_depth(value: Any, containers: int, limits: Limits) -> None:
+    """`check` for the levels of a value that came in and has so many containers; looks no further than it has to.
+
+    Keys are not looked into: a container among them is a tuple of what can be hashed, and a message cannot nest such by a thousand levels.
+    """
+    level: list[Any] = [value] if type(value) in _CONTAINER_TYPES else []
+    depth = 0
+    while level:
+        depth += 1
+        containers -= len(level)
+        if depth > limits.depth:
+            raise LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it")
+        if depth + containers <= limits.depth:
+            return
+        # Most of a message is no container: this line is where the time goes.
+        level = [part for part in _members(level) if type(part) in _CONTAINER_TYPES]
+
+
+def _members(containers: list[Any]) -> Iterable[Any]:
+    return chain.from_iterable([container.values() if isinstance(container, dict) else container for container in containers])
 
 
 def explain_depth(value: Any, limits: Limits) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from . import deep_json
 from .errors import DecodeError, LimitExceeded
 from .limits import DEFAULT, Limits
+from .resolver import PlainResolver, Resolver
 from .tagged_reader import TAGS, Plain, Reader, finite, refuse_constant, too_deep, unique
 from .tagged_writer import Writer
-from .types import PlainResolver, Resolver
 
 __all__ = ["TAGS", "decode", "dumps", "encode", "loads"]
 

@@ -16,7 +16,8 @@ from typing import Any
 from . import digits
 from .errors import DecodeError, InvalidRef, LimitExceeded
 from .limits import Limits
-from .types import Atom, CallbackRef, Ref, Resolver, StreamRef
+from .resolver import CallbackRef, Ref, Resolver, StreamRef
+from .wrappers import Atom
 
 
 def finite(text: str) -> float:

@@ -17,7 +17,9 @@ from typing import Any
 from . import digits, shape
 from .errors import EncodeError, LimitExceeded
 from .limits import Limits
-from .types import Atom, Binary, CallbackRef, Ref, Resolver, StreamRef, loaded
+from .modules import loaded
+from .resolver import CallbackRef, Ref, Resolver, StreamRef
+from .wrappers import Atom, Binary
 
 
 class Writer:

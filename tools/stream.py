@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bridge_adapter.codec import Ref, StreamRef
-from bridge_adapter.codec.types import stream_type
+from bridge_adapter.codec.resolver import stream_type
 
 from .registry import STREAM_END, Payload, RefEntry, ToolContext, ToolError, invalid
 

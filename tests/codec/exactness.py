@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
-from datetime import datetime
+from datetime import datetime, time
+from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from bridge_adapter.codec import Extension
 
 
 def same(left: Any, right: Any) -> bool:
@@ -24,6 +28,7 @@ def same(left: Any, right: Any) -> bool:
                 left.replace(tzinfo=None, fold=0) == right.replace(tzinfo=None, fold=0)
                 and (left.tzinfo is not None or left.fold == right.fold)
                 and left.utcoffset() == right.utcoffset()
+                and precision(left) == precision(right)
                 and type(left.tzinfo) is type(right.tzinfo)
                 and str(left.tzinfo) == str(right.tzinfo)
             )
@@ -40,5 +45,27 @@ def same(left: Any, right: Any) -> bool:
                 rest.pop(twin)
             return not rest
         case np.ndarray():
-            return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+            return (
+                left.dtype == right.dtype
+                and left.shape == right.shape
+                and left.tobytes() == right.tobytes()
+                and left.flags.fnc == right.flags.fnc
+            )
+        case np.datetime64() | np.timedelta64():
+            return left.dtype == right.dtype and left.tobytes() == right.tobytes()
+        case Decimal():
+            return left.as_tuple() == right.as_tuple()
+        case time():
+            return left.replace(fold=0) == right.replace(fold=0) and left.fold == right.fold and precision(left) == precision(right)
+        case slice():
+            return same([left.start, left.stop, left.step], [right.start, right.stop, right.step])
+        case SimpleNamespace():
+            return same(vars(left), vars(right))
+        case Extension():
+            return left.tag == right.tag and same(left.value, right.value)
     return bool(left == right)
+
+
+def precision(moment: time | datetime) -> int | None:
+    """The digits that a Precise moment remembers, None for others."""
+    return getattr(moment, "precision", None)

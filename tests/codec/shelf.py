@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bridge_adapter.codec import CallbackRef, Ref, StreamRef
-from bridge_adapter.codec.types import stream_type
+from bridge_adapter.codec.resolver import stream_type
 
 
 class Shelf:

@@ -40,9 +40,16 @@ def test_512_levels_pass_and_513_do_not(kind: Any) -> None:
     data = Packer().pack(nested(512, kind))
     assert Packer().pack(Unpacker().unpack(data)) == data
     with pytest.raises(LimitExceeded, match="max_depth = 512"):
-        Packer().pack(nested(513, kind))
-    with pytest.raises(LimitExceeded, match="max_depth = 512"):
-        Unpacker().unpack(Packer(limits=Limits(depth=513)).pack(nested(513, kind)))
+        Unpacker().unpack(Packer().pack(nested(513, kind)))
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict, frozenset])
+def test_a_writer_has_the_levels_of_its_limit(kind: Any) -> None:
+    Packer(limits=Limits(depth=40)).pack([nested(39, kind), "x" * 100])
+    with pytest.raises(LimitExceeded, match="max_depth = 40"):
+        Packer(limits=Limits(depth=40)).pack([nested(40, kind), "x" * 100])
+    with pytest.raises(LimitExceeded, match="nests deeper"):
+        Packer().pack(nested(2000, kind))
 
 
 def test_the_element_limit_holds_both_ways() -> None:

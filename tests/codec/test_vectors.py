@@ -5,29 +5,47 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 import zoneinfo
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from exactness import same
 
-from bridge_adapter.codec import Atom, Binary, CallbackRef, Ref, StreamRef, packed, tagged
+from bridge_adapter import codec
+from bridge_adapter.codec import packed, tagged
 
 FAMILIES = sorted((Path(__file__).parents[2] / "codec" / "vectors").glob("*.json"))
 VECTORS = {
     f"{path.stem}: {vector['name']}": vector for path in FAMILIES for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]
 }
+
+
+def precise(moment: Any, digits: int) -> Any:
+    """A moment that remembers how many digits of its second Elixir shows."""
+    kind = codec.PreciseDatetime if isinstance(moment, datetime.datetime) else codec.PreciseTime
+    fields = ("year", "month", "day") if isinstance(moment, datetime.datetime) else ()
+    names = (*fields, "hour", "minute", "second", "microsecond", "tzinfo")
+    value: Any = kind(*(getattr(moment, name) for name in names))
+    value.precision = digits
+    return value
+
+
 SCOPE = {
-    "Atom": Atom,
-    "Binary": Binary,
-    "CallbackRef": CallbackRef,
-    "Ref": Ref,
-    "StreamRef": StreamRef,
+    **{name: getattr(codec, name) for name in codec.__all__},
+    "Decimal": Decimal,
+    "Fraction": Fraction,
+    "SimpleNamespace": SimpleNamespace,
     "datetime": datetime,
     "math": math,
     "np": np,
+    "precise": precise,
+    "re": re,
     "zoneinfo": zoneinfo,
 }
 BOTH = ["python", "elixir"]
@@ -84,7 +102,7 @@ def test_atoms_keep_their_class_where_that_is_asked_for(name: str) -> None:
 
 def test_the_vectors_are_well_formed() -> None:
     assert len(VECTORS) >= 120
-    fields = {"name", "python", "elixir", "packed", "tagged", "python_after_tagged", "elixir_after_tagged"}
+    fields = {"name", "python", "elixir", "packed", "tagged", "tagged2", "python_after_tagged", "elixir_after_tagged"}
     for name, vector in VECTORS.items():
         assert set(vector) <= fields | {"from", "decoded_by", "note"}, name
         assert vector["packed"] or "tagged" in vector, name

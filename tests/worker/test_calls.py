@@ -31,7 +31,7 @@ def test_the_module_may_come_under_any_of_its_names(client: Client) -> None:
 
 def test_function_paths_and_class_paths_may_be_dotted(client: Client) -> None:
     assert isinstance(client.call("datetime", "datetime.now"), datetime.datetime)
-    assert client.call("pathlib.Path", "cwd").type_name == "PosixPath"
+    assert client.call("pathlib.Path", "cwd") == Path.cwd()
     assert client.call("sample", "Acc.of", 3).type_name == "Acc"
 
 
@@ -178,7 +178,7 @@ def test_output_of_user_code_does_not_disturb_the_wire(client: Client) -> None:
         ({"call_type": "class", "python_module": "math"}, "invalid_request", "requires the key class"),
         ({"protocol_version": 2, "min_supported_version": 2, "python_module": "math", "function": "sqrt"}, "protocol_mismatch", "mismatch"),
         ({"python_module": "sample", "function": "cyclic"}, "encode_error", "cycle"),
-        ({"python_module": "sample", "function": "deep", "args": [513]}, "limit_exceeded", "max_depth = 512"),
+        ({"python_module": "sample", "function": "deep", "args": [2000]}, "limit_exceeded", "max_depth = 512"),
     ],
 )
 def test_bad_requests_get_an_error_that_says_what_is_wrong(client: Client, fields: dict[str, Any], category: str, text: str) -> None:

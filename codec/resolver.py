@@ -1,32 +1,12 @@
-"""Wrapper types for values that Python has no class for, and the records by which live objects travel.
+"""The records by which live objects travel, and who knows the objects: the codec moves these, it does not know what a session is.
 
-The codec moves these; it does not know what a session is or how a callback reaches Elixir. Whoever uses the codec passes a `Resolver`.
+Whoever uses the codec passes a `Resolver`.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-
-class Atom(str):
-    """An Elixir atom. It is a `str`, so that `dtype=Atom("float32")` simply works; its type keeps the way back to Elixir exact."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"Atom({str.__repr__(self)})"
-
-
-class Binary(bytes):
-    """An Elixir binary that is not valid UTF-8. Usable as `bytes`; goes back to Elixir as a plain binary."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"Binary({bytes.__repr__(self)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +80,3 @@ def stream_type(value: Any) -> str | None:
     if hasattr(cls, "__next__") and hasattr(cls, "__iter__") and not hasattr(cls, "__enter__"):
         return "generator" if hasattr(cls, "send") and hasattr(cls, "throw") else "iterator"
     return None
-
-
-def loaded(module: str, *names: str) -> tuple[Any, ...] | None:
-    """Attributes of a module that somebody has imported; None when nobody has, or another thread is still at it."""
-    found = tuple(getattr(sys.modules.get(module), name, None) for name in names)
-    return None if None in found else found
-
-
-# Array element types that travel by value: name -> bytes per element. bfloat16 is a numpy dtype only where ml_dtypes is loaded.
-DTYPES: dict[str, int] = {
-    "bool": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8,
-    "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16,
-}  # fmt: skip
-
-
-def element_count(shape: Sequence[int]) -> int:
-    """Number of elements of an array of this shape."""
-    count = 1
-    for dim in shape:
-        count *= dim
-    return count

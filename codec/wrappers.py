@@ -1,0 +1,145 @@
+"""Classes for values that Python has no class for: what an Elixir term becomes here so that it goes back as it came.
+
+Each is usable as the plain Python value that it is nearest to; where there is none (`OpaqueTerm`) it can only be kept and sent back.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import Any
+
+
+class Atom(str):
+    """An Elixir atom. It is a `str`, so that `dtype=Atom("float32")` simply works; its type keeps the way back to Elixir exact."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Atom({str.__repr__(self)})"
+
+
+class Binary(bytes):
+    """An Elixir binary that is not valid UTF-8. Usable as `bytes`; goes back to Elixir as a plain binary."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Binary({bytes.__repr__(self)})"
+
+
+class Pairs(list[Any]):
+    """An Elixir map whose keys Python cannot hash or cannot keep apart: a list of (key, value) tuples. Goes back as the map."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Pairs({list.__repr__(self)})"
+
+
+class Members(list[Any]):
+    """An Elixir MapSet whose elements Python cannot hash or cannot keep apart: a list. Goes back as the MapSet."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Members({list.__repr__(self)})"
+
+
+class OpaqueTerm:
+    """An Elixir term without a counterpart here: a pid, a reference, a bitstring, an improper list, another struct.
+
+    It can be kept, compared, used as a key and sent back; only the client that sent it can read it (it is signed). `kind` says what it is.
+    """
+
+    __slots__ = ("data", "kind")
+    data: bytes
+    kind: str
+
+    def __init__(self, data: bytes) -> None:
+        size = data[32] if len(data) > 32 else 255
+        if len(data) < 33 + size:
+            raise ValueError("an OpaqueTerm is made by an Elixir client only; this is not one")
+        object.__setattr__(self, "data", bytes(data))
+        object.__setattr__(self, "kind", data[33 : 33 + size].decode())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an OpaqueTerm cannot be changed ({name})")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self.data == other.data if isinstance(other, OpaqueTerm) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
+    def __repr__(self) -> str:
+        return f"<OpaqueTerm {self.kind}>"
+
+    def __reduce__(self) -> tuple[type[OpaqueTerm], tuple[bytes]]:
+        return OpaqueTerm, (self.data,)
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A value of a named type that is not registered here: its tag and its content. Goes back as it came (`codec.register`)."""
+
+    tag: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """An Elixir regular expression that Python's `re` cannot compile, or whose options it does not have."""
+
+    source: str
+    options: str
+
+    def compile(self) -> re.Pattern[str]:
+        """The same source as a Python pattern, options dropped. Raises re.error where the syntax differs."""
+        return re.compile(self.source)
+
+
+class URI(str):
+    """An Elixir URI: its text."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"URI({str.__repr__(self)})"
+
+
+class Version(str):
+    """An Elixir Version: its text."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Version({str.__repr__(self)})"
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """An Elixir Date.Range: first and last day, both included, and the step in days."""
+
+    first: date
+    last: date
+    step: int
+
+    def __iter__(self) -> Any:
+        one = 1 if self.step > 0 else -1
+        return (date.fromordinal(day) for day in range(self.first.toordinal(), self.last.toordinal() + one, self.step))
+
+
+class PreciseTime(time):
+    """A `time` that remembers how many digits of its fraction of a second Elixir shows; goes back with the same."""
+
+    precision: int
+
+
+class PreciseDatetime(datetime):
+    """A `datetime` that remembers how many digits of its fraction of a second Elixir shows; goes back with the same."""
+
+    precision: int
