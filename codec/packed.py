@@ -55,8 +55,8 @@ _COMPLEX = struct.Struct(">dd")
 class Packer:
     """Encodes values; keep one per thread and reuse it. `resolver` names the objects that do not travel by value.
 
-    canonical: equal values give equal bytes (the entries of dicts and sets are sorted by their bytes). preserve_identity: a list, dict, set or
-    tuple that occurs more than once, or contains itself, is one object on the other side, too.
+    canonical: equal values give equal bytes (the entries of dicts and sets are sorted by their bytes). preserve_identity: a list, dict,
+    set or tuple that occurs more than once, or contains itself, is one object on the other side, too.
     """
 
     def __init__(
@@ -383,6 +383,10 @@ class Unpacker:
                 )
             self._open_marks += 1
             return mark
+        return self.read_leaf(code, data)
+
+    def read_leaf(self, code: int, data: bytes) -> Any:
+        """The value of a leaf. Raises DecodeError."""
         decode = LEAVES.get(code)
         if decode is None:
             raise DecodeError(f"unknown extension type {code}; the peer speaks a newer version of the protocol")

@@ -1,4 +1,4 @@
-"""Tables by value, as Arrow IPC streams: pyarrow's own types, and pandas and polars frames where they are used (docs/wire.md, tag arrow)."""
+"""Tables by value, as Arrow IPC streams: pyarrow's own types, and frames of pandas and polars (docs/wire.md, tag arrow)."""
 
 from __future__ import annotations
 

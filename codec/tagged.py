@@ -1,4 +1,6 @@
-"""`tagged` schema 1: values as JSON with `__type__` tags, what SnakeBridge speaks (docs/types.md).
+"""`tagged`: values as JSON with `__type__` tags, what SnakeBridge speaks (docs/types.md).
+
+Schema 1 is what today's peers understand, schema 2 adds tags for all that `packed` carries. Both are read; the caller says which to write.
 
 Text is written straight from the value (`tagged_writer.py`), and tags become values while the standard parser reads (`tagged_reader.py`).
 Texts that nest deep, and callers with a deep stack, are served without recursion (`deep_json.py`).
@@ -15,15 +17,15 @@ from .errors import DecodeError, LimitExceeded
 from .limits import DEFAULT, Limits
 from .resolver import PlainResolver, Resolver
 from .tagged_reader import TAGS, Plain, Reader, finite, refuse_constant, too_deep, unique
-from .tagged_writer import Writer
+from .tagged_writer import SCHEMA_1, Forms, Writer
 
 __all__ = ["TAGS", "decode", "dumps", "encode", "loads"]
 
 
-def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> bytes:
+def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT, *, schema: int = 1) -> bytes:
     """The tagged JSON text of a value. Raises EncodeError or LimitExceeded; never changes the value."""
     try:
-        text = Writer(resolver or PlainResolver(), limits).text(value).encode()
+        text = Writer(resolver or PlainResolver(), limits, _forms(schema)).text(value).encode()
     except RecursionError:
         raise LimitExceeded("the call stack is exhausted where a value has to be encoded; make the Python code recurse less") from None
     if len(text) > limits.frame:
@@ -33,9 +35,19 @@ def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT
     return text
 
 
-def encode(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> Any:
+def _forms(schema: int) -> Forms:
+    if schema == 1:
+        return SCHEMA_1
+    if schema != 2:
+        raise ValueError(f"there is no tagged schema {schema!r}; there are 1 and 2")
+    from .tagged_schema2 import SCHEMA_2  # few peers ask for it
+
+    return SCHEMA_2
+
+
+def encode(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT, *, schema: int = 1) -> Any:
     """The tagged form of a value as JSON structure: None, bool, int, float, str, lists and dicts with text keys."""
-    text = dumps(value, resolver, limits)
+    text = dumps(value, resolver, limits, schema=schema)
     nesting, _ = deep_json.survey(text)
     return _read(text, nesting, 0, Plain(limits))
 

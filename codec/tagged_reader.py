@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from typing import Any
 
-from . import digits
+from . import digits, named
 from .errors import DecodeError, InvalidRef, LimitExceeded
 from .limits import Limits
 from .resolver import CallbackRef, Ref, Resolver, StreamRef
-from .wrappers import Atom
+from .wrappers import Atom, Members, Pairs
 
 
 def finite(text: str) -> float:
@@ -101,7 +101,10 @@ class Reader(Plain):
         if tag is None:
             return _read_ref(self, fields) if "__snakebridge_ref__" in fields and "__type__" not in fields else fields
         read = TAGS.get(tag) if isinstance(tag, str) else None
-        return fields if read is None else read(self, fields)
+        if read is not None:
+            return read(self, fields)
+        # Schema 1 leaves tags that it does not know as they are; in schema 2 every other tag is that of a named type.
+        return named.read(tag, fields.get("value")) if isinstance(tag, str) and fields.get("__schema__") == 2 else fields
 
     def fold(self, structure: Any) -> Any:
         """The value of a JSON structure, from the inside out and without recursion."""
@@ -193,6 +196,28 @@ def _read_dict(_: Reader, fields: _Fields) -> Any:
     return value
 
 
+def _read_leaf(reader: Reader, fields: _Fields) -> Any:
+    from .packed import Unpacker
+
+    code = fields.get("code")
+    if type(code) is not int:
+        raise DecodeError(f"a leaf tag must hold an integer under 'code', not {_short(code)}")
+    return Unpacker(limits=reader.limits).read_leaf(code, _read_bytes(reader, fields))
+
+
+def _read_array(reader: Reader, fields: _Fields) -> Any:
+    from . import arrays
+
+    return arrays.build([fields.get("dtype"), fields.get("shape"), _read_bytes(reader, fields), fields.get("order") or "C"])
+
+
+def _read_pairs(_: Reader, fields: _Fields) -> Pairs:
+    items = _field(fields, "elements", None, list, "a list of keys and values")
+    if len(items) % 2:
+        raise DecodeError("a pairs tag ends in a key without a value; the sender's encoder is broken")
+    return Pairs(zip(items[::2], items[1::2], strict=True))
+
+
 def _read_bytes(_: Reader, fields: _Fields) -> bytes:
     text = _field(fields, "data", "value", str, "base64 text")
     try:
@@ -204,6 +229,8 @@ def _read_bytes(_: Reader, fields: _Fields) -> bytes:
 
 def _read_iso(parse: Callable[[str], Any]) -> Callable[[Reader, _Fields], Any]:
     def read(_: Reader, fields: _Fields) -> Any:
+        if isinstance(fields.get("value"), list):  # schema 2: with a zone of its own
+            return named.read(fields["__type__"], fields["value"])
         text = _field(fields, "value", None, str, "ISO 8601 text")
         try:
             return parse(text)
@@ -276,6 +303,10 @@ TAGS: dict[str, Callable[[Reader, _Fields], Any]] = {
     "neg_infinity": lambda _, fields: -math.inf,
     "nan": lambda _, fields: math.nan,
     "dict": _read_dict,
+    "leaf": _read_leaf,
+    "ndarray": _read_array,
+    "pairs": _read_pairs,
+    "members": lambda _, fields: Members(_field(fields, "elements", None, list, "a list of elements")),
     "callback": _read_callback,
     "ref": _read_ref,
     "stream_ref": _read_ref,

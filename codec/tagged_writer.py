@@ -1,7 +1,8 @@
 """Writes values as `tagged` JSON text (docs/types.md): the encoding half of `tagged.py`.
 
 A class is added by one row in `LEAVES` (a function that returns its text) or in `BRANCHES` (a generator that writes a container and hands
-out the members that are containers again). Nothing recurses, so the nesting of a value and the stack of the caller never meet.
+out the members that are containers again). Nothing recurses, so the nesting of a value and the stack of the caller never meet. Schema 2 is
+the same rows with those of tagged_schema2.py on top.
 """
 
 from __future__ import annotations
@@ -14,35 +15,37 @@ from datetime import date, datetime, time
 from json.encoder import encode_basestring as quote
 from typing import Any
 
-from . import digits, shape
+from . import arrays, digits, named, shape
 from .errors import EncodeError, LimitExceeded
 from .limits import Limits
 from .modules import loaded
 from .resolver import CallbackRef, Ref, Resolver, StreamRef
-from .wrappers import Atom, Binary
+from .wrappers import Atom, Binary, PreciseDatetime, PreciseTime
 
 
 class Writer:
     """One value being written. Containers are generators that write themselves and hand out what is a container again."""
 
-    __slots__ = ("_elements", "_parts", "limits", "resolver", "write")
+    __slots__ = ("_elements", "_forms", "_parts", "leaves", "limits", "resolver", "write")
 
-    def __init__(self, resolver: Resolver, limits: Limits) -> None:
+    def __init__(self, resolver: Resolver, limits: Limits, forms: Forms) -> None:
         self.resolver = resolver
         self.limits = limits
+        self.leaves = forms.leaves
+        self._forms = forms
         self._elements = 0
         self._parts: list[str] = []
         self.write = self._parts.append
 
     def text(self, value: Any) -> str:
-        leaf = LEAVES.get(type(value))
+        leaf = self.leaves.get(type(value))
         if leaf is not None:
             return leaf(self, value)
         open_containers: list[Iterator[Any]] = []
         deepest = self.limits.depth
         child = value
         while True:
-            leaf, branch = _form_of(type(child))
+            leaf, branch = self._forms.of(type(child))
             if branch is None:
                 self.write(leaf(self, child))
             else:
@@ -60,13 +63,13 @@ class Writer:
 
     def elements(self, items: Iterable[Any]) -> Iterator[Any]:
         """Writes items with commas between them."""
-        write = self.write
+        write, leaves = self.write, self.leaves
         comma = False
         for item in items:
             if comma:
                 write(",")
             comma = True
-            leaf = LEAVES.get(type(item))
+            leaf = leaves.get(type(item))
             if leaf is None:
                 yield item
             else:
@@ -80,8 +83,8 @@ class Writer:
             )
 
 
-_Leaf = Callable[[Writer, Any], str]
-_Branch = Callable[[Writer, Any], Iterator[Any]]
+Leaf = Callable[[Writer, Any], str]
+Branch = Callable[[Writer, Any], Iterator[Any]]
 
 _SPECIAL = {
     name: f'{{"__type__":"special_float","__schema__":1,"value":"{value}"}}'
@@ -89,7 +92,7 @@ _SPECIAL = {
 }
 
 
-def _opaque(writer: Writer, value: Any) -> str:
+def opaque(writer: Writer, value: Any) -> str:
     return _record(writer, writer.resolver.opaque(value))
 
 
@@ -119,7 +122,7 @@ def _float(_: Writer, value: float) -> str:
     return _SPECIAL.get(text, text)
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether a str can be sent as text: not when it has lone surrogates."""
     if str.isascii(value):
         return True
@@ -131,11 +134,11 @@ def _is_text(value: str) -> bool:
 
 
 def _str(writer: Writer, value: str) -> str:
-    return quote(value) if _is_text(value) else _opaque(writer, value)
+    return quote(value) if is_text(value) else opaque(writer, value)
 
 
 def _atom(writer: Writer, value: Atom) -> str:
-    return f'{{"__type__":"atom","__schema__":1,"value":{quote(value)}}}' if _is_text(value) else _opaque(writer, value)
+    return f'{{"__type__":"atom","__schema__":1,"value":{quote(value)}}}' if is_text(value) else opaque(writer, value)
 
 
 def _bytes(_: Writer, value: bytes | bytearray | memoryview) -> str:
@@ -145,7 +148,7 @@ def _bytes(_: Writer, value: bytes | bytearray | memoryview) -> str:
 
 def _complex(writer: Writer, value: complex) -> str:
     if not (math.isfinite(value.real) and math.isfinite(value.imag)):
-        return _opaque(writer, value)
+        return opaque(writer, value)
     return f'{{"__type__":"complex","__schema__":1,"real":{value.real!r},"imag":{value.imag!r}}}'
 
 
@@ -155,7 +158,7 @@ def _date(_: Writer, value: date) -> str:
 
 def _time(writer: Writer, value: time) -> str:
     if value.tzinfo is not None or value.fold:
-        return _opaque(writer, value)
+        return opaque(writer, value)
     return f'{{"__type__":"time","__schema__":1,"value":"{value.isoformat()}"}}'
 
 
@@ -165,13 +168,12 @@ def _datetime(writer: Writer, value: datetime) -> str:
     else:
         offset = value.utcoffset()
         exact = offset is not None and not offset.seconds % 60 and not offset.microseconds  # Elixir reads hours and minutes
-    return f'{{"__type__":"datetime","__schema__":1,"value":"{value.isoformat()}"}}' if exact else _opaque(writer, value)
+    return f'{{"__type__":"datetime","__schema__":1,"value":"{value.isoformat()}"}}' if exact else opaque(writer, value)
 
 
 def _numpy_scalar(writer: Writer, value: Any) -> str:
-    plain = value.item()
-    leaf = LEAVES[type(plain)] if type(plain) in (bool, int, float, complex) else _opaque
-    return leaf(writer, plain if leaf is not _opaque else value)
+    plain = arrays.scalar(value)
+    return writer.leaves[type(plain)](writer, plain) if type(plain) in (bool, int, float, complex) else opaque(writer, value)
 
 
 def _list(writer: Writer, value: list[Any]) -> Iterator[Any]:
@@ -202,7 +204,7 @@ def _uniform(writer: Writer, items: list[Any]) -> str | None:
     return None
 
 
-def _tagged_elements(tag: str, members: Callable[[Any], Iterator[Any]]) -> _Branch:
+def _tagged_elements(tag: str, members: Callable[[Any], Iterator[Any]]) -> Branch:
     head = f'{{"__type__":"{tag}","__schema__":1,"elements":['
 
     def write_elements(writer: Writer, value: Any) -> Iterator[Any]:
@@ -232,10 +234,10 @@ def _dict(writer: Writer, value: dict[Any, Any]) -> Iterator[Any]:
 
 
 def _object(writer: Writer, items: list[tuple[str, Any]]) -> Iterator[Any]:
-    write = writer.write
+    write, leaves = writer.write, writer.leaves
     opening = "{"
     for key, item in items:
-        leaf = LEAVES.get(type(item))
+        leaf = leaves.get(type(item))
         if leaf is None:
             write(f"{opening}{quote(key)}:")
             yield item
@@ -257,7 +259,7 @@ def _is_object(value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:
             if not isinstance(key, str) or type(key) is Atom:
                 return False
             subclasses = True
-        if not _is_text(key):
+        if not is_text(key):
             return False
     if subclasses:
         _check_distinct([str.__str__(key) for key, _ in items])
@@ -270,7 +272,7 @@ def _check_distinct(keys: list[str]) -> None:
         raise EncodeError(f"two keys of a dict are the same text {ascii(double)[:80]} outside Python; send a list of pairs instead")
 
 
-LEAVES: dict[type, _Leaf] = {
+LEAVES: dict[type, Leaf] = {
     type(None): lambda _, value: "null",
     bool: lambda _, value: "true" if value else "false",
     int: _int,
@@ -283,13 +285,15 @@ LEAVES: dict[type, _Leaf] = {
     Binary: _bytes,
     complex: _complex,
     datetime: _datetime,
+    PreciseDatetime: _datetime,
     date: _date,
     time: _time,
+    PreciseTime: _time,
     Ref: _record,
     StreamRef: _record,
     CallbackRef: _record,
 }
-BRANCHES: dict[type, _Branch] = {
+BRANCHES: dict[type, Branch] = {
     list: _list,
     dict: _dict,
     tuple: _tagged_elements("tuple", tuple.__iter__),
@@ -302,29 +306,52 @@ _CANONICAL_LEAVES = (str, int, float, bytes, bytearray, complex)
 _KNOWN_CLASSES = 4096
 
 
-def _form_of(cls: type) -> tuple[_Leaf, _Branch | None]:
-    """How instances of a class are written: as a branch, or else as the leaf. Remembered, unless the class may be thrown away again."""
-    branch = BRANCHES.get(cls)
-    if branch is not None:
-        return _opaque, branch
-    leaf = LEAVES.get(cls)
-    if leaf is not None:
-        return leaf, None
-    leaf, branch = _choose_form(cls)
-    if len(LEAVES) + len(BRANCHES) < _KNOWN_CLASSES:
-        if branch is None:
-            LEAVES[cls] = leaf
-        else:
-            BRANCHES[cls] = branch
-    return leaf, branch
+Choose = Callable[[type], tuple[Leaf, Branch | None] | None]
 
 
-def _choose_form(cls: type) -> tuple[_Leaf, _Branch | None]:
-    if (scalars := loaded("numpy", "number", "bool_")) is not None and issubclass(cls, scalars):
-        return _numpy_scalar, None
-    for base in cls.__mro__:
-        if base in _CANONICAL_LEAVES:
-            return LEAVES[base], None
-        if base in (list, dict, tuple, set, frozenset):
-            return _opaque, BRANCHES[base]
-    return _opaque, None
+class Forms:
+    """How the classes of one schema are written. Remembers classes, unless they may be thrown away again."""
+
+    def __init__(self, leaves: dict[type, Leaf], branches: dict[type, Branch], choose: Choose | None) -> None:
+        self.leaves = dict(leaves)
+        self._branches = dict(branches)
+        self._own = frozenset((*leaves, *branches))
+        self._choose = choose
+        named.on_register(self._forget)
+
+    def of(self, cls: type) -> tuple[Leaf, Branch | None]:
+        """As a branch, or else as the leaf."""
+        branch = self._branches.get(cls)
+        if branch is not None:
+            return opaque, branch
+        leaf = self.leaves.get(cls)
+        if leaf is not None:
+            return leaf, None
+        leaf, branch = self._new(cls)
+        if len(self.leaves) + len(self._branches) < _KNOWN_CLASSES:
+            if branch is None:
+                self.leaves[cls] = leaf
+            else:
+                self._branches[cls] = branch
+        return leaf, branch
+
+    def _new(self, cls: type) -> tuple[Leaf, Branch | None]:
+        special = self._choose(cls) if self._choose is not None else None
+        if special is not None:
+            return special
+        if (generic := loaded("numpy", "generic")) is not None and issubclass(cls, generic) and not issubclass(cls, (str, bytes)):
+            return _numpy_scalar, None
+        for base in cls.__mro__:
+            if base in _CANONICAL_LEAVES:
+                return self.leaves[base], None
+            if base in (list, dict, tuple, set, frozenset):
+                return opaque, self._branches[base]
+        return opaque, None
+
+    def _forget(self, cls: type) -> None:
+        if cls not in self._own:
+            self.leaves.pop(cls, None)
+            self._branches.pop(cls, None)
+
+
+SCHEMA_1 = Forms(LEAVES, BRANCHES, None)

@@ -89,6 +89,21 @@ class Extension:
     tag: str
     value: Any
 
+    def __hash__(self) -> int:
+        return hash((self.tag, _hashable(self.value)))
+
+
+def _hashable(value: Any) -> Any:
+    """Something to hash for a value that may hold lists and maps: equal for equal values."""
+    match value:
+        case list() | tuple():
+            return tuple(map(_hashable, value))
+        case dict():
+            return frozenset((_hashable(key), _hashable(item)) for key, item in value.items())
+        case set():
+            return frozenset(value)
+    return value
+
 
 @dataclass(frozen=True, slots=True)
 class Regex:
