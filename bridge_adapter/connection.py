@@ -19,7 +19,7 @@ from bridge_adapter.callbacks import error_from
 from bridge_adapter.calls import Call
 from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer, Unpacker
-from bridge_adapter.dispatch import Context, Dispatcher, Request, UnresolvedRef, from_tool
+from bridge_adapter.dispatch import PACKED, Context, Dispatcher, Form, Request, UnresolvedRef, from_tool
 from bridge_adapter.outbox import stream_items
 from bridge_adapter.tools.registry import ToolError
 
@@ -72,6 +72,12 @@ class Resolver:
 
     def opaque(self, value: Any) -> Any:
         raise errors.BridgeError(f"a {type(value).__name__} cannot be sent outside a call")
+
+
+def _form(params: dict[str, Any]) -> Form:
+    if params.get("encoding") == "tagged":
+        return Form("tagged", 2 if params.get("schema") == 2 else 1)
+    return Form(identity=True) if params.get("identity") is True else PACKED
 
 
 class Connection:
@@ -226,7 +232,7 @@ class Connection:
             try:
                 if message.name == "call":
                     value = dispatcher.run(request, self._packer)
-                    if request.encoding == "tagged":
+                    if request.form.encoding == "tagged":
                         value = self._packer.pack(value)
                 else:
                     value = self._packer.pack({"items": stream_items(self, dispatcher, request, message)})
@@ -265,7 +271,7 @@ class Connection:
             call,
             tool,
             payload,
-            "tagged" if params.get("encoding") == "tagged" else "packed",
+            _form(params),
             params.get("binary"),
             params.get("session_options"),
             set(resolver.foreign),
@@ -378,7 +384,7 @@ class Connection:
         session = dispatcher.sessions.open(session_id or "default")
         context = Context(dispatcher, session, Request(call or Call((self.id, 0)), "snakebridge.callback", {}))
         packer = self._packer if self.role != "control" else Packer(None, dispatcher.limits)
-        return dispatcher.encode_value(message, "packed", packer, context)
+        return dispatcher.encode_value(message, PACKED, packer, context)
 
 
 class _Answer:

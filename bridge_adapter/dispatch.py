@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bridge_adapter import errors
@@ -24,9 +24,25 @@ from bridge_adapter.tools.registry import STREAM_END, RefEntry, ToolError
 
 PROTOCOL_VERSION = 1
 MIN_PROTOCOL_VERSION = 1
+# Callers that speak this version, too, understand schema 2 of `tagged`. (Ours stays 1: what it says to those who demand 2 is known.)
+SCHEMA_2_VERSION = 2
+_RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
 _VERSIONLESS_TOOLS = ("snakebridge.helpers",)
 _STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
 _CONTEXT_KEYS = ("library", "python_module", "module", "module_path", "function", "call_type")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How answers travel. schema: of "tagged", 1 or 2; identity: shared parts stay shared; by_reference: results stay in Python."""
+
+    encoding: str = "packed"
+    schema: int = 1
+    identity: bool = False
+    by_reference: bool = False
+
+
+PACKED = Form()
 
 
 @dataclass(slots=True)
@@ -36,7 +52,7 @@ class Request:
     call: Call
     tool: str
     payload: dict[str, Any]
-    encoding: str = "packed"
+    form: Form = PACKED
     binary: dict[str, bytes] | None = None
     options: Any = None
     foreign: set[str] = field(default_factory=set)  # sessions of the refs that the payload named
@@ -87,28 +103,30 @@ class Dispatcher:
     def _encode(self, value: Any, request: Request, packer: Packer, context: Context | None) -> bytes:
         before = len(context.session.refs) if context is not None else 0
         try:
-            return self.encode_value(value, request.encoding, packer, context)
+            return self.encode_value(value, request.form, packer, context)
         except BaseException:
             if context is not None:
                 context.session.refs.release_made_by(context.serial, before)
             raise
 
-    def encode_value(self, value: Any, encoding: str, packer: Packer, context: Context | None) -> bytes:
-        """A value as it travels in the given encoding; opaque objects become refs of the context's session."""
-        if encoding == "tagged":
+    def encode_value(self, value: Any, form: Form, packer: Packer, context: Context | None) -> bytes:
+        """A value as it travels in the given form; opaque objects become refs of the context's session."""
+        if form.by_reference and context is not None and value is not STREAM_END:
+            value = context.opaque(value)
+        if form.encoding == "tagged":
             if value is STREAM_END:
                 return _STREAM_END_JSON
             from bridge_adapter.codec import tagged  # a worker that only serves the lane never needs it
 
             resolver = context if context is not None else packer.resolver
-            return tagged.dumps(value, resolver, self.limits)
+            return tagged.dumps(value, resolver, self.limits, schema=form.schema)
         if value is STREAM_END:
             value = {"__type__": "stop_iteration"}
-        outer, packer.resolver = packer.resolver, context or packer.resolver
+        outer, packer.resolver, packer.preserve_identity = packer.resolver, context or packer.resolver, form.identity
         try:
             return packer.pack(value)
         finally:
-            packer.resolver = outer
+            packer.resolver, packer.preserve_identity = outer, False
 
     def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
         """The error map of an exception that ended a request."""
@@ -164,11 +182,13 @@ class Context:
         """The decoded payload, checked: protocol version, sessions and existence of the refs in it."""
         request = self.request
         payload = request.payload
-        if request.encoding == "tagged":
+        if request.form.encoding == "tagged":
             payload = self._decode_tagged(payload)
             if request.binary:
                 payload.update(request.binary)
             check_version(payload, request.tool, self._dispatcher.config.allow_legacy_protocol)
+            if (payload.get("protocol_version") or 0) >= SCHEMA_2_VERSION:
+                request.form = replace(request.form, schema=2)
         elif "protocol_version" in payload or "min_supported_version" in payload:
             check_version(payload, request.tool, False)
         if request.foreign and request.foreign != {self.session_id}:
@@ -176,6 +196,11 @@ class Context:
             raise errors.SessionMismatch("SnakeBridge reference session mismatch", ref_session=other, call_session=self.session_id)
         if request.unresolved and request.tool != "snakebridge.release_ref":
             raise request.unresolved[0].error
+        result = payload.get("result")
+        if result is not None and request.tool in _RESULT_TOOLS:
+            if result not in ("value", "ref"):
+                raise errors.InvalidRequest(f"result must be 'value' or 'ref', not {str(result)[:40]!r}")
+            request.form = replace(request.form, by_reference=result == "ref")
         module = payload.get("python_module") or payload.get("module_path") or payload.get("module")
         self.module = module if isinstance(module, str) else ""
         library = payload.get("library")
@@ -271,7 +296,7 @@ def unknown_tool(name: str) -> errors.UnknownTool:
 def session_of(request: Request) -> str:
     """The session a request runs in: the payload's, or "default"."""
     session_id = request.payload.get("session_id")
-    if request.encoding == "tagged" and isinstance(session_id, bytes):
+    if request.form.encoding == "tagged" and isinstance(session_id, bytes):
         session_id = _json(session_id)
     if session_id is None or session_id == "":
         return "default"

@@ -87,12 +87,13 @@ class _Producer:
         assert source is not None and context is not None
         lock = context.session.lock
         encode, put, request = self._dispatcher.encode_value, self._outbox.put, self._request
-        tagged = request.encoding == "tagged"
+        form = request.form
+        tagged = form.encoding == "tagged"
         budget = connection.credit(id)
         made = 0
         try:
             for item in source:
-                data = encode(item, request.encoding, self._packer, context)
+                data = encode(item, form, self._packer, context)
                 put(self._packer.pack(data) if tagged else data)
                 made += 1
                 if made >= budget or lock.contended:

@@ -37,6 +37,8 @@ def lane_params(request: pb.ExecuteToolRequest) -> dict[str, Any]:
         params["binary"] = _binary(request)
     if request.metadata.get("thread_sensitive", "").lower() in _TRUE:
         params["session_options"] = {"pinned": True}
+    if request.metadata.get("codec_schema", "") == "2":
+        params["schema"] = 2
     return params
 
 
