@@ -244,3 +244,14 @@ def notify_and_sleep(f: Any, seconds: float) -> None:
         time.sleep(seconds)
     finally:
         log.append("cleaned")
+
+
+def shared_list() -> list[Any]:
+    """One list twice, and in itself."""
+    inner: list[Any] = [1]
+    inner.append(inner)
+    return [inner, inner]
+
+
+def is_same(pair: list[Any]) -> bool:
+    return pair[0] is pair[1]
