@@ -4,20 +4,26 @@ defmodule SnakeBridge.Codec.Decoder do
   binaries.
 
   An open container is a frame that remembers its kind and what was being read around it. Work and memory are bounded by the length of the
-  message: nothing is allocated for what a header merely claims.
+  message: a header that claims more elements than it has bytes is refused before anything is made.
   """
 
   import SnakeBridge.Codec.Failure, only: [fail: 2]
 
   alias SnakeBridge.Bytes
-  alias SnakeBridge.Codec.{Composites, Leaves, Options}
+  alias SnakeBridge.Codec.{Composites, Heap, Leaves, Options, Utf8}
+
+  # Bytes: smaller messages hold no list that is worth a reservation of heap. Elements: such a list has more.
+  @small 512
+  @long 64
 
   @doc "The first value of a message and the bytes after it. Throws what `SnakeBridge.Codec.Failure` catches."
   @spec run(binary(), Options.t()) :: {term(), binary()}
   def run(bytes, %Options{} = opts) do
-    limits = {byte_size(bytes), opts}
-    items(bytes, 1, [], {:message, 0}, opts.elements, limits)
+    size = byte_size(bytes)
+    if size < @small, do: message(bytes, size, opts), else: Heap.scope(fn -> message(bytes, size, opts) end)
   end
+
+  defp message(bytes, size, opts), do: items(bytes, 1, [], {:message, 0}, opts.elements, {size, opts})
 
   # items(bytes, missing, done, frame, room, limits)
   # missing: items that the innermost container still lacks; done: those it has, last first;
@@ -25,23 +31,32 @@ defmodule SnakeBridge.Codec.Decoder do
   # room: how many more elements the message may have.
   defp items(<<rest::bits>>, 0, done, frame, room, limits), do: close(rest, done, frame, room, limits)
 
-  defp items(<<0xCB, x::float-64, rest::bits>>, n, done, frame, room, limits),
-    do: items(rest, n - 1, [x | done], frame, room, limits)
-
   defp items(<<x, rest::bits>>, n, done, frame, room, limits) when x < 0x80,
     do: items(rest, n - 1, [x | done], frame, room, limits)
 
-  defp items(<<head, rest::bits>>, n, done, frame, room, limits) when head in 0xA0..0xBF,
-    do: str(rest, head - 0xA0, n, done, frame, room, limits)
+  # From here on every head is a literal, so the compiler makes one jump of them.
+  defp items(<<0xCB, x::float-64, rest::bits>>, n, done, frame, room, limits),
+    do: items(rest, n - 1, [x | done], frame, room, limits)
 
-  defp items(<<head, rest::bits>>, n, done, frame, room, limits) when head in 0x80..0x8F,
-    do: map(rest, head - 0x80, n, done, frame, room, limits)
+  for head <- 0xA0..0xBF do
+    defp items(<<unquote(head), rest::bits>>, n, done, frame, room, limits),
+      do: str(rest, unquote(head - 0xA0), n, done, frame, room, limits)
+  end
 
-  defp items(<<head, rest::bits>>, n, done, frame, room, limits) when head in 0x90..0x9F,
-    do: array(rest, head - 0x90, n, done, frame, room, limits)
+  for head <- 0x80..0x8F do
+    defp items(<<unquote(head), rest::bits>>, n, done, frame, room, limits),
+      do: map(rest, unquote(head - 0x80), n, done, frame, room, limits)
+  end
 
-  defp items(<<head, rest::bits>>, n, done, frame, room, limits) when head >= 0xE0,
-    do: items(rest, n - 1, [head - 0x100 | done], frame, room, limits)
+  for head <- 0x90..0x9F do
+    defp items(<<unquote(head), rest::bits>>, n, done, frame, room, limits),
+      do: array(rest, unquote(head - 0x90), n, done, frame, room, limits)
+  end
+
+  for head <- 0xE0..0xFF do
+    defp items(<<unquote(head), rest::bits>>, n, done, frame, room, limits),
+      do: items(rest, n - 1, [unquote(head - 0x100) | done], frame, room, limits)
+  end
 
   for {head, value} <- [{0xC0, nil}, {0xC2, false}, {0xC3, true}] do
     defp items(<<unquote(head), rest::bits>>, n, done, frame, room, limits),
@@ -114,7 +129,7 @@ defmodule SnakeBridge.Codec.Decoder do
   defp str(<<rest::bits>>, size, n, done, frame, room, limits) do
     case rest do
       <<text::binary-size(size), rest::bits>> ->
-        if is_binary(:unicode.characters_to_binary(text)),
+        if Utf8.valid?(text),
           do: items(rest, n - 1, [text | done], frame, room, limits),
           else:
             fail(:decode_error, "a string that is not valid UTF-8 came in; the sender must send it as bytes")
@@ -153,8 +168,58 @@ defmodule SnakeBridge.Codec.Decoder do
 
   defp array(<<rest::bits>>, size, n, done, frame, room, limits) do
     room = take(room, size, limits)
-    items(rest, size, [], {:list, deeper(frame, limits), n, done, frame}, room, limits)
+    frame = {:list, deeper(frame, limits), n, done, frame}
+
+    if size < @long,
+      do: items(rest, size, [], frame, room, limits),
+      else: long(rest, size, frame, room, limits)
   end
+
+  # A long list is mostly of one kind, and its first element shows which: how many words each will take on the heap (two cells of two words,
+  # because the list is turned round in the end, and what the cell points to), and for numbers a loop that knows nothing else. That loop
+  # hands over to `items` where another kind comes.
+  defp long(<<0xCB, _::bits>> = rest, size, frame, room, limits) do
+    Heap.reserve(7 * size)
+    floats(rest, size, [], frame, room, limits)
+  end
+
+  defp long(<<head, _::bits>> = rest, size, frame, room, limits) when head <= 0x7F or head in 0xCC..0xCF do
+    Heap.reserve(4 * size)
+    integers(rest, size, [], frame, room, limits)
+  end
+
+  defp long(<<head, _::bits>> = rest, size, frame, room, limits) when head in 0xA0..0xBF or head == 0xD9 do
+    Heap.reserve(9 * size)
+    items(rest, size, [], frame, room, limits)
+  end
+
+  defp long(rest, size, frame, room, limits), do: items(rest, size, [], frame, room, limits)
+
+  defp floats(
+         <<0xCB, a::float, 0xCB, b::float, 0xCB, c::float, 0xCB, d::float, rest::bits>>,
+         n,
+         done,
+         frame,
+         room,
+         limits
+       )
+       when n >= 4,
+       do: floats(rest, n - 4, [d, c, b, a | done], frame, room, limits)
+
+  defp floats(<<0xCB, x::float, rest::bits>>, n, done, frame, room, limits) when n > 0,
+    do: floats(rest, n - 1, [x | done], frame, room, limits)
+
+  defp floats(<<rest::bits>>, n, done, frame, room, limits), do: items(rest, n, done, frame, room, limits)
+
+  for {head, bits} <- [{0xCE, 32}, {0xCD, 16}, {0xCC, 8}, {0xCF, 64}] do
+    defp integers(<<unquote(head), x::unquote(bits), rest::bits>>, n, done, frame, room, limits) when n > 0,
+      do: integers(rest, n - 1, [x | done], frame, room, limits)
+  end
+
+  defp integers(<<x, rest::bits>>, n, done, frame, room, limits) when x <= 0x7F and n > 0,
+    do: integers(rest, n - 1, [x | done], frame, room, limits)
+
+  defp integers(<<rest::bits>>, n, done, frame, room, limits), do: items(rest, n, done, frame, room, limits)
 
   defp map(<<rest::bits>>, size, n, done, frame, room, limits) do
     room = take(room, size, limits)

@@ -11,7 +11,7 @@ defmodule SnakeBridge.Codec.Encoder do
   require SnakeBridge.Codec.Leaves
 
   alias SnakeBridge.Bytes
-  alias SnakeBridge.Codec.{Composites, Keys, Leaves, Options}
+  alias SnakeBridge.Codec.{Composites, Keys, Leaves, Options, Utf8}
 
   @referenced 64 * 1024
 
@@ -22,22 +22,16 @@ defmodule SnakeBridge.Codec.Encoder do
   # items(terms, out, parts, stack, depth, room, options)
   # out: written since the last part; parts: iodata before that; stack: depth and remaining terms around each open container;
   # depth: open containers; room: how many more elements the message may have.
-  defp items([x | xs], out, parts, stack, depth, room, opts) when is_float(x),
-    do: items(xs, <<out::binary, 0xCB, x::float-64>>, parts, stack, depth, room, opts)
+  defp items([x | _] = xs, out, parts, stack, depth, room, opts) when is_float(x),
+    do: floats(xs, out, parts, stack, depth, room, opts)
 
-  defp items([x | xs], out, parts, stack, depth, room, opts) when is_integer(x) and x in -32..127,
-    do: items(xs, <<out::binary, x>>, parts, stack, depth, room, opts)
-
-  defp items([x | xs], out, parts, stack, depth, room, opts) when is_integer(x),
-    do: items(xs, integer(out, x, opts), parts, stack, depth, room, opts)
+  defp items([x | _] = xs, out, parts, stack, depth, room, opts) when is_integer(x),
+    do: integers(xs, out, parts, stack, depth, room, opts)
 
   defp items([x | xs], out, parts, stack, depth, room, opts) when is_binary(x) do
-    # The runtime's own check: C, stops at the first invalid byte, gives the scheduler its turn.
-    if is_binary(:unicode.characters_to_binary(x)) do
-      blob(x, str(out, byte_size(x)), xs, parts, stack, depth, room, opts)
-    else
-      blob(x, ext(out, Leaves.binary_code(), byte_size(x)), xs, parts, stack, depth, room, opts)
-    end
+    if Utf8.valid?(x),
+      do: text(xs, x, byte_size(x), out, parts, stack, depth, room, opts),
+      else: blob(x, ext(out, Leaves.binary_code(), byte_size(x)), xs, parts, stack, depth, room, opts)
   end
 
   defp items([x | xs], out, parts, stack, depth, room, opts) when is_atom(x),
@@ -91,6 +85,125 @@ defmodule SnakeBridge.Codec.Encoder do
   defp items([], out, [], [], _depth, _room, _opts), do: out
   defp items([], out, parts, [], _depth, _room, _opts), do: [parts | out]
 
+  # Appending costs more than what is appended, so a run of numbers is appended several at a time.
+  defp floats([a, b, c, d, e, f, g, h | xs], out, parts, stack, depth, room, opts)
+       when is_float(a) and is_float(b) and is_float(c) and is_float(d) and is_float(e) and is_float(f) and
+              is_float(g) and is_float(h) do
+    out =
+      <<out::binary, 0xCB, a::float, 0xCB, b::float, 0xCB, c::float, 0xCB, d::float, 0xCB, e::float, 0xCB,
+        f::float, 0xCB, g::float, 0xCB, h::float>>
+
+    floats(xs, out, parts, stack, depth, room, opts)
+  end
+
+  defp floats([a, b | xs], out, parts, stack, depth, room, opts) when is_float(a) and is_float(b),
+    do: floats(xs, <<out::binary, 0xCB, a::float, 0xCB, b::float>>, parts, stack, depth, room, opts)
+
+  defp floats([x | xs], out, parts, stack, depth, room, opts) when is_float(x),
+    do: floats(xs, <<out::binary, 0xCB, x::float>>, parts, stack, depth, room, opts)
+
+  defp floats(xs, out, parts, stack, depth, room, opts), do: items(xs, out, parts, stack, depth, room, opts)
+
+  defguardp is_fixed(x) when is_integer(x) and x >= 0 and x <= 0x7F
+  defguardp is_u16(x) when is_integer(x) and x > 0xFF and x <= 0xFFFF
+  defguardp is_u32(x) when is_integer(x) and x > 0xFFFF and x <= 0xFFFFFFFF
+  # Those that the runtime keeps in a word; larger ones need a multi-word integer to be taken apart.
+  defguardp is_u59(x) when is_integer(x) and x > 0xFFFFFFFF and x <= 0x7FFFFFFFFFFFFFF
+
+  defp integers([a, b, c, d, e, f, g, h | xs], out, parts, stack, depth, room, opts)
+       when is_u32(a) and is_u32(b) and is_u32(c) and is_u32(d) and is_u32(e) and is_u32(f) and is_u32(g) and
+              is_u32(h) do
+    out =
+      <<out::binary, 0xCE, a::32, 0xCE, b::32, 0xCE, c::32, 0xCE, d::32, 0xCE, e::32, 0xCE, f::32, 0xCE,
+        g::32, 0xCE, h::32>>
+
+    integers(xs, out, parts, stack, depth, room, opts)
+  end
+
+  defp integers([a, b, c, d | xs], out, parts, stack, depth, room, opts)
+       when is_u32(a) and is_u32(b) and is_u32(c) and is_u32(d) do
+    out = <<out::binary, 0xCE, a::32, 0xCE, b::32, 0xCE, c::32, 0xCE, d::32>>
+    integers(xs, out, parts, stack, depth, room, opts)
+  end
+
+  defp integers([a, b, c, d, e, f, g, h | xs], out, parts, stack, depth, room, opts)
+       when is_fixed(a) and is_fixed(b) and is_fixed(c) and is_fixed(d) and is_fixed(e) and is_fixed(f) and
+              is_fixed(g) and is_fixed(h),
+       do: integers(xs, <<out::binary, a, b, c, d, e, f, g, h>>, parts, stack, depth, room, opts)
+
+  defp integers([a, b, c, d | xs], out, parts, stack, depth, room, opts)
+       when is_u16(a) and is_u16(b) and is_u16(c) and is_u16(d) do
+    out = <<out::binary, 0xCD, a::16, 0xCD, b::16, 0xCD, c::16, 0xCD, d::16>>
+    integers(xs, out, parts, stack, depth, room, opts)
+  end
+
+  defp integers([a, b, c, d | xs], out, parts, stack, depth, room, opts)
+       when is_u59(a) and is_u59(b) and is_u59(c) and is_u59(d) do
+    out = <<out::binary, 0xCF, a::64, 0xCF, b::64, 0xCF, c::64, 0xCF, d::64>>
+    integers(xs, out, parts, stack, depth, room, opts)
+  end
+
+  defp integers([x | xs], out, parts, stack, depth, room, opts) when is_fixed(x),
+    do: integers(xs, <<out::binary, x>>, parts, stack, depth, room, opts)
+
+  defp integers([x | xs], out, parts, stack, depth, room, opts) when is_integer(x) and x > 0 do
+    cond do
+      x <= 0xFF -> integers(xs, <<out::binary, 0xCC, x>>, parts, stack, depth, room, opts)
+      x <= 0xFFFF -> integers(xs, <<out::binary, 0xCD, x::16>>, parts, stack, depth, room, opts)
+      x <= 0xFFFFFFFF -> integers(xs, <<out::binary, 0xCE, x::32>>, parts, stack, depth, room, opts)
+      x <= 0xFFFFFFFFFFFFFFFF -> integers(xs, <<out::binary, 0xCF, x::64>>, parts, stack, depth, room, opts)
+      true -> integers(xs, long(out, x, opts), parts, stack, depth, room, opts)
+    end
+  end
+
+  defp integers([x | xs], out, parts, stack, depth, room, opts) when is_integer(x) do
+    cond do
+      x >= -0x20 -> integers(xs, <<out::binary, x>>, parts, stack, depth, room, opts)
+      x >= -0x80 -> integers(xs, <<out::binary, 0xD0, x>>, parts, stack, depth, room, opts)
+      x >= -0x8000 -> integers(xs, <<out::binary, 0xD1, x::16>>, parts, stack, depth, room, opts)
+      x >= -0x80000000 -> integers(xs, <<out::binary, 0xD2, x::32>>, parts, stack, depth, room, opts)
+      x >= -0x8000000000000000 -> integers(xs, <<out::binary, 0xD3, x::64>>, parts, stack, depth, room, opts)
+      true -> integers(xs, long(out, x, opts), parts, stack, depth, room, opts)
+    end
+  end
+
+  defp integers(xs, out, parts, stack, depth, room, opts), do: items(xs, out, parts, stack, depth, room, opts)
+
+  # A valid text, not written yet. Short ones, most often keys, are appended together with the simple value that follows.
+  defp text([y | xs], x, size, out, parts, stack, depth, room, opts)
+       when size < 32 and is_binary(y) and byte_size(y) < 32 do
+    if Utf8.valid?(y) do
+      out = <<out::binary, 0xA0 + size, x::binary, 0xA0 + byte_size(y), y::binary>>
+      items(xs, out, parts, stack, depth, room, opts)
+    else
+      out = <<out::binary, 0xA0 + size, x::binary>>
+      blob(y, ext(out, Leaves.binary_code(), byte_size(y)), xs, parts, stack, depth, room, opts)
+    end
+  end
+
+  defp text([y | xs], x, size, out, parts, stack, depth, room, opts) when size < 32 and is_float(y),
+    do: items(xs, <<out::binary, 0xA0 + size, x::binary, 0xCB, y::float>>, parts, stack, depth, room, opts)
+
+  defp text([y | xs], x, size, out, parts, stack, depth, room, opts) when size < 32 and is_fixed(y),
+    do: items(xs, <<out::binary, 0xA0 + size, x::binary, y>>, parts, stack, depth, room, opts)
+
+  defp text([y | xs], x, size, out, parts, stack, depth, room, opts) when size < 32 and is_u32(y),
+    do: items(xs, <<out::binary, 0xA0 + size, x::binary, 0xCE, y::32>>, parts, stack, depth, room, opts)
+
+  for {y, code} <- [{nil, 0xC0}, {false, 0xC2}, {true, 0xC3}] do
+    defp text([unquote(y) | xs], x, size, out, parts, stack, depth, room, opts) when size < 32,
+      do: items(xs, <<out::binary, 0xA0 + size, x::binary, unquote(code)>>, parts, stack, depth, room, opts)
+  end
+
+  defp text(xs, x, size, out, parts, stack, depth, room, opts) when size < 32,
+    do: items(xs, <<out::binary, 0xA0 + size, x::binary>>, parts, stack, depth, room, opts)
+
+  defp text(xs, x, size, out, parts, stack, depth, room, opts) when size <= 0xFF,
+    do: items(xs, <<out::binary, 0xD9, size, x::binary>>, parts, stack, depth, room, opts)
+
+  defp text(xs, x, size, out, parts, stack, depth, room, opts),
+    do: blob(x, str(out, size), xs, parts, stack, depth, room, opts)
+
   defp blob(data, out, xs, parts, stack, depth, room, opts) when byte_size(data) < @referenced,
     do: items(xs, <<out::binary, data::binary>>, parts, stack, depth, room, opts)
 
@@ -140,25 +253,7 @@ defmodule SnakeBridge.Codec.Encoder do
       )
   end
 
-  defp integer(out, x, _opts) when x >= 0 and x <= 0xFFFFFFFFFFFFFFFF do
-    cond do
-      x <= 0xFF -> <<out::binary, 0xCC, x>>
-      x <= 0xFFFF -> <<out::binary, 0xCD, x::16>>
-      x <= 0xFFFFFFFF -> <<out::binary, 0xCE, x::32>>
-      true -> <<out::binary, 0xCF, x::64>>
-    end
-  end
-
-  defp integer(out, x, _opts) when x < 0 and x >= -0x8000000000000000 do
-    cond do
-      x >= -0x80 -> <<out::binary, 0xD0, x>>
-      x >= -0x8000 -> <<out::binary, 0xD1, x::16>>
-      x >= -0x80000000 -> <<out::binary, 0xD2, x::32>>
-      true -> <<out::binary, 0xD3, x::64>>
-    end
-  end
-
-  defp integer(out, x, opts) do
+  defp long(out, x, opts) do
     {code, payload} = Leaves.dump_integer(x, opts.int_bits)
     <<ext(out, code, byte_size(payload))::binary, payload::binary>>
   end
@@ -175,8 +270,6 @@ defmodule SnakeBridge.Codec.Encoder do
     <<ext(out, Leaves.atom_code(), byte_size(name))::binary, name::binary>>
   end
 
-  defp str(out, size) when size <= 31, do: <<out::binary, 0xA0 + size>>
-  defp str(out, size) when size <= 0xFF, do: <<out::binary, 0xD9, size>>
   defp str(out, size) when size <= 0xFFFF, do: <<out::binary, 0xDA, size::16>>
   defp str(out, size) when size <= 0xFFFFFFFF, do: <<out::binary, 0xDB, size::32>>
   defp str(_out, size), do: too_long(size)
