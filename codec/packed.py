@@ -189,9 +189,8 @@ def _numpy_scalar(packer: Packer, value: Any) -> Any:
     plain = arrays.scalar(value)
     if plain is BY_REFERENCE:
         return _opaque(packer, value)
-    if type(plain) is int:
-        return _int(packer, plain)
-    return ENCODERS[complex](packer, plain) if type(plain) is complex else plain
+    # What msgpack is handed back it must know itself.
+    return plain if type(plain) in (bool, float) else ENCODERS.get(type(plain), _ndarray)(packer, plain)
 
 
 def _jax_array(packer: Packer, value: Any) -> Any:

@@ -122,11 +122,20 @@ def _choose(cls: type) -> tuple[Leaf, Branch | None] | None:
     row = named.of_class(cls) or special_row(cls)
     if row is not None:
         return opaque, _named(row)
-    if (numpy := loaded("numpy", "ndarray")) is not None and cls is numpy[0]:
-        return _array, None
+    if (numpy := loaded("numpy", "ndarray", "void")) is not None:
+        if cls is numpy[0]:
+            return _array, None
+        if issubclass(cls, numpy[1]):
+            return _void, None
     if (jax := loaded("jax", "Array")) is not None and issubclass(cls, jax):
         return _jax_array, None
     return None
+
+
+def _void(writer: Writer, value: Any) -> str:
+    import numpy as np
+
+    return _array(writer, np.asarray(value))
 
 
 def _jax_array(writer: Writer, value: Any) -> str:

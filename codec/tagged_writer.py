@@ -173,7 +173,8 @@ def _datetime(writer: Writer, value: datetime) -> str:
 
 def _numpy_scalar(writer: Writer, value: Any) -> str:
     plain = arrays.scalar(value)
-    return writer.leaves[type(plain)](writer, plain) if type(plain) in (bool, int, float, complex) else opaque(writer, value)
+    leaf = writer.leaves.get(type(plain), opaque)
+    return opaque(writer, value) if leaf is opaque else leaf(writer, plain)
 
 
 def _list(writer: Writer, value: list[Any]) -> Iterator[Any]:
