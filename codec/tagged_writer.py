@@ -173,7 +173,7 @@ def _datetime(writer: Writer, value: datetime) -> str:
 
 def _numpy_scalar(writer: Writer, value: Any) -> str:
     plain = arrays.scalar(value)
-    leaf = writer.leaves.get(type(plain), opaque)
+    leaf = opaque if plain is value else writer.leaves.get(type(plain), opaque)
     return opaque(writer, value) if leaf is opaque else leaf(writer, plain)
 
 
