@@ -2,10 +2,13 @@ defmodule SnakeBridge.Application do
   @moduledoc false
   use Application
 
-  alias SnakeBridge.{CallbackRegistry, Pool, SessionContext, SessionManager, Telemetry}
+  alias SnakeBridge.Codec.Opaque
+  alias SnakeBridge.{CallbackRegistry, Pool, SessionContext, SessionManager, Telemetry, Types}
 
   @impl true
   def start(_type, _args) do
+    Opaque.create_key()
+    Types.configure()
     Telemetry.create_table()
     Pool.create_tables()
     SessionContext.create_table()

@@ -5,39 +5,61 @@ defmodule SnakeBridge.Codec.Composites do
 
   The table is the one place where such a type is declared: its kind on the wire, its struct here (nil for what is no struct), whether its
   parts are values of the user (`:elements`, which count for the limits) or its own `:fields`, and the functions that take it apart and
-  build it.
+  build it. Types that have a name on the wire are one kind here and have their own table, `SnakeBridge.Codec.Typed`.
   """
 
-  import SnakeBridge.Codec.Failure, only: [fail: 2, show: 1]
+  import SnakeBridge.Codec.Failure, only: [fail: 2, malformed: 2, show: 1]
 
-  alias SnakeBridge.Codec.{Keys, Options}
-  alias SnakeBridge.{FrozenSet, Ref, StreamRef, Tensor}
+  alias SnakeBridge.Codec.{Arrays, Keys, Options, Typed}
+  alias SnakeBridge.{FrozenSet, Graph, OrderedMap, Ref, StreamRef}
 
   @table [
     {0x01, nil, :elements, nil, :build_tuple},
     {0x02, MapSet, :elements, :split_set, :build_set},
     {0x03, SnakeBridge.FrozenSet, :elements, :split_frozen_set, :build_frozen_set},
+    {0x04, nil, :elements, nil, :build_pairs},
     {0x05, SnakeBridge.Ref, :fields, :split_ref, :build_ref},
     {0x06, SnakeBridge.StreamRef, :fields, :split_stream_ref, :build_stream_ref},
     {0x07, nil, :fields, nil, :build_callback},
-    {0x08, SnakeBridge.Tensor, :fields, :split_tensor, :build_tensor}
+    {0x08, SnakeBridge.Tensor, :fields, :split_tensor, :build_tensor},
+    {0x08, :"Elixir.Nx.Tensor", :fields, :split_tensor, :build_tensor},
+    {0x09, nil, :elements, nil, :build_typed},
+    {0x0A, nil, :elements, nil, :build_set},
+    {0x0C, SnakeBridge.Graph, :elements, :split_graph, :build_graph},
+    {0x0D, SnakeBridge.Graph.Node, :fields, :split_node, :build_node},
+    {0x0E, SnakeBridge.Graph.Nodes, :elements, :split_nodes, :build_nodes}
   ]
+  @kinds Enum.uniq_by(@table, &elem(&1, 0))
 
   @type level :: :elements | :fields
   @type split :: {kind :: byte(), level(), parts :: [term()]}
 
-  @doc "Kind and parts of a struct that is a composite, else nil."
-  @spec split(struct()) :: split() | nil
+  @doc """
+  Kind and parts of a struct that is a composite; size and fields of one that is a map in an order of its own; nil for a struct without a
+  counterpart in Python.
+  """
+  @spec split(struct()) :: split() | {:map, size :: non_neg_integer(), fields :: [term()]} | nil
   for {kind, struct, level, split, _build} <- @table, struct != nil do
-    def split(%{__struct__: unquote(struct)} = value),
-      do: {unquote(kind), unquote(level), unquote(split)(value)}
+    def split(%{__struct__: unquote(struct)} = value) do
+      case unquote(split)(value) do
+        {:members, parts} -> members(unquote(kind), parts)
+        parts -> {unquote(kind), unquote(level), parts}
+      end
+    end
   end
 
-  def split(_), do: nil
+  def split(%OrderedMap{} = map), do: split_ordered(map)
+
+  def split(other) do
+    case Typed.dump(other) do
+      {tag, payload} -> {0x09, :elements, [tag, payload]}
+      nil -> nil
+    end
+  end
 
   @doc "Whether the parts of a kind are values of the user or its own fields; nil when there is no such kind."
   @spec level(byte()) :: level() | nil
-  for {kind, _struct, level, _split, _build} <- @table do
+  for {kind, _struct, level, _split, _build} <- @kinds do
     def level(unquote(kind)), do: unquote(level)
   end
 
@@ -45,7 +67,7 @@ defmodule SnakeBridge.Codec.Composites do
 
   @doc "The term of a composite. Throws when the parts are not those of its kind."
   @spec build(byte(), [term()], Options.t()) :: term()
-  for {kind, _struct, _level, _split, build} <- @table do
+  for {kind, _struct, _level, _split, build} <- @kinds do
     def build(unquote(kind), parts, opts), do: unquote(build)(parts, opts)
   end
 
@@ -83,6 +105,72 @@ defmodule SnakeBridge.Codec.Composites do
       )
 
   defp build_frozen_set(parts, opts), do: %FrozenSet{items: build_set(parts, opts)}
+
+  # Python has no frozenset of what it cannot hash, and nothing else that goes back as one.
+  defp members(0x03, _parts), do: nil
+  defp members(0x02, parts), do: {0x0A, :elements, parts}
+
+  # maps that Python cannot hold as dicts, or in an order of their own
+
+  defp build_pairs(parts, opts) do
+    pairs = pairs(parts, parts)
+    map = Map.new(pairs)
+
+    cond do
+      map_size(map) != length(pairs) -> malformed("a map in which keys are equal", parts)
+      # Python could make any struct of such a map, and structs are trusted with more than data.
+      is_map_key(map, :__struct__) -> malformed("a map with the atom __struct__ as a key", parts)
+      opts.maps == :ordered -> %OrderedMap{pairs: pairs}
+      true -> map
+    end
+  end
+
+  defp pairs([key, value | rest], parts), do: [{key, value} | pairs(rest, parts)]
+  defp pairs([], _parts), do: []
+  defp pairs([_], parts), do: malformed("a map with a key that has no value", parts)
+
+  defp split_ordered(%OrderedMap{pairs: pairs} = map) do
+    unless is_list(pairs) and Enum.all?(pairs, &match?({_, _}, &1)) and
+             map_size(Map.new(pairs)) == length(pairs),
+           do:
+             fail(
+               :encode_error,
+               "#{show(map)} cannot be sent: its pairs must be a list of {key, value} whose keys differ; SnakeBridge.OrderedMap.new/1 makes one"
+             )
+
+    case Keys.ordered_fields(pairs) do
+      {:pairs, fields} -> {0x04, :elements, fields}
+      fields -> {:map, length(pairs), fields}
+    end
+  end
+
+  # named types
+
+  defp build_typed([tag, payload], opts) when is_binary(tag), do: Typed.load(tag, payload, opts)
+  defp build_typed(parts, _), do: malformed("a typed value that is not a tag and a payload", parts)
+
+  # values with shared parts
+
+  defp split_graph(%Graph{root: root, nodes: nodes} = graph) do
+    if is_list(nodes) and not List.improper?(nodes),
+      do: [root, %Graph.Nodes{nodes: nodes}],
+      else: fail(:encode_error, "#{show(graph)} cannot be sent: its nodes must be a list")
+  end
+
+  defp build_graph([root, %Graph.Nodes{nodes: nodes}], _), do: %Graph{root: root, nodes: nodes}
+  defp build_graph(parts, _), do: malformed("a graph that is not a root and nodes", parts)
+
+  defp split_nodes(%Graph.Nodes{nodes: nodes}), do: nodes
+  defp build_nodes(nodes, _), do: %Graph.Nodes{nodes: nodes}
+
+  defp split_node(%Graph.Node{index: index} = node) do
+    if is_integer(index) and index >= 0,
+      do: [index],
+      else: fail(:encode_error, "#{show(node)} cannot be sent: its index must be an integer >= 0")
+  end
+
+  defp build_node([index], _) when is_integer(index) and index >= 0, do: %Graph.Node{index: index}
+  defp build_node(parts, _), do: malformed("a node that is not an index", parts)
 
   # refs
 
@@ -141,14 +229,7 @@ defmodule SnakeBridge.Codec.Composites do
   # functions
 
   @doc "Kind and parts of a function, named by the option `:callback`."
-  @spec split_function(function(), (function() -> Options.callback_record()) | nil) :: split()
-  def split_function(function, nil) do
-    fail(
-      :encode_error,
-      "#{show(function)} cannot be sent here: a function travels only as an argument of a call, where Python can call it back"
-    )
-  end
-
+  @spec split_function(function(), (function() -> Options.callback_record())) :: split()
   def split_function(function, callback) do
     %{id: id, arity: arity, owner: owner} = callback.(function)
     {0x07, :fields, [id, arity, owner]}
@@ -172,48 +253,6 @@ defmodule SnakeBridge.Codec.Composites do
 
   # arrays
 
-  defp split_tensor(%Tensor{} = tensor) do
-    case Tensor.check(tensor) do
-      :ok -> [tensor.dtype, Tuple.to_list(tensor.shape), %SnakeBridge.Bytes{data: tensor.data}]
-      {:error, rule} -> fail(:encode_error, "#{show(tensor)} cannot be sent: #{rule}")
-    end
-  end
-
-  defp build_tensor([dtype, shape, data], _) when is_binary(dtype) and is_list(shape) do
-    data = if is_struct(data, SnakeBridge.Bytes), do: data.data, else: data
-    tensor = %Tensor{dtype: :binary.copy(dtype), shape: List.to_tuple(shape), data: data}
-
-    case Tensor.check(tensor) do
-      :ok -> tensor
-      {:error, what} -> malformed("an array", what)
-    end
-  end
-
-  defp build_tensor(parts, _), do: malformed("an array that is not a dtype, a shape and bytes", parts)
-
-  # everything else
-
-  @doc "Why a term has no form in Python, and what to send instead."
-  @spec unsupported(term()) :: String.t()
-  def unsupported(term), do: "#{show(term)} has no form in Python; #{remedy(term)}"
-
-  defp remedy(%Range{}), do: "send Enum.to_list/1 of it, or its first, last and step"
-  defp remedy(%Regex{}), do: "send its source as text (Regex.source/1)"
-  defp remedy(%URI{}), do: "send it as text (URI.to_string/1)"
-  defp remedy(%SnakeBridge.Bytes{}), do: "its data must be a binary"
-  defp remedy(%{__exception__: true}), do: "send Exception.message/1 of it"
-
-  defp remedy(%struct{}),
-    do: "convert the #{inspect(struct)} to a map (Map.from_struct/1), to text or to a number first"
-
-  defp remedy(term) when is_pid(term), do: "send a function that sends to this process, or inspect/1 of it"
-  defp remedy(term) when is_reference(term), do: "keep it in a map here and send the key"
-  defp remedy(term) when is_port(term), do: "ports cannot leave the node; send a function that uses it"
-  defp remedy(term) when is_bitstring(term), do: "pad it to whole bytes and send its bit_size/1 along"
-  defp remedy(_), do: "convert it to plain data first"
-
-  defp malformed(what, parts) do
-    shown = if is_binary(parts), do: parts, else: show(parts)
-    fail(:decode_error, "#{what} came in: #{shown}; the sender's encoder is broken or the message is corrupt")
-  end
+  defp split_tensor(array), do: Arrays.split(array)
+  defp build_tensor(parts, opts), do: Arrays.build(parts, opts)
 end

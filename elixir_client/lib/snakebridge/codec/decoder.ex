@@ -9,7 +9,7 @@ defmodule SnakeBridge.Codec.Decoder do
 
   import SnakeBridge.Codec.Failure, only: [fail: 2]
 
-  alias SnakeBridge.Bytes
+  alias SnakeBridge.{Bytes, OrderedMap}
   alias SnakeBridge.Codec.{Composites, Heap, Leaves, Options, Utf8}
 
   # Bytes: smaller messages hold no list that is worth a reservation of heap. Elements: such a list has more.
@@ -247,7 +247,7 @@ defmodule SnakeBridge.Codec.Decoder do
 
   defp build(:list, items, _limits), do: :lists.reverse(items)
 
-  defp build(:map, items, _limits) do
+  defp build(:map, items, {_, opts}) do
     {pairs, size} = pairs(items, [], 0)
     map = :maps.from_list(pairs)
 
@@ -258,6 +258,9 @@ defmodule SnakeBridge.Codec.Decoder do
       # Python could make any struct of such a map, and structs are trusted with more than data.
       is_map_key(map, :__struct__) ->
         fail(:decode_error, "a map with the atom __struct__ as a key came in; send the key as text")
+
+      opts.maps == :ordered ->
+        %OrderedMap{pairs: pairs}
 
       true ->
         map

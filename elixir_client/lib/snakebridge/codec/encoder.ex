@@ -6,18 +6,19 @@ defmodule SnakeBridge.Codec.Encoder do
   64 KiB and more are not appended: what was written so far and the binary itself become parts of an iolist.
   """
 
-  import SnakeBridge.Codec.Failure, only: [fail: 2, show: 1]
+  import SnakeBridge.Codec.Failure, only: [fail: 2]
 
   require SnakeBridge.Codec.Leaves
 
   alias SnakeBridge.Bytes
-  alias SnakeBridge.Codec.{Composites, Keys, Leaves, Options, Utf8}
+  alias SnakeBridge.Codec.{Canonical, Composites, Keys, Leaves, Opaque, Options, Utf8}
 
   @referenced 64 * 1024
 
-  @doc "The bytes of a term. Throws what `SnakeBridge.Codec.Failure` catches."
-  @spec run(term(), Options.t()) :: iodata()
-  def run(term, %Options{} = options), do: items([term], <<>>, [], [], 0, options.elements, options)
+  @doc "The bytes of a term that stands in `depth` containers. Throws what `SnakeBridge.Codec.Failure` catches."
+  @spec run(term(), Options.t(), non_neg_integer()) :: iodata()
+  def run(term, %Options{} = options, depth \\ 0),
+    do: items([term], <<>>, [], [], depth, options.elements, options)
 
   # items(terms, out, parts, stack, depth, room, options)
   # out: written since the last part; parts: iodata before that; stack: depth and remaining terms around each open container;
@@ -38,9 +39,14 @@ defmodule SnakeBridge.Codec.Encoder do
     do: items(xs, atom(out, x), parts, stack, depth, room, opts)
 
   defp items([x | xs], out, parts, stack, depth, room, opts) when is_list(x) do
-    size = list_length(x)
-    out = array(out, size)
-    items(x, out, parts, [depth, xs | stack], deeper(depth, opts), take(room, size, opts), opts)
+    case list_length(x) do
+      nil ->
+        opaque(x, xs, out, parts, stack, depth, room, opts)
+
+      size ->
+        out = array(out, size)
+        items(x, out, parts, [depth, xs | stack], deeper(depth, opts), take(room, size, opts), opts)
+    end
   end
 
   defp items([x | xs], out, parts, stack, depth, room, opts) when is_tuple(x) do
@@ -52,7 +58,10 @@ defmodule SnakeBridge.Codec.Encoder do
   defp items([%Bytes{data: data} | xs], out, parts, stack, depth, room, opts) when is_binary(data),
     do: blob(data, bin(out, byte_size(data)), xs, parts, stack, depth, room, opts)
 
-  defp items([%_{} = x | xs], out, parts, stack, depth, room, opts) do
+  defp items([%Canonical{bytes: bytes} | xs], out, parts, stack, depth, room, opts),
+    do: blob(bytes, out, xs, parts, stack, depth, room, opts)
+
+  defp items([%{__struct__: _} = x | xs], out, parts, stack, depth, room, opts) do
     case Leaves.dump(x) do
       {code, payload} ->
         out = <<ext(out, code, byte_size(payload))::binary, payload::binary>>
@@ -60,24 +69,32 @@ defmodule SnakeBridge.Codec.Encoder do
 
       nil ->
         case Composites.split(x) do
-          nil -> fail(:encode_error, Composites.unsupported(x))
+          nil -> opaque(x, xs, out, parts, stack, depth, room, opts)
           split -> composite(split, xs, out, parts, stack, depth, room, opts)
         end
     end
   end
 
   defp items([x | xs], out, parts, stack, depth, room, opts) when is_map(x) do
-    size = map_size(x)
-    out = map(out, size)
-    room = take(room, size, opts)
-    items(Keys.fields(x), out, parts, [depth, xs | stack], deeper(depth, opts), room, opts)
+    case Keys.fields(x) do
+      {:pairs, fields} ->
+        composite({0x04, :elements, fields}, xs, out, parts, stack, depth, room, opts)
+
+      fields when opts.canonical ->
+        fields = Canonical.fields(fields, deeper(depth, opts), opts)
+        dict(map_size(x), fields, xs, out, parts, stack, depth, room, opts)
+
+      fields ->
+        dict(map_size(x), fields, xs, out, parts, stack, depth, room, opts)
+    end
   end
 
-  defp items([x | xs], out, parts, stack, depth, room, opts) when is_function(x),
-    do: composite(Composites.split_function(x, opts.callback), xs, out, parts, stack, depth, room, opts)
+  defp items([x | xs], out, parts, stack, depth, room, opts)
+       when is_function(x) and opts.callback != nil,
+       do: composite(Composites.split_function(x, opts.callback), xs, out, parts, stack, depth, room, opts)
 
-  defp items([x | _xs], _out, _parts, _stack, _depth, _room, _opts),
-    do: fail(:encode_error, Composites.unsupported(x))
+  defp items([x | xs], out, parts, stack, depth, room, opts),
+    do: opaque(x, xs, out, parts, stack, depth, room, opts)
 
   defp items([], out, parts, [depth, xs | stack], _depth, room, opts),
     do: items(xs, out, parts, stack, depth, room, opts)
@@ -210,7 +227,26 @@ defmodule SnakeBridge.Codec.Encoder do
   defp blob(data, out, xs, parts, stack, depth, room, opts),
     do: items(xs, <<>>, [parts, out | data], stack, depth, room, opts)
 
+  defp dict(size, fields, xs, out, parts, stack, depth, room, opts) do
+    room = take(room, size, opts)
+    items(fields, map(out, size), parts, [depth, xs | stack], deeper(depth, opts), room, opts)
+  end
+
+  defp opaque(x, xs, out, parts, stack, depth, room, opts) do
+    {code, payload} = Opaque.dump(x, opts)
+    blob(payload, ext(out, code, byte_size(payload)), xs, parts, stack, depth, room, opts)
+  end
+
+  # A map with an order of its own.
+  defp composite({:map, size, fields}, xs, out, parts, stack, depth, room, opts),
+    do: dict(size, fields, xs, out, parts, stack, depth, room, opts)
+
   defp composite({kind, :elements, elements}, xs, out, parts, stack, depth, room, opts) do
+    elements =
+      if opts.canonical,
+        do: Canonical.elements(kind, elements, deeper(depth, opts), opts),
+        else: elements
+
     size = length(elements)
     out = Composites.mark(array(out, size + 1), kind)
     room = take(room, size, opts)
@@ -243,14 +279,11 @@ defmodule SnakeBridge.Codec.Encoder do
     )
   end
 
+  # The length of a list; nil for an improper one.
   defp list_length(list) do
     length(list)
   rescue
-    ArgumentError ->
-      fail(
-        :encode_error,
-        "the improper list #{show(list)} has no form in Python; send a tuple or a proper list"
-      )
+    ArgumentError -> nil
   end
 
   defp long(out, x, opts) do

@@ -6,8 +6,16 @@ defmodule SnakeBridge.Codec.Failure do
 
   alias SnakeBridge.Error
 
+  @doc "Gives up, with the category and message of the error."
   @spec fail(atom(), String.t()) :: no_return()
   def fail(category, message), do: throw({__MODULE__, category, message})
+
+  @doc "Gives up on what came in. `what` names it and its rule, `parts` (a term, or text about it) are what came."
+  @spec malformed(String.t(), term()) :: no_return()
+  def malformed(what, parts) do
+    shown = if is_binary(parts), do: parts, else: show(parts)
+    fail(:decode_error, "#{what} came in: #{shown}; the sender's encoder is broken or the message is corrupt")
+  end
 
   @doc "Runs a walk; what it threw comes back as an error."
   @spec catching((() -> result)) :: result | {:error, Error.t()} when result: term()

@@ -3,28 +3,74 @@ defmodule SnakeBridge.Codec.Keys do
   Which Elixir terms can be keys of one Python dict, or elements of one Python set: those that Python can hash and can keep apart.
 
   Elixir keeps `1`, `1.0` and `true` apart, Python does not, and one of the values would be lost without a word. Most maps have keys of one
-  kind, which one glance at each key shows to be fine; only mixed and structured keys are compared the way Python would.
+  kind, which one glance at each key shows to be fine; only mixed and structured keys are compared the way Python would
+  (`SnakeBridge.Codec.Image`).
   """
 
-  import SnakeBridge.Codec.Failure, only: [fail: 2, show: 1]
+  import SnakeBridge.Codec.Failure, only: [show: 1]
 
-  alias SnakeBridge.{Bytes, Complex, FrozenSet, Ref, StreamRef, Tensor, Text}
+  alias SnakeBridge.Codec.Image
 
-  @doc "Keys and values of a map in turn: `[k1, v1, k2, v2, ...]`. Throws when Python could not hold the keys in one dict."
-  @spec fields(map()) :: [term()]
-  def fields(map) do
-    pairs = :maps.to_list(map)
-    unless uniform_keys?(pairs), do: check(Map.keys(map), "map keys")
-    flat(pairs)
+  @doc """
+  Keys and values of a map in turn: `[k1, v1, k2, v2, ...]`, as they are for a dict, in `{:pairs, fields}` when Python could not hold the keys
+  in one dict.
+  """
+  @spec fields(map()) :: [term()] | {:pairs, [term()]}
+  def fields(map), do: map |> :maps.to_list() |> ordered_fields()
+
+  @doc "The same for pairs in an order of their own."
+  @spec ordered_fields([{term(), term()}]) :: [term()] | {:pairs, [term()]}
+  def ordered_fields(pairs) do
+    if uniform_keys?(pairs) or conflict(for {key, _} <- pairs, do: key) == nil,
+      do: flat(pairs),
+      else: {:pairs, flat(pairs)}
   end
 
-  @doc "The elements of a set. Throws when Python could not hold them in one set."
-  @spec elements(MapSet.t()) :: [term()]
+  @doc "The elements of a set, in `{:members, elements}` when Python could not hold them in one set."
+  @spec elements(MapSet.t()) :: [term()] | {:members, [term()]}
   def elements(set) do
     items = MapSet.to_list(set)
-    unless uniform?(items), do: check(items, "set elements")
-    items
+    if uniform?(items) or conflict(items) == nil, do: items, else: {:members, items}
   end
+
+  @doc "Why Python cannot hold these keys together, and what to do; nil when it can."
+  @spec refusal([term()], String.t()) :: String.t() | nil
+  def refusal(keys, what) do
+    case conflict(keys) do
+      nil ->
+        nil
+
+      {:unhashable, key} ->
+        "#{show(key)} is among #{what}, and Python cannot hash it; use a tuple, or send a list of pairs"
+
+      {:equal, left, right} ->
+        "the #{what} #{show(left)} and #{show(right)} are equal in Python; make them differ, or send a list of pairs"
+    end
+  end
+
+  defp conflict(keys), do: conflict(keys, %{})
+
+  defp conflict([key | keys], seen) do
+    case Image.of(key) do
+      :unhashable ->
+        {:unhashable, key}
+
+      # What may be equal to something else is so only next to something else.
+      :doubtful when keys == [] and seen == %{} ->
+        nil
+
+      :doubtful ->
+        {:equal, seen |> Map.values() |> Enum.concat(keys) |> hd(), key}
+
+      {:image, image} when is_map_key(seen, image) ->
+        {:equal, Map.fetch!(seen, image), key}
+
+      {:image, image} ->
+        conflict(keys, Map.put(seen, image, key))
+    end
+  end
+
+  defp conflict([], _seen), do: nil
 
   defp flat([{key, value} | pairs]), do: [key, value | flat(pairs)]
   defp flat([]), do: []
@@ -49,87 +95,4 @@ defmodule SnakeBridge.Codec.Keys do
   defp uniform?([item | items]) when is_atom(item), do: Enum.all?(items, &is_atom/1)
   defp uniform?([item | items]) when is_integer(item), do: Enum.all?(items, &is_integer/1)
   defp uniform?(_), do: false
-
-  defp check(keys, what) do
-    Enum.reduce(keys, %{}, fn key, seen ->
-      image = image(key, what)
-
-      case seen do
-        %{^image => other} ->
-          fail(
-            :encode_error,
-            "the #{what} #{show(other)} and #{show(key)} are equal in Python; make them differ, or send a list of pairs"
-          )
-
-        _ ->
-          Map.put(seen, image, key)
-      end
-    end)
-
-    :ok
-  end
-
-  # The image of a key: two keys are equal in Python exactly when their images are the same term.
-  defp image(nil, _), do: nil
-  defp image(true, _), do: 1
-  defp image(false, _), do: 0
-  defp image(special, _) when special in [:nan, :infinity, :neg_infinity], do: special
-  defp image(atom, _) when is_atom(atom), do: {:str, Atom.to_string(atom)}
-  defp image(n, _) when is_integer(n), do: n
-  defp image(x, _) when is_float(x), do: if(trunc(x) == x, do: trunc(x), else: x)
-  defp image(text, _) when is_binary(text), do: {if(String.valid?(text), do: :str, else: :bytes), text}
-
-  defp image(tuple, what) when is_tuple(tuple),
-    do: {:tuple, tuple |> Tuple.to_list() |> Enum.map(&image(&1, what))}
-
-  defp image(function, _) when is_function(function), do: {:function, function}
-  defp image(%SnakeBridge.Atom{name: name}, _), do: {:str, name}
-  defp image(%Text{wtf8: wtf8}, _), do: {:str, wtf8}
-  defp image(%Bytes{data: data}, _), do: {:bytes, data}
-
-  defp image(%Complex{real: real, imag: imag}, what) do
-    case image(imag, what) do
-      0 -> image(real, what)
-      imag -> {:complex, image(real, what), imag}
-    end
-  end
-
-  defp image(%Date{} = date, _), do: date
-  defp image(%Time{hour: h, minute: m, second: s, microsecond: {us, _}}, _), do: {:time, h, m, s, us}
-  defp image(%NaiveDateTime{microsecond: {us, _}} = naive, _), do: %{naive | microsecond: {us, 6}}
-  defp image(%DateTime{} = moment, _), do: {:instant, DateTime.to_unix(moment, :microsecond)}
-  defp image(%Ref{} = ref, _), do: {:object, ref.session_id, ref.id}
-  defp image(%StreamRef{} = ref, _), do: {:object, ref.session_id, ref.id}
-  defp image(%FrozenSet{items: items}, what), do: {:set, MapSet.new(items, &image(&1, what))}
-
-  defp image(unhashable, what) when is_list(unhashable),
-    do:
-      fail(
-        :encode_error,
-        "the list #{show(unhashable)} is among #{what}, and Python cannot hash it; use a tuple"
-      )
-
-  defp image(%MapSet{} = set, what),
-    do:
-      fail(
-        :encode_error,
-        "#{show(set)} is among #{what}, and Python cannot hash it; use a SnakeBridge.FrozenSet"
-      )
-
-  defp image(%Tensor{} = tensor, what),
-    do:
-      fail(
-        :encode_error,
-        "#{show(tensor)} is among #{what}, and Python cannot hash it; use its bytes and shape in a tuple"
-      )
-
-  defp image(map, what) when is_map(map) and not is_struct(map),
-    do:
-      fail(
-        :encode_error,
-        "the map #{show(map)} is among #{what}, and Python cannot hash it; use a tuple of its pairs"
-      )
-
-  # Not sendable at all; the encoder comes to it and says so.
-  defp image(other, _), do: {:other, other}
 end

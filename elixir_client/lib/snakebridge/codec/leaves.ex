@@ -8,7 +8,7 @@ defmodule SnakeBridge.Codec.Leaves do
 
   import SnakeBridge.Codec.Failure, only: [fail: 2, show: 1]
 
-  alias SnakeBridge.Codec.{Moments, Options}
+  alias SnakeBridge.Codec.{Moments, Opaque, Options}
   alias SnakeBridge.{Complex, Text}
 
   @table [
@@ -20,13 +20,19 @@ defmodule SnakeBridge.Codec.Leaves do
     {0x06, Date, :dump_date, :load_date},
     {0x07, Time, :dump_time, :load_time},
     {0x08, NaiveDateTime, :dump_naive, :load_naive},
-    {0x09, DateTime, :dump_datetime, :load_datetime}
+    {0x09, DateTime, :dump_datetime, :load_datetime},
+    {0x0B, nil, nil, :load_opaque}
   ]
 
-  @doc "Code and payload of a struct that is a leaf, else nil."
+  @doc "Code and payload of a struct that is a leaf; nil for another one, and for a date or time that Python does not have."
   @spec dump(struct()) :: {byte(), binary()} | nil
   for {code, struct, dump, _load} <- @table, struct != nil do
-    def dump(%{__struct__: unquote(struct)} = value), do: {unquote(code), unquote(dump)(value)}
+    def dump(%{__struct__: unquote(struct)} = value) do
+      case unquote(dump)(value) do
+        :foreign -> nil
+        payload -> {unquote(code), payload}
+      end
+    end
   end
 
   def dump(_), do: nil
@@ -150,6 +156,7 @@ defmodule SnakeBridge.Codec.Leaves do
   defp dump_datetime(moment), do: exact(moment, Moments.check(moment), &datetime_fields/1)
 
   defp exact(value, :ok, write), do: write.(value)
+  defp exact(_value, {:foreign, _rule}, _write), do: :foreign
   defp exact(value, {:error, rule}, _write), do: not_exact(value, rule)
 
   defp date_fields(value), do: <<value.year::32, value.month, value.day>>
@@ -187,6 +194,8 @@ defmodule SnakeBridge.Codec.Leaves do
   end
 
   defp load_datetime(_, _), do: malformed("a datetime of too few bytes")
+
+  defp load_opaque(payload, opts), do: Opaque.load(payload, opts)
 
   defp loaded({:ok, value}), do: value
   defp loaded({:error, what}), do: malformed(what)

@@ -6,10 +6,11 @@ defmodule SnakeBridge.Codec.Moments do
 
   @day 86_400
 
-  @doc "Says why a date or time has no counterpart in Python, or `:ok`."
-  @spec check(Date.t() | Time.t() | NaiveDateTime.t() | DateTime.t()) :: :ok | {:error, String.t()}
+  @doc "Says why a date or time is malformed (`:error`) or has no counterpart in Python (`:foreign`), or `:ok`."
+  @spec check(Date.t() | Time.t() | NaiveDateTime.t() | DateTime.t()) ::
+          :ok | {:error, String.t()} | {:foreign, String.t()}
   def check(%{calendar: calendar}) when calendar != Calendar.ISO,
-    do: {:error, "Python knows the ISO calendar only; convert it to Calendar.ISO first"}
+    do: {:foreign, "Python knows the ISO calendar only; convert it to Calendar.ISO first"}
 
   def check(%Date{} = date), do: check_date(date)
   def check(%Time{} = time), do: check_time(time)
@@ -25,7 +26,7 @@ defmodule SnakeBridge.Codec.Moments do
         {:error, "its fields must be integers"}
 
       year not in 1..9999 ->
-        {:error, "Python's years are 1 to 9999; send it as text or as a tuple"}
+        {:foreign, "Python's years are 1 to 9999; send it as text or as a tuple"}
 
       not Calendar.ISO.valid_date?(year, month, day) ->
         {:error, "there is no such day"}
@@ -38,9 +39,16 @@ defmodule SnakeBridge.Codec.Moments do
   defp check_time(%{hour: hour, minute: minute, second: second, microsecond: {us, precision}})
        when is_integer(hour) and is_integer(minute) and is_integer(second) and is_integer(us) and
               is_integer(precision) do
-    if Calendar.ISO.valid_time?(hour, minute, second, {us, precision}),
-      do: :ok,
-      else: {:error, "there is no such time of day"}
+    cond do
+      not Calendar.ISO.valid_time?(hour, minute, second, {us, precision}) ->
+        {:error, "there is no such time of day"}
+
+      rem(us, Integer.pow(10, 6 - precision)) != 0 ->
+        {:foreign, "its microsecond has more digits than its precision; truncate it first"}
+
+      true ->
+        :ok
+    end
   end
 
   defp check_time(_), do: {:error, "its fields must be integers"}
@@ -63,6 +71,16 @@ defmodule SnakeBridge.Codec.Moments do
   end
 
   defp check_zone(_), do: {:error, "its zone must be names and offsets in seconds"}
+
+  @doc "Whether ISO 8601 text says a date or time exactly to Python, too: no zone but an offset of whole minutes, and Python's digits."
+  @spec iso?(Date.t() | Time.t() | NaiveDateTime.t() | DateTime.t()) :: boolean()
+  def iso?(%DateTime{} = moment),
+    do: zone(moment) == {"", ""} and rem(moment.utc_offset, 60) == 0 and digits?(moment.microsecond)
+
+  def iso?(%Date{}), do: true
+  def iso?(%{microsecond: microsecond}), do: digits?(microsecond)
+
+  defp digits?({us, precision}), do: precision == if(us == 0, do: 0, else: 6)
 
   @doc ~S(Name and abbreviation of a `DateTime`'s zone on the wire; both "" when it is nothing but an offset.)
   @spec zone(DateTime.t()) :: {String.t(), String.t()}
@@ -97,8 +115,12 @@ defmodule SnakeBridge.Codec.Moments do
   @spec time(integer(), integer(), integer(), {integer(), integer()}) ::
           {:ok, Time.t()} | {:error, String.t()}
   def time(hour, minute, second, {us, precision}) do
-    with {:error, _} <- Time.new(hour, minute, second, {us, precision}),
-         do: {:error, "the time #{inspect({hour, minute, second, us, precision})}"}
+    with {:ok, time} <- Time.new(hour, minute, second, {us, precision}),
+         :ok <- check(time) do
+      {:ok, time}
+    else
+      _ -> {:error, "the time #{inspect({hour, minute, second, us, precision})}"}
+    end
   end
 
   @doc "A naive datetime of its halves."

@@ -1,15 +1,16 @@
 defmodule SnakeBridge.Codec.TaggedDecoder do
   @moduledoc """
-  Gives `tagged` schema 1 its meaning: from JSON structure to terms. A tag is added by one clause of `tag/4`.
+  Gives `tagged` its meaning: from JSON structure to terms. A tag is added by one clause of `tag/4`, a named type in
+  `SnakeBridge.Codec.Typed`.
 
-  `__schema__` is not looked at, tags that are not known leave their map as it is, and older names of fields and tags are understood. What is
-  malformed is an error: a guess would be a value that nobody sent.
+  Tags of schema 2 count only where `__schema__` is 2; else tags that are not known leave their map as it is, and older names of fields and
+  tags are understood. What is malformed is an error: a guess would be a value that nobody sent.
   """
 
   import SnakeBridge.Codec.Failure, only: [fail: 2, show: 1]
 
-  alias SnakeBridge.{Bytes, Complex}
-  alias SnakeBridge.Codec.{Moments, Options}
+  alias SnakeBridge.{Bytes, Complex, FrozenSet, OrderedMap}
+  alias SnakeBridge.Codec.{Arrays, Composites, Leaves, Moments, Options, Typed}
 
   @doc "The term of a JSON structure. Throws what `SnakeBridge.Codec.Failure` catches."
   @spec run(term(), Options.t()) :: term()
@@ -32,6 +33,38 @@ defmodule SnakeBridge.Codec.TaggedDecoder do
   defp value(%{"__snakebridge_ref__" => _} = fields, _levels, ctx), do: ref("ref", fields, ctx)
   defp value(%{} = fields, levels, ctx), do: object(fields, levels, ctx)
   defp value(plain, _levels, _ctx), do: plain
+
+  # schema 2
+
+  defp tag("frozenset", %{"__schema__" => 2} = fields, levels, ctx),
+    do: %FrozenSet{items: fields |> elements() |> items(levels, ctx) |> set()}
+
+  defp tag("atom", %{"__schema__" => 2} = fields, _levels, _ctx),
+    do: fields |> text("value") |> SnakeBridge.Atom.existing()
+
+  defp tag("leaf", %{"__schema__" => 2} = fields, _levels, {opts, _}) do
+    case fields["code"] do
+      code when code in 0..255 -> Leaves.load(code, data(fields), opts)
+      other -> malformed(fields, "must hold the code of a leaf, not #{show(other)}")
+    end
+  end
+
+  defp tag("ndarray", %{"__schema__" => 2} = fields, _levels, {opts, _}) do
+    Arrays.build([fields["dtype"], fields["shape"], %Bytes{data: data(fields)}, fields["order"] || "C"], opts)
+  end
+
+  defp tag("pairs", %{"__schema__" => 2} = fields, levels, {opts, _} = ctx),
+    do: Composites.build(0x04, fields |> elements() |> items(levels, ctx), opts)
+
+  defp tag("members", %{"__schema__" => 2} = fields, levels, ctx),
+    do: fields |> elements() |> items(levels, ctx) |> set()
+
+  # Schema 1 has the first two names, too, for texts.
+  defp tag(type, %{"__schema__" => 2, "value" => payload}, levels, {opts, _} = ctx)
+       when type in ["time", "datetime"] and is_list(payload),
+       do: Typed.load(type, value(payload, deeper(levels, ctx), ctx), opts)
+
+  # schema 1
 
   defp tag("tuple", fields, levels, ctx), do: fields |> elements() |> items(levels, ctx) |> List.to_tuple()
   defp tag("set", fields, levels, ctx), do: fields |> elements() |> items(levels, ctx) |> set()
@@ -57,6 +90,9 @@ defmodule SnakeBridge.Codec.TaggedDecoder do
   defp tag("callback", fields, _levels, {%{callback: callback}, _}) when callback != nil,
     do: callback(fields, callback)
 
+  defp tag(type, %{"__schema__" => 2, "value" => payload}, levels, {opts, _} = ctx),
+    do: Typed.load(type, value(payload, deeper(levels, ctx), ctx), opts)
+
   defp tag(_unknown, fields, levels, ctx), do: object(fields, levels, ctx)
 
   defp items(items, levels, ctx) do
@@ -64,9 +100,10 @@ defmodule SnakeBridge.Codec.TaggedDecoder do
     Enum.map(items, &value(&1, levels, ctx))
   end
 
-  defp object(fields, levels, ctx) do
+  defp object(fields, levels, {opts, _} = ctx) do
     levels = deeper(levels, ctx)
-    Map.new(fields, fn {key, item} -> {key, value(item, levels, ctx)} end)
+    pairs = for {key, item} <- fields, do: {key, value(item, levels, ctx)}
+    if opts.maps == :ordered, do: %OrderedMap{pairs: pairs}, else: Map.new(pairs)
   end
 
   defp deeper(0, {opts, _}),
@@ -94,12 +131,14 @@ defmodule SnakeBridge.Codec.TaggedDecoder do
         fail(:decode_error, "a set came in whose elements are equal in Elixir: #{show(items)}; send a list")
   end
 
-  defp dict(%{"pairs" => pairs} = fields, levels, ctx) when is_list(pairs) do
-    map =
-      Map.new(pairs, fn
+  defp dict(%{"pairs" => pairs} = fields, levels, {opts, _} = ctx) when is_list(pairs) do
+    pairs =
+      Enum.map(pairs, fn
         [key, item] -> {value(key, levels, ctx), value(item, levels, ctx)}
         other -> malformed(fields, "must hold pairs of a key and a value, not #{show(other)}")
       end)
+
+    map = Map.new(pairs)
 
     cond do
       map_size(map) != length(pairs) ->
@@ -111,6 +150,9 @@ defmodule SnakeBridge.Codec.TaggedDecoder do
       # A struct made of a message would be trusted with more than data.
       is_map_key(map, :__struct__) ->
         fail(:decode_error, "a dict with the atom __struct__ as a key came in; send the key as text")
+
+      opts.maps == :ordered ->
+        %OrderedMap{pairs: pairs}
 
       true ->
         map
@@ -130,9 +172,14 @@ defmodule SnakeBridge.Codec.TaggedDecoder do
   end
 
   defp bytes(fields, {opts, _}) do
+    data = data(fields)
+    if opts.bytes == :struct, do: %Bytes{data: data}, else: data
+  end
+
+  defp data(fields) do
     with text when is_binary(text) <- fields["data"] || fields["value"],
          {:ok, data} <- Base.decode64(text) do
-      if opts.bytes == :struct, do: %Bytes{data: data}, else: data
+      data
     else
       :error -> malformed(fields, "holds malformed base64: #{show(fields["data"] || fields["value"])}")
       other -> malformed(fields, "must hold base64 text under \"data\", not #{show(other)}")
