@@ -168,4 +168,5 @@ SCHEMA_2 = Forms(
         Extension: lambda writer, value: _tagged(writer, value.tag, value.value),
     },
     _choose,
+    2,
 )

@@ -26,12 +26,13 @@ from .wrappers import Atom, Binary, PreciseDatetime, PreciseTime
 class Writer:
     """One value being written. Containers are generators that write themselves and hand out what is a container again."""
 
-    __slots__ = ("_elements", "_forms", "_parts", "leaves", "limits", "resolver", "write")
+    __slots__ = ("_elements", "_forms", "_parts", "leaves", "limits", "resolver", "schema", "write")
 
     def __init__(self, resolver: Resolver, limits: Limits, forms: Forms) -> None:
         self.resolver = resolver
         self.limits = limits
         self.leaves = forms.leaves
+        self.schema = forms.schema
         self._forms = forms
         self._elements = 0
         self._parts: list[str] = []
@@ -221,7 +222,7 @@ def _tagged_elements(tag: str, members: Callable[[Any], Iterator[Any]]) -> Branc
 def _dict(writer: Writer, value: dict[Any, Any]) -> Iterator[Any]:
     items = list(dict.items(value))
     writer.count(len(items))
-    if _is_object(value, items):
+    if _is_object(writer, value, items):
         yield from _object(writer, items)
         return
     writer.write('{"__type__":"dict","__schema__":1,"pairs":[')
@@ -248,7 +249,7 @@ def _object(writer: Writer, items: list[tuple[str, Any]]) -> Iterator[Any]:
     write("}" if items else "{}")
 
 
-def _is_object(value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:
+def _is_object(writer: Writer, value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:
     """Whether a dict can be a plain JSON object: text keys, and none by which a decoder would take it for something else."""
     if dict.__contains__(value, "__type__") or dict.__contains__(value, "__snakebridge_ref__"):
         return False
@@ -257,7 +258,8 @@ def _is_object(value: dict[Any, Any], items: list[tuple[Any, Any]]) -> bool:
     subclasses = False
     for key, _ in items:
         if type(key) is not str:
-            if not isinstance(key, str) or type(key) is Atom:
+            # Schema 2 has forms for some subclasses of str: enum members, URIs.
+            if not isinstance(key, str) or type(key) is Atom or writer.schema > 1:
                 return False
             subclasses = True
         if not is_text(key):
@@ -313,7 +315,8 @@ Choose = Callable[[type], tuple[Leaf, Branch | None] | None]
 class Forms:
     """How the classes of one schema are written. Remembers classes, unless they may be thrown away again."""
 
-    def __init__(self, leaves: dict[type, Leaf], branches: dict[type, Branch], choose: Choose | None) -> None:
+    def __init__(self, leaves: dict[type, Leaf], branches: dict[type, Branch], choose: Choose | None, schema: int) -> None:
+        self.schema = schema
         self.leaves = dict(leaves)
         self._branches = dict(branches)
         self._own = frozenset((*leaves, *branches))
@@ -355,4 +358,4 @@ class Forms:
             self._branches.pop(cls, None)
 
 
-SCHEMA_1 = Forms(LEAVES, BRANCHES, None)
+SCHEMA_1 = Forms(LEAVES, BRANCHES, None, 1)
