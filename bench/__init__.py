@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench calls|streams|payloads|all [--json]`. Elixir is the caller wherever a row says so."""
+"""Benchmarks: `python -m bench calls|streams|payloads|codec|all [--json]`. Elixir is the caller wherever a row says so."""

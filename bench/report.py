@@ -54,10 +54,12 @@ def show(rows: list[Row], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"machine": machine(), "rows": [row.as_json() for row in rows]}))
         return
-    print(f"{'row':<18}{'value':>14}  {'unit':<9}{'p50 us':>9}{'p99 us':>9}{'ratio':>8}  to")
+    print(f"{'row':<32}{'value':>14}  {'unit':<9}{'p50 us':>9}{'p99 us':>9}{'ratio':>9}  to")
     for row in rows:
-        p50, p99, ratio = (f"{x:.1f}" if x is not None else "" for x in (row.p50_us, row.p99_us, row.ratio))
-        print(f"{row.id:<18}{row.value:>14,.1f}  {row.unit:<9}{p50:>9}{p99:>9}{ratio:>8}  {row.ratio_to or ''}")
+        p50, p99 = (f"{x:.1f}" if x is not None else "" for x in (row.p50_us, row.p99_us))
+        ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
+        value = f"{row.value:,.{2 if row.unit == 'x' else 1}f}"
+        print(f"{row.id:<32}{value:>14}  {row.unit:<9}{p50:>9}{p99:>9}{ratio:>9}  {row.ratio_to or ''}")
 
 
 def note(text: str) -> None:

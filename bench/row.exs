@@ -2,8 +2,8 @@ defmodule Bench do
   @moduledoc "Prints rows for bench/elixir.py and measures calls one by one."
 
   @doc "One row: tab-separated, empty fields for what was not measured."
-  def row(id, value, unit, n, p50 \\ nil, p99 \\ nil) do
-    fields = ["ROW", id, value, unit, n, p50, p99]
+  def row(id, value, unit, n, p50 \\ nil, p99 \\ nil, ratio \\ nil, ratio_to \\ nil) do
+    fields = ["ROW", id, value, unit, n, p50, p99, ratio, ratio_to]
     IO.puts(Enum.map_join(fields, "\t", &to_string/1))
   end
 
