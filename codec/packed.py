@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 import msgpack
+from msgpack import unpackb
 
 from . import arrays, identity, moments, named, rewrite, shape, standard, tables
 from .errors import CodecError, DecodeError, EncodeError, LimitExceeded
@@ -48,6 +49,7 @@ from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
 from .wrappers import Atom, Binary, Extension, Members, OpaqueTerm, Pairs, PreciseDatetime, PreciseTime
 
 _COMPLEX = struct.Struct(">dd")
+_KEPT_BUFFER = 1 << 20
 
 # --- encoding ---------------------------------------------------------------------------------------------------------------------------
 
@@ -71,7 +73,10 @@ class Packer:
         self.limits = limits
         self.canonical = canonical
         self.preserve_identity = preserve_identity
-        self._packer = msgpack.Packer(default=self._default, strict_types=True, buf_size=4096)
+        self._packer = self._new_packer()
+
+    def _new_packer(self) -> Any:
+        return msgpack.Packer(default=self._default, strict_types=True, buf_size=4096)
 
     def pack(self, value: Any) -> bytes:
         """The packed bytes of a value. Raises EncodeError or LimitExceeded; never changes the value."""
@@ -87,6 +92,8 @@ class Packer:
             except ValueError as error:
                 raise self._refused(error, value) from None
         size = len(data)
+        if size > _KEPT_BUFFER:
+            self._packer = self._new_packer()  # its buffer never shrinks
         # A message of fewer bytes cannot hold more levels or elements. msgpack nests some 1000 levels; whether that is too deep is for the
         # reader to say, unless a lower limit than usual was asked for: looking would cost as much as writing.
         if size > limits.elements or (limits.depth < DEFAULT.depth and size > limits.depth):
@@ -311,56 +318,71 @@ class Unpacker:
     def __init__(self, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> None:
         self.resolver: Resolver = resolver if resolver is not None else PlainResolver()
         self.limits = limits
+        self._small = min(limits.depth, limits.elements, limits.frame)  # too few bytes to nest too deep or to hold too much
         self._containers = 0
         self._open_marks = 0
+        self._on_list = self._list
+        self._on_ext = self._ext
         self.nodes: list[identity.NodeRef] = []
 
     def unpack(self, data: bytes | bytearray | memoryview) -> Any:
         """The value of packed bytes. Raises DecodeError or LimitExceeded, or what the resolver raises for a ref."""
         size = len(data)
+        self._open_marks = 0
+        try:
+            if size <= self._small:
+                value = unpackb(data, list_hook=self._on_list, ext_hook=self._on_ext, strict_map_key=False)
+            else:
+                value = self._unpack_large(data, size)
+        except Exception as error:
+            if self.nodes:
+                self.nodes = []
+            if isinstance(error, (ValueError, TypeError, RecursionError)):
+                raise self._explained(error, size) from None
+            raise
+        if self._open_marks or self.nodes:
+            self._check_marks()
+        return value
+
+    def _unpack_large(self, data: bytes | bytearray | memoryview, size: int) -> Any:
         limits = self.limits
         if size > limits.frame:
             raise LimitExceeded(f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame")
-        self._containers = self._open_marks = 0
-        if self.nodes:
-            self.nodes = []
-        counted = size > limits.depth  # fewer bytes cannot nest too deep
+        self._containers = 0
         bound = min(size, limits.elements)
-        try:
-            value = msgpack.unpackb(
-                data,
-                list_hook=self._list,
-                object_hook=self._count_map if counted else None,
-                ext_hook=self._ext,
-                strict_map_key=False,
-                max_array_len=bound,
-                max_map_len=bound,
-            )
-        except CodecError:
-            raise
-        except UnicodeDecodeError as error:
-            raise DecodeError(
-                f"a string on the wire is not valid UTF-8 ({error.reason} at its byte {error.start}); send it as bytes"
-            ) from None
-        except RecursionError:
-            raise LimitExceeded(f"the message nests deeper than max_depth = {limits.depth}; flatten it") from None
-        except TypeError as error:
-            if "unhashable" not in str(error):
-                raise
-            raise DecodeError(
-                f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys"
-            ) from None
-        except ValueError as error:
-            raise _malformed(error, size, limits) from None
-        if self._open_marks:
-            raise DecodeError("a composite mark stands where a value should be; the sender's encoder is broken")
-        if self.nodes and not all(node.resolved for node in self.nodes):
-            raise DecodeError("a node stands outside the graph that it belongs to; the sender's encoder is broken")
+        value = unpackb(
+            data,
+            list_hook=self._on_list,
+            object_hook=self._count_map,
+            ext_hook=self._on_ext,
+            strict_map_key=False,
+            max_array_len=bound,
+            max_map_len=bound,
+        )
         if size > limits.elements:
             shape.check(value, limits, DecodeError)
         elif self._containers > limits.depth:
             shape.check_depth(value, self._containers, limits)
         return value
+
+    def _explained(self, error: ValueError | TypeError | RecursionError, size: int) -> BaseException:
+        """What a failure of msgpack, or of a dict that it made, means to the sender."""
+        if isinstance(error, UnicodeDecodeError):
+            return DecodeError(f"a string on the wire is not valid UTF-8 ({error.reason} at its byte {error.start}); send it as bytes")
+        if isinstance(error, RecursionError):
+            return LimitExceeded(f"the message nests deeper than max_depth = {self.limits.depth}; flatten it")
+        if isinstance(error, ValueError):
+            return _malformed(error, size, self.limits)
+        if "unhashable" in str(error):
+            return DecodeError(f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys")
+        return error
+
+    def _check_marks(self) -> None:
+        nodes, self.nodes = self.nodes, []
+        if self._open_marks:
+            raise DecodeError("a composite mark stands where a value should be; the sender's encoder is broken")
+        if not all(node.resolved for node in nodes):
+            raise DecodeError("a node stands outside the graph that it belongs to; the sender's encoder is broken")
 
     def _list(self, items: list[Any]) -> Any:
         self._containers += 1

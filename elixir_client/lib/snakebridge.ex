@@ -26,10 +26,10 @@ defmodule SnakeBridge do
   def call(ref, method, args, opts) when is_ref(ref), do: Runtime.call_method(ref, method, args, opts)
   def call(module, function, args, opts), do: Runtime.call(module, function, args, opts)
 
-  @doc "Calls a method of a ref."
-  @spec call_method(Ref.t() | StreamRef.t(), name(), [term()], keyword() | map()) :: result()
-  def call_method(ref, method, args \\ [], opts \\ []) when is_ref(ref),
-    do: Runtime.call_method(ref, method, args, opts)
+  @doc "Calls a method of a ref, or of a value: `call_method(~D[2024-02-29], :isocalendar)`."
+  @spec call_method(Ref.t() | StreamRef.t() | term(), name(), [term()], keyword() | map()) :: result()
+  def call_method(instance, method, args \\ [], opts \\ []),
+    do: Runtime.call_method(instance, method, args, opts)
 
   @doc "Like `call_method/4`."
   @spec method(Ref.t() | StreamRef.t(), name(), [term()], keyword() | map()) :: result()
@@ -41,9 +41,9 @@ defmodule SnakeBridge do
   def get(ref, attr, opts) when is_ref(ref), do: Runtime.get_attr(ref, attr, opts)
   def get(module, attr, opts), do: Runtime.get_module_attr(module, attr, opts)
 
-  @doc "An attribute of a ref."
-  @spec get_attr(Ref.t() | StreamRef.t(), name(), keyword() | map()) :: result()
-  def get_attr(ref, attr, opts \\ []) when is_ref(ref), do: Runtime.get_attr(ref, attr, opts)
+  @doc "An attribute of a ref, or of a value."
+  @spec get_attr(Ref.t() | StreamRef.t() | term(), name(), keyword() | map()) :: result()
+  def get_attr(instance, attr, opts \\ []), do: Runtime.get_attr(instance, attr, opts)
 
   @doc "Like `get_attr/3`."
   @spec attr(Ref.t() | StreamRef.t(), name(), keyword() | map()) :: result()

@@ -8,8 +8,9 @@ defmodule SnakeBridge.Runtime do
     * `:idempotent` - true: the call may be repeated after a crash of its worker
     * `:pool` - the pool to use, an atom
     * `:__args__` - further positional arguments
-    * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, bytes: :struct | :binary, stream_timeout: ms]`; a timeout may be
-      `:infinity`. A call may take 120 s, a stream with its consumer 30 minutes (`config :snakebridge, timeout: ms, stream_timeout: ms`).
+    * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, stream_timeout: ms]`; a timeout may be `:infinity`. A call may take
+      120 s, a stream with its consumer 30 minutes (`config :snakebridge, timeout: ms, stream_timeout: ms`). In what form results come
+      (`:result`, `:bytes`, `:maps`, `:tensors`, `:frames`, `:preserve_identity`) is told in docs/types.md
   """
   alias SnakeBridge.{Error, Payload, Ref, RuntimeClient, SessionContext, StreamRef, Telemetry, Types}
 
@@ -50,8 +51,8 @@ defmodule SnakeBridge.Runtime do
     request("snakebridge.call", "class", fields, runtime, {module, function, args})
   end
 
-  @doc "Calls a method of an object."
-  @spec call_method(Ref.t() | StreamRef.t(), atom() | String.t(), [term()], keyword() | map()) :: result()
+  @doc "Calls a method of an object: of one that a ref names, or of a value (an array, a path, a decimal), which Python makes for this call."
+  @spec call_method(Ref.t() | StreamRef.t() | term(), atom() | String.t(), [term()], keyword() | map()) :: result()
   def call_method(ref, method, args \\ [], opts \\ []) do
     {fields, runtime} = split(opts, args)
     fields = fields |> Map.merge(instance(ref)) |> Map.put("function", to_string(method))
@@ -71,8 +72,8 @@ defmodule SnakeBridge.Runtime do
     request("snakebridge.call", "module_attr", fields, runtime, {module, attr, []})
   end
 
-  @doc "An attribute of an object."
-  @spec get_attr(Ref.t() | StreamRef.t(), atom() | String.t(), keyword() | map()) :: result()
+  @doc "An attribute of an object, or of a value."
+  @spec get_attr(Ref.t() | StreamRef.t() | term(), atom() | String.t(), keyword() | map()) :: result()
   def get_attr(ref, attr, opts \\ []) do
     {fields, runtime} = split(opts, [])
 
@@ -284,6 +285,7 @@ defmodule SnakeBridge.Runtime do
   end
 
   defp payload(client, kind, fields, runtime) do
+    fields = if runtime[:result] == :ref, do: Map.put(fields, "result", "ref"), else: fields
     tagged(client, Payload.call(kind, session(runtime), fields), ["args", "kwargs", "instance", "stream_ref"])
   end
 
@@ -313,6 +315,9 @@ defmodule SnakeBridge.Runtime do
   end
 
   # A ref's own session, unless the call names another.
+  defp of(%kind{}, runtime) when kind not in [Ref, StreamRef], do: runtime
+  defp of(value, runtime) when not is_struct(value), do: runtime
+
   defp of(ref, runtime) do
     runtime = Keyword.put(runtime, :ref_session, ref.session_id)
     if ref.pool != nil and runtime[:pool] == nil, do: Keyword.put(runtime, :pool, ref.pool), else: runtime
@@ -400,8 +405,11 @@ defmodule SnakeBridge.Runtime do
 
   defp library(module), do: module |> String.split(".") |> hd()
 
-  defp instance(ref),
+  defp instance(%kind{} = ref) when kind in [Ref, StreamRef],
     do: %{"instance" => ref, "python_module" => ref.python_module || "", "library" => ref.library || ""}
+
+  # A value: Python makes its object of it, for this one call.
+  defp instance(value), do: %{"instance" => value, "python_module" => "", "library" => ""}
 
   defp enrich(%Error{} = error, {module, function, args}) do
     added = %{elixir_module: module, elixir_function: function, elixir_arity: length(args)}
