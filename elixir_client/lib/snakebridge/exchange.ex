@@ -3,11 +3,11 @@ defmodule SnakeBridge.Exchange do
   One request and its answer, in the process that makes it. While it waits it runs the functions that Python calls back, here, and what those
   call in turn goes over the same connection: a callback inside a call inside a callback needs one worker and one connection.
   """
-  alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool, SessionManager}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.Worker
+  alias SnakeBridge.Pool.{Slots, Worker}
 
-  # caller => what it has in flight, so that it can be cancelled when the caller dies
+  # {:callback, process} => the calls in whose callbacks it is
   @in_use :snakebridge_in_use
   @stack :snakebridge_stack
   @parent :snakebridge_parent
@@ -19,7 +19,7 @@ defmodule SnakeBridge.Exchange do
 
   defmodule Stream do
     @moduledoc "An open stream: a connection that is busy with it until it ends or is halted."
-    defstruct [:worker, :connection, :id, :deadline, :options, owed: 0, open: true]
+    defstruct [:worker, :connection, :id, :deadline, :options, functions: [], owed: 0, open: true]
   end
 
   @doc false
@@ -57,17 +57,30 @@ defmodule SnakeBridge.Exchange do
   end
 
   defp alone(worker, tool, payload, context) do
-    SnakeBridge.SessionManager.track()
+    holder = SessionManager.track()
     options = options(context.pool, bytes(context))
     id = id()
 
-    with {:ok, body} <- encode(id, "call", tool, payload, context, worker, options),
-         {:ok, connection} <- Worker.checkout(worker, context.deadline) do
-      entry = {self(), worker, connection, id}
-      :ets.insert(@in_use, entry)
-      outcome = exchange(worker, connection, id, body, context, options)
-      :ets.delete_object(@in_use, entry)
-      settle(outcome, worker, connection, id)
+    with {:ok, body, functions} <-
+           encode(id, "call", tool, payload, context, {worker, parent(worker)}, options),
+         {:ok, connection} <- checkout(worker, holder, id, context, functions) do
+      try do
+        exchange(worker, connection, id, {body, functions}, context, options)
+      catch
+        # A type of the user that cannot be built from what came, for example.
+        kind, reason ->
+          settle(:late, worker, connection, id)
+          :erlang.raise(kind, reason, __STACKTRACE__)
+      else
+        outcome -> settle(outcome, worker, connection, id)
+      end
+    end
+  end
+
+  defp checkout(worker, holder, id, context, functions) do
+    with {:error, error} <- Worker.checkout(worker, holder, id, context.deadline) do
+      CallbackRegistry.release(functions)
+      {:error, error}
     end
   end
 
@@ -97,8 +110,8 @@ defmodule SnakeBridge.Exchange do
     options = options(context.pool, bytes(context))
     id = id()
 
-    with {:ok, body} <- encode(id, "call", tool, payload, context, nil, options) do
-      case exchange(worker, connection, id, body, context, options) do
+    with {:ok, body, functions} <- encode(id, "call", tool, payload, context, {worker, nil}, options) do
+      case exchange(worker, connection, id, {body, functions}, context, options) do
         {:answer, result} ->
           result
 
@@ -119,25 +132,32 @@ defmodule SnakeBridge.Exchange do
     end
   end
 
-  defp exchange(worker, connection, id, body, context, options) do
-    case Connection.send(connection, body) do
-      :ok ->
-        outer = Process.get(@stack, [])
-        Process.put(@stack, [%{worker: key(worker), connection: connection, id: id} | outer])
+  defp exchange(worker, connection, id, {body, functions}, context, options) do
+    with :ok <- send_with(functions, connection, body) do
+      outer = Process.get(@stack, [])
+      Process.put(@stack, [%{worker: key(worker), connection: connection, id: id} | outer])
 
-        try do
-          await(worker, connection, id, context.deadline, options)
-        after
-          Process.put(@stack, outer)
-        end
-
-      {:error, %Error{} = error} ->
-        {:refused, error}
-
-      {:error, reason} ->
-        {:broken, :not_started, reason}
+      try do
+        outcome = await(worker, connection, id, context.deadline, options)
+        with {:broken, _, _} <- outcome, do: forget_with(worker, functions)
+        outcome
+      after
+        Process.put(@stack, outer)
+      end
     end
   end
+
+  # What is not sent whole brings no function to Python.
+  defp send_with(functions, connection, body) do
+    with {:error, reason} <- Connection.send(connection, body) do
+      CallbackRegistry.release(functions)
+      if is_struct(reason, Error), do: {:refused, reason}, else: {:broken, :not_started, reason}
+    end
+  end
+
+  # A worker's end forgets the functions it held: those that were registered before it.
+  defp forget_with(worker, functions),
+    do: unless(Slots.alive?(worker.slots), do: CallbackRegistry.release(functions))
 
   defp await(worker, connection, id, deadline, options) do
     case Connection.receive(connection, patience(deadline)) do
@@ -174,7 +194,7 @@ defmodule SnakeBridge.Exchange do
   end
 
   defp serve({:request, id, "callback", params}, connection, worker),
-    do: Connection.send(connection, answer(id, params, worker))
+    do: answer(id, params, connection, worker)
 
   defp serve({:notification, "released", ids}, _, _), do: CallbackRegistry.release(ids)
   defp serve(_, _, _), do: :ok
@@ -184,48 +204,51 @@ defmodule SnakeBridge.Exchange do
 
   # --- callbacks ---
 
-  @doc "Runs the function of a `callback` request; the body of its response."
-  @spec answer(non_neg_integer(), map(), map()) :: iodata()
-  def answer(id, %{"callback" => name, "args" => args, "kwargs" => kwargs} = params, worker) do
+  @doc "Runs the function of a `callback` request, and answers over the connection on which it came."
+  @spec answer(non_neg_integer(), map(), Connection.t(), map()) :: :ok | {:error, term()}
+  def answer(id, %{"callback" => name} = params, connection, worker) do
     options = options(worker.pool)
     marker = {{:callback, self()}, key(worker), params["call"]}
     :ets.insert(@in_use, marker)
 
-    {error, result} =
+    {error, result, owner} =
       try do
-        case CallbackRegistry.fetch(name) do
-          {:ok, function} ->
-            {nil, run(function, args, kwargs)}
-
-          :error ->
-            {failure(
-               "callback_gone",
-               "the Elixir function #{name} is gone: the process that passed it has ended"
-             ), nil}
-        end
-      rescue
-        error -> {failure("callback_error", Exception.message(error), inspect(error.__struct__)), nil}
-      catch
-        kind, reason -> {failure("callback_error", "#{kind}: #{inspect(reason, limit: 20)}"), nil}
+        call_back(name, params)
       after
         :ets.delete_object(@in_use, marker)
       end
 
-    case Lane.response(id, error, result, options) do
-      {:ok, body} ->
-        body
+    encode = fn -> Lane.response(id, error, result, options) end
 
-      {:error, error} ->
-        {:ok, body} =
-          Lane.response(
-            id,
-            failure("callback_error", "the function's result cannot be sent: #{error.message}"),
-            nil,
-            options
-          )
+    with {:ok, body, functions} <- CallbackRegistry.sending(key(worker), owner, encode),
+         :ok <- send_with(functions, connection, body) do
+      :ok
+    else
+      # Python waits for an answer, whatever has become of this one.
+      {failed, %Error{message: message}} when failed in [:error, :refused] ->
+        error = failure("callback_error", "the function's result cannot be sent: #{message}")
+        {:ok, body} = Lane.response(id, error, nil, options)
+        Connection.send(connection, body)
 
-        body
+      {:broken, _, reason} ->
+        {:error, reason}
     end
+  end
+
+  # Functions in the result belong to whoever owns the function: a process that only runs it may end with it.
+  defp call_back(name, %{"args" => args, "kwargs" => kwargs}) do
+    case CallbackRegistry.fetch(name) do
+      {:ok, function, owner} ->
+        {nil, run(function, args, kwargs), owner}
+
+      :error ->
+        text = "the Elixir function #{name} is gone: the process that passed it has ended"
+        {failure("callback_gone", text), nil, self()}
+    end
+  rescue
+    error -> {failure("callback_error", Exception.message(error), inspect(error.__struct__)), nil, self()}
+  catch
+    kind, reason -> {failure("callback_error", "#{kind}: #{inspect(reason, limit: 20)}"), nil, self()}
   end
 
   defp run(function, args, kwargs) when map_size(kwargs) == 0, do: apply(function, args)
@@ -270,15 +293,14 @@ defmodule SnakeBridge.Exchange do
   @doc "Opens a stream. It must be read to its end, or halted."
   @spec open_stream(map(), String.t(), String.t(), map(), map()) :: {:ok, Stream.t()} | {:error, Error.t()}
   def open_stream(worker, _session, tool, payload, context) do
-    SnakeBridge.SessionManager.track()
+    holder = SessionManager.track()
     options = options(context.pool, bytes(context))
     id = id()
 
-    with {:ok, body} <- encode(id, "stream", tool, payload, context, worker, options),
-         {:ok, connection} <- Worker.checkout(worker, context.deadline) do
-      :ets.insert(@in_use, {self(), worker, connection, id})
-
-      case Connection.send(connection, body) do
+    with {:ok, body, functions} <-
+           encode(id, "stream", tool, payload, context, {worker, parent(worker)}, options),
+         {:ok, connection} <- checkout(worker, holder, id, context, functions) do
+      case send_with(functions, connection, body) do
         :ok ->
           {:ok,
            %Stream{
@@ -286,13 +308,12 @@ defmodule SnakeBridge.Exchange do
              connection: connection,
              id: id,
              deadline: context.deadline,
+             functions: functions,
              options: options
            }}
 
-        {:error, reason} ->
-          forget(worker, connection, id)
-          Worker.discard(worker, connection)
-          {:error, Worker.crash(worker, :not_started, inspect(reason))}
+        unsent ->
+          settle(unsent, worker, connection, id)
       end
     end
   end
@@ -331,6 +352,7 @@ defmodule SnakeBridge.Exchange do
 
       {:error, reason} ->
         stream = drop(stream)
+        forget_with(stream.worker, stream.functions)
         {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
     end
   end
@@ -423,44 +445,37 @@ defmodule SnakeBridge.Exchange do
   end
 
   defp finish(stream) do
-    forget(stream.worker, stream.connection, stream.id)
     Worker.checkin(stream.worker, stream.connection)
     %{stream | open: false}
   end
 
   defp drop(stream) do
-    forget(stream.worker, stream.connection, stream.id)
     Worker.discard(stream.worker, stream.connection)
     %{stream | open: false}
   end
 
-  defp forget(worker, connection, id), do: :ets.delete_object(@in_use, {self(), worker, connection, id})
-
   # --- a caller that died ---
 
   @doc "Cancels what a dead process had in flight, and closes its connections."
-  @spec abandon(pid()) :: :ok
-  def abandon(pid) do
-    for {_, worker, connection, id} <- :ets.take(@in_use, pid) do
-      Worker.cancel(worker, connection.id, id, "caller_down")
-      Worker.discard(worker, connection)
-    end
-
+  @spec abandon(pid(), Slots.holder()) :: :ok
+  def abandon(pid, holder) do
+    Worker.abandon(holder)
     :ets.delete(@in_use, {:callback, pid})
     :ok
   end
 
   # --- parts ---
 
-  defp encode(id, method, tool, payload, context, worker, options) do
+  # The body, and the ids of the functions in it.
+  defp encode(id, method, tool, payload, context, {worker, parent}, options) do
     started = System.monotonic_time()
     params = %{"tool" => tool, "payload" => payload, "timeout_ms" => timeout_ms(context.deadline)}
     params = if method == "stream", do: Map.put(params, "credit", @credit), else: params
-    parent = if worker, do: parent(worker)
     params = if parent, do: Map.put(params, "parent", parent), else: params
     session_options = Keyword.get(context.opts, :session_options)
     params = if session_options, do: Map.put(params, "session_options", session_options), else: params
-    result = Lane.request(id, method, params, options)
+    encode = fn -> Lane.request(id, method, params, options) end
+    result = CallbackRegistry.sending(key(worker), self(), encode)
     SnakeBridge.Telemetry.note_encode(System.monotonic_time() - started)
     result
   end

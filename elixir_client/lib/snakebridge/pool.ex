@@ -13,8 +13,8 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Error, Exchange}
-  alias SnakeBridge.Pool.{Python, Worker}
+  alias SnakeBridge.{Error, Exchange, SessionManager}
+  alias SnakeBridge.Pool.{Python, Slots, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
 
@@ -26,7 +26,7 @@ defmodule SnakeBridge.Pool do
 
   @doc false
   def create_tables do
-    for name <- [@pools, @workers, @placements, Exchange.table()] do
+    for name <- [@pools, @workers, @placements, Slots.table(), SessionManager.table(), Exchange.table()] do
       kind = if name == Exchange.table(), do: :bag, else: :set
       :ets.new(name, [:named_table, :public, kind, read_concurrency: true, write_concurrency: true])
     end
@@ -276,7 +276,7 @@ defmodule SnakeBridge.Pool do
 
   @doc false
   # A process that used Python has ended: what it had in flight is cancelled.
-  def abandon(pid), do: Exchange.abandon(pid)
+  def abandon(pid, holder), do: Exchange.abandon(pid, holder)
 
   # --- looking in ---
 

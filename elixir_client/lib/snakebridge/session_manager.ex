@@ -7,9 +7,12 @@ defmodule SnakeBridge.SessionManager do
   use GenServer
 
   alias SnakeBridge.Pool
+  alias SnakeBridge.Pool.Slots
 
   @tracked :snakebridge_tracked
   @auto :snakebridge_auto_session
+  # number => process and its session; it outlives this process, which then watches them all again
+  @callers :snakebridge_callers
 
   def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
@@ -34,37 +37,50 @@ defmodule SnakeBridge.SessionManager do
     end
   end
 
-  @doc "Watches the calling process."
-  @spec track() :: :ok
+  @doc false
+  def table, do: @callers
+
+  @doc "Watches the calling process; the number under which it holds connections."
+  @spec track() :: Slots.holder()
   def track do
-    if Process.get(@tracked) == nil do
-      Process.put(@tracked, true)
+    number = Process.get(@tracked)
+
+    # A process that lives longer than this application is new to the next one.
+    if number != nil and :ets.member(@callers, number) do
+      number
+    else
       # A call, so that a process that dies in its first request is known by then.
-      GenServer.call(__MODULE__, {:track, self(), auto_session()})
+      number = GenServer.call(__MODULE__, {:track, self(), auto_session()})
+      Process.put(@tracked, number)
+      number
     end
-
-    :ok
   end
 
   @impl true
-  def init(nil), do: {:ok, %{}}
+  def init(nil), do: {:ok, Map.new(:ets.tab2list(@callers), fn {number, pid, _} -> watch(pid, number) end)}
+
+  defp watch(pid, number), do: {Process.monitor(pid), number}
 
   @impl true
-  def handle_call({:track, pid, session}, _from, sessions) do
-    Process.monitor(pid)
-    {:reply, :ok, Map.put(sessions, pid, session)}
+  def handle_call({:track, pid, session}, _from, watched) do
+    number = Slots.holder()
+    :ets.insert(@callers, {number, pid, session})
+    {monitor, _} = watch(pid, number)
+    {:reply, number, Map.put(watched, monitor, number)}
   end
 
   @impl true
-  def handle_info({:DOWN, _, :process, pid, _}, sessions) do
-    {session, sessions} = Map.pop(sessions, pid)
-    Pool.abandon(pid)
+  def handle_info({:DOWN, monitor, :process, pid, _}, watched) when is_map_key(watched, monitor) do
+    {number, watched} = Map.pop(watched, monitor)
+    [{_, _, session}] = :ets.lookup(@callers, number)
+    Pool.abandon(pid, number)
+    :ets.delete(@callers, number)
 
     if Pool.placed?(session),
       do: Task.Supervisor.start_child(SnakeBridge.Tasks, fn -> Pool.release_session(session) end)
 
-    {:noreply, sessions}
+    {:noreply, watched}
   end
 
-  def handle_info(_, sessions), do: {:noreply, sessions}
+  def handle_info(_, watched), do: {:noreply, watched}
 end

@@ -4,7 +4,7 @@ defmodule SnakeBridge.RecoveryTest do
 
   @moduletag capture_log: true
 
-  alias SnakeBridge.{Error, Pool, Telemetry}
+  alias SnakeBridge.{Error, Pool, Pool.Slots, Telemetry}
 
   setup context do
     name = :"recovery_#{System.unique_integer([:positive])}"
@@ -35,7 +35,7 @@ defmodule SnakeBridge.RecoveryTest do
       # Every connection that is open and not in use can be taken.
       assert {:ok, 1} = sample(pool, "identity", [1])
       worker = worker(pool)
-      assert :ets.info(worker.idle, :size) == :atomics.get(worker.counts, 1)
+      assert Slots.census(worker.slots).held == 0
     end
   end
 

@@ -90,7 +90,7 @@ defmodule SnakeBridge.Pool.Control do
     Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
       # The task acts for the call that brought the function: what it calls runs inside that call's session.
       Exchange.on_behalf(worker, params)
-      Connection.send(connection, Exchange.answer(id, params, worker))
+      Exchange.answer(id, params, connection, worker)
     end)
 
     state

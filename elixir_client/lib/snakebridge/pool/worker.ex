@@ -8,7 +8,8 @@ defmodule SnakeBridge.Pool.Worker do
 
   require Logger
 
-  alias SnakeBridge.{Error, Lane.Connection, Pool, Pool.Control, Pool.Python}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane.Connection, Pool}
+  alias SnakeBridge.Pool.{Control, Python, Slots}
 
   @backoff_first 100
   @backoff_last 5_000
@@ -39,59 +40,47 @@ defmodule SnakeBridge.Pool.Worker do
 
   # --- connections ---
 
-  @doc "Takes a connection, a new one if need be; waits its turn when all are in use."
-  @spec checkout(map(), integer() | :infinity) :: {:ok, Connection.t()} | {:error, Error.t()}
-  def checkout(worker, deadline) do
-    case take(worker.idle) do
-      nil ->
-        if :atomics.add_get(worker.counts, 1, 1) <= worker.max_connections do
-          open(worker)
-        else
-          :atomics.sub(worker.counts, 1, 1)
-          wait(worker, deadline)
-        end
-
-      connection ->
+  @doc """
+  Takes a connection for `holder` (`SnakeBridge.SessionManager.track/0`), a new one if need be; waits its turn when all are in use. `request`
+  is what to cancel when the holder dies.
+  """
+  @spec checkout(map(), Slots.holder(), pos_integer(), integer() | :infinity) ::
+          {:ok, Connection.t()} | {:error, Error.t()}
+  def checkout(worker, holder, request, deadline) do
+    case Slots.take(worker.slots, holder, request) do
+      {:ready, connection} ->
         {:ok, connection}
-    end
-  end
 
-  defp take(table) do
-    case :ets.first(table) do
-      :"$end_of_table" ->
-        nil
+      {:empty, slot} ->
+        open(worker, slot, holder)
 
-      key ->
-        # Somebody else may be faster.
-        case :ets.take(table, key) do
-          [{_, connection}] -> connection
-          [] -> take(table)
-        end
+      :none ->
+        with :look_again <- wait_turn(worker, deadline), do: checkout(worker, holder, request, deadline)
     end
   rescue
-    ArgumentError -> nil
+    # The pool was stopped, and the table of its connections has gone with it.
+    ArgumentError -> {:error, crash(worker, :not_started, "its pool was stopped")}
   end
 
-  defp open(worker) do
-    with {:ok, connection} <- Connection.open(worker.address, worker.token, :call),
-         :ok <- Connection.give(connection, worker.pid) do
-      {:ok, connection}
-    else
-      {:error, %Error{} = error} ->
-        :atomics.sub(worker.counts, 1, 1)
-        {:error, crash(worker, :not_started, error.message)}
+  defp open(worker, slot, holder) do
+    with {:ok, connection} <- Connection.open(worker.address, worker.token, :call) do
+      connection = Slots.put(worker.slots, slot, holder, connection)
 
-      {:error, reason} ->
-        :atomics.sub(worker.counts, 1, 1)
+      with {:error, reason} <- Connection.give(connection, worker.pid) do
+        discard(worker, connection)
         {:error, crash(worker, :not_started, inspect(reason))}
+      else
+        :ok -> {:ok, connection}
+      end
+    else
+      {:error, error} ->
+        Slots.give_up(worker.slots, slot, holder)
+        freed(worker)
+        {:error, crash(worker, :not_started, error.message)}
     end
   end
 
   # The answer is only a hint to look again: a connection that was handed to a process which gave up meanwhile would be lost.
-  defp wait(worker, deadline) do
-    with :look_again <- wait_turn(worker, deadline), do: checkout(worker, deadline)
-  end
-
   defp wait_turn(worker, deadline) do
     GenServer.call(worker.pid, {:wait, worker.generation}, Pool.left(deadline))
   catch
@@ -112,23 +101,37 @@ defmodule SnakeBridge.Pool.Worker do
   @doc "Gives a connection back."
   @spec checkin(map(), Connection.t()) :: :ok
   def checkin(worker, connection) do
-    :ets.insert(worker.idle, {connection.id, connection})
+    Slots.back(worker.slots, connection)
     freed(worker)
-  rescue
-    # The worker died meanwhile and its table with it.
-    ArgumentError -> Connection.close(connection)
   end
 
   @doc "Closes a connection that cannot be used any more."
   @spec discard(map(), Connection.t()) :: :ok
   def discard(worker, connection) do
-    Connection.close(connection)
-    :atomics.sub(worker.counts, 1, 1)
+    Slots.close(worker.slots, connection)
     freed(worker)
   end
 
   defp freed(worker) do
     if :atomics.get(worker.counts, 2) > 0, do: GenServer.cast(worker.pid, {:freed, worker.generation})
+    :ok
+  end
+
+  @doc "Cancels what a dead process had in flight on any worker, closes its connections and frees their slots."
+  @spec abandon(Slots.holder()) :: :ok
+  def abandon(holder) do
+    for worker <- Slots.workers(), {held, request} <- Slots.held(worker.slots, holder) do
+      case held do
+        %Connection{} = connection ->
+          cancel(worker, connection.id, request, "caller_down")
+          discard(worker, connection)
+
+        slot ->
+          Slots.give_up(worker.slots, slot, holder)
+          freed(worker)
+      end
+    end
+
     :ok
   end
 
@@ -163,6 +166,8 @@ defmodule SnakeBridge.Pool.Worker do
     Process.flag(:trap_exit, true)
     # Sessions of an earlier life of this pool.
     Pool.mark_lost(pool, index, "its pool was restarted")
+    Slots.forget(pool, index)
+    CallbackRegistry.forget({pool, index, :_})
 
     state = %{
       pool: pool,
@@ -181,6 +186,8 @@ defmodule SnakeBridge.Pool.Worker do
       waiting: [],
       queue: :queue.new(),
       asking: [],
+      # dead workers, some of whose connections were still held when they died
+      retired: [],
       last_death: nil,
       backoff: @backoff_first
     }
@@ -245,7 +252,7 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
   def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
 
-  def handle_call({:wait, generation}, from, %{generation: generation} = state) do
+  def handle_call({:wait, generation}, from, %{generation: generation, status: :ready} = state) do
     if :queue.is_empty(state.queue), do: Process.send_after(self(), {:look, generation}, @look_every)
     queue = :queue.in(from, state.queue)
     # Counted first, then looked: whoever frees a connection from here on tells us.
@@ -349,8 +356,10 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_info(:sweep, state) do
     Process.send_after(self(), :sweep, @idle_sweep)
 
+    state = %{state | retired: Enum.reject(state.retired, &let_go?/1)}
+
     if state.status == :ready do
-      shrink(state.worker)
+      Slots.shrink(state.worker.slots, @idle_kept)
       # Who was woken and killed in the same moment has woken nobody else.
       {:noreply, %{state | queue: wake(state.queue, state.worker)}}
     else
@@ -371,20 +380,18 @@ defmodule SnakeBridge.Pool.Worker do
     Pool.drop_worker(state.pool, state.index)
     if state.port != nil and Port.info(state.port) != nil, do: Port.close(state.port)
     kill(state)
+    retire(state)
     Python.cleanup(state.directory)
   end
 
   # --- connections ---
-
-  defp free?(worker),
-    do: :ets.info(worker.idle, :size) > 0 or :atomics.get(worker.counts, 1) < worker.max_connections
 
   # Tells the first in the queue that still lives to look again.
   defp wake(queue, worker) do
     queue = :queue.filter(fn {pid, _} -> Process.alive?(pid) end, queue)
 
     queue =
-      case free?(worker) && :queue.out(queue) do
+      case Slots.free?(worker.slots) && :queue.out(queue) do
         {{:value, from}, rest} ->
           GenServer.reply(from, :look_again)
           rest
@@ -395,6 +402,20 @@ defmodule SnakeBridge.Pool.Worker do
 
     :atomics.put(worker.counts, 2, :queue.len(queue))
     queue
+  end
+
+  defp retire(%{status: :ready, worker: worker}) do
+    Slots.retire(worker.slots)
+    # Nobody is left there to call or to drop them.
+    CallbackRegistry.forget({worker.pool, worker.index, worker.generation})
+  end
+
+  defp retire(_), do: :ok
+
+  # Whether nothing is left of a dead worker.
+  defp let_go?(worker) do
+    Slots.retire(worker.slots)
+    if Slots.census(worker.slots).held == 0, do: Slots.forget(worker), else: false
   end
 
   # --- ready, dead ---
@@ -411,8 +432,8 @@ defmodule SnakeBridge.Pool.Worker do
       address: state.worker.address,
       token: state.worker.token,
       max_connections: Keyword.get(state.options, :max_connections, 64),
-      idle: :ets.new(:snakebridge_idle, [:public, :set, write_concurrency: true]),
-      # open connections, processes that wait for one, sessions
+      slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),
+      # unused, processes that wait for a connection, sessions
       counts: :atomics.new(3, [])
     }
 
@@ -420,6 +441,7 @@ defmodule SnakeBridge.Pool.Worker do
 
     case Control.start_link(worker) do
       {:ok, control} ->
+        Slots.publish(worker)
         Pool.put_worker(state.pool, state.index, :ready, worker)
         for from <- state.waiting, do: GenServer.reply(from, {:ok, worker})
         %{state | status: :ready, worker: worker, control: control, waiting: []}
@@ -457,8 +479,7 @@ defmodule SnakeBridge.Pool.Worker do
     Pool.put_worker(state.pool, state.index, :down, %{})
     Pool.mark_lost(state.pool, state.index, how)
     if state.control, do: Process.exit(state.control, :kill)
-    for {_, connection} <- :ets.tab2list(state.worker.idle), do: Connection.close(connection)
-    :ets.delete(state.worker.idle)
+    retire(state)
     for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, text)}
 
     gone =
@@ -477,6 +498,7 @@ defmodule SnakeBridge.Pool.Worker do
     again(%{
       state
       | status: :starting,
+        retired: [state.worker | state.retired],
         asking: [],
         queue: :queue.new(),
         last_death: {state.generation, text},
@@ -516,11 +538,6 @@ defmodule SnakeBridge.Pool.Worker do
   defp kill(%{os_pid: pid}) when is_integer(pid) and pid > 1 do
     System.cmd("/bin/sh", ["-c", "kill -s KILL -- -#{pid} #{pid} 2>/dev/null; true"])
     :ok
-  end
-
-  defp shrink(worker) do
-    extra = :ets.info(worker.idle, :size) - @idle_kept
-    if extra > 0, do: for(_ <- 1..extra, connection = take(worker.idle), do: discard(worker, connection))
   end
 
   defp now, do: System.monotonic_time(:millisecond)

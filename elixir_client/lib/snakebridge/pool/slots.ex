@@ -1,0 +1,241 @@
+defmodule SnakeBridge.Pool.Slots do
+  @moduledoc """
+  The connections to one worker process, and who holds each. A slot changes hands in one atomic step that also names the new holder, so a
+  caller may be killed at any moment: what it held is known, and is closed and free again once its end is noticed.
+
+  A holder is the number that `SnakeBridge.SessionManager.track/0` gave a process: a number, because pids do not fit into an atomic.
+  """
+  alias SnakeBridge.Lane.Connection
+
+  # What a slot holds instead of the number of its holder; 2 is held for a moment by whoever closes a connection that nobody uses.
+  @empty 0
+  @ready 1
+  @closing 2
+  @first_holder 3
+
+  @workers :snakebridge_slots
+
+  @enforce_keys [:size, :holders, :requests, :alive, :connections]
+  defstruct [:size, :holders, :requests, :alive, :connections]
+
+  @type t :: %__MODULE__{
+          size: pos_integer(),
+          holders: :atomics.atomics_ref(),
+          requests: :atomics.atomics_ref(),
+          alive: :atomics.atomics_ref(),
+          connections: :ets.table()
+        }
+  @type slot :: pos_integer()
+  @type holder :: pos_integer()
+
+  @doc "The slots of a worker that has just become ready; the calling process keeps their table alive."
+  @spec new(pos_integer()) :: t()
+  def new(size) do
+    alive = :atomics.new(1, [])
+    :atomics.put(alive, 1, 1)
+
+    %__MODULE__{
+      size: size,
+      holders: :atomics.new(size, []),
+      requests: :atomics.new(size, []),
+      alive: alive,
+      connections: :ets.new(:snakebridge_connections, [:public, :set, read_concurrency: true])
+    }
+  end
+
+  @doc "A number for a new holder."
+  @spec holder() :: holder()
+  def holder, do: @first_holder + :erlang.unique_integer([:positive])
+
+  # --- which workers have slots ---
+
+  @doc false
+  def table, do: @workers
+
+  @doc "Makes the slots of a worker known to those who look after the dead."
+  @spec publish(map()) :: true
+  def publish(worker), do: :ets.insert(@workers, {{worker.pool, worker.index, worker.generation}, worker})
+
+  @doc "Every worker process that may still have connections, dead ones too."
+  @spec workers() :: [map()]
+  def workers, do: for({_, worker} <- :ets.tab2list(@workers), do: worker)
+
+  @doc "Forgets a dead worker of whose connections none is left."
+  @spec forget(map()) :: true
+  def forget(worker) do
+    :ets.delete(@workers, {worker.pool, worker.index, worker.generation})
+    :ets.delete(worker.slots.connections)
+  end
+
+  @doc "Forgets every generation of a worker: those of an earlier life of its pool."
+  @spec forget(atom(), pos_integer()) :: true
+  def forget(pool, index), do: :ets.match_delete(@workers, {{pool, index, :_}, :_})
+
+  # --- taking and giving back ---
+
+  @doc """
+  Takes a connection that is ready, or else an empty slot, to be filled with `put/4`. `request` is what the holder is going to do there: what
+  to cancel when it dies.
+  """
+  @spec take(t(), holder(), pos_integer()) :: {:ready, Connection.t()} | {:empty, slot()} | :none
+  def take(slots, holder, request) do
+    case take(slots, holder, 1, nil) do
+      {kind, slot} ->
+        :atomics.put(slots.requests, slot, request)
+
+        if kind == :ready,
+          do: {:ready, %{:ets.lookup_element(slots.connections, slot, 3) | slot: slot, holder: holder}},
+          else: {:empty, slot}
+
+      :none ->
+        :none
+    end
+  end
+
+  # Low slots first: the connections that are used stay few.
+  defp take(%{size: size}, _, slot, nil) when slot > size, do: :none
+
+  defp take(%{size: size} = slots, holder, slot, empty) when slot > size do
+    case :atomics.compare_exchange(slots.holders, empty, @empty, holder) do
+      :ok -> {:empty, empty}
+      # Somebody else was faster.
+      _ -> take(slots, holder, 1, nil)
+    end
+  end
+
+  defp take(slots, holder, slot, empty) do
+    case :atomics.get(slots.holders, slot) do
+      @ready ->
+        case :atomics.compare_exchange(slots.holders, slot, @ready, holder) do
+          :ok -> {:ready, slot}
+          _ -> take(slots, holder, slot + 1, empty)
+        end
+
+      @empty ->
+        take(slots, holder, slot + 1, empty || slot)
+
+      _ ->
+        take(slots, holder, slot + 1, empty)
+    end
+  end
+
+  @doc "Puts a new connection into a slot that its holder has taken empty. From here on its socket may belong to a process that lives longer."
+  @spec put(t(), slot(), holder(), Connection.t()) :: Connection.t()
+  def put(slots, slot, holder, connection) do
+    :ets.insert(slots.connections, {slot, connection.id, connection})
+    %{connection | slot: slot, holder: holder}
+  end
+
+  @doc "Gives a connection back, ready for the next. Nothing happens if its holder has been found dead meanwhile."
+  @spec back(t(), Connection.t()) :: :ok
+  def back(slots, %{slot: slot} = connection) do
+    :atomics.compare_exchange(slots.holders, slot, connection.holder, @ready)
+
+    # Nobody comes for a connection to a dead worker. If it dies after this look, `retire/1` sees the connection.
+    unless alive?(slots), do: close_ready(slots, slot)
+    :ok
+  end
+
+  @doc "Closes a connection and empties its slot."
+  @spec close(t(), Connection.t()) :: :ok
+  def close(slots, connection) do
+    Connection.close(connection)
+    empty(slots, connection.slot, connection.id, connection.holder)
+  end
+
+  @doc "Empties a slot into which no connection came."
+  @spec give_up(t(), slot(), holder()) :: :ok
+  def give_up(slots, slot, holder), do: empty(slots, slot, nil, holder)
+
+  # The table first: an empty slot may be filled at once.
+  defp empty(slots, slot, id, holder) do
+    delete(slots, slot, id)
+    :atomics.compare_exchange(slots.holders, slot, holder, @empty)
+    :ok
+  end
+
+  # Only the connection meant, not what another holder may have put there.
+  defp delete(slots, slot, id) do
+    :ets.match_delete(slots.connections, {slot, id, :_})
+  rescue
+    # The pool was stopped, and the table has gone with it.
+    ArgumentError -> true
+  end
+
+  defp close_ready(slots, slot) do
+    if :atomics.compare_exchange(slots.holders, slot, @ready, @closing) == :ok do
+      for {_, id, connection} <- lookup(slots, slot) do
+        Connection.close(connection)
+        delete(slots, slot, id)
+      end
+
+      :atomics.put(slots.holders, slot, @empty)
+    end
+
+    :ok
+  end
+
+  defp lookup(slots, slot) do
+    :ets.lookup(slots.connections, slot)
+  rescue
+    ArgumentError -> []
+  end
+
+  # --- looking after them ---
+
+  @doc "What a holder has: the connection, or its slot while there is none in it, and the request it was taken for."
+  @spec held(t(), holder()) :: [{Connection.t() | slot(), pos_integer()}]
+  def held(slots, holder) do
+    for slot <- 1..slots.size, :atomics.get(slots.holders, slot) == holder do
+      case lookup(slots, slot) do
+        [{_, _, connection}] ->
+          {%{connection | slot: slot, holder: holder}, :atomics.get(slots.requests, slot)}
+
+        [] ->
+          {slot, :atomics.get(slots.requests, slot)}
+      end
+    end
+  end
+
+  @doc "Whether somebody could take a connection now."
+  @spec free?(t()) :: boolean()
+  def free?(slots), do: Enum.any?(1..slots.size, &(:atomics.get(slots.holders, &1) <= @ready))
+
+  @doc "How many slots are `:empty`, `:ready` and `:held`."
+  @spec census(t()) :: %{empty: non_neg_integer(), ready: non_neg_integer(), held: non_neg_integer()}
+  def census(slots) do
+    Enum.reduce(1..slots.size, %{empty: 0, ready: 0, held: 0}, fn slot, counts ->
+      kind =
+        case :atomics.get(slots.holders, slot) do
+          @empty -> :empty
+          @ready -> :ready
+          _ -> :held
+        end
+
+      Map.update!(counts, kind, &(&1 + 1))
+    end)
+  end
+
+  @doc "Closes connections that are ready, all but `kept`."
+  @spec shrink(t(), non_neg_integer()) :: :ok
+  def shrink(slots, kept) do
+    ready = for slot <- 1..slots.size, :atomics.get(slots.holders, slot) == @ready, do: slot
+    ready |> Enum.drop(kept) |> Enum.each(&close_ready(slots, &1))
+  end
+
+  # --- the end ---
+
+  @doc "Whether the worker process lives, as far as is known."
+  @spec alive?(t()) :: boolean()
+  def alive?(slots), do: :atomics.get(slots.alive, 1) == 1
+
+  @doc """
+  The worker process has died. Connections that nobody holds are closed; the others by their holders, who may still read answers that came
+  before the end.
+  """
+  @spec retire(t()) :: :ok
+  def retire(slots) do
+    :atomics.put(slots.alive, 1, 0)
+    shrink(slots, 0)
+  end
+end
