@@ -176,6 +176,105 @@ defmodule SnakeBridge.TypesTest do
     assert {:invalid_ref, _} = refused(fn -> Types.decode(tag("stream_ref", %{"session_id" => "s"})) end)
   end
 
+  describe "schema 2" do
+    test "says what schema 1 cannot, and comes back as it was" do
+      utc = ~U[2024-07-01 12:00:00Z]
+      berlin = %{utc | utc_offset: 3600, std_offset: 3600, time_zone: "Europe/Berlin", zone_abbr: "CEST"}
+
+      for term <- [
+            self(),
+            [1 | 2],
+            <<1::1>>,
+            <<255>>,
+            %Bytes{data: "a"},
+            &String.length/1,
+            :left,
+            %SnakeBridge.Atom{name: "nil"},
+            %SnakeBridge.Atom{name: <<0xED, 0xA0, 0x80>>},
+            %{a: 1, b: 2},
+            %{:a => 1, "a" => 2},
+            %{1 => 1, 1.0 => 2, [1] => 3},
+            MapSet.new([[1], 1, true]),
+            MapSet.new([1]),
+            FrozenSet.new([1]),
+            FrozenSet.new([[1]]),
+            %SnakeBridge.Text{wtf8: <<0xED, 0xA0, 0x80>>},
+            Complex.new(:nan, 1),
+            Complex.new(1, 2),
+            ~T[01:02:03.120],
+            ~T[01:02:03.123456],
+            ~N[2024-01-01 00:00:00.000],
+            utc,
+            berlin,
+            %{utc | utc_offset: 30, time_zone: "+00:00:30", zone_abbr: "+00:00:30"},
+            %{~D[2024-01-01] | year: -1},
+            Tensor.from_list([[1, 2]], ">int16"),
+            %Tensor{dtype: "uint8", shape: {1, 2}, data: <<1, 2>>, order: :f},
+            %Tensor{
+              dtype: %{"names" => ["a"], "formats" => [["int8", [2]]], "offsets" => [0], "itemsize" => 2},
+              shape: {},
+              data: <<1, 2>>
+            },
+            %Ref{id: "r", session_id: "s", python_module: "m", library: "l", type_name: "T"},
+            %RuntimeError{message: "m"}
+          ],
+          wrap <- [& &1, &%{"deep" => [{&1}]}, &%{&1 => 1}] do
+        term = wrap.(term)
+        back = term |> Types.encode(schema: 2) |> Types.decode()
+        assert same?(back, term), "#{inspect(term)} came back as #{inspect(back)}"
+      end
+    end
+
+    test "keeps the order of maps on request" do
+      ordered = SnakeBridge.OrderedMap.new([{"b", 1}, {"a", [2]}, {3, 4}])
+      assert ordered |> Types.encode() |> Types.decode(maps: :ordered) == ordered
+      apart = SnakeBridge.OrderedMap.new([{true, 1}, {1, 2}])
+      assert apart |> Types.encode(schema: 2) |> Types.decode(maps: :ordered) == apart
+    end
+
+    test "has the tags that Python has" do
+      tag2 = &Map.merge(&2, %{"__type__" => &1, "__schema__" => 2})
+      assert Types.encode(<<255>>, schema: 2) == tag2.("leaf", %{"code" => 3, "data" => "/w=="})
+      assert Types.encode(1..2, schema: 2) == tag2.("range", %{"value" => [1, 3, 1]})
+      assert Types.encode(%{1 => 2, true => 3}, schema: 2) == tag2.("pairs", %{"elements" => [1, 2, true, 3]})
+      assert Types.encode(MapSet.new([[1]]), schema: 2) == tag2.("members", %{"elements" => [[1]]})
+
+      assert Types.encode(Tensor.from_list([1], "uint8"), schema: 2) ==
+               tag2.("ndarray", %{"dtype" => "uint8", "shape" => [1], "order" => "C", "data" => "AQ=="})
+
+      assert Types.encode(~T[01:02:03], schema: 2) == tag("time", %{"value" => "01:02:03"})
+    end
+
+    test "tags count only where the schema says so" do
+      map = %{"__type__" => "range", "__schema__" => 1, "value" => [1, 2, 1]}
+      assert Types.decode(map) == map
+      assert Types.decode(%{map | "__schema__" => 2}) == 1..1
+    end
+
+    test "malformed tags are errors" do
+      for {type, fields} <- [
+            {"leaf", %{"code" => 99, "data" => ""}},
+            {"leaf", %{"code" => 16, "data" => "AQ=="}},
+            {"leaf", %{"code" => "1", "data" => ""}},
+            {"leaf", %{"code" => 6, "data" => "AA=="}},
+            {"leaf", %{"code" => 11, "data" => ""}},
+            {"ndarray", %{"dtype" => "uint8", "shape" => [2], "data" => "AQ=="}},
+            {"ndarray", %{"dtype" => "uint8", "shape" => 1, "data" => "AQ=="}},
+            {"ndarray", %{}},
+            {"pairs", %{"elements" => [1]}},
+            {"pairs", %{"elements" => [1, 2, 1, 3]}},
+            {"members", %{"elements" => [1, 1]}},
+            {"range", %{"value" => [1]}},
+            {"time", %{"value" => [1]}},
+            {"datetime", %{"value" => []}}
+          ] do
+        tagged = Map.merge(fields, %{"__type__" => type, "__schema__" => 2})
+        assert {:decode_error, message} = refused(fn -> Types.decode([tagged]) end)
+        assert message != ""
+      end
+    end
+  end
+
   test "what schema 1 cannot hold is an error" do
     for term <- [
           self(),
@@ -187,7 +286,14 @@ defmodule SnakeBridge.TypesTest do
           Complex.new(:nan, 1),
           %{~U[2024-01-01 00:00:00Z] | utc_offset: 30},
           %{~D[2024-01-01] | year: -1},
-          MapSet.new([[1]])
+          MapSet.new([[1]]),
+          FrozenSet.new([[1]]),
+          %{[1] => 1},
+          %RuntimeError{},
+          &String.length/1,
+          %SnakeBridge.Decimal{coef: 1},
+          %SnakeBridge.Extension{tag: "geo", value: 1},
+          %SnakeBridge.Graph{root: 1}
         ] do
       assert {:encode_error, message} = refused(fn -> Types.encode(%{"x" => term}) end)
       assert message != ""

@@ -21,7 +21,13 @@ defmodule SnakeBridge.ValuesTest do
         {"float32", [1.5, :nan, :infinity, :neg_infinity]},
         {"float64", [0.1, :nan, :infinity, :neg_infinity]},
         {"complex64", [Complex.new(1, -2.5)]},
-        {"complex128", [Complex.new(0.1, :nan)]}
+        {"complex128", [Complex.new(0.1, :nan)]},
+        {"int1", [-1, 0]},
+        {"int2", [-2, 1]},
+        {"int4", [-8, 7, -1]},
+        {"uint1", [0, 1]},
+        {"uint2", [3]},
+        {"uint4", [15]}
       ]
 
       assert Enum.map(cases, &elem(&1, 0)) == Tensor.dtypes()
@@ -32,6 +38,9 @@ defmodule SnakeBridge.ValuesTest do
         assert Tensor.size(tensor) == 2 * length(list)
         assert Tensor.check(tensor) == :ok
         assert Tensor.to_list(tensor) == [list, list]
+        big = Tensor.from_list([list, list], ">" <> dtype)
+        assert Tensor.to_list(big) == [list, list]
+        assert byte_size(big.data) == byte_size(tensor.data)
       end
     end
 
@@ -50,6 +59,77 @@ defmodule SnakeBridge.ValuesTest do
       assert Tensor.to_list(%Tensor{dtype: "int8", shape: {2, 0, 3}, data: ""}) == [[], []]
       assert Tensor.from_list(7, "int8") == %Tensor{dtype: "int8", shape: {}, data: <<7>>}
       assert 7 |> Tensor.from_list("int8") |> Tensor.to_list() == 7
+    end
+
+    test "is read in Fortran order, too" do
+      # [[1, 2, 3], [4, 5, 6]], column by column
+      tensor = %Tensor{dtype: "uint8", shape: {2, 3}, data: <<1, 4, 2, 5, 3, 6>>, order: :f}
+      assert Tensor.to_list(tensor) == [[1, 2, 3], [4, 5, 6]]
+
+      assert Tensor.c_order(tensor) == %Tensor{
+               dtype: "uint8",
+               shape: {2, 3},
+               data: <<1, 2, 3, 4, 5, 6>>,
+               order: :c
+             }
+
+      cube = %Tensor{dtype: ">uint16", shape: {2, 1, 2}, data: <<0, 1, 0, 3, 0, 2, 0, 4>>, order: :f}
+      assert Tensor.to_list(cube) == [[[1, 2]], [[3, 4]]]
+      assert inspect(tensor) == "#SnakeBridge.Tensor<uint8 {2, 3}, Fortran order, 6 bytes>"
+    end
+
+    test "of text, bytes, dates and spans gives lists, too" do
+      list = fn dtype, shape, data -> Tensor.to_list(%Tensor{dtype: dtype, shape: shape, data: data}) end
+      assert list.("str2", {2}, <<?a::little-32, 0::32, ?é::little-32, 0x1F600::little-32>>) == ["a", "é😀"]
+      assert list.(">str1", {1}, <<?a::32>>) == ["a"]
+      assert list.("str1", {1}, <<0xD800::little-32>>) == [%Text{wtf8: <<0xED, 0xA0, 0x80>>}]
+      assert list.("bytes3", {2}, <<"ab", 0, 0, 255, 0>>) == [%Bytes{data: "ab"}, %Bytes{data: <<0, 255>>}]
+      assert list.("void2", {1}, <<1, 0>>) == [%Bytes{data: <<1, 0>>}]
+      nat = <<0x8000000000000000::little-64>>
+      assert list.("datetime64[ns]", {2}, <<7::little-64, nat::binary>>) == [7, nil]
+      assert list.(">timedelta64[25s]", {}, <<-1::64>>) == -1
+      assert list.("str0", {2}, "") == ["", ""]
+    end
+
+    test "of structured elements gives maps" do
+      dtype = %{
+        "names" => ["a", "b", "c"],
+        "formats" => [
+          "int16",
+          [">uint16", [2]],
+          %{"names" => ["x"], "formats" => ["bool"], "offsets" => [1], "itemsize" => 2}
+        ],
+        "offsets" => [0, 4, 8],
+        "itemsize" => 10
+      }
+
+      tensor = %Tensor{dtype: dtype, shape: {1}, data: <<-2::little-16, 0, 0, 1::16, 2::16, 0, 1>>}
+      assert Tensor.check(tensor) == :ok
+      assert Tensor.to_list(tensor) == [%{"a" => -2, "b" => [1, 2], "c" => %{"x" => true}}]
+
+      for wrong <- [
+            %{dtype | "offsets" => [0, 4, 9]},
+            %{dtype | "names" => ["a", "a", "c"]},
+            %{dtype | "formats" => ["int16"]},
+            %{dtype | "itemsize" => -1},
+            Map.delete(dtype, "names")
+          ] do
+        assert {:error, _} = Tensor.check(%{tensor | dtype: wrong})
+      end
+    end
+
+    test "of the small floats of ml_dtypes gives numbers" do
+      list = fn dtype, codes ->
+        Tensor.to_list(%Tensor{dtype: dtype, shape: {length(codes)}, data: :binary.list_to_bin(codes)})
+      end
+
+      assert list.("float8_e5m2", [0x3C, 0xBC, 0x7C, 0xFC, 0x7E, 1]) ==
+               [1.0, -1.0, :infinity, :neg_infinity, :nan, 1.52587890625e-5]
+
+      assert list.("float8_e4m3fn", [0x38, 0x7E, 0x7F, 0xFF]) == [1.0, 448.0, :nan, :nan]
+      assert list.("float8_e4m3fnuz", [0x40, 0x80]) == [1.0, :nan]
+      assert list.("float8_e8m0fnu", [127, 128, 255]) == [1.0, 2.0, :nan]
+      assert list.("float4_e2m1fn", [0, 1, 7, 15]) == [0.0, 0.5, 6.0, -6.0]
     end
 
     test "refuses what does not fit" do

@@ -11,7 +11,7 @@ defmodule SnakeBridge.Codec.Composites do
   import SnakeBridge.Codec.Failure, only: [fail: 2, malformed: 2, show: 1]
 
   alias SnakeBridge.Codec.{Arrays, Keys, Options, Typed}
-  alias SnakeBridge.{FrozenSet, Graph, OrderedMap, Ref, StreamRef}
+  alias SnakeBridge.{Bytes, FrozenSet, Graph, OrderedMap, Ref, StreamRef}
 
   @table [
     {0x01, nil, :elements, nil, :build_tuple},
@@ -49,6 +49,10 @@ defmodule SnakeBridge.Codec.Composites do
   end
 
   def split(%OrderedMap{} = map), do: split_ordered(map)
+
+  # The encoder writes those with a binary itself.
+  def split(%Bytes{} = bytes),
+    do: fail(:encode_error, "#{show(bytes)} cannot be sent: its data must be a binary")
 
   def split(other) do
     case Typed.dump(other) do
