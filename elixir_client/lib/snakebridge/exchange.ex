@@ -4,6 +4,7 @@ defmodule SnakeBridge.Exchange do
   call in turn goes over the same connection: a callback inside a call inside a callback needs one worker and one connection.
   """
   alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool, SessionManager}
+  alias SnakeBridge.Codec.Options
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Pool.{Slots, Worker}
 
@@ -25,14 +26,17 @@ defmodule SnakeBridge.Exchange do
   @doc false
   def table, do: @in_use
 
-  @doc "Codec options of a pool's messages."
-  def options(pool, bytes \\ :struct) do
-    key = {__MODULE__, pool, bytes}
+  @doc "Codec options of a pool's messages; `form` says what results become (`:bytes`, `:maps`, `:tensors`, `:frames`)."
+  @spec options(atom(), keyword()) :: Options.t()
+  def options(pool, form \\ []) do
+    key = {__MODULE__, pool, form}
 
     case :persistent_term.get(key, nil) do
       nil ->
         limits = Application.get_env(:snakebridge, :limits, [])
-        options = Lane.options([ref_defaults: %{pool: pool}, bytes: bytes, callback: &callback/1] ++ limits)
+        # A pid that went to one pool does not come back from another.
+        ours = [ref_defaults: %{pool: pool}, opaque_scope: inspect(pool), callback: &callback/1]
+        options = Lane.options(ours ++ form ++ limits)
         :persistent_term.put(key, options)
         options
 
@@ -58,7 +62,7 @@ defmodule SnakeBridge.Exchange do
 
   defp alone(worker, tool, payload, context) do
     holder = SessionManager.track()
-    options = options(context.pool, bytes(context))
+    options = options(context.pool, form(context.opts))
     id = id()
 
     with {:ok, body, functions} <-
@@ -107,7 +111,7 @@ defmodule SnakeBridge.Exchange do
 
   # The connection belongs to the enclosing call: it cannot be given up, so the answer is awaited even when it is late.
   defp nested(worker, %{connection: connection}, tool, payload, context) do
-    options = options(context.pool, bytes(context))
+    options = options(context.pool, form(context.opts))
     id = id()
 
     with {:ok, body, functions} <- encode(id, "call", tool, payload, context, {worker, nil}, options) do
@@ -294,7 +298,7 @@ defmodule SnakeBridge.Exchange do
   @spec open_stream(map(), String.t(), String.t(), map(), map()) :: {:ok, Stream.t()} | {:error, Error.t()}
   def open_stream(worker, _session, tool, payload, context) do
     holder = SessionManager.track()
-    options = options(context.pool, bytes(context))
+    options = options(context.pool, form(context.opts))
     id = id()
 
     with {:ok, body, functions} <-
@@ -474,6 +478,7 @@ defmodule SnakeBridge.Exchange do
     params = if parent, do: Map.put(params, "parent", parent), else: params
     session_options = Keyword.get(context.opts, :session_options)
     params = if session_options, do: Map.put(params, "session_options", session_options), else: params
+    params = if context.opts[:preserve_identity] == true, do: Map.put(params, "identity", true), else: params
     encode = fn -> Lane.request(id, method, params, options) end
     result = CallbackRegistry.sending(key(worker), self(), encode)
     SnakeBridge.Telemetry.note_encode(System.monotonic_time() - started)
@@ -483,8 +488,12 @@ defmodule SnakeBridge.Exchange do
   defp timeout_ms(:infinity), do: nil
   defp timeout_ms(deadline), do: Pool.left(deadline)
 
-  defp bytes(context),
-    do: Keyword.get(context.opts, :bytes) || Application.get_env(:snakebridge, :bytes, :struct)
+  # In a fixed order, because it is the key under which the options are kept.
+  defp form(opts) do
+    for key <- [:bytes, :maps, :tensors, :frames],
+        value = Keyword.get(opts, key) || Application.get_env(:snakebridge, key),
+        do: {key, value}
+  end
 
   defp key(worker), do: {worker.pool, worker.index, worker.generation}
 

@@ -3,7 +3,7 @@ defmodule SnakeBridge.Lane do
   The messages of the lane (docs/wire.md section 2), as data: builds frames, reads bodies. Pure; `SnakeBridge.Lane.Connection` moves them.
   """
   alias SnakeBridge.Codec.{Options, Packed}
-  alias SnakeBridge.Error
+  alias SnakeBridge.{Error, OrderedMap}
 
   @version 1
   # A value of the allowed depth lies inside: message, params, payload, args.
@@ -41,13 +41,13 @@ defmodule SnakeBridge.Lane do
   def parse(body, options) do
     case Packed.decode(body, options) do
       {:ok, [1, id, error, result]} when is_integer(id) ->
-        {:ok, {:response, id, error, result}}
+        {:ok, {:response, id, deep_plain(error), result}}
 
       {:ok, [2, method, params]} when is_binary(method) ->
         {:ok, {:notification, method, params}}
 
       {:ok, [0, id, method, params]} when is_integer(id) and is_binary(method) ->
-        {:ok, {:request, id, method, params}}
+        {:ok, {:request, id, method, plain(params)}}
 
       {:ok, other} ->
         {:error, Error.new(:protocol_error, "not a lane message: #{inspect(other, limit: 5)}")}
@@ -56,4 +56,14 @@ defmodule SnakeBridge.Lane do
         {:error, error}
     end
   end
+
+  # Where dicts come as ordered maps, the maps of the lane itself do, too.
+  defp plain(%OrderedMap{pairs: pairs}), do: Map.new(pairs)
+  defp plain(other), do: other
+
+  defp deep_plain(%OrderedMap{pairs: pairs}),
+    do: Map.new(pairs, fn {key, value} -> {key, deep_plain(value)} end)
+
+  defp deep_plain(items) when is_list(items), do: Enum.map(items, &deep_plain/1)
+  defp deep_plain(other), do: other
 end
