@@ -22,7 +22,8 @@ defmodule SnakeBridge.Codec.Encoder do
 
   # items(terms, out, parts, stack, depth, room, options)
   # out: written since the last part; parts: iodata before that; stack: depth and remaining terms around each open container;
-  # depth: open containers; room: how many more elements the message may have.
+  # depth: open containers; room: how many more elements the message may have. The list of terms may end in {:entries, pairs}, the rest of
+  # a map.
   defp items([x | _] = xs, out, parts, stack, depth, room, opts) when is_float(x),
     do: floats(xs, out, parts, stack, depth, room, opts)
 
@@ -76,16 +77,13 @@ defmodule SnakeBridge.Codec.Encoder do
   end
 
   defp items([x | xs], out, parts, stack, depth, room, opts) when is_map(x) do
-    case Keys.fields(x) do
-      {:pairs, fields} ->
-        composite({0x04, :elements, fields}, xs, out, parts, stack, depth, room, opts)
+    pairs = :maps.to_list(x)
 
-      fields when opts.canonical ->
-        fields = Canonical.fields(fields, deeper(depth, opts), opts)
-        dict(map_size(x), fields, xs, out, parts, stack, depth, room, opts)
-
-      fields ->
-        dict(map_size(x), fields, xs, out, parts, stack, depth, room, opts)
+    if texts?(pairs) and not opts.canonical do
+      room = take(room, map_size(x), opts)
+      entries(pairs, map(out, map_size(x)), parts, [depth, xs | stack], deeper(depth, opts), room, opts)
+    else
+      mixed(x, xs, out, parts, stack, depth, room, opts)
     end
   end
 
@@ -95,6 +93,9 @@ defmodule SnakeBridge.Codec.Encoder do
 
   defp items([x | xs], out, parts, stack, depth, room, opts),
     do: opaque(x, xs, out, parts, stack, depth, room, opts)
+
+  defp items({:entries, pairs}, out, parts, stack, depth, room, opts),
+    do: entries(pairs, out, parts, stack, depth, room, opts)
 
   defp items([], out, parts, [depth, xs | stack], _depth, room, opts),
     do: items(xs, out, parts, stack, depth, room, opts)
@@ -186,7 +187,20 @@ defmodule SnakeBridge.Codec.Encoder do
 
   defp integers(xs, out, parts, stack, depth, room, opts), do: items(xs, out, parts, stack, depth, room, opts)
 
-  # A valid text, not written yet. Short ones, most often keys, are appended together with the simple value that follows.
+  # A valid text, not written yet. Short ones are appended up to three together.
+  defp text([y, z | xs], x, size, out, parts, stack, depth, room, opts)
+       when size < 32 and is_binary(y) and byte_size(y) < 32 and is_binary(z) and byte_size(z) < 32 do
+    if Utf8.valid?(y) and Utf8.valid?(z) do
+      out =
+        <<out::binary, 0xA0 + size, x::binary, 0xA0 + byte_size(y), y::binary, 0xA0 + byte_size(z),
+          z::binary>>
+
+      items(xs, out, parts, stack, depth, room, opts)
+    else
+      items([y, z | xs], <<out::binary, 0xA0 + size, x::binary>>, parts, stack, depth, room, opts)
+    end
+  end
+
   defp text([y | xs], x, size, out, parts, stack, depth, room, opts)
        when size < 32 and is_binary(y) and byte_size(y) < 32 do
     if Utf8.valid?(y) do
@@ -198,20 +212,6 @@ defmodule SnakeBridge.Codec.Encoder do
     end
   end
 
-  defp text([y | xs], x, size, out, parts, stack, depth, room, opts) when size < 32 and is_float(y),
-    do: items(xs, <<out::binary, 0xA0 + size, x::binary, 0xCB, y::float>>, parts, stack, depth, room, opts)
-
-  defp text([y | xs], x, size, out, parts, stack, depth, room, opts) when size < 32 and is_fixed(y),
-    do: items(xs, <<out::binary, 0xA0 + size, x::binary, y>>, parts, stack, depth, room, opts)
-
-  defp text([y | xs], x, size, out, parts, stack, depth, room, opts) when size < 32 and is_u32(y),
-    do: items(xs, <<out::binary, 0xA0 + size, x::binary, 0xCE, y::32>>, parts, stack, depth, room, opts)
-
-  for {y, code} <- [{nil, 0xC0}, {false, 0xC2}, {true, 0xC3}] do
-    defp text([unquote(y) | xs], x, size, out, parts, stack, depth, room, opts) when size < 32,
-      do: items(xs, <<out::binary, 0xA0 + size, x::binary, unquote(code)>>, parts, stack, depth, room, opts)
-  end
-
   defp text(xs, x, size, out, parts, stack, depth, room, opts) when size < 32,
     do: items(xs, <<out::binary, 0xA0 + size, x::binary>>, parts, stack, depth, room, opts)
 
@@ -220,6 +220,144 @@ defmodule SnakeBridge.Codec.Encoder do
 
   defp text(xs, x, size, out, parts, stack, depth, room, opts),
     do: blob(x, str(out, size), xs, parts, stack, depth, room, opts)
+
+  # Most maps have texts as keys, and those need no comparison.
+  defp texts?([{key, _} | pairs]), do: is_binary(key) and texts?(pairs)
+  defp texts?([]), do: true
+
+  defp entries([{key, value} | pairs], out, parts, stack, depth, room, opts) do
+    size = byte_size(key)
+
+    cond do
+      not Utf8.valid?(key) ->
+        blob(
+          key,
+          ext(out, Leaves.binary_code(), size),
+          [value | {:entries, pairs}],
+          parts,
+          stack,
+          depth,
+          room,
+          opts
+        )
+
+      size < 32 ->
+        entry(value, pairs, key, size, out, parts, stack, depth, room, opts)
+
+      true ->
+        text([value | {:entries, pairs}], key, size, out, parts, stack, depth, room, opts)
+    end
+  end
+
+  defp entries([], out, parts, stack, depth, room, opts), do: items([], out, parts, stack, depth, room, opts)
+
+  # A valid key of less than 32 bytes, not written yet, is appended together with its value where that is simple.
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts)
+       when is_binary(x) and byte_size(x) < 32 do
+    if Utf8.valid?(x) do
+      out = <<out::binary, 0xA0 + size, key::binary, 0xA0 + byte_size(x), x::binary>>
+      entries(pairs, out, parts, stack, depth, room, opts)
+    else
+      out = <<out::binary, 0xA0 + size, key::binary>>
+
+      blob(
+        x,
+        ext(out, Leaves.binary_code(), byte_size(x)),
+        {:entries, pairs},
+        parts,
+        stack,
+        depth,
+        room,
+        opts
+      )
+    end
+  end
+
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts) when is_float(x),
+    do:
+      entries(
+        pairs,
+        <<out::binary, 0xA0 + size, key::binary, 0xCB, x::float>>,
+        parts,
+        stack,
+        depth,
+        room,
+        opts
+      )
+
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts) when is_fixed(x),
+    do: entries(pairs, <<out::binary, 0xA0 + size, key::binary, x>>, parts, stack, depth, room, opts)
+
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts) when is_u32(x),
+    do:
+      entries(pairs, <<out::binary, 0xA0 + size, key::binary, 0xCE, x::32>>, parts, stack, depth, room, opts)
+
+  for {x, code} <- [{nil, 0xC0}, {false, 0xC2}, {true, 0xC3}] do
+    defp entry(unquote(x), pairs, key, size, out, parts, stack, depth, room, opts),
+      do:
+        entries(
+          pairs,
+          <<out::binary, 0xA0 + size, key::binary, unquote(code)>>,
+          parts,
+          stack,
+          depth,
+          room,
+          opts
+        )
+  end
+
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts) when is_list(x) do
+    case list_length(x) do
+      count when is_integer(count) and count <= 15 ->
+        out = <<out::binary, 0xA0 + size, key::binary, 0x90 + count>>
+        stack = [depth, {:entries, pairs} | stack]
+        items(x, out, parts, stack, deeper(depth, opts), take(room, count, opts), opts)
+
+      _ ->
+        out = <<out::binary, 0xA0 + size, key::binary>>
+        items([x | {:entries, pairs}], out, parts, stack, depth, room, opts)
+    end
+  end
+
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts)
+       when is_map(x) and not is_map_key(x, :__struct__) and map_size(x) <= 15 do
+    inner = :maps.to_list(x)
+
+    if texts?(inner) do
+      out = <<out::binary, 0xA0 + size, key::binary, 0x80 + map_size(x)>>
+      stack = [depth, {:entries, pairs} | stack]
+      entries(inner, out, parts, stack, deeper(depth, opts), take(room, map_size(x), opts), opts)
+    else
+      out = <<out::binary, 0xA0 + size, key::binary>>
+      items([x | {:entries, pairs}], out, parts, stack, depth, room, opts)
+    end
+  end
+
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts),
+    do:
+      items(
+        [x | {:entries, pairs}],
+        <<out::binary, 0xA0 + size, key::binary>>,
+        parts,
+        stack,
+        depth,
+        room,
+        opts
+      )
+
+  defp mixed(x, xs, out, parts, stack, depth, room, opts) do
+    case Keys.fields(x) do
+      {:pairs, fields} ->
+        composite({0x04, :elements, fields}, xs, out, parts, stack, depth, room, opts)
+
+      fields when opts.canonical ->
+        fields = Canonical.fields(fields, deeper(depth, opts), opts)
+        dict(map_size(x), fields, xs, out, parts, stack, depth, room, opts)
+
+      fields ->
+        dict(map_size(x), fields, xs, out, parts, stack, depth, room, opts)
+    end
+  end
 
   defp blob(data, out, xs, parts, stack, depth, room, opts) when byte_size(data) < @referenced,
     do: items(xs, <<out::binary, data::binary>>, parts, stack, depth, room, opts)
