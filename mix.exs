@@ -9,6 +9,8 @@ defmodule SnakeBridge.MixProject do
       elixirc_paths: elixirc_paths(Mix.env()),
       test_paths: ["elixir_client/test"],
       start_permanent: Mix.env() == :prod,
+      # Tests implement the protocols for types of their own.
+      consolidate_protocols: Mix.env() != :test,
       description: "Python for the BEAM: lossless calls, streams, sessions and GPU flows.",
       package: [licenses: ["MIT"], files: ["elixir_client/lib", "mix.exs", "README.md", "LICENSE"]],
       deps: []
