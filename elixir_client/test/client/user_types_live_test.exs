@@ -1,0 +1,36 @@
+defmodule SnakeBridge.UserTypesLiveTest do
+  # Not async: types are registered for the whole node.
+  use ExUnit.Case, async: false
+
+  alias SnakeBridge.{Extension, Types}
+  alias SnakeBridge.Test.Point
+
+  setup do
+    before = Types.registered()
+    on_exit(fn -> :persistent_term.put(Types, before) end)
+    # Its import registers the classes.
+    SnakeBridge.get!("geometry", "__name__")
+    :ok
+  end
+
+  test "a registered dataclass and a struct map onto each other" do
+    Types.register("test.point", Point)
+    assert SnakeBridge.call!("geometry", "moved", [%Point{x: 1.0, y: 2.0}, 0.5]) == %Point{x: 1.5, y: 2.5}
+    assert SnakeBridge.call_method!(%Point{x: 1.0, y: 2.0}, :moved, [1]) == %Point{x: 2.0, y: 3.0}
+  end
+
+  test "a side that does not know the type keeps it as it is" do
+    assert %Extension{tag: "test.point", value: %{"x" => 1, "y" => 1}} =
+             point = SnakeBridge.call!("geometry", "moved", [%Point{x: 0, y: 0}, 1])
+
+    assert %Extension{value: %{"x" => 2}} = SnakeBridge.call!("geometry", "moved", [point, 1])
+  end
+
+  test "a registered exception comes by value" do
+    Types.register("test.point", Point)
+    Types.register("test.out_of_field", fn [message, point] -> {:out_of_field, message, point} end)
+
+    assert SnakeBridge.call!("geometry", "judged", [%Point{x: 9, y: 9}]) ==
+             {:out_of_field, "too far", %Point{x: 9, y: 9}}
+  end
+end
