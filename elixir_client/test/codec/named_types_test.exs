@@ -169,7 +169,7 @@ defmodule SnakeBridge.Codec.NamedTypesTest do
           {"ip", ["IPv5", "a"]},
           {"pattern", ["a", -1]},
           {"pattern", [1, 1]},
-          {"regex", ["(", ""]},
+          {"regex", ["(", "iu"]},
           {"regex", ["a", "?"]},
           {"uri", 1},
           {"version", "1"},
@@ -222,6 +222,18 @@ defmodule SnakeBridge.Codec.NamedTypesTest do
         ] do
       assert decoded.(source, flags) == %Pattern{source: source, flags: flags}
     end
+  end
+
+  test "a pattern that neither language can compile is kept" do
+    bytes = <<0x93, 0xD4, 0x10, 0x09, pack!("regex")::binary, pack!(["(", "ui"])::binary>>
+    assert Packed.decode(bytes) == {:ok, %Pattern{source: "(", flags: 34}}
+  end
+
+  test "a fold is understood on either side of the zone" do
+    zone = %ZoneInfo{key: "Europe/Berlin"}
+    inside = [%Fold{moment: ~T[02:30:00]}, zone]
+    bytes = <<0x93, 0xD4, 0x10, 0x09, pack!("time")::binary, pack!(inside)::binary>>
+    assert Packed.decode(bytes) == {:ok, %Fold{moment: %ZonedTime{time: ~T[02:30:00], zone: zone}}}
   end
 
   test "a named tuple is read by name and position, and is enumerable" do

@@ -42,7 +42,7 @@ defmodule SnakeBridge.Codec.PackedTest do
   end
 
   defp any_leaf do
-    case :rand.uniform(16) do
+    case :rand.uniform(18) do
       1 ->
         nil
 
@@ -90,6 +90,26 @@ defmodule SnakeBridge.Codec.PackedTest do
 
       16 ->
         Tensor.from_list([[1, 2], [3, :rand.uniform(100)]], Enum.random(["uint8", "int64", "float64"]))
+
+      17 ->
+        Enum.random([
+          self(),
+          make_ref(),
+          [1 | 2],
+          <<1::3>>,
+          %URI{host: "a"},
+          %RuntimeError{message: any_binary()}
+        ])
+
+      18 ->
+        Enum.random([
+          :rand.uniform(9)..:rand.uniform(9)//3,
+          %SnakeBridge.Decimal{coef: :rand.uniform(1000), exp: :rand.uniform(9) - 5},
+          %SnakeBridge.TimeDelta{days: :rand.uniform(99)},
+          %SnakeBridge.Extension{tag: "t", value: any_leaf()},
+          ~r/a|b/u,
+          URI.parse("http://a/b")
+        ])
     end
   end
 

@@ -71,9 +71,19 @@ defmodule SnakeBridge.Codec.Expressions do
 
   defp comparable(other), do: other
 
-  @doc "The Regex of a source and options in letters."
-  @spec of_source(String.t(), String.t()) :: {:ok, Regex.t()} | :error
-  def of_source(source, options) do
+  @doc "The Regex of a source and options in letters; a pattern where only Python could read it."
+  @spec of_regex(String.t(), String.t()) :: {:ok, Regex.t() | Pattern.t()} | :error
+  def of_regex(source, options) do
+    case of_source(source, options) do
+      {:ok, regex} ->
+        {:ok, regex}
+
+      :error ->
+        if options == known(options), do: {:ok, %Pattern{source: source, flags: flags(options)}}, else: :error
+    end
+  end
+
+  defp of_source(source, options) do
     # Copies, because these few bytes must not keep the whole message alive.
     case Regex.compile(:binary.copy(source), :binary.copy(options)) do
       {:ok, regex} -> {:ok, regex}
@@ -98,9 +108,10 @@ defmodule SnakeBridge.Codec.Expressions do
 
   # In the order of the letters, so that the flags give back the same Regex.
   defp common?(source, options) do
-    options == for({letter, _} <- @flags, String.contains?(options, letter), into: "", do: letter) and
-      core?(source, options)
+    options == known(options) and core?(source, options)
   end
+
+  defp known(options), do: for({letter, _} <- @flags, String.contains?(options, letter), into: "", do: letter)
 
   defp flags(options) do
     known = for {letter, flag} <- @flags, String.contains?(options, letter), do: flag

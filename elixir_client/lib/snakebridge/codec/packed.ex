@@ -6,7 +6,8 @@ defmodule SnakeBridge.Codec.Packed do
   decoded, they are parts of the message, which therefore lives as long as they do (`:binary.copy/1` what is kept for long).
 
   A type with a binary layout is one row in `SnakeBridge.Codec.Leaves`, a type made of other values one row in
-  `SnakeBridge.Codec.Composites`. Options are those of `SnakeBridge.Codec.Options`.
+  `SnakeBridge.Codec.Composites` or, with a name on the wire, in `SnakeBridge.Codec.Typed`. What has no counterpart in Python is an opaque
+  term (`SnakeBridge.Codec.Opaque`). Options are those of `SnakeBridge.Codec.Options`.
   """
 
   alias SnakeBridge.Codec.{Decoder, Encoder, Failure, Options}

@@ -91,6 +91,7 @@ defmodule SnakeBridge.Codec.TaggedEncoder do
     end
   end
 
+  # What is malformed, too, says that first.
   defp value(%module{} = x, _levels, %{schema: 1}) do
     with true <- module in [Complex, Text, Bytes, FrozenSet, Tensor],
          do: Leaves.dump(x) || Composites.split(x)

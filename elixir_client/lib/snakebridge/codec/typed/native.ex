@@ -60,7 +60,7 @@ defmodule SnakeBridge.Codec.Typed.Native do
   end
 
   def load("regex", [source, options], _) when is_binary(source) and is_binary(options),
-    do: Expressions.of_source(source, options)
+    do: Expressions.of_regex(source, options)
 
   def load("uri", text, _) when is_binary(text), do: load_uri(text)
   def load("version", text, _) when is_binary(text), do: Version.parse(text)

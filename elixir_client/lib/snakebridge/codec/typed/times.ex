@@ -93,6 +93,10 @@ defmodule SnakeBridge.Codec.Typed.Times do
   def load("time", [%Time{} = time, %zone{} = of], _) when zone in [TimeZone, ZoneInfo],
     do: {:ok, %ZonedTime{time: time, zone: of}}
 
+  # The fold may stand on the inside, too.
+  def load("time", [%Fold{moment: %Time{} = time}, %zone{} = of], _) when zone in [TimeZone, ZoneInfo],
+    do: {:ok, %Fold{moment: %ZonedTime{time: time, zone: of}}}
+
   def load("datetime", [%NaiveDateTime{} = naive, %zone{} = of, fold], _)
       when zone in [TimeZone, ZoneInfo] and fold in [0, 1],
       do: {:ok, %ZonedDateTime{naive: naive, zone: of, fold: fold}}
