@@ -73,7 +73,8 @@ defmodule SnakeBridge.Exchange do
       catch
         # A type of the user that cannot be built from what came, for example.
         kind, reason ->
-          settle(:late, worker, connection, id)
+          Worker.cancel(worker, connection.id, id, "cancelled")
+          Worker.discard(worker, connection)
           :erlang.raise(kind, reason, __STACKTRACE__)
       else
         outcome -> settle(outcome, worker, connection, id)

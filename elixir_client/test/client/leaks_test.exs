@@ -76,6 +76,25 @@ defmodule SnakeBridge.LeaksTest do
     end
   end
 
+  @tag options: [max_connections: 1]
+  test "a type of the user that throws while an answer is read costs no connection", %{pool: pool} do
+    SnakeBridge.Types.register("leaks.ball", fn _ -> throw(:ball) end)
+    ball = %SnakeBridge.Extension{tag: "leaks.ball", value: %{}}
+
+    for _ <- 1..2 do
+      assert catch_throw(sample(pool, "identity", [ball])) == :ball
+
+      assert catch_throw(
+               SnakeBridge.stream("sample", "gen_callback", [& &1, 1], pool: pool)
+               |> Enum.each(&throw(&1))
+             ) == 0
+
+      items = SnakeBridge.stream("builtins", "list", [[ball]], pool: pool)
+      assert catch_throw(Enum.to_list(items)) == :ball
+      all_at_once(pool, 1)
+    end
+  end
+
   # --- functions ---
 
   defp registered(function),

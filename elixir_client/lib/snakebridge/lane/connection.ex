@@ -6,16 +6,15 @@ defmodule SnakeBridge.Lane.Connection do
   alias SnakeBridge.{Error, Lane}
 
   @enforce_keys [:socket, :id]
-  # `slot` and `holder` are those of `SnakeBridge.Pool.Slots`: of a pool's call connections.
-  defstruct [:socket, :id, :pid, :slot, :holder, max_frame: 0]
+  # `lease`: where and for whom a call connection of a pool is taken (`SnakeBridge.Pool.Slots`).
+  defstruct [:socket, :id, :pid, :lease, max_frame: 0]
 
   @type t :: %__MODULE__{
           socket: :gen_tcp.socket(),
           id: pos_integer(),
           pid: pos_integer() | nil,
           max_frame: non_neg_integer(),
-          slot: pos_integer() | nil,
-          holder: pos_integer() | nil
+          lease: SnakeBridge.Pool.Slots.lease() | nil
         }
 
   @connect_timeout 5_000

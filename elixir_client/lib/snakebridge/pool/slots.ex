@@ -27,6 +27,8 @@ defmodule SnakeBridge.Pool.Slots do
         }
   @type slot :: pos_integer()
   @type holder :: pos_integer()
+  @typedoc "One taking of a slot: by whom, and for which request. It is given back once."
+  @type lease :: {slot(), holder(), request :: non_neg_integer()}
 
   @doc "The slots of a worker that has just become ready; the calling process keeps their table alive."
   @spec new(pos_integer()) :: t()
@@ -74,18 +76,20 @@ defmodule SnakeBridge.Pool.Slots do
   # --- taking and giving back ---
 
   @doc """
-  Takes a connection that is ready, or else an empty slot, to be filled with `put/4`. `request` is what the holder is going to do there: what
+  Takes a connection that is ready, or else an empty slot, to be filled with `put/3`. `request` is what the holder is going to do there: what
   to cancel when it dies.
   """
-  @spec take(t(), holder(), pos_integer()) :: {:ready, Connection.t()} | {:empty, slot()} | :none
+  @spec take(t(), holder(), pos_integer()) :: {:ready, Connection.t()} | {:empty, lease()} | :none
   def take(slots, holder, request) do
     case take(slots, holder, 1, nil) do
       {kind, slot} ->
         :atomics.put(slots.requests, slot, request)
 
+        lease = {slot, holder, request}
+
         if kind == :ready,
-          do: {:ready, %{:ets.lookup_element(slots.connections, slot, 3) | slot: slot, holder: holder}},
-          else: {:empty, slot}
+          do: {:ready, %{:ets.lookup_element(slots.connections, slot, 3) | lease: lease}},
+          else: {:empty, lease}
 
       :none ->
         :none
@@ -120,16 +124,16 @@ defmodule SnakeBridge.Pool.Slots do
   end
 
   @doc "Puts a new connection into a slot that its holder has taken empty. From here on its socket may belong to a process that lives longer."
-  @spec put(t(), slot(), holder(), Connection.t()) :: Connection.t()
-  def put(slots, slot, holder, connection) do
+  @spec put(t(), lease(), Connection.t()) :: Connection.t()
+  def put(slots, {slot, _, _} = lease, connection) do
     :ets.insert(slots.connections, {slot, connection.id, connection})
-    %{connection | slot: slot, holder: holder}
+    %{connection | lease: lease}
   end
 
-  @doc "Gives a connection back, ready for the next. Nothing happens if its holder has been found dead meanwhile."
+  @doc "Gives a connection back, ready for the next. Nothing happens if that was done before, or its holder has been found dead."
   @spec back(t(), Connection.t()) :: :ok
-  def back(slots, %{slot: slot} = connection) do
-    :atomics.compare_exchange(slots.holders, slot, connection.holder, @ready)
+  def back(slots, %{lease: {slot, _, _} = lease}) do
+    finish(slots, lease, @ready)
 
     # Nobody comes for a connection to a dead worker. If it dies after this look, `retire/1` sees the connection.
     unless alive?(slots), do: close_ready(slots, slot)
@@ -140,17 +144,21 @@ defmodule SnakeBridge.Pool.Slots do
   @spec close(t(), Connection.t()) :: :ok
   def close(slots, connection) do
     Connection.close(connection)
-    empty(slots, connection.slot, connection.id, connection.holder)
+    {slot, _, _} = lease = connection.lease
+    # The table first: an empty slot may be filled at once.
+    delete(slots, slot, connection.id)
+    finish(slots, lease, @empty)
   end
 
   @doc "Empties a slot into which no connection came."
-  @spec give_up(t(), slot(), holder()) :: :ok
-  def give_up(slots, slot, holder), do: empty(slots, slot, nil, holder)
+  @spec give_up(t(), lease()) :: :ok
+  def give_up(slots, lease), do: finish(slots, lease, @empty)
 
-  # The table first: an empty slot may be filled at once.
-  defp empty(slots, slot, id, holder) do
-    delete(slots, slot, id)
-    :atomics.compare_exchange(slots.holders, slot, holder, @empty)
+  # The same holder may have the slot again, for another request.
+  defp finish(slots, {slot, holder, request}, to) do
+    if :atomics.compare_exchange(slots.requests, slot, request, 0) == :ok,
+      do: :atomics.compare_exchange(slots.holders, slot, holder, to)
+
     :ok
   end
 
@@ -183,16 +191,15 @@ defmodule SnakeBridge.Pool.Slots do
 
   # --- looking after them ---
 
-  @doc "What a holder has: the connection, or its slot while there is none in it, and the request it was taken for."
-  @spec held(t(), holder()) :: [{Connection.t() | slot(), pos_integer()}]
+  @doc "What a holder has: connections, and leases of slots in which there is none yet."
+  @spec held(t(), holder()) :: [Connection.t() | lease()]
   def held(slots, holder) do
     for slot <- 1..slots.size, :atomics.get(slots.holders, slot) == holder do
-      case lookup(slots, slot) do
-        [{_, _, connection}] ->
-          {%{connection | slot: slot, holder: holder}, :atomics.get(slots.requests, slot)}
+      lease = {slot, holder, :atomics.get(slots.requests, slot)}
 
-        [] ->
-          {slot, :atomics.get(slots.requests, slot)}
+      case lookup(slots, slot) do
+        [{_, _, connection}] -> %{connection | lease: lease}
+        [] -> lease
       end
     end
   end

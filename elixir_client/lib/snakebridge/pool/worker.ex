@@ -51,8 +51,8 @@ defmodule SnakeBridge.Pool.Worker do
       {:ready, connection} ->
         {:ok, connection}
 
-      {:empty, slot} ->
-        open(worker, slot, holder)
+      {:empty, lease} ->
+        open(worker, lease)
 
       :none ->
         with :look_again <- wait_turn(worker, deadline), do: checkout(worker, holder, request, deadline)
@@ -62,9 +62,9 @@ defmodule SnakeBridge.Pool.Worker do
     ArgumentError -> {:error, crash(worker, :not_started, "its pool was stopped")}
   end
 
-  defp open(worker, slot, holder) do
+  defp open(worker, lease) do
     with {:ok, connection} <- Connection.open(worker.address, worker.token, :call) do
-      connection = Slots.put(worker.slots, slot, holder, connection)
+      connection = Slots.put(worker.slots, lease, connection)
 
       with {:error, reason} <- Connection.give(connection, worker.pid) do
         discard(worker, connection)
@@ -74,7 +74,7 @@ defmodule SnakeBridge.Pool.Worker do
       end
     else
       {:error, error} ->
-        Slots.give_up(worker.slots, slot, holder)
+        Slots.give_up(worker.slots, lease)
         freed(worker)
         {:error, crash(worker, :not_started, error.message)}
     end
@@ -120,14 +120,14 @@ defmodule SnakeBridge.Pool.Worker do
   @doc "Cancels what a dead process had in flight on any worker, closes its connections and frees their slots."
   @spec abandon(Slots.holder()) :: :ok
   def abandon(holder) do
-    for worker <- Slots.workers(), {held, request} <- Slots.held(worker.slots, holder) do
+    for worker <- Slots.workers(), held <- Slots.held(worker.slots, holder) do
       case held do
-        %Connection{} = connection ->
+        %Connection{lease: {_, _, request}} = connection ->
           cancel(worker, connection.id, request, "caller_down")
           discard(worker, connection)
 
-        slot ->
-          Slots.give_up(worker.slots, slot, holder)
+        lease ->
+          Slots.give_up(worker.slots, lease)
           freed(worker)
       end
     end
