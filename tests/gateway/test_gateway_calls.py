@@ -100,6 +100,16 @@ def test_the_session_of_the_payload_wins_over_that_of_the_request(gateway: Gatew
         assert gateway.execute("Event", module="threading", session_id=absent)["session_id"] == WORKER_SESSION
 
 
+def test_schema_2_is_spoken_only_to_callers_that_asked_for_it(gateway: Gateway) -> None:
+    rich = {"__type__": "timedelta", "__schema__": 2, "value": [1, 0, 0]}
+    assert gateway.execute("timedelta", 1, module="datetime")["__type__"] == "ref"
+    assert gateway.execute("timedelta", 1, module="datetime", protocol_version=2) == rich
+    asked = request("timedelta", 1, module="datetime")
+    asked.metadata["codec_schema"] = "2"
+    assert value_of(gateway.stub.ExecuteTool(asked, timeout=5)) == rich
+    assert gateway.execute("abs", rich, module="builtins", protocol_version=2) == rich
+
+
 def test_calls_run_at_the_same_time(gateway: Gateway) -> None:
     """Sixteen calls of sixteen sessions meet at one barrier."""
     answers = [gateway.stub.ExecuteTool.future(request("meet", 16, session_id=f"meet-{number}"), timeout=20) for number in range(16)]
