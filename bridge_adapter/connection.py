@@ -94,6 +94,7 @@ class Connection:
         self._innermost: Call | None = None
         self._asked = itertools.count(1)
         self._credits: dict[int, int] = {}
+        self._told: list[str] = []  # released functions of which the client may not have read yet
         self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
         self.role = ""
 
@@ -114,6 +115,8 @@ class Connection:
         self.socket.close()
         self._dispatcher.calls.cancel_connection(self.id, "caller_down")
         hub = self._dispatcher.callbacks
+        # Other clients' functions may be among them: the next connection tells of them.
+        hub.released.extend(self._told)
         if self in hub.controls:
             hub.controls.remove(self)
         for answer in list(self._answers.values()):
@@ -192,6 +195,8 @@ class Connection:
         if message is None:
             return
         if message.kind == lane.REQUEST:
+            # Who asks on has read the answer to what he asked before, and what was told with it.
+            self._told.clear()
             self._serve_request(message)
         elif message.kind == lane.NOTIFICATION:
             self._notice(message)
@@ -313,7 +318,9 @@ class Connection:
     def _tell_released(self) -> None:
         hub = self._dispatcher.callbacks
         if hub.released:
-            self.socket.send(self._packer.pack(lane.notification("released", hub.take_released())))
+            dropped = hub.take_released()
+            self._told += dropped
+            self.socket.send(self._packer.pack(lane.notification("released", dropped)))
 
     # --- streams ---
 

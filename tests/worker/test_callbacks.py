@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from typing import Any
 
@@ -56,6 +58,16 @@ def test_a_function_kept_by_python_works_in_later_calls_and_is_told_when_dropped
     client.call("sample", "drop_kept")
     client.call("math", "sqrt", 4)
     assert "kept" in client.released
+
+
+def test_what_a_client_that_left_did_not_read_of_dropped_functions_is_told_to_the_next(worker: Worker, client: Client) -> None:
+    client.call("sample", "keep", client.function("kept", 1, lambda x: x))
+    client.call("math", "sqrt", 4)  # the connection that brought the function lets go of it
+    with contextlib.closing(worker.connect()) as leaver:
+        fields = payload("sample", "drop_kept", (), {}, "s")
+        leaver.send(lane.request(1000, "call", {"tool": "snakebridge.call", "payload": fields}))
+        assert leaver.lane.sock.recv(1, socket.MSG_PEEK)  # the answer is there, and stays unread
+    assert any(client.call("math", "sqrt", 4) == 2.0 and "kept" in client.released for _ in range(2_000))
 
 
 def test_other_threads_and_coroutines_call_through_the_control_connection(worker: Worker, client: Client, control: Client) -> None:
