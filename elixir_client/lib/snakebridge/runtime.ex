@@ -12,7 +12,17 @@ defmodule SnakeBridge.Runtime do
       120 s, a stream with its consumer 30 minutes (`config :snakebridge, timeout: ms, stream_timeout: ms`). In what form results come
       (`:result`, `:bytes`, `:maps`, `:tensors`, `:frames`, `:preserve_identity`) is told in docs/types.md
   """
-  alias SnakeBridge.{Error, Payload, Ref, RuntimeClient, SessionContext, StreamRef, Telemetry, Types}
+  alias SnakeBridge.{
+    CallbackRegistry,
+    Error,
+    Payload,
+    Ref,
+    RuntimeClient,
+    SessionContext,
+    StreamRef,
+    Telemetry,
+    Types
+  }
 
   @type target :: module() | String.t()
   @type result :: {:ok, term()} | {:error, Error.t() | term()}
@@ -52,7 +62,8 @@ defmodule SnakeBridge.Runtime do
   end
 
   @doc "Calls a method of an object: of one that a ref names, or of a value (an array, a path, a decimal), which Python makes for this call."
-  @spec call_method(Ref.t() | StreamRef.t() | term(), atom() | String.t(), [term()], keyword() | map()) :: result()
+  @spec call_method(Ref.t() | StreamRef.t() | term(), atom() | String.t(), [term()], keyword() | map()) ::
+          result()
   def call_method(ref, method, args \\ [], opts \\ []) do
     {fields, runtime} = split(opts, args)
     fields = fields |> Map.merge(instance(ref)) |> Map.put("function", to_string(method))
@@ -293,16 +304,21 @@ defmodule SnakeBridge.Runtime do
     if RuntimeClient.native?(client) do
       payload
     else
-      Enum.reduce(keys, payload, fn key, acc ->
-        case acc do
-          %{^key => value} -> Map.put(acc, key, encoded(value))
-          _ -> acc
-        end
-      end)
+      encode = fn -> {:ok, Enum.reduce(keys, payload, &encode_at/2)} end
+      # What cannot be encoded raises, and its functions are forgotten.
+      {:ok, payload, _functions} = CallbackRegistry.sending(nil, self(), encode)
+      payload
     end
   end
 
-  defp encoded(value), do: Types.encode(value, callback: &SnakeBridge.CallbackRegistry.register/1)
+  defp encode_at(key, payload) do
+    case payload do
+      %{^key => value} -> Map.put(payload, key, encoded(value))
+      _ -> payload
+    end
+  end
+
+  defp encoded(value), do: Types.encode(value, callback: &CallbackRegistry.register/1)
 
   defp decoded(client, {:ok, value}) do
     {:ok, if(RuntimeClient.native?(client), do: value, else: Types.decode(value))}

@@ -6,6 +6,17 @@ defmodule SnakeBridge.LeaksTest do
 
   alias SnakeBridge.{CallbackRegistry, Error, Pool}
 
+  defmodule Unused do
+    # A client that no call reaches.
+    @behaviour SnakeBridge.RuntimeClient
+
+    @impl true
+    def execute(_, _, _), do: {:error, :unused}
+
+    @impl true
+    def execute_stream(_, _, _, _), do: {:error, :unused}
+  end
+
   setup context do
     pool = :"leaks_#{System.unique_integer([:positive])}"
     env = [{"PYTHONPATH", Path.expand("tests/python")}]
@@ -175,6 +186,17 @@ defmodule SnakeBridge.LeaksTest do
   } do
     function = fn x -> x end
     for _ <- 1..20, do: assert({:ok, ^function} = sample(pool, "apply_in_thread", [fn _ -> function end, 1]))
+  end
+
+  test "with a client of the project's own, too, functions of what cannot be encoded are forgotten" do
+    function = fn x -> x end
+
+    SnakeBridge.RuntimeClient.with_client(Unused, fn ->
+      assert {:error, %Error{category: :limit_exceeded}} =
+               SnakeBridge.call("sample", "apply", [function], x: too_deep())
+    end)
+
+    assert registered(function) == 0
   end
 
   test "functions that a worker held are forgotten when it dies, and only those", %{pool: pool} do
