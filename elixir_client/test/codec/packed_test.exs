@@ -117,7 +117,7 @@ defmodule SnakeBridge.Codec.PackedTest do
 
   test "a term of any kinds, however nested, comes back as it was" do
     :rand.seed(:exsss, {1, 2, 3})
-    for _ <- 1..300, do: assert_round_trip(any_term(3))
+    for _ <- 1..150, do: assert_round_trip(any_term(3))
   end
 
   test "sizes around every header's limit come back" do

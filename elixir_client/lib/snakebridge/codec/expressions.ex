@@ -79,11 +79,21 @@ defmodule SnakeBridge.Codec.Expressions do
         {:ok, regex}
 
       :error ->
-        if options == known(options), do: {:ok, %Pattern{source: source, flags: flags(options)}}, else: :error
+        if options == known(options) and String.valid?(source),
+          do: {:ok, %Pattern{source: source, flags: flags(options)}},
+          else: :error
     end
   end
 
+  @letters ~c"uimsxfU"
+
   defp of_source(source, options) do
+    if for(<<letter <- options>>, letter not in @letters, do: letter) == [],
+      do: compile(source, options),
+      else: :error
+  end
+
+  defp compile(source, options) do
     # Copies, because these few bytes must not keep the whole message alive.
     case Regex.compile(:binary.copy(source), :binary.copy(options)) do
       {:ok, regex} -> {:ok, regex}

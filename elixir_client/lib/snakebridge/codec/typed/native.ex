@@ -62,7 +62,7 @@ defmodule SnakeBridge.Codec.Typed.Native do
   def load("regex", [source, options], _) when is_binary(source) and is_binary(options),
     do: Expressions.of_regex(source, options)
 
-  def load("uri", text, _) when is_binary(text), do: load_uri(text)
+  def load("uri", text, _) when is_binary(text), do: if(String.valid?(text), do: load_uri(text), else: :error)
   def load("version", text, _) when is_binary(text), do: Version.parse(text)
 
   def load("date_range", [%Date{} = first, %Date{} = last, step], _) when is_integer(step) and step != 0,

@@ -98,13 +98,16 @@ defmodule SnakeBridge.Codec.Typed.Python do
   @spec load(String.t(), term(), SnakeBridge.Codec.Options.t()) :: {:ok, term()} | :error
   def load("namedtuple", [type, fields, values], _)
       when is_binary(type) and is_list(fields) and is_list(values) and length(fields) == length(values) do
-    if Enum.all?(fields, &text?/1),
+    if text?(type) and Enum.all?(fields, &text?/1),
       do: {:ok, %NamedTuple{type: type, fields: fields, values: values}},
       else: :error
   end
 
-  def load("enum", [type, name, value], _) when is_binary(type) and (is_binary(name) or name == nil),
-    do: {:ok, %SnakeBridge.Enum{type: type, name: name, value: value}}
+  def load("enum", [type, name, value], _) do
+    if text?(type) and (name == nil or text?(name)),
+      do: {:ok, %SnakeBridge.Enum{type: type, name: name, value: value}},
+      else: :error
+  end
 
   def load("slice", [start, stop, step], _), do: {:ok, %Slice{start: start, stop: stop, step: step}}
   def load("ellipsis", nil, _), do: {:ok, %Ellipsis{}}
@@ -124,8 +127,8 @@ defmodule SnakeBridge.Codec.Typed.Python do
   def load("namespace", fields, _),
     do: if(names?(fields), do: {:ok, %Namespace{fields: fields}}, else: :error)
 
-  def load("ip", [type, text], _) when type in @addresses and is_binary(text),
-    do: {:ok, %IP{type: type, text: text}}
+  def load("ip", [type, text], _) when type in @addresses,
+    do: if(text?(text), do: {:ok, %IP{type: type, text: text}}, else: :error)
 
   def load("pattern", [source, flags], opts) do
     # Bytes are bytes here, whatever becomes of them elsewhere: a pattern of text is another one.

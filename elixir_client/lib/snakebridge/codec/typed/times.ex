@@ -84,11 +84,13 @@ defmodule SnakeBridge.Codec.Typed.Times do
 
   def load("fold", moment, _), do: if(foldable?(moment), do: {:ok, %Fold{moment: moment}}, else: :error)
 
-  def load("timezone", [seconds, us, name], _)
-      when is_offset(seconds, us) and (is_binary(name) or name == nil),
-      do: {:ok, %TimeZone{seconds: seconds, microseconds: us, name: name}}
+  def load("timezone", [seconds, us, name], _) when is_offset(seconds, us) do
+    if name == nil or text?(name),
+      do: {:ok, %TimeZone{seconds: seconds, microseconds: us, name: name}},
+      else: :error
+  end
 
-  def load("zoneinfo", key, _) when is_binary(key), do: {:ok, %ZoneInfo{key: key}}
+  def load("zoneinfo", key, _), do: if(text?(key), do: {:ok, %ZoneInfo{key: key}}, else: :error)
 
   def load("time", [%Time{} = time, %zone{} = of], _) when zone in [TimeZone, ZoneInfo],
     do: {:ok, %ZonedTime{time: time, zone: of}}
@@ -101,13 +103,15 @@ defmodule SnakeBridge.Codec.Typed.Times do
       when zone in [TimeZone, ZoneInfo] and fold in [0, 1],
       do: {:ok, %ZonedDateTime{naive: naive, zone: of, fold: fold}}
 
-  def load("datetime64", [value, unit], _) when is_count(value) and is_binary(unit),
-    do: {:ok, %DateTime64{value: value, unit: unit}}
+  def load("datetime64", [value, unit], _) when is_count(value),
+    do: if(text?(unit), do: {:ok, %DateTime64{value: value, unit: unit}}, else: :error)
 
-  def load("timedelta64", [value, unit], _) when is_count(value) and is_binary(unit),
-    do: {:ok, %TimeDelta64{value: value, unit: unit}}
+  def load("timedelta64", [value, unit], _) when is_count(value),
+    do: if(text?(unit), do: {:ok, %TimeDelta64{value: value, unit: unit}}, else: :error)
 
   def load(_tag, _payload, _opts), do: :error
+
+  defp text?(text), do: is_binary(text) and String.valid?(text)
 
   defp foldable?(%ZonedTime{}), do: true
   defp foldable?(%module{} = moment) when module in [Time, NaiveDateTime], do: Moments.check(moment) == :ok
