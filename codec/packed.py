@@ -7,6 +7,7 @@ other values is a row of `named.py` instead.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -50,6 +51,13 @@ from .wrappers import Atom, Binary, Extension, Members, OpaqueTerm, Pairs, Preci
 
 _COMPLEX = struct.Struct(">dd")
 _KEPT_BUFFER = 1 << 20
+LARGE = 1 << 16
+_GAP = 0x7F  # an extension that never reaches the wire
+
+
+def _bin_header(size: int) -> bytes:
+    return b"\xc6" + size.to_bytes(4, "big")
+
 
 # --- encoding ---------------------------------------------------------------------------------------------------------------------------
 
@@ -74,23 +82,33 @@ class Packer:
         self.canonical = canonical
         self.preserve_identity = preserve_identity
         self._packer = self._new_packer()
+        self._buffers: list[Any] = []
+        self._gap = os.urandom(12)  # so that no value can look like a gap
 
     def _new_packer(self) -> Any:
         return msgpack.Packer(default=self._default, strict_types=True, buf_size=4096)
 
     def pack(self, value: Any) -> bytes:
         """The packed bytes of a value. Raises EncodeError or LimitExceeded; never changes the value."""
+        if type(value) is bytes and LARGE <= len(value) < self.limits.frame:
+            return self._joined([_bin_header(len(value)), value])
         limits = self.limits
-        if self.canonical or self.preserve_identity:
-            data = self._pack_rewritten(value)
-        else:
-            try:
-                data = self._packer.pack(value)
-            except (UnicodeEncodeError, BufferError):  # lone surrogates, or a memoryview with gaps
-                shape.check(value, limits, EncodeError)
+        try:
+            if self.canonical or self.preserve_identity:
                 data = self._pack_rewritten(value)
-            except ValueError as error:
-                raise self._refused(error, value) from None
+            else:
+                try:
+                    data = self._packer.pack(value)
+                except (UnicodeEncodeError, BufferError):  # lone surrogates, or a memoryview with gaps
+                    shape.check(value, limits, EncodeError)
+                    data = self._pack_rewritten(value)
+                except ValueError as error:
+                    raise self._refused(error, value) from None
+            if self._buffers:
+                data = self._joined(self._with_buffers(data))
+        finally:
+            if self._buffers:
+                self._buffers = []
         size = len(data)
         if size > _KEPT_BUFFER:
             self._packer = self._new_packer()  # its buffer never shrinks
@@ -99,10 +117,38 @@ class Packer:
         if size > limits.elements or (limits.depth < DEFAULT.depth and size > limits.depth):
             shape.check(value, limits, EncodeError)
         if size > limits.frame:
-            raise LimitExceeded(
-                f"the encoded value has {size} bytes, more than max_frame = {limits.frame}; send it in parts or raise max_frame"
-            )
+            raise self._too_large(size)
         return data
+
+    def buffer(self, data: Any) -> Any:
+        """Where an encoder puts the memory of an array or a table: a large one is left out by msgpack, which would copy it twice."""
+        if len(data) < LARGE:
+            return data
+        if len(data) > self.limits.frame:
+            raise self._too_large(len(data))
+        self._buffers.append(data)
+        return Ext(_GAP, self._gap + len(self._buffers).to_bytes(4, "big"))
+
+    def _with_buffers(self, data: bytes) -> list[Any]:
+        """The packed bytes with the buffers in the gaps that were left for them."""
+        parts: list[Any] = []
+        at = 0
+        head = bytes((0xD8, _GAP)) + self._gap
+        while (gap := data.find(head, at)) >= 0:
+            buffer = self._buffers[int.from_bytes(data[gap + 14 : gap + 18], "big") - 1]
+            parts += (data[at:gap], _bin_header(len(buffer)), buffer)
+            at = gap + 18
+        return [*parts, data[at:]]
+
+    def _joined(self, parts: list[Any]) -> bytes:
+        size = sum(map(len, parts))
+        if size > self.limits.frame:
+            raise self._too_large(size)
+        return b"".join(parts)
+
+    def _too_large(self, size: int) -> LimitExceeded:
+        limit = self.limits.frame
+        return LimitExceeded(f"the encoded value has {size} bytes, more than max_frame = {limit}; send it in parts or raise max_frame")
 
     def _pack_rewritten(self, value: Any) -> bytes:
         try:
@@ -181,7 +227,14 @@ def _named(row: Named) -> Encoder:
             raise EncodeError(f"to_wire of the registered type {tag!r} raised {type(error).__name__}: {str(error)[:200]}") from error
         return [MARKS[TYPED], tag, payload]
 
-    return encode_users if row.by_user else encode
+    def encode_table(packer: Packer, value: Any) -> Any:
+        payload = to_wire(value)
+        if payload is BY_REFERENCE:
+            return _opaque(packer, value)
+        kind, stream = payload
+        return [MARKS[TYPED], tag, [kind, packer.buffer(stream)]]
+
+    return encode_users if row.by_user else encode_table if tag == tables.TAG else encode
 
 
 MARKED: dict[str, Encoder] = {row.tag: _named(row) for row in (standard.FOLD, standard.ZONED_TIME, standard.ZONED_DATETIME)}
@@ -189,7 +242,10 @@ MARKED: dict[str, Encoder] = {row.tag: _named(row) for row in (standard.FOLD, st
 
 def _ndarray(packer: Packer, value: Any) -> Any:
     parts = arrays.parts(value)
-    return _opaque(packer, value) if parts is None else [MARKS[NDARRAY], *parts]
+    if parts is None:
+        return _opaque(packer, value)
+    name, dims, data, *order = parts
+    return [MARKS[NDARRAY], name, dims, packer.buffer(data), *order]
 
 
 def _numpy_scalar(packer: Packer, value: Any) -> Any:

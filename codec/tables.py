@@ -6,6 +6,7 @@ from typing import Any
 
 from .named import BY_REFERENCE, Named, row
 
+TAG = "arrow"
 _COLUMN = "item"
 
 
@@ -123,9 +124,9 @@ def _empty_batch(table: Any) -> Any:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in table.schema], schema=table.schema)
 
 
-row(Named("arrow", _from_table, _to_arrow), "pyarrow.lib:Table")
-row(Named("arrow", _from_batch, _to_arrow), "pyarrow.lib:RecordBatch")
-row(Named("arrow", _from_pandas, _to_arrow), "pandas:DataFrame")
-row(Named("arrow", _from_polars, _to_arrow), "polars:DataFrame")
-ARRAY = Named("arrow", _from_array, _to_arrow)
-SCALAR = Named("arrow", _from_scalar, _to_arrow)
+row(Named(TAG, _from_table, _to_arrow), "pyarrow.lib:Table")
+row(Named(TAG, _from_batch, _to_arrow), "pyarrow.lib:RecordBatch")
+row(Named(TAG, _from_pandas, _to_arrow), "pandas:DataFrame")
+row(Named(TAG, _from_polars, _to_arrow), "polars:DataFrame")
+ARRAY = Named(TAG, _from_array, _to_arrow)
+SCALAR = Named(TAG, _from_scalar, _to_arrow)

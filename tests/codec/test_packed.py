@@ -146,3 +146,21 @@ def test_every_corrupted_byte_gives_a_value_or_a_codec_error() -> None:
         for byte in range(256):
             with contextlib.suppress(CodecError):
                 unpacker.unpack(MESSAGE[:index] + bytes([byte]) + MESSAGE[index + 1 :])
+
+
+def test_large_buffers_are_written_whole_wherever_they_stand() -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    block = np.arange(100_000, dtype="int64")
+    blob = bytes(range(256)) * 400
+    value = [blob, {"a": block, "b": (block[::2], [blob])}, block.reshape(4, -1, order="F"), "\ud800", pa.table({"x": block})]
+    for packer in (Packer(), Packer(canonical=True), Packer(preserve_identity=True)):
+        came = Unpacker().unpack(packer.pack(value))
+        assert same(came[:4], value[:4])
+        assert came[4].equals(value[4])
+    assert Unpacker().unpack(Packer().pack(blob)) == blob
+    packer = Packer(limits=Limits(frame=600_000))
+    with pytest.raises(LimitExceeded, match="max_frame = 600000"):
+        packer.pack([block])
+    assert same(Unpacker().unpack(packer.pack([block[:9000]])), [block[:9000]])
