@@ -109,8 +109,8 @@ defmodule SnakeBridge.Codec.NamedTypesTest do
       %TimeDelta64{value: nil, unit: "generic"},
       %Arrow{kind: "table", data: <<255, 0>>},
       %Arrow{kind: "polars", data: :binary.copy("x", 100_000)},
-      %Extension{tag: "geo.point", value: %{"x" => {1, :ok}}},
-      %Extension{tag: "geo.nothing", value: nil},
+      %Extension{tag: "test.unknown", value: %{"x" => {1, :ok}}},
+      %Extension{tag: "test.nothing", value: nil},
       %Graph{root: [%Graph.Node{index: 0}, %Graph.Node{index: 0}], nodes: [%{1 => %Graph.Node{index: 0}}]},
       %Graph{root: %{%Graph.Node{index: 0} => 1}, nodes: [{1, 2}]}
     ]
@@ -136,6 +136,25 @@ defmodule SnakeBridge.Codec.NamedTypesTest do
   test "cut off anywhere they are errors" do
     for value <- values(), bytes = pack!(value), byte_size(bytes) < 300, size <- 0..(byte_size(bytes) - 1) do
       assert {:error, %Error{category: :decode_error}} = Packed.decode(binary_part(bytes, 0, size))
+    end
+  end
+
+  test "with any one byte changed they are errors, or values that go back as they came" do
+    for value <- values(),
+        bytes = pack!(value),
+        byte_size(bytes) < 300,
+        at <- 0..(byte_size(bytes) - 1),
+        byte <- [0, 1, 0x7F, 0x80, 0x91, 0xA1, 0xC0, 0xC4, 0xD4, 0xFF] do
+      <<before::binary-size(at), _, rest::binary>> = bytes
+
+      case Packed.decode(<<before::binary, byte, rest::binary>>) do
+        {:ok, other} ->
+          assert {:ok, back} = other |> pack!() |> Packed.decode()
+          assert same?(back, other)
+
+        {:error, %Error{category: category}} ->
+          assert category in [:decode_error, :limit_exceeded]
+      end
     end
   end
 

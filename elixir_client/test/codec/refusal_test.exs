@@ -117,7 +117,7 @@ defmodule SnakeBridge.Codec.RefusalTest do
             {1, [2]},
             %SnakeBridge.Slice{},
             %SnakeBridge.Namespace{},
-            %SnakeBridge.Extension{tag: "geo.point", value: 1},
+            %SnakeBridge.Extension{tag: "test.unknown", value: 1},
             %SnakeBridge.Decimal{coef: 0, exp: "N"}
           ] do
         assert_apart(%{key => 1}, 0x04)
