@@ -288,12 +288,24 @@ defmodule SnakeBridge.Codec.Encoder do
         opts
       )
 
-  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts) when is_fixed(x),
-    do: entries(pairs, <<out::binary, 0xA0 + size, key::binary, x>>, parts, stack, depth, room, opts)
+  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts)
+       when is_fixed(x) or (is_integer(x) and x >= -0x20 and x < 0),
+       do: entries(pairs, <<out::binary, 0xA0 + size, key::binary, x>>, parts, stack, depth, room, opts)
 
-  defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts) when is_u32(x),
-    do:
-      entries(pairs, <<out::binary, 0xA0 + size, key::binary, 0xCE, x::32>>, parts, stack, depth, room, opts)
+  for {first, last, code, bits} <- [
+        {0x80, 0xFF, 0xCC, 8},
+        {0x100, 0xFFFF, 0xCD, 16},
+        {0x10000, 0xFFFFFFFF, 0xCE, 32},
+        {-0x80, -0x21, 0xD0, 8},
+        {-0x8000, -0x81, 0xD1, 16},
+        {-0x80000000, -0x8001, 0xD2, 32}
+      ] do
+    defp entry(x, pairs, key, size, out, parts, stack, depth, room, opts)
+         when is_integer(x) and x >= unquote(first) and x <= unquote(last) do
+      out = <<out::binary, 0xA0 + size, key::binary, unquote(code), x::unquote(bits)>>
+      entries(pairs, out, parts, stack, depth, room, opts)
+    end
+  end
 
   for {x, code} <- [{nil, 0xC0}, {false, 0xC2}, {true, 0xC3}] do
     defp entry(unquote(x), pairs, key, size, out, parts, stack, depth, room, opts),
