@@ -4,7 +4,21 @@ from .errors import CodecError, DecodeError, EncodeError, LimitExceeded
 from .limits import Limits
 from .named import register
 from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
-from .wrappers import URI, Atom, Binary, DateRange, Extension, Members, OpaqueTerm, Pairs, PreciseDatetime, PreciseTime, Regex, Version
+from .wrappers import (
+    URI,
+    Atom,
+    Binary,
+    DateRange,
+    Extension,
+    FixedZone,
+    Members,
+    OpaqueTerm,
+    Pairs,
+    PreciseDatetime,
+    PreciseTime,
+    Regex,
+    Version,
+)
 
 __all__ = [
     "URI",
@@ -16,6 +30,7 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "Extension",
+    "FixedZone",
     "LimitExceeded",
     "Limits",
     "Members",

@@ -156,7 +156,7 @@ def build(items: Sequence[Any]) -> Any:
         )
     try:
         if not len(data):
-            return np.zeros(dims, dtype, order=order)
+            return np.ndarray(dims, dtype, order=order)
         if isinstance(data, memoryview):
             return np.frombuffer(data, dtype).reshape(dims, order=order)
         if not dtype.isnative:

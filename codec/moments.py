@@ -14,7 +14,7 @@ from .errors import DecodeError
 from .marks import DATE, DATETIME, NAIVE, TIME
 from .named import Named
 from .standard import FOLD, ZONED_DATETIME, ZONED_TIME, own_name
-from .wrappers import PreciseDatetime, PreciseTime
+from .wrappers import FixedZone, PreciseDatetime, PreciseTime, replaced
 
 _DATE = struct.Struct(">iBB")
 _TIME = struct.Struct(">BBBIB")
@@ -44,15 +44,17 @@ def _fraction(value: time | datetime) -> tuple[int, int]:
 
 
 def _time(value: time) -> Form:
-    if value.tzinfo is not None:
-        return ZONED_TIME if _travels(value.tzinfo) else None
+    if value.tzinfo is not None and not _travels(value.tzinfo):
+        return None
     if value.fold:
         return FOLD
+    if value.tzinfo is not None:
+        return ZONED_TIME
     return TIME, _TIME.pack(value.hour, value.minute, value.second, *_fraction(value))
 
 
 def _travels(zone: tzinfo) -> bool:
-    return type(zone) is timezone or isinstance(getattr(zone, "key", None), str)
+    return type(zone) is timezone or (type(zone) is not FixedZone and isinstance(getattr(zone, "key", None), str))
 
 
 def _datetime(value: datetime) -> Form:
@@ -69,7 +71,7 @@ def _datetime(value: datetime) -> Form:
         name = _zone_name(zone)
         if name:
             abbreviation, dst = (value.tzname() or "").encode(), _seconds(value.dst() or timedelta(0))
-        exact = not offset.microseconds and (not value.fold or value.replace(fold=0).utcoffset() != offset)
+        exact = not offset.microseconds and (not value.fold or replaced(value, fold=0).utcoffset() != offset)
     if not exact:
         return ZONED_DATETIME if _travels(zone) else None
     head = _DATETIME.pack(*_fields(value), _seconds(offset), dst, len(name.encode()))
@@ -129,30 +131,25 @@ def _precise(value: _Precise, precision: int) -> _Precise:
 
 
 def _read_datetime(data: bytes) -> datetime:
-    *fields, offset, _dst, zone_size = _DATETIME.unpack_from(data)
+    *fields, seconds, dst, zone_size = _DATETIME.unpack_from(data)
     rest = data[_DATETIME.size :]
     if len(rest) < zone_size:
         raise DecodeError("a datetime whose zone is cut off; the message is truncated or corrupt")
     zone = rest[:zone_size].decode()
-    moment = _naive(tuple(fields))
-    if zone:
-        local = _in_zone(moment, zone, timedelta(seconds=offset))
-        if local is not None:
-            return local
-    if abs(offset) >= 86400:
-        raise DecodeError(f"an offset of {offset} seconds from UTC; it must be less than a day")
     abbreviation = rest[zone_size:].decode()
+    moment = _naive(tuple(fields))
+    if abs(seconds) >= 86400 or abs(dst) >= 86400:
+        raise DecodeError(f"an offset of {seconds} seconds from UTC ({dst} of daylight saving time); it must be less than a day")
+    offset, saving = timedelta(seconds=seconds), timedelta(seconds=dst)
+    if zone:
+        local = _in_zone(moment, zone, offset)
+        if local is None or local.tzname() != abbreviation or (local.dst() or timedelta(0)) != saving:
+            return replaced(moment, tzinfo=FixedZone(zone, abbreviation, offset, saving))  # type: ignore[no-any-return]
+        return local
     fixed: tzinfo = UTC
-    if offset or zone:
-        fixed = timezone(timedelta(seconds=offset), abbreviation) if abbreviation else timezone(timedelta(seconds=offset))
-    return _with(moment, fixed, 0)
-
-
-def _with(moment: datetime, zone: tzinfo, fold: int) -> datetime:
-    local = moment.replace(tzinfo=zone, fold=fold)
-    if isinstance(moment, PreciseDatetime):
-        local.precision = moment.precision  # type: ignore[attr-defined]
-    return local
+    if offset:
+        fixed = timezone(offset, abbreviation) if abbreviation else timezone(offset)
+    return replaced(moment, tzinfo=fixed)  # type: ignore[no-any-return]
 
 
 def _in_zone(moment: datetime, zone: str, offset: timedelta) -> datetime | None:
@@ -164,7 +161,7 @@ def _in_zone(moment: datetime, zone: str, offset: timedelta) -> datetime | None:
     except (KeyError, ValueError, OSError):
         return None
     for fold in (0, 1):
-        candidate = _with(moment, info, fold)
+        candidate: datetime = replaced(moment, tzinfo=info, fold=fold)
         if candidate.utcoffset() == offset:
             return candidate
     return None

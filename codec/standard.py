@@ -9,7 +9,7 @@ from enum import Enum, Flag
 from typing import Any
 
 from .named import BY_REFERENCE, Named, find_type, row, type_name
-from .wrappers import URI, DateRange, Extension, Regex, Version
+from .wrappers import URI, DateRange, Extension, Regex, Version, replaced
 
 # --- namedtuple, enum -------------------------------------------------------------------------------------------------------------------
 
@@ -29,7 +29,10 @@ def _to_namedtuple(payload: Any) -> Any:
     fields = [str(field) for field in fields]
     cls: Any = find_type(name, tuple)
     if cls is None or list(getattr(cls, "_fields", ())) != fields:
-        cls = _stand_in(name, tuple(fields))
+        try:
+            cls = _stand_in(name, tuple(fields))
+        except ValueError:  # names that Python does not allow
+            return Extension("namedtuple", payload)
     return tuple.__new__(cls, _exactly(values, len(fields)))
 
 
@@ -112,11 +115,11 @@ row(
 def _to_fold(payload: Any) -> Any:
     if not isinstance(payload, (time, datetime)):
         raise TypeError(f"not a time: {type(payload).__name__}")
-    return payload.replace(fold=1)
+    return replaced(payload, fold=1)
 
 
 # Written by moments.py, which sees times and datetimes first.
-FOLD = Named("fold", lambda value: value.replace(fold=0), _to_fold)
+FOLD = Named("fold", lambda value: replaced(value, fold=0), _to_fold)
 row(FOLD)
 
 
@@ -127,8 +130,8 @@ def _from_timezone(value: timezone) -> Any:
 
 def own_name(value: timezone) -> str | None:
     """The name that a fixed offset was given; None for the one that Python makes up."""
-    given: str | None = (value.__getinitargs__()[1:] and value.tzname(None)) or None  # type: ignore[attr-defined]
-    return given
+    arguments: tuple[Any, ...] = value.__getinitargs__()  # type: ignore[attr-defined]
+    return arguments[1] if len(arguments) > 1 else None
 
 
 def _to_timezone(payload: Any) -> timezone:
@@ -159,10 +162,10 @@ def _to_zoned_time(payload: Any) -> time:
     local, zone = payload
     if type(local) is not time and not isinstance(local, time):
         raise TypeError("not a time")
-    return local.replace(tzinfo=zone)
+    return replaced(local, tzinfo=zone)  # type: ignore[no-any-return]
 
 
-ZONED_TIME = Named("time", lambda value: [value.replace(tzinfo=None), value.tzinfo], _to_zoned_time)
+ZONED_TIME = Named("time", lambda value: [replaced(value, tzinfo=None), value.tzinfo], _to_zoned_time)
 row(ZONED_TIME)
 
 
@@ -170,10 +173,10 @@ def _to_zoned_datetime(payload: Any) -> datetime:
     local, zone, fold = payload
     if not isinstance(local, datetime):
         raise TypeError("not a datetime")
-    return local.replace(tzinfo=zone, fold=fold)
+    return replaced(local, tzinfo=zone, fold=fold)  # type: ignore[no-any-return]
 
 
-ZONED_DATETIME = Named("datetime", lambda value: [value.replace(tzinfo=None, fold=0), value.tzinfo, value.fold], _to_zoned_datetime)
+ZONED_DATETIME = Named("datetime", lambda value: [replaced(value, tzinfo=None, fold=0), value.tzinfo, value.fold], _to_zoned_datetime)
 row(ZONED_DATETIME)
 
 # --- numbers ----------------------------------------------------------------------------------------------------------------------------
@@ -201,7 +204,10 @@ def _to_decimal(payload: Any) -> Any:
     if exponent not in ("F", "n", "N") and type(exponent) is not int:
         raise ValueError(f"an exponent of {exponent!r}")
     special = exponent in ("n", "N") and coefficient == 0
-    return Decimal((sign, () if special else tuple(map(int, to_text(coefficient))), exponent))
+    try:
+        return Decimal((sign, () if special else tuple(map(int, to_text(coefficient))), exponent))
+    except ArithmeticError:  # an exponent that is too large
+        return Extension("decimal", payload)
 
 
 row(Named("decimal", _from_decimal, _to_decimal), "decimal:Decimal")

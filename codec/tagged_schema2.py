@@ -37,7 +37,9 @@ def _str(writer: Writer, value: str) -> str:
 
 
 def _atom(writer: Writer, value: Atom) -> str:
-    return LEAVES[Atom](writer, value) if is_text(value) else leaf_text(ATOM, str.encode(value, "utf-8", "surrogatepass"))
+    if is_text(value):
+        return f'{{"__type__":"atom","__schema__":2,"value":{quote(value)}}}'
+    return leaf_text(ATOM, str.encode(value, "utf-8", "surrogatepass"))
 
 
 def _complex(writer: Writer, value: complex) -> str:

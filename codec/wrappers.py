@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta, tzinfo
 from typing import Any
 
 
@@ -148,6 +148,42 @@ class DateRange:
         return (date.fromordinal(day) for day in range(self.first.toordinal(), self.last.toordinal() + one, self.step))
 
 
+class FixedZone(tzinfo):
+    """The time zone of an Elixir DateTime at its moment, where the zone data here do not say the same: a name with a fixed offset."""
+
+    __slots__ = ("abbreviation", "key", "offset", "saving")
+
+    def __init__(self, key: str, abbreviation: str, offset: timedelta, saving: timedelta) -> None:
+        self.key = key
+        self.abbreviation = abbreviation
+        self.offset = offset
+        self.saving = saving
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return self.offset
+
+    def dst(self, _: datetime | None) -> timedelta:
+        return self.saving
+
+    def tzname(self, _: datetime | None) -> str:
+        return self.abbreviation
+
+    def _fields(self) -> tuple[str, str, timedelta, timedelta]:
+        return self.key, self.abbreviation, self.offset, self.saving
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, FixedZone) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        return "FixedZone({!r}, {!r}, {!r}, {!r})".format(*self._fields())
+
+    def __reduce__(self) -> Any:
+        return FixedZone, self._fields()
+
+
 class PreciseTime(time):
     """A `time` that remembers how many digits of its fraction of a second Elixir shows; goes back with the same."""
 
@@ -158,3 +194,11 @@ class PreciseDatetime(datetime):
     """A `datetime` that remembers how many digits of its fraction of a second Elixir shows; goes back with the same."""
 
     precision: int
+
+
+def replaced(moment: Any, **fields: Any) -> Any:
+    """`moment.replace(**fields)`, with its precision."""
+    value = moment.replace(**fields)
+    if isinstance(moment, (PreciseTime, PreciseDatetime)):
+        value.precision = getattr(moment, "precision", None)
+    return value
