@@ -526,10 +526,25 @@ def _read_set(kind: type[set[Any]] | type[frozenset[Any]], items: list[Any]) -> 
     return value
 
 
-def _read_pairs(items: list[Any]) -> Pairs:
-    if not len(items) % 2:
+def pairs(items: list[Any]) -> dict[Any, Any] | Pairs:
+    """A dict of keys and values in turn; Pairs where Python cannot hash the keys or keep them apart. A sender need not know which it is."""
+    if len(items) % 2:
         raise DecodeError("a map of pairs ends in a key without a value; the sender's encoder is broken")
-    return Pairs(zip(items[1::2], items[2::2], strict=True))
+    keys, values = items[::2], items[1::2]
+    try:
+        value = dict(zip(keys, values, strict=True))
+    except TypeError:
+        value = {}
+    return value if len(value) == len(keys) else Pairs(zip(keys, values, strict=True))
+
+
+def members(items: list[Any]) -> set[Any] | Members:
+    """A set; Members where Python cannot hash the elements or keep them apart."""
+    try:
+        value = set(items)
+    except TypeError:
+        value = set()
+    return value if len(value) == len(items) else Members(items)
 
 
 def _read_typed(items: list[Any]) -> Any:
@@ -570,13 +585,13 @@ COMPOSITES: dict[int, Callable[[Unpacker, list[Any]], Any]] = {
     TUPLE: lambda _, items: tuple(items[1:]),
     SET: lambda _, items: _read_set(set, items),
     FROZENSET: lambda _, items: _read_set(frozenset, items),
-    PAIRS: lambda _, items: _read_pairs(items),
+    PAIRS: lambda _, items: pairs(items[1:]),
     REF: _read_ref,
     STREAM_REF: _read_stream_ref,
     CALLBACK: _read_callback,
     NDARRAY: lambda _, items: arrays.build(items[1:]),
     TYPED: lambda _, items: _read_typed(items),
-    MEMBERS: lambda _, items: Members(items[1:]),
+    MEMBERS: lambda _, items: members(items[1:]),
     GRAPH: lambda _, items: identity.build(items[1:]),
     NODE: _read_node,
     NODES: lambda _, items: identity.Nodes(items[1:]),

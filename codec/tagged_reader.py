@@ -17,7 +17,7 @@ from . import digits, named
 from .errors import DecodeError, InvalidRef, LimitExceeded
 from .limits import Limits
 from .resolver import CallbackRef, Ref, Resolver, StreamRef
-from .wrappers import Atom, Members, Pairs
+from .wrappers import Atom
 
 
 def finite(text: str) -> float:
@@ -211,11 +211,16 @@ def _read_array(reader: Reader, fields: _Fields) -> Any:
     return arrays.build([fields.get("dtype"), fields.get("shape"), _read_bytes(reader, fields), fields.get("order") or "C"])
 
 
-def _read_pairs(_: Reader, fields: _Fields) -> Pairs:
-    items = _field(fields, "elements", None, list, "a list of keys and values")
-    if len(items) % 2:
-        raise DecodeError("a pairs tag ends in a key without a value; the sender's encoder is broken")
-    return Pairs(zip(items[::2], items[1::2], strict=True))
+def _read_pairs(_: Reader, fields: _Fields) -> Any:
+    from .packed import pairs
+
+    return pairs(_field(fields, "elements", None, list, "a list of keys and values"))
+
+
+def _read_members(_: Reader, fields: _Fields) -> Any:
+    from .packed import members
+
+    return members(_field(fields, "elements", None, list, "a list of elements"))
 
 
 def _read_bytes(_: Reader, fields: _Fields) -> bytes:
@@ -306,7 +311,7 @@ TAGS: dict[str, Callable[[Reader, _Fields], Any]] = {
     "leaf": _read_leaf,
     "ndarray": _read_array,
     "pairs": _read_pairs,
-    "members": lambda _, fields: Members(_field(fields, "elements", None, list, "a list of elements")),
+    "members": _read_members,
     "callback": _read_callback,
     "ref": _read_ref,
     "stream_ref": _read_ref,

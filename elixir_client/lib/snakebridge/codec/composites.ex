@@ -99,7 +99,7 @@ defmodule SnakeBridge.Codec.Composites do
       else: malformed("a set in which elements are equal", parts)
   end
 
-  defp split_frozen_set(%FrozenSet{items: %MapSet{} = items}), do: Keys.elements(items)
+  defp split_frozen_set(%FrozenSet{items: %MapSet{} = items}), do: Keys.frozen_elements(items)
 
   defp split_frozen_set(other),
     do:

@@ -13,7 +13,7 @@ defmodule SnakeBridge.Codec.Keys do
 
   @doc """
   Keys and values of a map in turn: `[k1, v1, k2, v2, ...]`, as they are for a dict, in `{:pairs, fields}` when Python could not hold the keys
-  in one dict.
+  in one dict, or when only Python can know.
   """
   @spec fields(map()) :: [term()] | {:pairs, [term()]}
   def fields(map), do: map |> :maps.to_list() |> ordered_fields()
@@ -33,6 +33,15 @@ defmodule SnakeBridge.Codec.Keys do
     if uniform?(items) or conflict(items) == nil, do: items, else: {:members, items}
   end
 
+  @doc "The same for the elements of a frozenset, for which Python has no other form: only those that it surely cannot hold are members."
+  @spec frozen_elements(MapSet.t()) :: [term()] | {:members, [term()]}
+  def frozen_elements(set) do
+    case elements(set) do
+      {:members, items} -> if match?({:doubtful, _, _}, conflict(items)), do: items, else: {:members, items}
+      items -> items
+    end
+  end
+
   @doc "Why Python cannot hold these keys together, and what to do; nil when it can."
   @spec refusal([term()], String.t()) :: String.t() | nil
   def refusal(keys, what) do
@@ -43,7 +52,7 @@ defmodule SnakeBridge.Codec.Keys do
       {:unhashable, key} ->
         "#{show(key)} is among #{what}, and Python cannot hash it; use a tuple, or send a list of pairs"
 
-      {:equal, left, right} ->
+      {_equal, left, right} ->
         "the #{what} #{show(left)} and #{show(right)} are equal in Python; make them differ, or send a list of pairs"
     end
   end
@@ -60,7 +69,7 @@ defmodule SnakeBridge.Codec.Keys do
         nil
 
       :doubtful ->
-        {:equal, seen |> Map.values() |> Enum.concat(keys) |> hd(), key}
+        {:doubtful, seen |> Map.values() |> Enum.concat(keys) |> hd(), key}
 
       {:image, image} when is_map_key(seen, image) ->
         {:equal, Map.fetch!(seen, image), key}

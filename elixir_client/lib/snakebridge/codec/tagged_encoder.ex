@@ -49,7 +49,7 @@ defmodule SnakeBridge.Codec.TaggedEncoder do
   end
 
   defp value(%FrozenSet{items: %MapSet{} = items} = set, levels, opts) do
-    case Keys.elements(items) do
+    case Keys.frozen_elements(items) do
       {:members, items} when opts.schema == 1 -> fail(:encode_error, Keys.refusal(items, "set elements"))
       {:members, _items} -> opaque(set, opts)
       items -> tag("frozenset", %{"elements" => elements(items, levels, opts)}, opts.schema)
