@@ -13,7 +13,7 @@ from .marks import ATOM, FROZENSET, GRAPH, MARKS, NODES, SET, TEXT, TUPLE, Ext
 from .wrappers import Atom
 
 if TYPE_CHECKING:
-    from .packed import Packer
+    from .packer import Packer
 
 _PLAIN = frozenset((type(None), bool, int, float, bytes, Ext, identity.NodeRef))
 
@@ -73,7 +73,7 @@ class _Rewriter:
 
     def _form(self, value: Any) -> Any:
         """What the encoder of its class makes of a value."""
-        from .packed import ENCODERS, encoder_for
+        from .packer import ENCODERS, encoder_for
 
         encode = ENCODERS.get(type(value)) or encoder_for(type(value))
         return encode(self._packer, value)

@@ -197,7 +197,7 @@ def _read_dict(_: Reader, fields: _Fields) -> Any:
 
 
 def _read_leaf(reader: Reader, fields: _Fields) -> Any:
-    from .packed import Unpacker
+    from .unpacker import Unpacker
 
     code = fields.get("code")
     if type(code) is not int:
@@ -212,13 +212,13 @@ def _read_array(reader: Reader, fields: _Fields) -> Any:
 
 
 def _read_pairs(_: Reader, fields: _Fields) -> Any:
-    from .packed import pairs
+    from .unpacker import pairs
 
     return pairs(_field(fields, "elements", None, list, "a list of keys and values"))
 
 
 def _read_members(_: Reader, fields: _Fields) -> Any:
-    from .packed import members
+    from .unpacker import members
 
     return members(_field(fields, "elements", None, list, "a list of elements"))
 

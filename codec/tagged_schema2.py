@@ -18,7 +18,7 @@ from .errors import EncodeError
 from .marks import ATOM, BINARY, OPAQUE, TEXT
 from .modules import loaded
 from .named import BY_REFERENCE, Named
-from .packed import ENCODERS, Packer, special_row
+from .packer import ENCODERS, Packer, special_row
 from .tagged_writer import BRANCHES, LEAVES, SCHEMA_1, Branch, Forms, Leaf, Writer, is_text, opaque
 from .wrappers import Atom, Binary, Extension, Members, OpaqueTerm, Pairs, PreciseDatetime, PreciseTime
 
