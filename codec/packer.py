@@ -1,7 +1,7 @@
 """The encoding half of `packed`: values as MessagePack with extension types (docs/wire.md section 1).
 
-msgpack's C code makes the one pass over the value; it comes back here only for what MessagePack has no form for. A class is added by one row
-in `ENCODERS`; one that travels as a tag and other values is a row of `named.py` instead. Large buffers are left out by msgpack and put
+msgpack's C code makes the one pass over the value; it comes back here only for what MessagePack has no form for. A class is added by one
+row in `ENCODERS`; one that travels as a tag and other values is a row of `named.py` instead. Large buffers are left out by msgpack and put
 in afterwards, so that they are copied once.
 """
 

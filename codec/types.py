@@ -73,6 +73,8 @@ TABLE: dict[str, list[Type]] = {
         Type("aware datetime, fixed offset", "DateTime", "ext 9", *_same("datetime"), EXACT,
              ("datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)", "datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))")),
         Type("aware datetime, ZoneInfo", "DateTime", "ext 9", "datetime", "leaf", EXACT, ("datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo('Europe/Berlin'))",)),
+        Type("aware datetime, FixedZone (a zone that the data here do not know, or say otherwise)", "DateTime", "ext 9", "datetime", "leaf", EXACT,
+             ("datetime.datetime(2024, 7, 1, tzinfo=FixedZone('Mars/Olympus', 'MTC', datetime.timedelta(0, 60), datetime.timedelta(0)))",)),
         Type("PreciseTime, PreciseDatetime", "Time, NaiveDateTime, DateTime with another precision", "ext 7", "time", "leaf", EXACT,
              ("precise(datetime.time(1, 2, 3, 120000), 3)",)),
         Type("naive time or datetime with fold=1", "SnakeBridge.Fold", "typed fold", "ref", "fold", EXACT,
