@@ -33,6 +33,7 @@ from .marks import (
     OPAQUE,
     PAIRS,
     REF,
+    SEGMENT,
     SET,
     STREAM_REF,
     TUPLE,
@@ -42,6 +43,7 @@ from .marks import (
 from .modules import loaded
 from .named import BY_REFERENCE, Named
 from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
+from .segments import Outlet
 from .wrappers import Atom, Binary, Extension, Members, OpaqueTerm, Pairs, PreciseDatetime, PreciseTime
 
 _COMPLEX = struct.Struct(">dd")
@@ -58,7 +60,8 @@ class Packer:
     """Encodes values; keep one per thread and reuse it. `resolver` names the objects that do not travel by value.
 
     canonical: equal values give equal bytes (the entries of dicts and sets are sorted by their bytes). preserve_identity: a list, dict,
-    set or tuple that occurs more than once, or contains itself, is one object on the other side, too.
+    set or tuple that occurs more than once, or contains itself, is one object on the other side, too. segments: shared memory for large
+    arrays and tables.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class Packer:
         *,
         canonical: bool = False,
         preserve_identity: bool = False,
+        segments: Outlet | None = None,
     ) -> None:
         self.resolver: Resolver = resolver if resolver is not None else PlainResolver()
         self.limits = limits
         self.canonical = canonical
         self.preserve_identity = preserve_identity
+        self.segments = segments
         self._packer = self._new_packer()
         self._buffers: list[Any] = []
         self._gap = os.urandom(12)  # so that no value can look like a gap
@@ -98,9 +103,14 @@ class Packer:
                     raise self._refused(error, value) from None
             if self._buffers:
                 data = self._joined(self._with_buffers(data))
+            self._check_size(data, value)
         finally:
             if self._buffers:
                 self._buffers = []
+        return data
+
+    def _check_size(self, data: bytes, value: Any) -> None:
+        limits = self.limits
         size = len(data)
         if size > _KEPT_BUFFER:
             self._packer = self._new_packer()  # its buffer never shrinks
@@ -110,10 +120,11 @@ class Packer:
             shape.check(value, limits, EncodeError)
         if size > limits.frame:
             raise self._too_large(size)
-        return data
 
     def buffer(self, data: Any) -> Any:
-        """Where an encoder puts the memory of an array or a table: a large one is left out by msgpack, which would copy it twice."""
+        """Where an encoder puts the memory of an array or a table: into shared memory, or where it is copied once only."""
+        if self.segments is not None and (place := self.segments.export(data)) is not None:
+            return [MARKS[SEGMENT], *place]
         if len(data) < LARGE:
             return data
         if len(data) > self.limits.frame:
@@ -272,7 +283,7 @@ ENCODERS: dict[type, Encoder] = {
     complex: lambda _, v: Ext(COMPLEX, _COMPLEX.pack(v.real, v.imag)),
     Atom: lambda _, v: Ext(ATOM, v.encode("utf-8", "surrogatepass")),
     Binary: lambda _, v: Ext(BINARY, bytes.__getitem__(v, slice(None))),
-    Pairs: lambda _, v: [MARKS[PAIRS], *(part for pair in _pairs(v) for part in pair)],
+    Pairs: lambda _, v: [MARKS[PAIRS], *(part for pair in pairs_of(v) for part in pair)],
     Members: lambda _, v: [MARKS[MEMBERS], *list.__iter__(v)],
     OpaqueTerm: lambda _, v: Ext(OPAQUE, v.data),
     Extension: lambda _, v: [MARKS[TYPED], v.tag, v.value],
@@ -289,7 +300,8 @@ ENCODERS: dict[type, Encoder] = {
 }
 
 
-def _pairs(value: Pairs) -> list[tuple[Any, Any]]:
+def pairs_of(value: Pairs) -> list[tuple[Any, Any]]:
+    """The pairs. Raises EncodeError when something else is among them."""
     for pair in value:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise EncodeError(f"Pairs must hold (key, value) tuples, not {type(pair).__name__} {ascii(pair)[:60]}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import identity
-from .marks import ATOM, FROZENSET, GRAPH, MARKS, NODES, SET, TEXT, TUPLE, Ext
-from .wrappers import Atom
+from .marks import ATOM, FROZENSET, GRAPH, MARKS, MEMBERS, NODES, PAIRS, SET, TEXT, TUPLE, Ext
+from .wrappers import Atom, Members, Pairs
 
 if TYPE_CHECKING:
     from .packer import Packer
@@ -66,6 +66,10 @@ class _Rewriter:
                 return [MARKS[SET], *self._members(value)]
             case frozenset() if type(value) is frozenset:
                 return [MARKS[FROZENSET], *self._members(value)]
+            case Members():
+                return [MARKS[MEMBERS], *self._members(value)]
+            case Pairs():
+                return [MARKS[PAIRS], *self._pairs(value)]
             case memoryview():
                 return value.tobytes()
         form = self._form(value)
@@ -90,7 +94,15 @@ class _Rewriter:
             copied.sort(key=lambda pair: self._bytes(pair[0]))
         return dict(copied)
 
-    def _members(self, value: set[Any] | frozenset[Any]) -> list[Any]:
+    def _pairs(self, value: Pairs) -> list[Any]:
+        from .packer import pairs_of
+
+        copied = [(self.copy(key), self.copy(item)) for key, item in pairs_of(value)]
+        if self._packer.canonical:
+            copied.sort(key=lambda pair: self._bytes(pair[0]))
+        return [part for pair in copied for part in pair]
+
+    def _members(self, value: set[Any] | frozenset[Any] | Members) -> list[Any]:
         copied = [self.copy(item) for item in value]
         if self._packer.canonical:
             copied.sort(key=self._bytes)

@@ -30,6 +30,7 @@ from .marks import (
     OPAQUE,
     PAIRS,
     REF,
+    SEGMENT,
     SET,
     STREAM_REF,
     TEXT,
@@ -37,6 +38,7 @@ from .marks import (
     TYPED,
 )  # fmt: skip
 from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
+from .segments import Segments
 from .wrappers import Atom, Binary, Members, OpaqueTerm, Pairs
 
 _COMPLEX = struct.Struct(">dd")
@@ -52,9 +54,10 @@ class _Mark:
 class Unpacker:
     """Decodes values; keep one per thread and reuse it. `resolver` turns refs and callbacks into live objects."""
 
-    def __init__(self, resolver: Resolver | None = None, limits: Limits = DEFAULT) -> None:
+    def __init__(self, resolver: Resolver | None = None, limits: Limits = DEFAULT, segments: Segments | None = None) -> None:
         self.resolver: Resolver = resolver if resolver is not None else PlainResolver()
         self.limits = limits
+        self.segments = segments
         self._small = min(limits.depth, limits.elements, limits.frame)  # too few bytes to nest too deep or to hold too much
         self._containers = 0
         self._open_marks = 0
@@ -262,6 +265,14 @@ def _read_node(unpacker: Unpacker, items: list[Any]) -> Any:
     return node
 
 
+def _read_segment(unpacker: Unpacker, items: list[Any]) -> memoryview:
+    if unpacker.segments is None:
+        raise DecodeError("a shared segment came in where no memory is shared; send the value itself (SnakeBridge.unshare/1)")
+    if len(items) != 4:
+        raise DecodeError(f"a shared segment must hold a name, an offset and a length, not {ascii(items[1:])[:60]}")
+    return unpacker.segments.open(items[1], items[2], items[3])
+
+
 COMPOSITES: dict[int, Callable[[Unpacker, list[Any]], Any]] = {
     TUPLE: lambda _, items: tuple(items[1:]),
     SET: lambda _, items: _read_set(set, items),
@@ -272,6 +283,7 @@ COMPOSITES: dict[int, Callable[[Unpacker, list[Any]], Any]] = {
     CALLBACK: _read_callback,
     NDARRAY: lambda _, items: arrays.build(items[1:]),
     TYPED: lambda _, items: _read_typed(items),
+    SEGMENT: _read_segment,
     MEMBERS: lambda _, items: members(items[1:]),
     GRAPH: lambda _, items: identity.build(items[1:]),
     NODE: _read_node,
