@@ -21,7 +21,7 @@ class Shelf:
         return Ref(ref_id, "s", "m", "l", name) if kind is None else StreamRef(ref_id, "s", "m", "l", name, kind)
 
     def resolve(self, ref: Ref | StreamRef) -> Any:
-        return self.objects[ref.id]
+        return self.objects.get(ref.id, ref)
 
     def callback(self, ref: CallbackRef) -> Any:
         self.callbacks.append(ref)

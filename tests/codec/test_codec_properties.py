@@ -4,74 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import zoneinfo
-from datetime import timedelta, timezone
 from typing import Any
 
 from exactness import same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from shelf import Shelf
+from strategies import SCHEMA_1, VALUES
 
-from bridge_adapter.codec import Atom, Binary, CodecError, Ref, deep_json, tagged
+from bridge_adapter.codec import CodecError, Ref, deep_json, tagged
 from bridge_adapter.codec.packed import Packer, Unpacker
 
-WHOLE_MINUTES = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-ZONES = st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"]).map(zoneinfo.ZoneInfo)
-TEXT = st.text(st.characters(codec=None))  # lone surrogates too
-NAIVE = st.datetimes().map(lambda moment: moment.replace(fold=0))
 
-HASHABLE_LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers(-(2**300), 2**300)
-    | st.floats(allow_nan=False)
-    | TEXT
-    | st.binary(max_size=40)
-    | st.complex_numbers(allow_nan=False)
-    | st.dates()
-    | st.times().map(lambda moment: moment.replace(fold=0))
-    | NAIVE
-    | st.datetimes(timezones=WHOLE_MINUTES)
-)
-PACKED_ONLY = (
-    st.text().map(Atom)
-    | st.binary(max_size=20).map(Binary)
-    | st.datetimes(timezones=ZONES)
-    | npst.arrays(st.sampled_from(["bool", "int8", "uint64", "float16", "float32", "complex128"]), npst.array_shapes(min_dims=0))
-)
-KEYS = st.recursive(HASHABLE_LEAVES, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=3)
-
-
-def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return (
-        st.lists(inner, max_size=12)
-        | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(KEYS, inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["__type__", "id", "session_id", "ref_id", "__snakebridge_ref__", "x"]), inner, max_size=3)
-        | st.sets(KEYS, max_size=3)
-        | st.frozensets(KEYS, max_size=3)
-    )
-
-
-NAN = st.just(math.nan)
-VALUES = st.recursive(HASHABLE_LEAVES | NAN, containers, max_leaves=25)
-PACKED_VALUES = st.recursive(HASHABLE_LEAVES | NAN | PACKED_ONLY, containers, max_leaves=25)
-
-
-@given(PACKED_VALUES)
+@given(VALUES)
 @example({frozenset({"\ud800"}): None})
 @example({(None, "\ud800"): [{"\udfff": b""}]})
 @settings(max_examples=400, deadline=None)
 def test_packed_gives_back_the_same_value(value: Any) -> None:
-    shelf = Shelf()
-    assert same(Unpacker(shelf).unpack(Packer(shelf).pack(value)), value)
+    assert same(Unpacker().unpack(Packer().pack(value)), value)
 
 
 @given(VALUES)
+@settings(max_examples=400, deadline=None)
+def test_schema_2_gives_back_the_same_value(value: Any) -> None:
+    assert same(tagged.loads(tagged.dumps(value, schema=2), atom_class=True), value)
+
+
+@given(SCHEMA_1)
 @settings(max_examples=400, deadline=None)
 def test_tagged_gives_back_the_same_value(value: Any) -> None:
     shelf = Shelf()

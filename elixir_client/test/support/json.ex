@@ -1,7 +1,7 @@
 defmodule SnakeBridge.Test.Json do
   @moduledoc """
-  A JSON reader for tests, which must not depend on a hex package: integers of any size stay integers, -0.0 keeps its sign. The texts are
-  our own vectors, so it raises `MatchError` or `CaseClauseError` for what is no JSON.
+  JSON for tests, which must not depend on a hex package: integers of any size stay integers, -0.0 keeps its sign. The texts are our own,
+  so it raises `MatchError` or `CaseClauseError` for what is no JSON.
   """
 
   @spec decode!(String.t()) :: term()
@@ -73,4 +73,24 @@ defmodule SnakeBridge.Test.Json do
 
   defp skip(<<space, rest::binary>>) when space in ' \t\r\n', do: skip(rest)
   defp skip(text), do: text
+
+  @doc "The text of nil, booleans, numbers, texts, lists, and maps with texts as keys."
+  @spec encode!(term()) :: iodata()
+  def encode!(nil), do: "null"
+  def encode!(atom) when is_boolean(atom), do: Atom.to_string(atom)
+  def encode!(number) when is_number(number), do: to_string(number)
+  def encode!(text) when is_binary(text), do: [?", escaped(text, []), ?"]
+  def encode!([]), do: "[]"
+  def encode!(list) when is_list(list), do: [?[, list |> Enum.map(&encode!/1) |> Enum.intersperse(?,), ?]]
+
+  def encode!(map) when is_map(map) and not is_struct(map) do
+    fields = for {key, value} when is_binary(key) <- map, do: [encode!(key), ?:, encode!(value)]
+    [?{, Enum.intersperse(fields, ?,), ?}]
+  end
+
+  defp escaped(<<char, rest::binary>>, done) when char < 0x20 or char in [?", ?\\],
+    do: escaped(rest, [done, "\\u00", char |> Integer.to_string(16) |> String.pad_leading(2, "0")])
+
+  defp escaped(<<char::utf8, rest::binary>>, done), do: escaped(rest, [done | <<char::utf8>>])
+  defp escaped("", done), do: done
 end

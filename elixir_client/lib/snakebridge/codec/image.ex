@@ -40,9 +40,15 @@ defmodule SnakeBridge.Codec.Image do
     ZoneInfo
   }
 
-  @unhashable [Arrow, Extension, Graph, MapSet, Namespace, OrderedMap, Slice, Tensor] ++
+  @unhashable [Arrow, Graph, MapSet, Namespace, OrderedMap, Slice, Tensor] ++
                 [:"Elixir.Nx.Tensor", :"Elixir.Explorer.DataFrame"]
-  @doubtful [Date.Range, DateTime64, TimeDelta64, ZonedDateTime, ZonedTime]
+  # Of those named below only some: with zones by name, with units that others are compared in.
+  @doubtful [DateTime64, TimeDelta64, ZonedDateTime]
+
+  # Seconds of the Gregorian calendar: 1970, and the years that Python has.
+  @epoch 62_167_219_200
+  @first NaiveDateTime.to_gregorian_seconds(~N[0001-01-01 00:00:00]) |> elem(0)
+  @last NaiveDateTime.to_gregorian_seconds(~N[9999-12-31 23:59:59]) |> elem(0)
 
   @spec of(term()) :: {:image, term()} | :unhashable | :doubtful
   def of(term) do
@@ -93,6 +99,27 @@ defmodule SnakeBridge.Codec.Image do
   defp image(%Fold{moment: moment}), do: image(moment)
   defp image(%TimeDelta{days: days, seconds: seconds, microseconds: us}), do: {:span, days, seconds, us}
   defp image(%TimeZone{seconds: seconds, microseconds: us}), do: {:offset, seconds, us}
+
+  defp image(%Date.Range{first: first, last: last, step: step}), do: {:dates, image(first), image(last), step}
+
+  # A time in a named zone has no offset, and Python compares it as one without a zone.
+  defp image(%ZonedTime{time: time, zone: %ZoneInfo{}}), do: image(time)
+  defp image(%ZonedTime{time: %Fold{moment: time}} = zoned), do: image(%{zoned | time: time})
+
+  defp image(%ZonedTime{time: %Time{microsecond: {us, _}} = time, zone: %TimeZone{} = zone}) do
+    seconds = time.hour * 3600 + time.minute * 60 + time.second - zone.seconds
+    {:zoned_time, seconds * 1_000_000 + us - zone.microseconds}
+  end
+
+  defp image(%ZonedDateTime{naive: %NaiveDateTime{microsecond: {us, _}} = naive, zone: %TimeZone{} = zone}) do
+    {seconds, _} = NaiveDateTime.to_gregorian_seconds(naive)
+    {:instant, (seconds - @epoch - zone.seconds) * 1_000_000 + us - zone.microseconds}
+  end
+
+  defp image(%DateTime64{value: nil, unit: unit}), do: {:no_moment, unit}
+  defp image(%TimeDelta64{value: nil, unit: unit}), do: {:no_span, unit}
+  defp image(%DateTime64{value: value, unit: unit}) when is_integer(value), do: moment64(value, unit(unit))
+  defp image(%TimeDelta64{value: value, unit: unit}) when is_integer(value), do: span64(value, unit(unit))
 
   # numbers
 
@@ -149,10 +176,19 @@ defmodule SnakeBridge.Codec.Image do
 
   # Python drops what does not change where a path leads.
   defp image(%Path{type: type, path: path}) do
-    if is_binary(type) and String.contains?(type, "Windows"),
-      do: throw({__MODULE__, :doubtful}),
-      else: {:path, String.starts_with?(text(path), "/"), path |> text() |> steps()}
+    text = text(path)
+
+    if is_binary(type) and String.contains?(type, "Windows") do
+      # Windows does not tell upper from lower case, and Python's idea of the last letter of Greek words is another one.
+      text = text |> String.downcase() |> String.replace("ς", "σ") |> String.replace("/", "\\")
+      {:windows_path, String.starts_with?(text, "\\"), steps(text, "\\")}
+    else
+      {:path, String.starts_with?(text, "/"), steps(text, "/")}
+    end
   end
+
+  # Its Python class hashes lists and dicts as well. What it is where the tag is registered is known in Python only.
+  defp image(%Extension{tag: tag, value: value}), do: {:extension, tag, content(value)}
 
   defp image(%module{}) when module in @unhashable, do: throw({__MODULE__, :unhashable})
   defp image(%module{}) when module in @doubtful, do: throw({__MODULE__, :doubtful})
@@ -194,5 +230,84 @@ defmodule SnakeBridge.Codec.Image do
     _ -> ""
   end
 
-  defp steps(path), do: for(step <- String.split(path, "/"), step not in ["", "."], do: step)
+  defp steps(path, separator), do: for(step <- String.split(path, separator), step not in ["", "."], do: step)
+
+  defp content(%MapSet{} = set), do: {:set, MapSet.new(set, &image/1)}
+
+  defp content(list) when is_list(list),
+    do: {:list, if(List.improper?(list), do: list, else: Enum.map(list, &content/1))}
+
+  defp content(tuple) when is_tuple(tuple), do: {:tuple, tuple |> Tuple.to_list() |> Enum.map(&content/1)}
+
+  defp content(map) when is_map(map) and not is_struct(map),
+    do: {:dict, Map.new(map, fn {key, value} -> {image(key), content(value)} end)}
+
+  defp content(other), do: image(other)
+
+  # numpy's times: those of units that can be compared are equal when they say the same, and equal Python's own.
+
+  @attoseconds %{
+    "W" => 604_800 * 10 ** 18,
+    "D" => 86_400 * 10 ** 18,
+    "h" => 3600 * 10 ** 18,
+    "m" => 60 * 10 ** 18,
+    "s" => 10 ** 18,
+    "ms" => 10 ** 15,
+    "us" => 10 ** 12,
+    "ns" => 10 ** 9,
+    "ps" => 10 ** 6,
+    "fs" => 1000,
+    "as" => 1
+  }
+  @second 10 ** 18
+  @microsecond 10 ** 12
+
+  defp unit(text) do
+    with [count, name] <- Regex.run(~r/\A([0-9]*)([A-Za-z]+)\z/, text, capture: :all_but_first) || :none do
+      count = if count == "", do: 1, else: String.to_integer(count)
+
+      case {name, @attoseconds} do
+        {"Y", _} -> {:months, 12 * count}
+        {"M", _} -> {:months, count}
+        {_, %{^name => attoseconds}} -> {:attoseconds, attoseconds * count}
+        _ -> :none
+      end
+    end
+  end
+
+  defp moment64(value, {:months, count}) do
+    months = value * count
+    days = Calendar.ISO.date_to_iso_days(1970 + Integer.floor_div(months, 12), Integer.mod(months, 12) + 1, 1)
+    moment64(days * 86_400 - @epoch, {:attoseconds, @second})
+  rescue
+    # The calendar has years of four digits.
+    FunctionClauseError -> {:month, value * count}
+  end
+
+  defp moment64(value, {:attoseconds, unit}) do
+    seconds = @epoch + Integer.floor_div(value * unit, @second)
+    fraction = Integer.mod(value * unit, @second)
+
+    if seconds in @first..@last and rem(fraction, @microsecond) == 0,
+      do: NaiveDateTime.from_gregorian_seconds(seconds, {div(fraction, @microsecond), 6}),
+      else: {:moment, value * unit}
+  end
+
+  defp moment64(_value, :none), do: throw({__MODULE__, :doubtful})
+
+  defp span64(value, {:months, count}), do: {:months, value * count}
+
+  defp span64(value, {:attoseconds, unit}) do
+    span = value * unit
+
+    if rem(span, @microsecond) == 0 do
+      us = div(span, @microsecond)
+      seconds = Integer.floor_div(us, 1_000_000)
+      {:span, Integer.floor_div(seconds, 86_400), Integer.mod(seconds, 86_400), Integer.mod(us, 1_000_000)}
+    else
+      {:attoseconds, span}
+    end
+  end
+
+  defp span64(_value, :none), do: throw({__MODULE__, :doubtful})
 end
