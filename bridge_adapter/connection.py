@@ -19,6 +19,7 @@ from bridge_adapter.callbacks import error_from
 from bridge_adapter.calls import Call
 from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer, Unpacker
+from bridge_adapter.codec.segments import Outlet
 from bridge_adapter.dispatch import PACKED, Context, Dispatcher, Form, Request, UnresolvedRef, from_tool
 from bridge_adapter.outbox import stream_items
 from bridge_adapter.tools.registry import ToolError
@@ -77,7 +78,12 @@ class Resolver:
 def _form(params: dict[str, Any]) -> Form:
     if params.get("encoding") == "tagged":
         return Form("tagged", 2 if params.get("schema") == 2 else 1)
-    return Form(identity=True) if params.get("identity") is True else PACKED
+    shared = params.get("shared")
+    if shared is None:
+        return Form(identity=True) if params.get("identity") is True else PACKED
+    if not isinstance(shared, list) or [type(part) for part in shared] != [int, int]:
+        raise errors.InvalidRequest(f"shared must be [bytes that may be written, bytes from which on], not {str(shared)[:40]}")
+    return Form(identity=params.get("identity") is True, shared=(shared[0], shared[1]))
 
 
 class Connection:
@@ -91,6 +97,7 @@ class Connection:
         self._resolver = Resolver(dispatcher)
         self._packer = Packer(self._resolver, dispatcher.limits)
         self._unpacker = Unpacker(self._resolver, lane.wire_limits(dispatcher.limits))
+        self._outlet: Outlet | None = None  # segments, for a client that knows them
         self._innermost: Call | None = None
         self._asked = itertools.count(1)
         self._credits: dict[int, int] = {}
@@ -113,6 +120,8 @@ class Connection:
 
     def _close(self) -> None:
         self.socket.close()
+        if self._outlet is not None:
+            self._outlet.settle()
         self._dispatcher.calls.cancel_connection(self.id, "caller_down")
         hub = self._dispatcher.callbacks
         # Other clients' functions may be among them: the next connection tells of them.
@@ -156,13 +165,16 @@ class Connection:
                 f"this worker speaks version {lane.VERSION} of the lane, the client {versions}; update the older one"
             )
         self.role = str(params.get("role", "call"))
-        limits = self._dispatcher.limits
+        limits, segments = self._dispatcher.limits, self._dispatcher.segments
+        if params.get("shared") is True and segments is not None:
+            self._unpacker.segments = segments
+            self._packer.segments = self._outlet = Outlet(segments)
         welcome = {
             "version": lane.VERSION,
             "conn": self.id,
             "pid": os.getpid(),
             "adapter_version": __version__,
-            "features": FEATURES,
+            "features": [*FEATURES, "shared"] if self._outlet is not None else FEATURES,
             "max_frame": limits.frame,
             "max_depth": limits.depth,
         }
@@ -197,6 +209,8 @@ class Connection:
         if message.kind == lane.REQUEST:
             # Who asks on has read the answer to what he asked before, and what was told with it.
             self._told.clear()
+            if self._outlet is not None:
+                self._outlet.settle()
             self._serve_request(message)
         elif message.kind == lane.NOTIFICATION:
             self._notice(message)

@@ -16,6 +16,7 @@ from bridge_adapter.callbacks import Callback, CallbackHub
 from bridge_adapter.calls import Call, CallTable
 from bridge_adapter.codec import CallbackRef, DecodeError, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer
+from bridge_adapter.codec.segments import Segments
 from bridge_adapter.config import Config
 from bridge_adapter.loop import EventLoop, settle
 from bridge_adapter.sessions import Session, Sessions
@@ -34,12 +35,14 @@ _CONTEXT_KEYS = ("library", "python_module", "module", "module_path", "function"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How answers travel. schema: of "tagged", 1 or 2; identity: shared parts stay shared; by_reference: results stay in Python."""
+    """How answers travel. schema: of "tagged", 1 or 2; identity: shared parts stay shared; by_reference: results stay in Python;
+    shared: how many bytes may go through shared memory, and how many a value must have to do so."""
 
     encoding: str = "packed"
     schema: int = 1
     identity: bool = False
     by_reference: bool = False
+    shared: tuple[int, int] | None = None
 
 
 PACKED = Form()
@@ -68,10 +71,11 @@ class UnresolvedRef:
 
 
 class Dispatcher:
-    """The state that requests share: sessions, calls in flight, the event loop, callbacks."""
+    """The state that requests share: sessions, calls in flight, the event loop, callbacks, segments of shared memory."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, segments: Segments | None = None) -> None:
         self.config = config
+        self.segments = segments
         self.limits = config.limits
         self.sessions = Sessions(config)
         self.calls = CallTable()
@@ -123,10 +127,15 @@ class Dispatcher:
         if value is STREAM_END:
             value = {"__type__": "stop_iteration"}
         outer, packer.resolver, packer.preserve_identity = packer.resolver, context or packer.resolver, form.identity
+        outlet = packer.segments if form.shared is not None else None
+        if outlet is not None:
+            outlet.allow(form.shared)
         try:
             return packer.pack(value)
         finally:
             packer.resolver, packer.preserve_identity = outer, False
+            if outlet is not None:
+                outlet.allow(None)
 
     def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
         """The error map of an exception that ended a request."""

@@ -1,6 +1,6 @@
 """The executor: the process that runs user code. Listens on the lane, one thread per connection; ends with its parent.
 
-    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 [--config FILE]
+    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 [--config FILE] [--shared DIR]
 
 The token that clients must show is taken from the environment variable SNAKEBRIDGE_TOKEN, which user code does not get to see.
 """
@@ -18,8 +18,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge_adapter import lifeline
+
+if TYPE_CHECKING:
+    from bridge_adapter.codec.segments import Segments
 
 TOKEN = "SNAKEBRIDGE_TOKEN"
 DRAIN_SECONDS = 2.0
@@ -37,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
+    parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
@@ -58,12 +63,26 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bridge_adapter.executor: {error}", file=sys.stderr)
         return 2
     try:
+        segments = open_segments(arguments.shared)
+    except OSError as error:
+        print(f"bridge_adapter.executor: no memory can be shared in {arguments.shared}: {error}", file=sys.stderr)
+        return 2
+    try:
         listener, address = listen(arguments.listen)
     except (OSError, ValueError) as error:
         print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
         return 1
-    Executor(settings, listener, address, token, arguments.private_directory).run()
+    Executor(settings, listener, address, token, arguments.private_directory, segments=segments).run()
     return 0
+
+
+def open_segments(directory: str | None) -> Segments | None:
+    """The shared memory of a directory. Raises OSError when it is not private to this user."""
+    if directory is None:
+        return None
+    from bridge_adapter.codec.segments import Segments
+
+    return Segments(directory)
 
 
 def _end_with_parent(address: str, private: bool) -> None:
@@ -106,7 +125,16 @@ def listen(address: str) -> tuple[socket.socket, str]:
 class Executor:
     """Accepts connections and ends in order: no new calls, running ones finish, then they are interrupted, then the process ends."""
 
-    def __init__(self, settings: object, listener: socket.socket, address: str, token: str, private: bool) -> None:
+    def __init__(
+        self,
+        settings: object,
+        listener: socket.socket,
+        address: str,
+        token: str,
+        private: bool,
+        *,
+        segments: Segments | None = None,
+    ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
 
@@ -116,7 +144,7 @@ class Executor:
         self._address = address
         self._token = token
         self._private = private
-        self._dispatcher = Dispatcher(settings)
+        self._dispatcher = Dispatcher(settings, segments)
         self._ids = itertools.count(1)
         self._open = 0
         self._stopping = threading.Event()

@@ -1,7 +1,8 @@
 """Shared memory: arrays and tables that lie in a file both sides map, instead of travelling over the socket (docs/wire.md section 1.3).
 
-`Segments` is the directory of a worker: it maps what the client has put there, read-only, and writes what the worker answers. Segments are written
-once and only ever unlinked, so a view stays what it was for as long as anybody holds it; what is gone can merely not be opened again.
+`Segments` is the directory of a worker: it maps what the client has put there, read-only, and writes what the worker answers. Segments
+are written once and only ever unlinked, so a view stays what it was for as long as anybody holds it; what is gone can merely not be
+opened again.
 `Outlet` is one connection's share of it: what it may write, and what its client has not taken over yet.
 """
 
@@ -21,7 +22,6 @@ from typing import Any
 
 from .errors import DecodeError
 
-THRESHOLD = 256 << 10
 Location = tuple[str, int, int]  # name, offset, length
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
