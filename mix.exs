@@ -13,6 +13,8 @@ defmodule SnakeBridge.MixProject do
       consolidate_protocols: Mix.env() != :test,
       description: "Python for the BEAM: lossless calls, streams, sessions and GPU flows.",
       package: [licenses: ["MIT"], files: ["elixir_client/lib", "mix.exs", "README.md", "LICENSE"]],
+      # Debian's erlang-proper, which only tests use.
+      xref: [exclude: [:proper, :proper_types]],
       deps: []
     ]
   end
