@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export LC_ALL ?= C.UTF-8
 PY := .venv/bin/python
 
-.PHONY: setup demo test lint bench clean proto
+.PHONY: setup demo test soak fuzz lint bench clean proto
 
 setup:
 	@.ci/setup
@@ -15,6 +15,20 @@ demo: setup
 test: lint
 	$(PY) -m pytest
 	mix test
+
+# A million values between the languages, half of them from each: CODEC_EXAMPLES says how many one side sends.
+soak: export CODEC_EXAMPLES ?= 500000
+soak: setup
+	$(PY) -m pytest -s --timeout=0 tests/codec/test_across.py
+	mix test elixir_client/test/codec/proper_test.exs
+
+# Mutated messages for every decoder, FUZZ_SECONDS for each of the three; what is found stays in tests/fuzz/found.
+fuzz: export FUZZ_SECONDS ?= 60
+fuzz: setup
+	$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(PY) tests/fuzz/fuzz_packed.py
+	$(PY) tests/fuzz/fuzz_tagged.py
+	mix test elixir_client/test/codec/mutation_test.exs
 
 lint: setup
 	$(PY) -m ruff check .

@@ -7,6 +7,7 @@ numpy is imported only when an array is met.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -177,14 +178,29 @@ def build(items: Sequence[Any]) -> Any:
         if not len(data):
             return np.ndarray(dims, dtype, order=order)
         if isinstance(data, memoryview):
-            return np.frombuffer(data, dtype).reshape(dims, order=order)
+            return _with_text(np.frombuffer(data, dtype).reshape(dims, order=order))
         if not dtype.isnative:
-            return np.frombuffer(data, dtype).reshape(dims, order=order).copy(order="K")
+            return _with_text(np.frombuffer(data, dtype).reshape(dims, order=order).copy(order="K"))
         array: Any = np.ndarray.__new__(np.ndarray, (0,), dtype)
         # What numpy does when it unpickles: the bytes become the array's memory without a copy.
         array.__setstate__((1, tuple(dims), dtype, order == "F", data))
     except (ValueError, MemoryError) as error:
         raise LimitExceeded(f"an array of shape {tuple(dims)} cannot be made: {error}") from None
+    return _with_text(array)
+
+
+def _with_text(array: Any) -> Any:
+    """The array, once its texts are known to be text: numpy takes any four bytes for a character, and fails when somebody looks."""
+    import numpy as np
+
+    dtype = array.dtype
+    if dtype.names is not None:
+        for name in dtype.names:
+            _with_text(array[name])
+    elif dtype.kind == "U" and array.size and dtype.itemsize:
+        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if codes.max() > sys.maxunicode:
+            raise DecodeError(f"an array of text holds {codes.max():#x}, which is no character; the message is corrupt")
     return array
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import collisions
 from .errors import DecodeError
 
 _MUTABLE = (list, dict, set)
@@ -33,10 +34,11 @@ class NodeRef:
 class Nodes:
     """The nodes of a graph on their way in."""
 
-    __slots__ = ("items",)
+    __slots__ = ("items", "resolved")
 
     def __init__(self, items: list[Any]) -> None:
         self.items = items
+        self.resolved = False
 
 
 def shared(value: Any) -> list[Any]:
@@ -62,7 +64,9 @@ def build(parts: list[Any]) -> Any:
     """The value of a graph that came in. Raises DecodeError."""
     if len(parts) != 2 or not isinstance(parts[1], Nodes):
         raise DecodeError("a graph must hold its root and its nodes; the sender's encoder is broken")
-    return _Graph(parts[1].items).value(parts[0])
+    nodes = parts[1]
+    nodes.resolved = True
+    return _Graph(nodes.items).value(parts[0])
 
 
 class _Graph:
@@ -117,14 +121,16 @@ class _Graph:
             if isinstance(container, dict):
                 items = [(self._made(key), self._made(item)) for key, item in container.items()]
                 container.clear()
+                collisions.check([key for key, _ in items], "keys of a map")
                 container.update(items)
                 count = len(items)
             else:
                 members = [self._made(item) for item in container]
                 container.clear()
+                collisions.check(members, "elements of a set")
                 container.update(members)
                 count = len(members)
-        except TypeError as error:
+        except (TypeError, ArithmeticError) as error:
             raise DecodeError(f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples") from None
         if len(container) != count:
             raise DecodeError("keys or set elements of a graph are equal in Python; send a list instead")

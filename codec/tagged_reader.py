@@ -7,13 +7,14 @@ structure. A tag is added by one row in `TAGS`.
 from __future__ import annotations
 
 import binascii
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from typing import Any
 
-from . import digits, named
+from . import collisions, digits, named
 from .errors import DecodeError, InvalidRef, LimitExceeded
 from .limits import Limits
 from .resolver import CallbackRef, Ref, Resolver, StreamRef
@@ -167,6 +168,7 @@ def _short(value: Any) -> str:
 def _read_set(kind: type[set[Any]] | type[frozenset[Any]]) -> Callable[[Reader, _Fields], Any]:
     def read(_: Reader, fields: _Fields) -> Any:
         items = _field(fields, "elements", "value", list, "a list of elements")
+        _check_hashes(items, "elements of a set")
         seen: dict[Any, Any] = {}
         for item in items:
             _add(seen, item, item, "set element", "send a list instead")
@@ -175,10 +177,16 @@ def _read_set(kind: type[set[Any]] | type[frozenset[Any]]) -> Callable[[Reader, 
     return read
 
 
+def _check_hashes(keys: list[Any], what: str) -> None:
+    if len(keys) > collisions.LIMIT:
+        with contextlib.suppress(TypeError):  # what cannot be hashed is refused by name
+            collisions.check(keys, what)
+
+
 def _add(seen: dict[Any, Any], key: Any, item: Any, what: str, remedy: str) -> None:
     try:
         known = key in seen
-    except TypeError as error:
+    except (TypeError, ArithmeticError) as error:
         raise DecodeError(f"a {what} of type {type(key).__name__} cannot be hashed in Python ({error}); {remedy}") from None
     if known:
         other = next(candidate for candidate in seen if candidate == key)
@@ -188,7 +196,9 @@ def _add(seen: dict[Any, Any], key: Any, item: Any, what: str, remedy: str) -> N
 
 def _read_dict(_: Reader, fields: _Fields) -> Any:
     value: dict[Any, Any] = {}
-    for pair in _field(fields, "pairs", None, list, "a list of pairs"):
+    pairs = _field(fields, "pairs", None, list, "a list of pairs")
+    _check_hashes([pair[0] for pair in pairs if isinstance(pair, list) and pair], "keys of a map")
+    for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
             size = f"a list of {len(pair)}" if isinstance(pair, list) else _short(pair)
             raise DecodeError(f"a dict tag must hold pairs of a key and a value, not {size}")

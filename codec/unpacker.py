@@ -11,7 +11,7 @@ from typing import Any
 
 from msgpack import unpackb
 
-from . import arrays, identity, moments, named, shape
+from . import arrays, collisions, identity, moments, named, shape
 from .errors import CodecError, DecodeError, LimitExceeded
 from .limits import DEFAULT, Limits
 from .marks import (
@@ -51,6 +51,10 @@ class _Mark:
         self.kind = kind
 
 
+class _TooManyUnsalted(Exception):
+    """There are more values in a message whose hashes are not salted than may share one."""
+
+
 class Unpacker:
     """Decodes values; keep one per thread and reuse it. `resolver` turns refs and callbacks into live objects."""
 
@@ -61,9 +65,11 @@ class Unpacker:
         self._small = min(limits.depth, limits.elements, limits.frame)  # too few bytes to nest too deep or to hold too much
         self._containers = 0
         self._open_marks = 0
+        self._unsalted, self._enough = 0, -1
+        self._callbacks: dict[CallbackRef, Any] = {}
         self._on_list = self._list
         self._on_ext = self._ext
-        self.nodes: list[identity.NodeRef] = []
+        self.nodes: list[identity.NodeRef | identity.Nodes] = []
 
     def unpack(self, data: bytes | bytearray | memoryview) -> Any:
         """The value of packed bytes. Raises DecodeError or LimitExceeded, or what the resolver raises for a ref."""
@@ -77,7 +83,7 @@ class Unpacker:
         except Exception as error:
             if self.nodes:
                 self.nodes = []
-            if isinstance(error, (ValueError, TypeError, RecursionError)):
+            if isinstance(error, (ValueError, TypeError, ArithmeticError, RecursionError)):
                 raise self._explained(error, size) from None
             raise
         if self._open_marks or self.nodes:
@@ -90,22 +96,49 @@ class Unpacker:
             raise LimitExceeded(f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame")
         self._containers = 0
         bound = min(size, limits.elements)
-        value = unpackb(
-            data,
-            list_hook=self._on_list,
-            object_hook=self._count_map,
-            ext_hook=self._on_ext,
-            strict_map_key=False,
-            max_array_len=bound,
-            max_map_len=bound,
-        )
+        # Only large integers, complex numbers and composites come in numbers that share a hash. Where there are enough of them for a dict
+        # to become slow, the message is read once more, with a look at the keys of its dicts.
+        self._unsalted, self._enough = 0, collisions.LIMIT if collisions.may_hold_large_map(data) else -1
+        try:
+            value = self._parsed(data, bound, object_hook=self._count_map)
+        except _TooManyUnsalted:
+            self._unsalted, self._enough = 0, -1
+            self._containers, self._open_marks, self.nodes = 0, 0, []
+            value = self._parsed(data, bound, object_pairs_hook=self._map)
+        finally:
+            self._callbacks.clear()
         if size > limits.elements:
             shape.check(value, limits, DecodeError)
         elif self._containers > limits.depth:
             shape.check_depth(value, self._containers, limits)
         return value
 
-    def _explained(self, error: ValueError | TypeError | RecursionError, size: int) -> BaseException:
+    def _parsed(self, data: bytes | bytearray | memoryview, bound: int, **on_map: Any) -> Any:
+        return unpackb(
+            data,
+            list_hook=self._on_list,
+            ext_hook=self._on_ext,
+            strict_map_key=False,
+            max_array_len=bound,
+            max_map_len=bound,
+            **on_map,
+        )
+
+    def count_unsalted(self) -> None:
+        """Notes a value whose hash its sender can choose."""
+        self._unsalted += 1
+        if self._unsalted == self._enough:
+            raise _TooManyUnsalted
+
+    def callback(self, ref: CallbackRef) -> Any:
+        """The callable of a function; one, even when a message is read twice."""
+        if self._enough < 0 and not self._callbacks:
+            return self.resolver.callback(ref)
+        if ref not in self._callbacks:
+            self._callbacks[ref] = self.resolver.callback(ref)
+        return self._callbacks[ref]
+
+    def _explained(self, error: ValueError | TypeError | ArithmeticError | RecursionError, size: int) -> CodecError:
         """What a failure of msgpack, or of a dict that it made, means to the sender."""
         if isinstance(error, UnicodeDecodeError):
             return DecodeError(f"a string on the wire is not valid UTF-8 ({error.reason} at its byte {error.start}); send it as bytes")
@@ -113,9 +146,8 @@ class Unpacker:
             return LimitExceeded(f"the message nests deeper than max_depth = {self.limits.depth}; flatten it")
         if isinstance(error, ValueError):
             return _malformed(error, size, self.limits)
-        if "unhashable" in str(error):
-            return DecodeError(f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys")
-        return error
+        # A key that refuses to be hashed, or to be compared with another one.
+        return DecodeError(f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys")
 
     def _check_marks(self) -> None:
         nodes, self.nodes = self.nodes, []
@@ -128,12 +160,21 @@ class Unpacker:
         self._containers += 1
         if items and type(items[0]) is _Mark:
             self._open_marks -= 1
+            self._unsalted += 1
+            if self._unsalted == self._enough:
+                raise _TooManyUnsalted
             return COMPOSITES[items[0].kind](self, items)
         return items
 
     def _count_map(self, items: dict[Any, Any]) -> dict[Any, Any]:
         self._containers += 1
         return items
+
+    def _map(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        self._containers += 1
+        if len(pairs) > collisions.LIMIT:
+            collisions.check([key for key, _ in pairs], "keys of a map")
+        return dict(pairs)
 
     def _ext(self, code: int, data: bytes) -> Any:
         if code == MARK:
@@ -179,7 +220,13 @@ def _read_int(unpacker: Unpacker, data: bytes) -> int:
         )
     if not data:
         raise DecodeError("an integer of no bytes; the sender's encoder is broken")
+    unpacker.count_unsalted()
     return int.from_bytes(data, "big", signed=True)
+
+
+def _read_complex(unpacker: Unpacker, data: bytes) -> complex:
+    unpacker.count_unsalted()
+    return complex(*_COMPLEX.unpack(data))
 
 
 LEAVES: dict[int, Callable[[Unpacker, bytes], Any]] = {
@@ -187,7 +234,7 @@ LEAVES: dict[int, Callable[[Unpacker, bytes], Any]] = {
     ATOM: lambda _, data: Atom(data.decode("utf-8", "surrogatepass")),
     BINARY: lambda _, data: Binary(data),
     TEXT: lambda _, data: data.decode("utf-8", "surrogatepass"),
-    COMPLEX: lambda _, data: complex(*_COMPLEX.unpack(data)),
+    COMPLEX: _read_complex,
     OPAQUE: lambda _, data: _read_opaque(data),
     **{code: lambda _, data, read=read: read(data) for code, read in moments.LEAVES.items()},  # type: ignore[misc]
 }
@@ -202,8 +249,10 @@ def _read_opaque(data: bytes) -> OpaqueTerm:
 
 def _read_set(kind: type[set[Any]] | type[frozenset[Any]], items: list[Any]) -> Any:
     try:
+        if len(items) > collisions.LIMIT:
+            collisions.check(items[1:], "elements of a set")
         value = kind(items[1:])
-    except TypeError as error:
+    except (TypeError, ArithmeticError) as error:
         raise DecodeError(f"a set element cannot be hashed in Python ({error}); use strings, numbers or tuples, or send a list") from None
     if len(value) != len(items) - 1:
         raise DecodeError(f"elements of a set are equal in Python ({len(items) - 1} came, {len(value)} are distinct); send a list instead")
@@ -256,7 +305,7 @@ def _read_callback(unpacker: Unpacker, items: list[Any]) -> Any:
     fields = items[1:]
     if len(fields) != 3 or [type(field) for field in fields] != [str, int, str]:
         raise DecodeError(f"a callback must hold an id, an arity and an owner; this one holds {str(fields)[:80]}")
-    return unpacker.resolver.callback(CallbackRef(*fields))
+    return unpacker.callback(CallbackRef(*fields))
 
 
 def _read_node(unpacker: Unpacker, items: list[Any]) -> Any:
@@ -273,6 +322,12 @@ def _read_segment(unpacker: Unpacker, items: list[Any]) -> memoryview:
     return unpacker.segments.open(items[1], items[2], items[3])
 
 
+def _read_nodes(unpacker: Unpacker, items: list[Any]) -> Any:
+    nodes = identity.Nodes(items[1:])
+    unpacker.nodes.append(nodes)
+    return nodes
+
+
 COMPOSITES: dict[int, Callable[[Unpacker, list[Any]], Any]] = {
     TUPLE: lambda _, items: tuple(items[1:]),
     SET: lambda _, items: _read_set(set, items),
@@ -287,7 +342,7 @@ COMPOSITES: dict[int, Callable[[Unpacker, list[Any]], Any]] = {
     MEMBERS: lambda _, items: members(items[1:]),
     GRAPH: lambda _, items: identity.build(items[1:]),
     NODE: _read_node,
-    NODES: lambda _, items: identity.Nodes(items[1:]),
+    NODES: _read_nodes,
 }
 
 _MARKS_IN = {bytes((kind,)): _Mark(kind) for kind in COMPOSITES}

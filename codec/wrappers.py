@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, tzinfo
+from functools import reduce
+from operator import xor
 from typing import Any
 
 
@@ -99,7 +101,8 @@ def _hashable(value: Any) -> Any:
         case list() | tuple():
             return tuple(map(_hashable, value))
         case dict():
-            return frozenset((_hashable(key), _hashable(item)) for key, item in value.items())
+            # No set of what a peer may have chosen to share a hash.
+            return reduce(xor, (hash((_hashable(key), _hashable(item))) for key, item in value.items()), len(value))
         case set():
             return frozenset(value)
     return value
@@ -189,11 +192,17 @@ class PreciseTime(time):
 
     precision: int
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # a copy remembers it, too
+        return *super().__reduce_ex__(protocol), dict(self.__dict__)
+
 
 class PreciseDatetime(datetime):
     """A `datetime` that remembers how many digits of its fraction of a second Elixir shows; goes back with the same."""
 
     precision: int
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # a copy remembers it, too
+        return *super().__reduce_ex__(protocol), dict(self.__dict__)
 
 
 def replaced(moment: Any, **fields: Any) -> Any:
