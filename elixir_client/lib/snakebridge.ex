@@ -10,7 +10,8 @@ defmodule SnakeBridge do
   Python; a `SnakeBridge.Ref` stands for them, in the session of the process that made it. Keyword options become Python keyword arguments; options
   of ours are under `:__runtime__` (`SnakeBridge.Runtime`). Every function that returns `{:ok, value}` has a bang form.
   """
-  alias SnakeBridge.{Bytes, Error, Ref, Runtime, SessionContext, StreamRef}
+  alias SnakeBridge.Codec.{Arrays, Failure, Typed}
+  alias SnakeBridge.{Bytes, Error, Ref, Runtime, SessionContext, Shared, StreamRef, Tensor, ZeroCopyRef}
 
   @type target :: module() | String.t() | Ref.t() | StreamRef.t()
   @type name :: atom() | String.t()
@@ -141,6 +142,63 @@ defmodule SnakeBridge do
   @spec bytes(binary()) :: Bytes.t()
   def bytes(data), do: Bytes.new(data)
 
+  # --- shared memory ---
+
+  @doc """
+  Puts a tensor (`SnakeBridge.Tensor`, `Nx.Tensor`), an Arrow value (`SnakeBridge.Arrow`, an Explorer frame) or bytes into shared memory, where
+  Python reads them without a copy. The ref belongs to the session of the calling process and goes with it (docs/sharing.md).
+  """
+  @spec share(term()) :: {:ok, ZeroCopyRef.t()} | {:error, Error.t()}
+  def share(%ZeroCopyRef{} = ref), do: {:ok, ref}
+  def share(data) when is_binary(data), do: Shared.put(current_session(), data)
+  def share(%Bytes{data: data}) when is_binary(data), do: Shared.put(current_session(), data)
+
+  def share(%{__struct__: kind} = array) when kind in [Tensor, :"Elixir.Nx.Tensor"] do
+    Failure.catching(fn ->
+      tensor = Arrays.tensor(array)
+
+      with {:ok, ref} <- Shared.put(current_session(), tensor.data),
+           do: {:ok, %{ref | kind: :tensor, dtype: tensor.dtype, shape: tensor.shape, order: tensor.order}}
+    end)
+  end
+
+  def share(%{__struct__: _} = struct) do
+    Failure.catching(fn ->
+      case Typed.dump(struct) do
+        {"arrow", [kind, %Bytes{data: data}]} ->
+          with {:ok, ref} <- Shared.put(current_session(), data),
+               do: {:ok, %{ref | kind: :arrow, dtype: kind}}
+
+        _ ->
+          unshareable(struct)
+      end
+    end)
+  end
+
+  def share(other), do: unshareable(other)
+
+  defp unshareable(term) do
+    {:error,
+     Error.new(
+       :encode_error,
+       "#{Failure.show(term)} cannot be shared: only tensors, Arrow values and bytes lie in memory as they travel; pass it as it is"
+     )}
+  end
+
+  @doc """
+  Copies a value out of shared memory and lets its ref go: a `SnakeBridge.Tensor`, `SnakeBridge.Arrow` or `SnakeBridge.Bytes`. Any other term is
+  answered as it is. (`SnakeBridge.ZeroCopyRef.read/1` copies and keeps the ref.)
+  """
+  @spec unshare(ZeroCopyRef.t() | term()) :: {:ok, term()} | {:error, Error.t()}
+  def unshare(%ZeroCopyRef{} = ref) do
+    with {:ok, value} <- ZeroCopyRef.read(ref) do
+      Shared.release(ref)
+      {:ok, value}
+    end
+  end
+
+  def unshare(term), do: {:ok, term}
+
   @doc """
   Python's `with`: enters a context manager, runs the block with `context` bound to what `__enter__` returned, and leaves it. When the block raises,
   `__exit__` hears of it; the exception goes on unless `__exit__` returns true (the result is then `{:suppressed, exception}`). Throws and
@@ -229,6 +287,10 @@ defmodule SnakeBridge do
   def close_session!(session), do: bang(close_session(session))
   @doc "As `release_session/1`; raises."
   def release_session!(session \\ current_session()), do: bang(release_session(session))
+  @doc "As `share/1`; raises."
+  def share!(term), do: bang(share(term))
+  @doc "As `unshare/1`; raises."
+  def unshare!(term), do: bang(unshare(term))
   @doc "As `release_ref/1`; raises."
   def release_ref!(ref), do: bang(release_ref(ref))
 

@@ -3,7 +3,7 @@ defmodule SnakeBridge.Application do
   use Application
 
   alias SnakeBridge.Codec.Opaque
-  alias SnakeBridge.{CallbackRegistry, Pool, SessionContext, SessionManager, Telemetry, Types}
+  alias SnakeBridge.{CallbackRegistry, Pool, SessionContext, SessionManager, Shared, Telemetry, Types}
 
   @impl true
   def start(_type, _args) do
@@ -12,8 +12,10 @@ defmodule SnakeBridge.Application do
     Telemetry.create_table()
     Pool.create_tables()
     SessionContext.create_table()
+    Shared.create_table()
 
     children = [
+      Shared,
       CallbackRegistry,
       SessionManager,
       {Task.Supervisor, name: SnakeBridge.Tasks},

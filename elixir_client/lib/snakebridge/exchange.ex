@@ -3,7 +3,7 @@ defmodule SnakeBridge.Exchange do
   One request and its answer, in the process that makes it. While it waits it runs the functions that Python calls back, here, and what those
   call in turn goes over the same connection: a callback inside a call inside a callback needs one worker and one connection.
   """
-  alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool, SessionManager}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool, SessionManager, Shared}
   alias SnakeBridge.Codec.Options
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Pool.{Slots, Worker}
@@ -53,21 +53,23 @@ defmodule SnakeBridge.Exchange do
 
   @doc "Makes a request and waits for its answer."
   @spec call(map(), String.t(), String.t(), map(), map()) :: {:ok, term()} | {:error, Error.t()}
-  def call(worker, _session, tool, payload, context) do
+  def call(worker, session, tool, payload, context) do
     case enclosing(worker) do
-      nil -> alone(worker, tool, payload, context)
-      frame -> nested(worker, frame, tool, payload, context)
+      nil -> alone(worker, session, tool, payload, context)
+      frame -> nested(worker, frame, session, tool, payload, context)
     end
   end
 
-  defp alone(worker, tool, payload, context) do
+  defp alone(worker, session, tool, payload, context) do
     holder = SessionManager.track()
     options = options(context.pool, form(context.opts))
     id = id()
 
-    with {:ok, body, functions} <-
+    with {:ok, body, functions, shares?} <-
            encode(id, "call", tool, payload, context, {worker, parent(worker)}, options),
          {:ok, connection} <- checkout(worker, holder, id, context, functions) do
+      options = receiving(options, shares?, session, context)
+
       try do
         exchange(worker, connection, id, {body, functions}, context, options)
       catch
@@ -111,11 +113,14 @@ defmodule SnakeBridge.Exchange do
   end
 
   # The connection belongs to the enclosing call: it cannot be given up, so the answer is awaited even when it is late.
-  defp nested(worker, %{connection: connection}, tool, payload, context) do
+  defp nested(worker, %{connection: connection}, session, tool, payload, context) do
     options = options(context.pool, form(context.opts))
     id = id()
 
-    with {:ok, body, functions} <- encode(id, "call", tool, payload, context, {worker, nil}, options) do
+    with {:ok, body, functions, shares?} <-
+           encode(id, "call", tool, payload, context, {worker, nil}, options) do
+      options = receiving(options, shares?, session, context)
+
       case exchange(worker, connection, id, {body, functions}, context, options) do
         {:answer, result} ->
           result
@@ -302,7 +307,7 @@ defmodule SnakeBridge.Exchange do
     options = options(context.pool, form(context.opts))
     id = id()
 
-    with {:ok, body, functions} <-
+    with {:ok, body, functions, _} <-
            encode(id, "stream", tool, payload, context, {worker, parent(worker)}, options),
          {:ok, connection} <- checkout(worker, holder, id, context, functions) do
       case send_with(functions, connection, body) do
@@ -471,7 +476,7 @@ defmodule SnakeBridge.Exchange do
 
   # --- parts ---
 
-  # The body, and the ids of the functions in it.
+  # The body, the ids of the functions in it, and whether it holds refs to shared memory.
   defp encode(id, method, tool, payload, context, {worker, parent}, options) do
     started = System.monotonic_time()
     params = %{"tool" => tool, "payload" => payload, "timeout_ms" => timeout_ms(context.deadline)}
@@ -480,10 +485,27 @@ defmodule SnakeBridge.Exchange do
     session_options = Keyword.get(context.opts, :session_options)
     params = if session_options, do: Map.put(params, "session_options", session_options), else: params
     params = if context.opts[:preserve_identity] == true, do: Map.put(params, "identity", true), else: params
+    params = if method == "call", do: sharing(params, worker, context.opts), else: params
     encode = fn -> Lane.request(id, method, params, options) end
-    result = CallbackRegistry.sending(key(worker), self(), encode)
+    {result, shares?} = Shared.noting(fn -> CallbackRegistry.sending(key(worker), self(), encode) end)
     SnakeBridge.Telemetry.note_encode(System.monotonic_time() - started)
-    result
+    with {:ok, body, functions} <- result, do: {:ok, body, functions, shares?}
+  end
+
+  # How much of the answer may go through shared memory: bytes in all, and the size from which on a value does.
+  defp sharing(params, %{shared: shared}, opts) do
+    if shared == false or opts[:shared] == false,
+      do: params,
+      else: Map.put(params, "shared", [Shared.room(), opts[:shared_threshold] || threshold(shared)])
+  end
+
+  defp threshold(true), do: Shared.threshold()
+  defp threshold(options), do: Keyword.get(options, :threshold) || Shared.threshold()
+
+  # Who passes refs gets refs.
+  defp receiving(options, shares?, session, %{opts: opts, pool: pool}) do
+    mode = if shares? or opts[:shared] == true, do: :refs, else: :read
+    %{options | segments: &Shared.receive_segment(mode, session, pool, &1)}
   end
 
   defp timeout_ms(:infinity), do: nil

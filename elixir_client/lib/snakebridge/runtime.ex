@@ -10,7 +10,8 @@ defmodule SnakeBridge.Runtime do
     * `:__args__` - further positional arguments
     * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, stream_timeout: ms]`; a timeout may be `:infinity`. A call may take
       120 s, a stream with its consumer 30 minutes (`config :snakebridge, timeout: ms, stream_timeout: ms`). In what form results come
-      (`:result`, `:bytes`, `:maps`, `:tensors`, `:frames`, `:preserve_identity`) is told in docs/types.md
+      (`:result`, `:bytes`, `:maps`, `:tensors`, `:frames`, `:preserve_identity`) is told in docs/types.md,
+      and what goes through shared memory (`:shared`) in docs/sharing.md
   """
   alias SnakeBridge.{
     CallbackRegistry,
@@ -19,6 +20,7 @@ defmodule SnakeBridge.Runtime do
     Ref,
     RuntimeClient,
     SessionContext,
+    Shared,
     StreamRef,
     Telemetry,
     Types
@@ -263,6 +265,8 @@ defmodule SnakeBridge.Runtime do
   @doc "Ends a session."
   @spec release_session(String.t()) :: :ok | {:error, term()}
   def release_session(session) do
+    Shared.release_session(session)
+
     case RuntimeClient.current() do
       SnakeBridge.Pool ->
         SnakeBridge.Pool.release_session(session)

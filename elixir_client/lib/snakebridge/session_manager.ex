@@ -6,7 +6,7 @@ defmodule SnakeBridge.SessionManager do
   """
   use GenServer
 
-  alias SnakeBridge.Pool
+  alias SnakeBridge.{Pool, Shared}
   alias SnakeBridge.Pool.Slots
 
   @tracked :snakebridge_tracked
@@ -75,6 +75,7 @@ defmodule SnakeBridge.SessionManager do
     [{_, _, session}] = :ets.lookup(@callers, number)
     Pool.abandon(pid, number)
     :ets.delete(@callers, number)
+    Shared.release_session(session)
 
     if Pool.placed?(session),
       do: Task.Supervisor.start_child(SnakeBridge.Tasks, fn -> Pool.release_session(session) end)

@@ -8,8 +8,8 @@ defmodule SnakeBridge.Codec.Arrays do
 
   import SnakeBridge.Codec.Failure, only: [fail: 2, malformed: 2, show: 1]
 
-  alias SnakeBridge.{Bytes, OrderedMap, Tensor}
-  alias SnakeBridge.Codec.{Options, Packages}
+  alias SnakeBridge.{Bytes, OrderedMap, Tensor, ZeroCopyRef}
+  alias SnakeBridge.Codec.{Options, Packages, Segment}
 
   @nx :"Elixir.Nx"
 
@@ -34,18 +34,21 @@ defmodule SnakeBridge.Codec.Arrays do
 
   @doc "dtype, shape and bytes of an array, and \"F\" when it is in Fortran order. Throws for a malformed one."
   @spec split(struct()) :: [term()]
-  def split(%Tensor{} = tensor) do
-    case Tensor.check(tensor) do
-      :ok ->
-        parts = [ordered(tensor.dtype), Tuple.to_list(tensor.shape), %Bytes{data: tensor.data}]
-        if tensor.order == :f, do: parts ++ ["F"], else: parts
-
-      {:error, rule} ->
-        fail(:encode_error, "#{show(tensor)} cannot be sent: #{rule}")
-    end
+  def split(array) do
+    tensor = tensor(array)
+    fields(tensor, %Bytes{data: tensor.data})
   end
 
-  def split(%{__struct__: :"Elixir.Nx.Tensor"} = tensor) do
+  @doc "An array as a tensor that can be sent. Throws for one that cannot."
+  @spec tensor(struct()) :: Tensor.t()
+  def tensor(%Tensor{} = tensor) do
+    with {:error, rule} <- Tensor.check(tensor),
+         do: fail(:encode_error, "#{show(tensor)} cannot be sent: #{rule}")
+
+    tensor
+  end
+
+  def tensor(%{__struct__: :"Elixir.Nx.Tensor"} = tensor) do
     names = apply(@nx, :names, [tensor])
     type = apply(@nx, :type, [tensor])
 
@@ -63,12 +66,19 @@ defmodule SnakeBridge.Codec.Arrays do
         )
 
       true ->
-        split(%Tensor{
+        tensor(%Tensor{
           dtype: native(Map.fetch!(@dtypes, type)),
           shape: apply(@nx, :shape, [tensor]),
           data: apply(@nx, :to_binary, [tensor])
         })
     end
+  end
+
+  @doc "The fields of an array: what it is, and its bytes or where they are."
+  @spec fields(%{dtype: term(), shape: tuple(), order: :c | :f}, struct()) :: [term()]
+  def fields(%{dtype: dtype, shape: shape, order: order}, data) do
+    parts = [ordered(dtype), Tuple.to_list(shape), data]
+    if order == :f, do: parts ++ ["F"], else: parts
   end
 
   # A structured dtype travels with its entries in one order, so that equal arrays have equal bytes.
@@ -93,6 +103,9 @@ defmodule SnakeBridge.Codec.Arrays do
   @doc "The array of its parts. Throws when they are not those of one."
   @spec build([term()], Options.t()) :: struct()
   def build([dtype, shape, data], opts), do: build([dtype, shape, data, "C"], opts)
+
+  def build([dtype, shape, %ZeroCopyRef{} = ref, order], _) when is_list(shape) and order in ["C", "F"],
+    do: Segment.array(ref, dtype(dtype), shape, if(order == "F", do: :f, else: :c))
 
   def build([dtype, shape, data, order], opts) when is_list(shape) and order in ["C", "F"] do
     tensor = %Tensor{

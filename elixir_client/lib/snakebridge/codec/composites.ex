@@ -10,8 +10,8 @@ defmodule SnakeBridge.Codec.Composites do
 
   import SnakeBridge.Codec.Failure, only: [fail: 2, malformed: 2, show: 1]
 
-  alias SnakeBridge.Codec.{Arrays, Keys, Options, Typed}
-  alias SnakeBridge.{Bytes, FrozenSet, Graph, OrderedMap, Ref, StreamRef}
+  alias SnakeBridge.Codec.{Arrays, Keys, Options, Segment, Typed}
+  alias SnakeBridge.{Bytes, FrozenSet, Graph, OrderedMap, Ref, StreamRef, ZeroCopyRef}
 
   @table [
     {0x01, nil, :elements, nil, :build_tuple},
@@ -25,6 +25,7 @@ defmodule SnakeBridge.Codec.Composites do
     {0x08, :"Elixir.Nx.Tensor", :fields, :split_tensor, :build_tensor},
     {0x09, nil, :elements, nil, :build_typed},
     {0x0A, nil, :elements, nil, :build_set},
+    {0x0B, SnakeBridge.Codec.Segment, :fields, :split_segment, :build_segment},
     {0x0C, SnakeBridge.Graph, :elements, :split_graph, :build_graph},
     {0x0D, SnakeBridge.Graph.Node, :fields, :split_node, :build_node},
     {0x0E, SnakeBridge.Graph.Nodes, :elements, :split_nodes, :build_nodes}
@@ -49,6 +50,7 @@ defmodule SnakeBridge.Codec.Composites do
   end
 
   def split(%OrderedMap{} = map), do: split_ordered(map)
+  def split(%ZeroCopyRef{} = ref), do: Segment.split_ref(ref)
 
   # The encoder writes those with a binary itself.
   def split(%Bytes{} = bytes),
@@ -259,4 +261,9 @@ defmodule SnakeBridge.Codec.Composites do
 
   defp split_tensor(array), do: Arrays.split(array)
   defp build_tensor(parts, opts), do: Arrays.build(parts, opts)
+
+  # shared memory
+
+  defp split_segment(segment), do: Segment.split(segment)
+  defp build_segment(parts, opts), do: Segment.build(parts, opts)
 end

@@ -18,6 +18,8 @@ defmodule SnakeBridge.Codec.Options do
       `config :snakebridge, frames: ...`, else `:arrow`
     * `:schema` - the schema of `tagged` to encode: 1 (the default) or 2; both are always decoded
     * `:opaque_scope` - a text; opaque terms are only taken back in the scope in which they were sent. "" is the default
+    * `:segments` - what becomes of a segment of shared memory: a function of its name, offset and length that answers a
+      `SnakeBridge.ZeroCopyRef` or its bytes. Without it a segment that comes in is an error
     * `:ref_defaults` - a map of fields to put into refs that are decoded, such as `%{pool: MyPool}`
   """
 
@@ -32,7 +34,7 @@ defmodule SnakeBridge.Codec.Options do
     schema: [1, 2]
   }
   @limits [:depth, :elements, :int_bits]
-  @keys @limits ++ [:callback, :ref_defaults, :opaque_scope] ++ Map.keys(@choices)
+  @keys @limits ++ [:callback, :segments, :ref_defaults, :opaque_scope] ++ Map.keys(@choices)
 
   defstruct depth: 512,
             elements: 0x1000000,
@@ -43,6 +45,7 @@ defmodule SnakeBridge.Codec.Options do
             canonical: false,
             tensors: nil,
             frames: nil,
+            segments: nil,
             schema: 1,
             opaque_scope: "",
             ref: %Ref{id: nil, session_id: nil},
@@ -65,6 +68,10 @@ defmodule SnakeBridge.Codec.Options do
           canonical: boolean(),
           tensors: :snakebridge | :nx | nil,
           frames: :arrow | :explorer | nil,
+          segments:
+            ({String.t(), non_neg_integer(), non_neg_integer()} ->
+               {:ok, SnakeBridge.ZeroCopyRef.t() | binary()} | {:error, SnakeBridge.Error.t()})
+            | nil,
           schema: 1 | 2,
           opaque_scope: String.t(),
           ref: Ref.t(),
@@ -82,6 +89,9 @@ defmodule SnakeBridge.Codec.Options do
 
       {:callback, callback}, acc when is_function(callback, 1) or is_nil(callback) ->
         %{acc | callback: callback}
+
+      {:segments, segments}, acc when is_function(segments, 1) or is_nil(segments) ->
+        %{acc | segments: segments}
 
       {:ref_defaults, defaults}, acc when is_map(defaults) ->
         %{acc | ref: struct(acc.ref, defaults), stream_ref: struct(acc.stream_ref, defaults)}

@@ -10,7 +10,7 @@ defmodule SnakeBridge.Codec.TaggedEncoder do
 
   import SnakeBridge.Codec.Failure, only: [fail: 2, show: 1]
 
-  alias SnakeBridge.{Bytes, Complex, FrozenSet, Graph, OrderedMap, Ref, StreamRef, Tensor, Text}
+  alias SnakeBridge.{Bytes, Complex, FrozenSet, Graph, OrderedMap, Ref, StreamRef, Tensor, Text, ZeroCopyRef}
   alias SnakeBridge.Codec.{Arrays, Composites, Keys, Leaves, Moments, Opaque, Options, Typed}
 
   require Leaves
@@ -88,6 +88,14 @@ defmodule SnakeBridge.Codec.TaggedEncoder do
     case Composites.split(map) do
       {:map, _size, fields} -> dict(pairs(fields), deeper(levels, opts), opts)
       {_kind, :elements, fields} -> unkeyed(fields, levels, opts)
+    end
+  end
+
+  # JSON has no shared memory: the value itself travels.
+  defp value(%ZeroCopyRef{} = ref, levels, opts) do
+    case ZeroCopyRef.read(ref) do
+      {:ok, copy} -> value(copy, levels, opts)
+      {:error, error} -> fail(:encode_error, error.message)
     end
   end
 

@@ -69,7 +69,8 @@ defmodule SnakeBridge.Lane.Connection do
       "versions" => [Lane.version()],
       "token" => token,
       "role" => Atom.to_string(role),
-      "client" => "elixir"
+      "client" => "elixir",
+      "shared" => true
     }
 
     options = Lane.options([])

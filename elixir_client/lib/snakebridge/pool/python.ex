@@ -3,6 +3,8 @@ defmodule SnakeBridge.Pool.Python do
 
   import Bitwise
 
+  alias SnakeBridge.Shared
+
   @doc "Starts an executor; it is ready when it has said so."
   @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
   def open(options) do
@@ -21,7 +23,8 @@ defmodule SnakeBridge.Pool.Python do
           :stderr_to_stdout,
           :hide,
           {:line, 8192},
-          {:args, ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address]},
+          {:args,
+           ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++ shared(options)},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}
         ])
@@ -36,6 +39,11 @@ defmodule SnakeBridge.Pool.Python do
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
+  end
+
+  defp shared(options) do
+    directory = Shared.directory()
+    if directory && Keyword.get(options, :shared, true), do: ["--shared", directory], else: []
   end
 
   defp variable(name, nil), do: {to_charlist(to_string(name)), false}

@@ -8,7 +8,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Lane.Connection, Pool}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane.Connection, Pool, Shared}
   alias SnakeBridge.Pool.{Control, Python, Slots}
 
   @backoff_first 100
@@ -382,6 +382,7 @@ defmodule SnakeBridge.Pool.Worker do
     kill(state)
     retire(state)
     Python.cleanup(state.directory)
+    Shared.worker_gone(state.os_pid)
   end
 
   # --- connections ---
@@ -432,6 +433,8 @@ defmodule SnakeBridge.Pool.Worker do
       address: state.worker.address,
       token: state.worker.token,
       max_connections: Keyword.get(state.options, :max_connections, 64),
+      # whether it shares memory
+      shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
       slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),
       # unused, processes that wait for a connection, sessions
       counts: :atomics.new(3, [])
@@ -492,6 +495,7 @@ defmodule SnakeBridge.Pool.Worker do
     # What user code started lives in the process group of the worker.
     kill(state)
     Python.cleanup(state.directory)
+    Shared.worker_gone(state.os_pid)
     backoff = if now() - state.started > @healthy_after, do: @backoff_first, else: state.backoff
     Logger.warning("SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{text}")
 

@@ -73,7 +73,7 @@ defmodule SnakeBridge.Codec.Typed.Native do
   end
 
   def load("arrow", payload, opts) do
-    with {:ok, arrow} <- Python.load("arrow", payload, opts), do: {:ok, to_frame(arrow, opts)}
+    with {:ok, %Arrow{} = arrow} <- Python.load("arrow", payload, opts), do: {:ok, to_frame(arrow, opts)}
   end
 
   def load(_tag, _payload, _opts), do: :error

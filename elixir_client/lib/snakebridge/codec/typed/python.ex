@@ -17,7 +17,8 @@ defmodule SnakeBridge.Codec.Typed.Python do
     Pattern,
     Slice,
     Text,
-    UUID
+    UUID,
+    ZeroCopyRef
   }
 
   @paths ~w(PosixPath WindowsPath PurePosixPath PureWindowsPath)
@@ -137,6 +138,9 @@ defmodule SnakeBridge.Codec.Typed.Python do
 
     if pattern?(source, flags), do: {:ok, %Pattern{source: source, flags: flags}}, else: :error
   end
+
+  def load("arrow", [kind, %ZeroCopyRef{} = ref], _) when is_binary(kind),
+    do: {:ok, %{ref | kind: :arrow, dtype: :binary.copy(kind)}}
 
   def load("arrow", [kind, %Bytes{data: data}], _) when is_binary(kind),
     do: {:ok, %Arrow{kind: kind, data: data}}
