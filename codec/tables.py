@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import arrow_sizes
 from .named import BY_REFERENCE, Named, row
 
 TAG = "arrow"
@@ -23,6 +24,7 @@ def _stream(table: Any) -> Any:
 def _read(data: Any) -> Any:
     import pyarrow as pa
 
+    arrow_sizes.check(data)
     table = pa.ipc.open_stream(pa.py_buffer(data)).read_all()
     table.validate(full=True)  # offsets beyond their buffer would be read as garbage, or crash
     return table

@@ -38,7 +38,7 @@ from .marks import (
     TYPED,
 )  # fmt: skip
 from .resolver import CallbackRef, PlainResolver, Ref, Resolver, StreamRef
-from .segments import Segments
+from .segments import Outlet, Segments
 from .wrappers import Atom, Binary, Members, OpaqueTerm, Pairs
 
 _COMPLEX = struct.Struct(">dd")
@@ -58,7 +58,7 @@ class _TooManyUnsalted(Exception):
 class Unpacker:
     """Decodes values; keep one per thread and reuse it. `resolver` turns refs and callbacks into live objects."""
 
-    def __init__(self, resolver: Resolver | None = None, limits: Limits = DEFAULT, segments: Segments | None = None) -> None:
+    def __init__(self, resolver: Resolver | None = None, limits: Limits = DEFAULT, segments: Segments | Outlet | None = None) -> None:
         self.resolver: Resolver = resolver if resolver is not None else PlainResolver()
         self.limits = limits
         self.segments = segments
@@ -106,6 +106,7 @@ class Unpacker:
             self._containers, self._open_marks, self.nodes = 0, 0, []
             value = self._parsed(data, bound, object_pairs_hook=self._map)
         finally:
+            self._enough = -1
             self._callbacks.clear()
         if size > limits.elements:
             shape.check(value, limits, DecodeError)

@@ -5,6 +5,7 @@
 #   p  packed -> packed, dicts as plain maps       o  packed -> packed, dicts in their order
 #   c  packed -> packed, canonical                 w  packed -> tagged schema 2
 #   r  tagged schema 2 -> packed                   t  (no parts) -> terms that only this node can read, packed
+#   n  how many atoms there are
 defmodule Echo do
   alias SnakeBridge.Codec.Packed
   alias SnakeBridge.Test.Json
@@ -40,6 +41,7 @@ defmodule Echo do
     error -> ["!", Exception.format(:error, error, __STACKTRACE__)]
   end
 
+  defp convert(?n, _), do: ["+", Integer.to_string(:erlang.system_info(:atom_count))]
   defp convert(?p, bytes), do: bytes |> term(maps: :plain) |> packed(maps: :plain)
   defp convert(?o, bytes), do: bytes |> term(maps: :ordered) |> packed(maps: :ordered)
   defp convert(?c, bytes), do: bytes |> term(maps: :plain) |> packed(maps: :plain, canonical: true)
