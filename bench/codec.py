@@ -41,6 +41,8 @@ def run() -> list[Row]:
     rows = [row for shape, value in shapes().items() for row in python_rows(shape, value)]
     note("codec: Elixir")
     rows += elixir.run("codec.exs", "--no-start")
+    note("codec: shared memory")
+    rows += elixir.run("shared.exs")
     return rows + summary(rows)
 
 

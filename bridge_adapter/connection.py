@@ -75,15 +75,17 @@ class Resolver:
         raise errors.BridgeError(f"a {type(value).__name__} cannot be sent outside a call")
 
 
-def _form(params: dict[str, Any]) -> Form:
+def _form(params: dict[str, Any], outlet: Outlet | None) -> Form:
     if params.get("encoding") == "tagged":
         return Form("tagged", 2 if params.get("schema") == 2 else 1)
-    shared = params.get("shared")
-    if shared is None:
-        return Form(identity=True) if params.get("identity") is True else PACKED
-    if not isinstance(shared, list) or [type(part) for part in shared] != [int, int]:
-        raise errors.InvalidRequest(f"shared must be [bytes that may be written, bytes from which on], not {str(shared)[:40]}")
-    return Form(identity=params.get("identity") is True, shared=(shared[0], shared[1]))
+    identity, shared = params.get("identity") is True, params.get("shared")
+    if shared is None or outlet is None:
+        return Form(identity=True) if identity else PACKED
+    if not isinstance(shared, list) or [type(part) for part in shared] != [int, int, bool]:
+        raise errors.InvalidRequest(f"shared must be [bytes that may be written, bytes from which on, always], not {str(shared)[:40]}")
+    room, threshold, always = shared
+    # A new segment costs more than the socket, so one is only written for who will use it as such: who passes segments, or asks.
+    return Form(identity=identity, shared=(room, threshold)) if always or outlet.opened else Form(identity=identity)
 
 
 class Connection:
@@ -167,8 +169,7 @@ class Connection:
         self.role = str(params.get("role", "call"))
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if params.get("shared") is True and segments is not None:
-            self._unpacker.segments = segments
-            self._packer.segments = self._outlet = Outlet(segments)
+            self._packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
         welcome = {
             "version": lane.VERSION,
             "conn": self.id,
@@ -193,6 +194,8 @@ class Connection:
     def _decode(self, body: bytes | memoryview) -> Message | None:
         """The message of a body; a request that cannot be decoded is answered here, and None returned."""
         self._resolver.reset()
+        if self._outlet is not None:
+            self._outlet.opened = False
         try:
             return lane.parse(self._unpacker.unpack(body))
         except (CodecError, errors.BridgeError) as error:
@@ -231,13 +234,19 @@ class Connection:
             self.socket.send(self._packer.pack(lane.response(message.id, None, {"time": time.time()})))
         elif name == "stats":
             self.socket.send(self._packer.pack(lane.response(message.id, None, stats(self._dispatcher))))
+        elif name == "recycle" and self.role == "control":
+            self.socket.send(self._packer.pack(lane.response(message.id, None, self._recycle(message.body))))
         else:
-            methods = "ping, stats" if self.role == "control" else "call, stream, ping, stats"
+            methods = "ping, stats, recycle" if self.role == "control" else "call, stream, ping, stats"
             self._answer_error(
                 message.id,
                 errors.ProtocolError(f"no method {name!r} on this connection; its methods are {methods}"),
                 None,
             )
+
+    def _recycle(self, names: Any) -> bool:
+        segments = self._dispatcher.segments
+        return segments is not None and isinstance(names, list) and len(names) == 2 and segments.renew(*names)
 
     def _serve_call(self, message: Message) -> None:
         dispatcher = self._dispatcher
@@ -290,7 +299,7 @@ class Connection:
             call,
             tool,
             payload,
-            _form(params),
+            _form(params, self._outlet),
             params.get("binary"),
             params.get("session_options"),
             set(resolver.foreign),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import mmap
 import os
@@ -129,18 +130,45 @@ class Segments:
             os.close(file)
         return name
 
+    def renew(self, name: Any, new_name: Any) -> bool:
+        """Gives a segment that nobody holds another name, and says whether its memory may be written anew: no process maps it any more.
+
+        The kernel knows, and grants a write lease on such a file only. Nobody can open it meanwhile: nobody was told its new name.
+        """
+        if not all(type(each) is str and _NAME.fullmatch(each) for each in (name, new_name)) or not hasattr(fcntl, "F_SETLEASE"):
+            return False
+        try:
+            os.rename(name, new_name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            file = os.open(new_name, _READ, dir_fd=self._directory)
+            try:
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            finally:
+                os.close(file)
+        except OSError:
+            return False
+        return True
+
     def remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._directory)
 
 
 class Outlet:
-    """What one connection answers by segments. Closed until `allow` says what the request at hand may write."""
+    """What one connection reads and answers by segments. `opened`: the message at hand held some.
+
+    Nothing is written until `allow` says how much.
+    """
 
     def __init__(self, segments: Segments) -> None:
         self.segments = segments
+        self.opened = False
         self._allowed: tuple[int, int] | None = None
         self._written: list[str] = []
+
+    def open(self, name: Any, offset: Any, length: Any) -> memoryview:
+        self.opened = True
+        return self.segments.open(name, offset, length)
 
     def allow(self, allowed: tuple[int, int] | None) -> None:
         """How many bytes may be written, and how many a value must have at least. None: everything stays on the socket."""

@@ -496,7 +496,12 @@ defmodule SnakeBridge.Exchange do
   defp sharing(params, %{shared: shared}, opts) do
     if shared == false or opts[:shared] == false,
       do: params,
-      else: Map.put(params, "shared", [Shared.room(), opts[:shared_threshold] || threshold(shared)])
+      else:
+        Map.put(params, "shared", [
+          Shared.room(),
+          opts[:shared_threshold] || threshold(shared),
+          opts[:shared] == true
+        ])
   end
 
   defp threshold(true), do: Shared.threshold()

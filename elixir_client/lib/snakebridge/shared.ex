@@ -8,28 +8,37 @@ defmodule SnakeBridge.Shared do
   does without shared memory. A segment is written once and never changed. It is counted: every `SnakeBridge.ZeroCopyRef` holds it, and with the
   last one it is unlinked. A ref is held by its session, and dropped with it.
 
-  Counting is plain ETS in the calling process; this process makes the directory and unlinks, which takes time.
+  Counting is plain ETS in the calling process. This process makes the directory and unlinks, which takes time. New memory takes more: a large
+  segment that nobody holds is kept for the next one a while, if the kernel says that no process maps it any more.
   """
   use GenServer
 
   require Logger
 
   alias SnakeBridge.{Error, SessionManager, ZeroCopyRef}
+  alias SnakeBridge.Pool.Control
   alias SnakeBridge.Shared.Directory
 
   @table __MODULE__
   @used :snakebridge_shared_used
   @limit 1_073_741_824
   @threshold 262_144
+  # Smaller segments are not worth keeping, and none is kept longer than two looks.
+  @kept_from 1_048_576
+  @look_every 5_000
 
   def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc false
-  # {{:segment, name}, bytes, holds} and {{:hold, session, id}, name}: the table and the sum of all bytes outlive this process.
+  # {{:segment, name}, bytes, holds}, {{:hold, session, id}, name} and {{:spare, bytes, name}, since}: the table and the sum of all bytes
+  # outlive this process.
   def create_table do
     :ets.new(@table, [:named_table, :public, :ordered_set, read_concurrency: true, write_concurrency: true])
     :persistent_term.put({__MODULE__, :total}, :atomics.new(1, []))
     :persistent_term.put({__MODULE__, :directory}, nil)
+    # A script ends without stopping its applications.
+    System.at_exit(fn _ -> with path when is_binary(path) <- directory(), do: File.rm_rf(path) end)
+    :ok
   end
 
   # --- what there is ---
@@ -68,10 +77,11 @@ defmodule SnakeBridge.Shared do
     # With this process its automatic session ends.
     SessionManager.track()
 
-    with {:ok, directory} <- there(), :ok <- reserve(bytes) do
-      ref = hold_new(session, bytes, :elixir)
+    with {:ok, directory} <- there(), {:ok, name, size, mode} <- place(bytes) do
+      ref = hold_new(session, name, size, :elixir)
+      ref = %{ref | bytes: bytes}
 
-      with {:error, reason} <- write(Path.join(directory, ref.segment), data) do
+      with {:error, reason} <- write(Path.join(directory, name), mode, data) do
         release(ref)
         {:error, unwritten(reason, bytes, directory)}
       else
@@ -84,7 +94,7 @@ defmodule SnakeBridge.Shared do
   @spec adopt(String.t(), String.t(), non_neg_integer()) :: {:ok, ZeroCopyRef.t()} | {:error, Error.t()}
   def adopt(session, name, bytes) do
     with {:ok, directory} <- there(), :ok <- reserve(bytes) do
-      ref = hold_new(session, bytes, :python)
+      ref = hold_new(session, new_name(), bytes, :python)
 
       with {:error, _} <- File.rename(Path.join(directory, name), Path.join(directory, ref.segment)) do
         release(ref)
@@ -105,8 +115,21 @@ defmodule SnakeBridge.Shared do
     ArgumentError -> {:error, gone(name)}
   end
 
-  defp hold_new(session, bytes, owner) do
-    name = "s#{:erlang.unique_integer([:positive])}"
+  # Where bytes may be written: into a segment that was kept, or into a new file.
+  defp place(bytes) do
+    with {:spare, size, name} = key when size <= 2 * bytes <- :ets.next(@table, {:spare, bytes, ""}),
+         [_] <- :ets.take(@table, key) do
+      {:ok, name, size, [:read]}
+    else
+      # Somebody else was faster.
+      [] -> place(bytes)
+      _ -> with :ok <- reserve(bytes), do: {:ok, new_name(), bytes, [:exclusive]}
+    end
+  end
+
+  defp new_name, do: "s#{:erlang.unique_integer([:positive])}"
+
+  defp hold_new(session, name, bytes, owner) do
     :ets.insert(@table, {{:segment, name}, bytes, 1})
     ref(session, name, bytes, owner)
   end
@@ -159,7 +182,7 @@ defmodule SnakeBridge.Shared do
 
   # What was released is only free when it is unlinked.
   defp reserve_again(bytes) do
-    GenServer.call(__MODULE__, :unlinked)
+    GenServer.call(__MODULE__, :make_room)
 
     if grab(bytes) do
       :ok
@@ -195,9 +218,9 @@ defmodule SnakeBridge.Shared do
     end
   end
 
-  defp write(path, data) do
-    with {:ok, file} <- :file.open(path, [:raw, :write, :binary, :exclusive]) do
-      with :ok <- File.chmod(path, 0o600), :ok <- :file.write(file, data) do
+  defp write(path, mode, data) do
+    with {:ok, file} <- :file.open(path, [:raw, :write, :binary | mode]) do
+      with :ok <- private(path, mode), :ok <- :file.write(file, data) do
         :file.close(file)
       else
         error ->
@@ -206,6 +229,9 @@ defmodule SnakeBridge.Shared do
       end
     end
   end
+
+  defp private(path, [:exclusive]), do: File.chmod(path, 0o600)
+  defp private(_, _), do: :ok
 
   @doc "A copy of a part of a segment; no other byte of it is read."
   @spec read(String.t(), non_neg_integer(), non_neg_integer()) :: {:ok, binary()} | {:error, Error.t()}
@@ -228,6 +254,10 @@ defmodule SnakeBridge.Shared do
   @doc "Unlinks what a worker has written and nobody takes over."
   @spec unlink(String.t()) :: :ok
   def unlink(name), do: GenServer.cast(__MODULE__, {:unlink, name, 0})
+
+  @doc "The control connection of a worker, to ask whether a segment is still mapped."
+  @spec offer(pid()) :: :ok
+  def offer(control), do: GenServer.cast(__MODULE__, {:offer, control})
 
   @doc "A worker has died: what it had written and nobody has taken over yet is unlinked."
   @spec worker_gone(pos_integer() | nil) :: :ok
@@ -294,14 +324,22 @@ defmodule SnakeBridge.Shared do
 
   # --- the process ---
 
+  # directory; controls: monitor => control connection of a worker; asked: segment => its new name, its size, and who was asked
   @impl true
   def init(nil) do
     Process.flag(:trap_exit, true)
+    Process.send_after(self(), :look, @look_every)
+    state = %{directory: nil, controls: %{}, asked: %{}}
 
     cond do
-      Application.get_env(:snakebridge, :shared, []) == false -> {:ok, nil}
-      is_binary(directory()) and File.dir?(directory()) -> {:ok, directory(), {:continue, :tidy}}
-      true -> {:ok, make()}
+      Application.get_env(:snakebridge, :shared, []) == false ->
+        {:ok, state}
+
+      is_binary(directory()) and File.dir?(directory()) ->
+        {:ok, %{state | directory: directory()}, {:continue, :tidy}}
+
+      true ->
+        {:ok, %{state | directory: make()}}
     end
   end
 
@@ -319,43 +357,102 @@ defmodule SnakeBridge.Shared do
 
   # What the process before this one should have unlinked; a segment is in the table before it is a file.
   @impl true
-  def handle_continue(:tidy, directory) do
-    for "s" <> _ = name <- File.ls!(directory),
+  def handle_continue(:tidy, state) do
+    :ets.match_delete(@table, {{:spare, :_, :_}, :_})
+
+    for "s" <> _ = name <- File.ls!(state.directory),
         not :ets.member(@table, {:segment, name}),
-        do: rm(directory, name)
+        do: rm(state, name)
 
     held = Enum.sum(for [bytes] <- :ets.match(@table, {{:segment, :_}, :"$1", :_}), do: bytes)
     :atomics.put(sum(), 1, held)
-    {:noreply, directory}
+    {:noreply, state}
+  end
+
+  # Everything that was released and is still there goes.
+  @impl true
+  def handle_call(:make_room, _, state) do
+    for {name, {new_name, bytes, _}} <- state.asked, do: unlink(name, new_name, bytes, state)
+    drop_spares(System.monotonic_time(:millisecond), state)
+    {:reply, :ok, %{state | asked: %{}}}
   end
 
   @impl true
-  def handle_call(:unlinked, _, directory), do: {:reply, :ok, directory}
-
-  @impl true
-  def handle_cast({:unlink, name, bytes}, directory) do
-    rm(directory, name)
-    :atomics.sub(sum(), 1, bytes)
-    {:noreply, directory}
+  def handle_cast({:unlink, name, bytes}, state) do
+    if bytes >= @kept_from and map_size(state.controls) > 0 and
+         kept(state) + bytes <= div(setting(:limit, @limit), 4) do
+      {monitor, control} = Enum.at(state.controls, 0)
+      new_name = new_name()
+      Control.recycle(control, name, new_name, self())
+      {:noreply, put_in(state.asked[name], {new_name, bytes, monitor})}
+    else
+      unlink(name, name, bytes, state)
+      {:noreply, state}
+    end
   end
 
-  def handle_cast({:worker_gone, os_pid}, directory) do
+  def handle_cast({:worker_gone, os_pid}, state) do
     prefix = "w#{os_pid}-"
 
-    if directory,
-      do: for(name <- File.ls!(directory), String.starts_with?(name, prefix), do: rm(directory, name))
+    if state.directory,
+      do: for(name <- File.ls!(state.directory), String.starts_with?(name, prefix), do: rm(state, name))
 
-    {:noreply, directory}
+    {:noreply, state}
   end
 
-  defp rm(nil, _), do: :ok
-  defp rm(directory, name), do: :file.delete(Path.join(directory, name), [:raw])
+  def handle_cast({:offer, control}, state),
+    do: {:noreply, put_in(state.controls[Process.monitor(control)], control)}
 
   @impl true
-  def handle_info(_, directory), do: {:noreply, directory}
+  def handle_info({:recycled, name, unmapped?}, state) when is_map_key(state.asked, name) do
+    {{new_name, bytes, _}, asked} = Map.pop(state.asked, name)
+
+    if unmapped?,
+      do: :ets.insert(@table, {{:spare, bytes, new_name}, System.monotonic_time(:millisecond)}),
+      else: unlink(name, new_name, bytes, state)
+
+    {:noreply, %{state | asked: asked}}
+  end
+
+  def handle_info({:DOWN, monitor, _, _, _}, state) when is_map_key(state.controls, monitor) do
+    lost = for {name, {_, _, ^monitor} = kept} <- state.asked, do: {name, kept}
+    asked = Map.drop(state.asked, Enum.map(lost, &elem(&1, 0)))
+    for {name, {new_name, bytes, _}} <- lost, do: unlink(name, new_name, bytes, state)
+    {:noreply, %{state | controls: Map.delete(state.controls, monitor), asked: asked}}
+  end
+
+  def handle_info(:look, state) do
+    Process.send_after(self(), :look, @look_every)
+    drop_spares(System.monotonic_time(:millisecond) - @look_every, state)
+    {:noreply, state}
+  end
+
+  def handle_info(_, state), do: {:noreply, state}
+
+  defp kept(state) do
+    spare = for [bytes] <- :ets.match(@table, {{:spare, :"$1", :_}, :_}), do: bytes
+    Enum.sum(spare) + Enum.sum(for {_, {_, bytes, _}} <- state.asked, do: bytes)
+  end
+
+  defp drop_spares(before, state) do
+    for {{_, bytes, name} = key, since} <- :ets.match_object(@table, {{:spare, :_, :_}, :_}),
+        since <= before,
+        [_] <- [:ets.take(@table, key)],
+        do: unlink(name, name, bytes, state)
+  end
+
+  # Under either name: the worker may or may not have given it the new one.
+  defp unlink(name, new_name, bytes, state) do
+    rm(state, name)
+    if new_name != name, do: rm(state, new_name)
+    :atomics.sub(sum(), 1, bytes)
+  end
+
+  defp rm(%{directory: nil}, _), do: :ok
+  defp rm(%{directory: directory}, name), do: :file.delete(Path.join(directory, name), [:raw])
 
   @impl true
-  def terminate(reason, directory) do
+  def terminate(reason, %{directory: directory}) do
     # A crash is followed by a restart, and refs live on.
     if directory && (reason == :shutdown or match?({:shutdown, _}, reason)) do
       :persistent_term.put({__MODULE__, :directory}, nil)

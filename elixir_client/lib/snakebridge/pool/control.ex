@@ -5,7 +5,7 @@ defmodule SnakeBridge.Pool.Control do
   """
   use GenServer
 
-  alias SnakeBridge.{CallbackRegistry, Exchange, Lane}
+  alias SnakeBridge.{CallbackRegistry, Exchange, Lane, Shared}
   alias SnakeBridge.Lane.Connection
 
   @stats_timeout 2_000
@@ -30,11 +30,16 @@ defmodule SnakeBridge.Pool.Control do
   @doc "Asks what runs; `to` gets `{:stats, generation, tag, {:ok, map} | :no_answer}`."
   def ask_stats(control, to, tag), do: GenServer.cast(control, {:stats, to, tag})
 
+  @doc "Asks whether no process maps a segment any more, and gives it a new name; `to` gets `{:recycled, segment, boolean}`."
+  def recycle(control, segment, new_name, to),
+    do: GenServer.cast(control, {:recycle, to, segment, new_name})
+
   @impl true
   def init(worker) do
     case Connection.open(worker.address, worker.token, :control) do
       {:ok, connection} ->
         :ok = :inet.setopts(connection.socket, active: true)
+        if worker.shared, do: Shared.offer(self())
 
         {:ok,
          %{
@@ -57,10 +62,17 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   def handle_cast({:stats, to, tag}, state) do
-    {:ok, body} = Lane.request(state.next, "stats", nil, state.options)
-    Connection.send(state.connection, body)
     Process.send_after(self(), {:unanswered, state.next}, @stats_timeout)
-    {:noreply, %{state | next: state.next + 1, asked: Map.put(state.asked, state.next, {to, tag})}}
+    {:noreply, ask("stats", nil, {:stats, to, tag}, state)}
+  end
+
+  def handle_cast({:recycle, to, segment, new_name}, state),
+    do: {:noreply, ask("recycle", [segment, new_name], {:recycle, to, segment}, state)}
+
+  defp ask(method, params, asked, state) do
+    {:ok, body} = Lane.request(state.next, method, params, state.options)
+    Connection.send(state.connection, body)
+    %{state | next: state.next + 1, asked: Map.put(state.asked, state.next, asked)}
   end
 
   @impl true
@@ -76,7 +88,7 @@ defmodule SnakeBridge.Pool.Control do
   def handle_info({:tcp_error, _, reason}, state), do: {:stop, reason, state}
   def handle_info(_, state), do: {:noreply, state}
 
-  defp handle({:response, id, nil, stats}, state), do: answered(id, {:ok, stats}, state)
+  defp handle({:response, id, nil, answer}, state), do: answered(id, {:ok, answer}, state)
   defp handle({:response, id, _, _}, state), do: answered(id, :no_answer, state)
 
   defp handle({:notification, "released", ids}, state) do
@@ -103,8 +115,12 @@ defmodule SnakeBridge.Pool.Control do
       {nil, _} ->
         state
 
-      {{to, tag}, asked} ->
+      {{:stats, to, tag}, asked} ->
         send(to, {:stats, state.worker.generation, tag, answer})
+        %{state | asked: asked}
+
+      {{:recycle, to, segment}, asked} ->
+        send(to, {:recycled, segment, answer == {:ok, true}})
         %{state | asked: asked}
     end
   end
