@@ -160,7 +160,7 @@ def test_elixir_makes_no_atoms_of_names_that_come_in(beam: Beam) -> None:
     flood = b"\xdd" + struct.pack(">I", len(names)) + b"".join(b"\xc7" + bytes([len(name)]) + b"\x02" + name for name in names)
     [back] = beam.through("p", [flood])
     assert Unpacker().unpack(back) == Unpacker().unpack(flood)
-    assert int(beam.through("n", [b""])[0]) - before < 100
+    assert int(beam.through("n", [b""])[0]) - before < len(names) // 10  # those of modules that were loaded meanwhile
 
 
 HOSTILE_TO_ELIXIR = [

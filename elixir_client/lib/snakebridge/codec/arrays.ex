@@ -100,14 +100,16 @@ defmodule SnakeBridge.Codec.Arrays do
     do: defp(native(dtype), do: dtype),
     else: defp(native(dtype), do: ">" <> dtype)
 
+  # An opaque term that comes back may be an improper list, so every list that comes in is asked for its length.
+
   @doc "The array of its parts. Throws when they are not those of one."
   @spec build([term()], Options.t()) :: struct()
   def build([dtype, shape, data], opts), do: build([dtype, shape, data, "C"], opts)
 
-  def build([dtype, shape, %ZeroCopyRef{} = ref, order], _) when is_list(shape) and order in ["C", "F"],
+  def build([dtype, shape, %ZeroCopyRef{} = ref, order], _) when length(shape) >= 0 and order in ["C", "F"],
     do: Segment.array(ref, dtype(dtype), shape, if(order == "F", do: :f, else: :c))
 
-  def build([dtype, shape, data, order], opts) when is_list(shape) and order in ["C", "F"] do
+  def build([dtype, shape, data, order], opts) when length(shape) >= 0 and order in ["C", "F"] do
     tensor = %Tensor{
       dtype: dtype(dtype),
       shape: List.to_tuple(shape),
@@ -126,10 +128,13 @@ defmodule SnakeBridge.Codec.Arrays do
   # A copy, because these few bytes must not keep the whole message alive.
   defp dtype(name) when is_binary(name), do: :binary.copy(name)
   defp dtype(%OrderedMap{} = fields), do: fields |> OrderedMap.to_map() |> dtype()
-  defp dtype(%{} = fields), do: Map.new(fields, fn {key, value} -> {key, formats(value)} end)
+
+  defp dtype(%{} = fields) when not is_struct(fields),
+    do: Map.new(fields, fn {key, value} -> {key, formats(value)} end)
+
   defp dtype(other), do: other
 
-  defp formats(list) when is_list(list), do: Enum.map(list, &formats/1)
+  defp formats(list) when length(list) >= 0, do: Enum.map(list, &formats/1)
   defp formats(%OrderedMap{} = fields), do: dtype(fields)
   defp formats(other), do: other
 

@@ -152,7 +152,12 @@ defmodule SnakeBridge.Codec.Composites do
 
   # named types
 
-  defp build_typed([tag, payload], opts) when is_binary(tag), do: Typed.load(tag, payload, opts)
+  defp build_typed([tag, payload], opts) when is_binary(tag) do
+    if String.valid?(tag),
+      do: Typed.load(tag, payload, opts),
+      else: malformed("a tag that is not text", inspect(tag))
+  end
+
   defp build_typed(parts, _), do: malformed("a typed value that is not a tag and a payload", parts)
 
   # values with shared parts
