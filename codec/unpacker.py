@@ -77,7 +77,7 @@ class Unpacker:
         self._open_marks = 0
         try:
             if size <= self._small:
-                value = unpackb(data, list_hook=self._on_list, ext_hook=self._on_ext, strict_map_key=False)
+                value = unpackb(data, list_hook=self._on_list, ext_hook=self._on_ext, strict_map_key=False, timestamp=3)
             else:
                 value = self._unpack_large(data, size)
         except Exception as error:
@@ -120,6 +120,7 @@ class Unpacker:
             list_hook=self._on_list,
             ext_hook=self._on_ext,
             strict_map_key=False,
+            timestamp=3,  # MessagePack's own moments, which nobody here sends, are datetimes
             max_array_len=bound,
             max_map_len=bound,
             **on_map,
@@ -147,6 +148,8 @@ class Unpacker:
             return LimitExceeded(f"the message nests deeper than max_depth = {self.limits.depth}; flatten it")
         if isinstance(error, ValueError):
             return _malformed(error, size, self.limits)
+        if isinstance(error, OverflowError):
+            return DecodeError(f"a number or moment on the wire is out of Python's range ({error}); send it as text")
         # A key that refuses to be hashed, or to be compared with another one.
         return DecodeError(f"a map key or set element cannot be hashed in Python ({error}); use strings, numbers or tuples as keys")
 

@@ -95,7 +95,9 @@ defmodule SnakeBridge.Codec.RefusalTest do
         {1..1//1, 1..2//4},
         {%SnakeBridge.Fold{moment: ~T[01:00:00]}, ~T[01:00:00]},
         {%SnakeBridge.TimeZone{name: "a"}, %SnakeBridge.TimeZone{name: "b"}},
-        {%SnakeBridge.DateTime64{value: 1, unit: "D"}, ~D[1970-01-02]},
+        {%SnakeBridge.DateTime64{value: 1, unit: "D"}, %SnakeBridge.DateTime64{value: 24, unit: "h"}},
+        {%SnakeBridge.DateTime64{value: 24, unit: "h"}, ~N[1970-01-02 00:00:00]},
+        {%SnakeBridge.TimeDelta64{value: 1, unit: "D"}, %SnakeBridge.TimeDelta{days: 1}},
         {%SnakeBridge.Path{type: "PosixPath", path: "/a"},
          %SnakeBridge.Path{type: "PurePosixPath", path: "/a/."}},
         {URI.parse("http://a"), "http://a"},
@@ -117,7 +119,6 @@ defmodule SnakeBridge.Codec.RefusalTest do
             {1, [2]},
             %SnakeBridge.Slice{},
             %SnakeBridge.Namespace{},
-            %SnakeBridge.Extension{tag: "test.unknown", value: 1},
             %SnakeBridge.Decimal{coef: 0, exp: "N"}
           ] do
         assert_apart(%{key => 1}, 0x04)
