@@ -39,7 +39,7 @@ class Segments:
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
             os.close(self._directory)
             raise PermissionError(f"{directory} must belong to this user and have mode 0700, not {found.st_mode & 0o777:04o}")
-        self._mapped: dict[str, weakref.ref[mmap.mmap]] = {}
+        self._mapped: dict[str, tuple[weakref.ref[mmap.mmap], int]] = {}  # name -> mapping and inode
         self._serials = itertools.count(1)
 
     def open(self, name: Any, offset: Any, length: Any) -> memoryview:
@@ -51,16 +51,23 @@ class Segments:
                 f"the part of a segment is an offset and a length >= 0, not {ascii(offset)[:40]} and {ascii(length)[:40]}; "
                 "the message is forged"
             )
-        known = self._mapped.get(name)
-        mapping = known() if known is not None else None
-        if mapping is None:
-            mapping = self._map(name)
+        mapping = self._known(name) or self._map(name)
         size = len(mapping) if mapping is not None else 0
         if length > size - offset:
             raise DecodeError(
                 f"bytes {offset} to {offset + length} of the segment {name} were named, but it has {size}; the message is forged"
             )
         return memoryview(mapping)[offset : offset + length] if mapping is not None else memoryview(b"")
+
+    def _known(self, name: str) -> mmap.mmap | None:
+        mapping, inode = self._mapped.get(name, (None, 0))
+        return mapping() if mapping is not None and self._inode(name) == inode else None
+
+    def _inode(self, name: str) -> int | None:
+        try:
+            return os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_ino
+        except OSError:
+            return None
 
     def _map(self, name: str) -> mmap.mmap | None:
         """The whole segment; None for an empty one, which cannot be mapped."""
@@ -79,12 +86,12 @@ class Segments:
             raise DecodeError(f"the segment {name} cannot be mapped: {error}") from None
         finally:
             os.close(file)
-        self._mapped[name] = weakref.ref(mapping, self._forgetting(name))
+        self._mapped[name] = weakref.ref(mapping, self._forgetting(name)), found.st_ino
         return mapping
 
     def _forgetting(self, name: str) -> Callable[[weakref.ref[mmap.mmap]], None]:
         def forget(gone: weakref.ref[mmap.mmap]) -> None:
-            if self._mapped.get(name) is gone:
+            if self._mapped.get(name, (None, 0))[0] is gone:
                 del self._mapped[name]
 
         return forget
@@ -94,21 +101,14 @@ class Segments:
         if not self._mapped or "numpy" not in sys.modules:
             return None
         address = _address(buffer)
-        for name, known in list(self._mapped.items()):
+        for name, (known, inode) in list(self._mapped.items()):
             mapping = known()
             if mapping is None:
                 continue
             offset = address - _address(mapping)
             if offset >= 0 and offset + len(buffer) <= len(mapping):
-                return (name, offset, len(buffer)) if self._exists(name) else None
+                return (name, offset, len(buffer)) if self._inode(name) == inode else None
         return None
-
-    def _exists(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
 
     def write(self, buffer: Any) -> str | None:
         """The name of a new segment with these bytes. None when there is no space for it."""

@@ -194,6 +194,14 @@ def apply(f: Any, *args: Any, **kwargs: Any) -> Any:
     return f(*args, **kwargs)
 
 
+def array_and_cycle() -> list[Any]:
+    import numpy as np
+
+    cycle: list[Any] = [np.zeros(1000)]
+    cycle.append(cycle)
+    return cycle
+
+
 def apply_in_thread(f: Any, x: Any) -> Any:
     outcome: list[Any] = []
     thread = threading.Thread(target=lambda: outcome.append(f(x)))
@@ -211,6 +219,10 @@ def keep(f: Any) -> None:
 
 def call_kept(x: Any) -> Any:
     return kept[-1](x)
+
+
+def kept_value() -> Any:
+    return kept[-1]
 
 
 def drop_kept() -> None:
