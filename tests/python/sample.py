@@ -225,6 +225,34 @@ def kept_value() -> Any:
     return kept[-1]
 
 
+def sum_kept() -> int:
+    return int(kept[-1].sum())
+
+
+def mapped_inodes(_: Any) -> list[int]:
+    """The inodes of the files that this process maps."""
+    with open("/proc/self/maps") as maps:
+        return sorted({int(line.split()[4]) for line in maps})
+
+
+def set_item(target: Any, index: Any, value: Any) -> None:
+    target[index] = value
+
+
+def parts(array: Any, first: int, last: int) -> list[Any]:
+    """A part of an array, and that part as a list of lists."""
+    return [array[first:last], [array[first:last].tolist()]]
+
+
+def die_after_segment(directory: str) -> None:
+    """As a worker dies that has written its answer and not sent it."""
+    import os
+    from pathlib import Path
+
+    Path(directory, f"w{os.getpid()}-999").write_bytes(b"never sent")
+    os.kill(os.getpid(), 9)
+
+
 def drop_kept() -> None:
     kept.clear()
 
