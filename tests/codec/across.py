@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ class Beam:
 
     def __init__(self) -> None:
         self.sent = 0
+        self._started = time.monotonic()
         environment = {**os.environ, "MIX_ENV": "test"}
         with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as server:
             path = f"{directory}/echo"
@@ -61,6 +63,8 @@ class Beam:
             size = struct.unpack_from(">I", body, at)[0]
             answers.append(body[at + 4 : at + 4 + size])
             at += 4 + size
+        if self.sent // 20_000 != (self.sent + len(parts)) // 20_000:
+            print(f"{self.sent + len(parts)} values, {time.monotonic() - self._started:.0f} s", flush=True)
         self.sent += len(parts)
         return answers
 
