@@ -10,6 +10,7 @@ defmodule SnakeBridge.Codec.Keys do
   import SnakeBridge.Codec.Failure, only: [show: 1]
 
   alias SnakeBridge.Codec.Image
+  alias SnakeBridge.Enum, as: PythonEnum
 
   @doc """
   Keys and values of a map in turn: `[k1, v1, k2, v2, ...]`, as they are for a dict, in `{:pairs, fields}` when Python could not hold the keys
@@ -36,9 +37,13 @@ defmodule SnakeBridge.Codec.Keys do
   @doc "The same for the elements of a frozenset, for which Python has no other form: only those that it surely cannot hold are members."
   @spec frozen_elements(MapSet.t()) :: [term()] | {:members, [term()]}
   def frozen_elements(set) do
-    case elements(set) do
-      {:members, items} -> if match?({:doubtful, _, _}, conflict(items)), do: items, else: {:members, items}
-      items -> items
+    with {:members, items} <- elements(set) do
+      case conflict(items) do
+        {:doubtful, _, _} -> items
+        # Whether a member of an enum is equal to its value is known in Python only.
+        {:equal, left, right} when is_struct(left, PythonEnum) or is_struct(right, PythonEnum) -> items
+        _ -> {:members, items}
+      end
     end
   end
 
