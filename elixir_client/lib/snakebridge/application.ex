@@ -15,7 +15,7 @@ defmodule SnakeBridge.Application do
     Shared.create_table()
 
     children = [
-      Shared,
+      Shared.Keeper,
       CallbackRegistry,
       SessionManager,
       {Task.Supervisor, name: SnakeBridge.Tasks},

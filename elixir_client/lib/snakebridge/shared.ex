@@ -8,30 +8,19 @@ defmodule SnakeBridge.Shared do
   does without shared memory. A segment is written once and never changed. It is counted: every `SnakeBridge.ZeroCopyRef` holds it, and with the
   last one it is unlinked. A ref is held by its session, and dropped with it.
 
-  Counting is plain ETS in the calling process. This process makes the directory and unlinks, which takes time. New memory takes more: a large
-  segment that nobody holds is kept for the next one a while, if the kernel says that no process maps it any more.
+  Counting is plain ETS in the calling process; `SnakeBridge.Shared.Keeper` makes the directory and unlinks, which takes time.
   """
-  use GenServer
-
-  require Logger
-
   alias SnakeBridge.{Error, SessionManager, ZeroCopyRef}
-  alias SnakeBridge.Pool.Control
-  alias SnakeBridge.Shared.Directory
+  alias SnakeBridge.Shared.Keeper
 
   @table __MODULE__
   @used :snakebridge_shared_used
   @limit 1_073_741_824
   @threshold 262_144
-  # Smaller segments are not worth keeping, and none is kept longer than two looks.
-  @kept_from 1_048_576
-  @look_every 5_000
-
-  def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc false
-  # {{:segment, name}, bytes, holds}, {{:hold, session, id}, name} and {{:spare, bytes, name}, since}: the table and the sum of all bytes
-  # outlive this process.
+  # {{:segment, name}, bytes, holds}, {{:hold, session, id}, name}, and the keeper's {{:spare, bytes, name}, since} and {{:control, pid}, true}: the
+  # table and the sum of all bytes outlive the keeper.
   def create_table do
     :ets.new(@table, [:named_table, :public, :ordered_set, read_concurrency: true, write_concurrency: true])
     :persistent_term.put({__MODULE__, :total}, :atomics.new(1, []))
@@ -47,26 +36,35 @@ defmodule SnakeBridge.Shared do
   @spec directory() :: String.t() | nil
   def directory, do: :persistent_term.get({__MODULE__, :directory}, nil)
 
+  @doc false
+  def put_directory(directory), do: :persistent_term.put({__MODULE__, :directory}, directory)
+
   @doc "Bytes of all segments, those that are about to be unlinked included."
   @spec total() :: non_neg_integer()
   def total, do: :atomics.get(sum(), 1)
 
+  @doc "Bytes that all segments may have together."
+  @spec limit() :: non_neg_integer()
+  def limit, do: setting(:limit, @limit)
+
   @doc "Bytes that may still be shared."
   @spec room() :: non_neg_integer()
-  def room, do: max(setting(:limit, @limit) - total(), 0)
+  def room, do: max(limit() - total(), 0)
 
   @doc "The size in bytes from which results come by segment."
   @spec threshold() :: non_neg_integer()
   def threshold, do: setting(:threshold, @threshold)
 
-  defp setting(key, default) do
+  @doc false
+  def setting(key, default) do
     case Application.get_env(:snakebridge, :shared, []) do
       settings when is_list(settings) -> Keyword.get(settings, key, default)
       _ -> default
     end
   end
 
-  defp sum, do: :persistent_term.get({__MODULE__, :total})
+  @doc false
+  def sum, do: :persistent_term.get({__MODULE__, :total})
 
   # --- holding ---
 
@@ -127,7 +125,8 @@ defmodule SnakeBridge.Shared do
     end
   end
 
-  defp new_name, do: "s#{:erlang.unique_integer([:positive])}"
+  @doc false
+  def new_name, do: "s#{:erlang.unique_integer([:positive])}"
 
   defp hold_new(session, name, bytes, owner) do
     :ets.insert(@table, {{:segment, name}, bytes, 1})
@@ -171,7 +170,7 @@ defmodule SnakeBridge.Shared do
          [{_, bytes, _}] <- :ets.lookup(@table, {:segment, name}),
          # Somebody may hold it again by now.
          1 <- :ets.select_delete(@table, [{{{:segment, name}, :_, 0}, [], [true]}]),
-         do: GenServer.cast(__MODULE__, {:unlink, name, bytes})
+         do: Keeper.unlink(name, bytes)
 
     :ok
   end
@@ -182,7 +181,7 @@ defmodule SnakeBridge.Shared do
 
   # What was released is only free when it is unlinked.
   defp reserve_again(bytes) do
-    GenServer.call(__MODULE__, :make_room)
+    Keeper.make_room()
 
     if grab(bytes) do
       :ok
@@ -190,14 +189,14 @@ defmodule SnakeBridge.Shared do
       {:error,
        Error.new(
          :limit_exceeded,
-         "#{bytes} bytes cannot be shared: #{total()} are, and the limit is #{setting(:limit, @limit)}; unshare what is no longer needed, " <>
+         "#{bytes} bytes cannot be shared: #{total()} are, and the limit is #{limit()}; unshare what is no longer needed, " <>
            "or raise config :snakebridge, shared: [limit: bytes]"
        )}
     end
   end
 
   defp grab(bytes) do
-    if :atomics.add_get(sum(), 1, bytes) <= setting(:limit, @limit),
+    if :atomics.add_get(sum(), 1, bytes) <= limit(),
       do: true,
       else: :atomics.sub(sum(), 1, bytes) != :ok
   end
@@ -253,16 +252,7 @@ defmodule SnakeBridge.Shared do
 
   @doc "Unlinks what a worker has written and nobody takes over."
   @spec unlink(String.t()) :: :ok
-  def unlink(name), do: GenServer.cast(__MODULE__, {:unlink, name, 0})
-
-  @doc "The control connection of a worker, to ask whether a segment is still mapped."
-  @spec offer(pid()) :: :ok
-  def offer(control), do: GenServer.cast(__MODULE__, {:offer, control})
-
-  @doc "A worker has died: what it had written and nobody has taken over yet is unlinked."
-  @spec worker_gone(pos_integer() | nil) :: :ok
-  def worker_gone(nil), do: :ok
-  def worker_gone(os_pid), do: GenServer.cast(__MODULE__, {:worker_gone, os_pid})
+  def unlink(name), do: Keeper.unlink(name, 0)
 
   defp unwritten(reason, bytes, directory) do
     Error.new(
@@ -320,143 +310,5 @@ defmodule SnakeBridge.Shared do
     result = read(name, offset, bytes)
     if String.starts_with?(name, "w"), do: unlink(name)
     result
-  end
-
-  # --- the process ---
-
-  # directory; controls: monitor => control connection of a worker; asked: segment => its new name, its size, and who was asked
-  @impl true
-  def init(nil) do
-    Process.flag(:trap_exit, true)
-    Process.send_after(self(), :look, @look_every)
-    state = %{directory: nil, controls: %{}, asked: %{}}
-
-    cond do
-      Application.get_env(:snakebridge, :shared, []) == false ->
-        {:ok, state}
-
-      is_binary(directory()) and File.dir?(directory()) ->
-        {:ok, %{state | directory: directory()}, {:continue, :tidy}}
-
-      true ->
-        {:ok, %{state | directory: make()}}
-    end
-  end
-
-  defp make do
-    case Directory.make(setting(:directory, nil)) do
-      {:ok, directory} ->
-        :persistent_term.put({__MODULE__, :directory}, directory)
-        directory
-
-      {:error, text} ->
-        Logger.warning("SnakeBridge: no memory is shared with Python: #{text}")
-        nil
-    end
-  end
-
-  # What the process before this one should have unlinked; a segment is in the table before it is a file.
-  @impl true
-  def handle_continue(:tidy, state) do
-    :ets.match_delete(@table, {{:spare, :_, :_}, :_})
-
-    for "s" <> _ = name <- File.ls!(state.directory),
-        not :ets.member(@table, {:segment, name}),
-        do: rm(state, name)
-
-    held = Enum.sum(for [bytes] <- :ets.match(@table, {{:segment, :_}, :"$1", :_}), do: bytes)
-    :atomics.put(sum(), 1, held)
-    {:noreply, state}
-  end
-
-  # Everything that was released and is still there goes.
-  @impl true
-  def handle_call(:make_room, _, state) do
-    for {name, {new_name, bytes, _}} <- state.asked, do: unlink(name, new_name, bytes, state)
-    drop_spares(System.monotonic_time(:millisecond), state)
-    {:reply, :ok, %{state | asked: %{}}}
-  end
-
-  @impl true
-  def handle_cast({:unlink, name, bytes}, state) do
-    if bytes >= @kept_from and map_size(state.controls) > 0 and
-         kept(state) + bytes <= div(setting(:limit, @limit), 4) do
-      {monitor, control} = Enum.at(state.controls, 0)
-      new_name = new_name()
-      Control.recycle(control, name, new_name, self())
-      {:noreply, put_in(state.asked[name], {new_name, bytes, monitor})}
-    else
-      unlink(name, name, bytes, state)
-      {:noreply, state}
-    end
-  end
-
-  def handle_cast({:worker_gone, os_pid}, state) do
-    prefix = "w#{os_pid}-"
-
-    if state.directory,
-      do: for(name <- File.ls!(state.directory), String.starts_with?(name, prefix), do: rm(state, name))
-
-    {:noreply, state}
-  end
-
-  def handle_cast({:offer, control}, state),
-    do: {:noreply, put_in(state.controls[Process.monitor(control)], control)}
-
-  @impl true
-  def handle_info({:recycled, name, unmapped?}, state) when is_map_key(state.asked, name) do
-    {{new_name, bytes, _}, asked} = Map.pop(state.asked, name)
-
-    if unmapped?,
-      do: :ets.insert(@table, {{:spare, bytes, new_name}, System.monotonic_time(:millisecond)}),
-      else: unlink(name, new_name, bytes, state)
-
-    {:noreply, %{state | asked: asked}}
-  end
-
-  def handle_info({:DOWN, monitor, _, _, _}, state) when is_map_key(state.controls, monitor) do
-    lost = for {name, {_, _, ^monitor} = kept} <- state.asked, do: {name, kept}
-    asked = Map.drop(state.asked, Enum.map(lost, &elem(&1, 0)))
-    for {name, {new_name, bytes, _}} <- lost, do: unlink(name, new_name, bytes, state)
-    {:noreply, %{state | controls: Map.delete(state.controls, monitor), asked: asked}}
-  end
-
-  def handle_info(:look, state) do
-    Process.send_after(self(), :look, @look_every)
-    drop_spares(System.monotonic_time(:millisecond) - @look_every, state)
-    {:noreply, state}
-  end
-
-  def handle_info(_, state), do: {:noreply, state}
-
-  defp kept(state) do
-    spare = for [bytes] <- :ets.match(@table, {{:spare, :"$1", :_}, :_}), do: bytes
-    Enum.sum(spare) + Enum.sum(for {_, {_, bytes, _}} <- state.asked, do: bytes)
-  end
-
-  defp drop_spares(before, state) do
-    for {{_, bytes, name} = key, since} <- :ets.match_object(@table, {{:spare, :_, :_}, :_}),
-        since <= before,
-        [_] <- [:ets.take(@table, key)],
-        do: unlink(name, name, bytes, state)
-  end
-
-  # Under either name: the worker may or may not have given it the new one.
-  defp unlink(name, new_name, bytes, state) do
-    rm(state, name)
-    if new_name != name, do: rm(state, new_name)
-    :atomics.sub(sum(), 1, bytes)
-  end
-
-  defp rm(%{directory: nil}, _), do: :ok
-  defp rm(%{directory: directory}, name), do: :file.delete(Path.join(directory, name), [:raw])
-
-  @impl true
-  def terminate(reason, %{directory: directory}) do
-    # A crash is followed by a restart, and refs live on.
-    if directory && (reason == :shutdown or match?({:shutdown, _}, reason)) do
-      :persistent_term.put({__MODULE__, :directory}, nil)
-      File.rm_rf(directory)
-    end
   end
 end

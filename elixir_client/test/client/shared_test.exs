@@ -4,6 +4,7 @@ defmodule SnakeBridge.SharedTest do
 
   @moduletag capture_log: true
 
+  alias SnakeBridge.Shared.{Directory, Keeper}
   alias SnakeBridge.{Arrow, Bytes, Error, Pool, Shared, Tensor, ZeroCopyRef}
 
   @large 100_000
@@ -12,7 +13,7 @@ defmodule SnakeBridge.SharedTest do
 
   # Unlinking is done by another process.
   defp files do
-    GenServer.call(Shared, :make_room)
+    Keeper.make_room()
     Shared.directory() |> File.ls!() |> Enum.sort()
   end
 
@@ -296,7 +297,7 @@ defmodule SnakeBridge.SharedTest do
 
   defp eventually(check, tries) do
     # Whatever is awaited happens in these processes.
-    :sys.get_state(Shared)
+    :sys.get_state(Keeper)
     check.() || eventually(check, tries - 1)
   end
 
@@ -402,7 +403,7 @@ defmodule SnakeBridge.SharedTest do
   test "the registry goes on where it was when it crashes", %{session: session, before: before} do
     inside(session, fn ->
       ref = SnakeBridge.share!("abc")
-      pid = Process.whereis(Shared)
+      pid = Process.whereis(Keeper)
       monitor = Process.monitor(pid)
       Process.exit(pid, :kill)
       assert_receive {:DOWN, ^monitor, _, _, _}
@@ -415,7 +416,7 @@ defmodule SnakeBridge.SharedTest do
   end
 
   defp eventually_alive?(tries \\ 1_000_000),
-    do: Process.whereis(Shared) != nil or (tries > 0 and eventually_alive?(tries - 1))
+    do: Process.whereis(Keeper) != nil or (tries > 0 and eventually_alive?(tries - 1))
 
   @script """
   {:ok, ref} = SnakeBridge.share(:binary.copy("x", 1_000_000))
@@ -428,12 +429,12 @@ defmodule SnakeBridge.SharedTest do
     port = beam()
     {pid, directory} = shared(port)
     assert length(File.ls!(directory)) == 2
-    {:ok, mine} = SnakeBridge.Shared.Directory.make(Path.dirname(directory))
+    {:ok, mine} = Directory.make(Path.dirname(directory))
     assert File.dir?(directory)
     assert File.dir?(Shared.directory())
     kill(pid)
     assert_receive {^port, {:exit_status, _}}, 10_000
-    {:ok, next} = SnakeBridge.Shared.Directory.make(Path.dirname(directory))
+    {:ok, next} = Directory.make(Path.dirname(directory))
     refute File.exists?(directory)
     assert File.dir?(mine)
     for path <- [mine, next], do: File.rm_rf!(path)
@@ -443,7 +444,7 @@ defmodule SnakeBridge.SharedTest do
     base = Path.join(System.tmp_dir!(), "shared-base-#{System.unique_integer([:positive])}")
     File.mkdir!(base)
     on_exit(fn -> File.rm_rf(base) end)
-    {:ok, mine} = SnakeBridge.Shared.Directory.make(base)
+    {:ok, mine} = Directory.make(base)
     [_, space, pid, started, random] = mine |> Path.basename() |> String.split("-")
     name = &Path.join(base, Enum.join(["snakebridge" | &1], "-"))
     # The pid was given to another process meanwhile.
@@ -453,13 +454,13 @@ defmodule SnakeBridge.SharedTest do
     Enum.each([recycled, other_space], &File.mkdir!/1)
     File.mkdir!(Path.join(base, "target"))
     File.ln_s!(Path.join(base, "target"), link)
-    assert {:ok, _} = SnakeBridge.Shared.Directory.make(base)
+    assert {:ok, _} = Directory.make(base)
     refute File.exists?(recycled)
     for path <- [mine, other_space, Path.join(base, "target")], do: assert(File.dir?(path))
   end
 
   test "a directory that cannot be made is an error that says so" do
-    assert {:error, text} = SnakeBridge.Shared.Directory.make("/nonexistent")
+    assert {:error, text} = Directory.make("/nonexistent")
     assert text =~ "/nonexistent"
   end
 

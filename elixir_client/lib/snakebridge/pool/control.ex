@@ -5,8 +5,9 @@ defmodule SnakeBridge.Pool.Control do
   """
   use GenServer
 
-  alias SnakeBridge.{CallbackRegistry, Exchange, Lane, Shared}
+  alias SnakeBridge.{CallbackRegistry, Exchange, Lane}
   alias SnakeBridge.Lane.Connection
+  alias SnakeBridge.Shared.Keeper
 
   @stats_timeout 2_000
 
@@ -39,7 +40,7 @@ defmodule SnakeBridge.Pool.Control do
     case Connection.open(worker.address, worker.token, :control) do
       {:ok, connection} ->
         :ok = :inet.setopts(connection.socket, active: true)
-        if worker.shared, do: Shared.offer(self())
+        if worker.shared, do: Keeper.offer(self())
 
         {:ok,
          %{

@@ -382,7 +382,7 @@ defmodule SnakeBridge.Pool.Worker do
     kill(state)
     retire(state)
     Python.cleanup(state.directory)
-    Shared.worker_gone(state.os_pid)
+    Shared.Keeper.worker_gone(state.os_pid)
   end
 
   # --- connections ---
@@ -495,7 +495,7 @@ defmodule SnakeBridge.Pool.Worker do
     # What user code started lives in the process group of the worker.
     kill(state)
     Python.cleanup(state.directory)
-    Shared.worker_gone(state.os_pid)
+    Shared.Keeper.worker_gone(state.os_pid)
     backoff = if now() - state.started > @healthy_after, do: @backoff_first, else: state.backoff
     Logger.warning("SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{text}")
 
