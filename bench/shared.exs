@@ -9,9 +9,9 @@ defmodule Bench.Shared do
 
   alias SnakeBridge.{Pool, Tensor, ZeroCopyRef}
 
-  @blocks 5
-  @uncounted 3
-  @rounds 9
+  @blocks 3
+  @uncounted 5
+  @rounds 21
   @pool :bench_shared
 
   def run do
