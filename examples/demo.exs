@@ -63,6 +63,11 @@ defmodule Demo do
       {~N[2026-01-02 03:04:05], "naive datetime"},
       {~D[2026-01-02], "date"},
       {%SnakeBridge.Complex{real: 1.5, imag: -2.0}, "complex"},
+      {10..1//-3, "ranges with a step"},
+      {%SnakeBridge.TimeDelta{days: 1, seconds: 30, microseconds: 0}, "Python's own types"},
+      {%{1 => :a, 1.0 => :b, true => :c}, "clashing keys"},
+      {self(), "opaque, signed"},
+      {[1 | <<3::2>>], "and even this"},
       {%SnakeBridge.Tensor{
          dtype: "float32",
          shape: {2},
@@ -82,7 +87,8 @@ defmodule Demo do
       IO.puts("  mean      #{SnakeBridge.get_attr!(iq, :mean)}")
       IO.puts("  cdf(130)  #{Float.round(SnakeBridge.call_method!(iq, :cdf, [130]), 4)}")
 
-      note = SnakeBridge.call!("types", "SimpleNamespace", [], title: "draft")
+      # A namespace is data and would come as a value; what shall be changed in place stays in Python.
+      note = SnakeBridge.call!("types", "SimpleNamespace", [], title: "draft", __runtime__: [result: :ref])
       :ok = SnakeBridge.set_attr(note, :title, "final")
       IO.puts("  title     #{SnakeBridge.get_attr!(note, :title)}  (set from Elixir)")
     end)

@@ -25,7 +25,7 @@ def test_the_demo_does_what_it_says() -> None:
     picture = ROOT / "out" / "restoration.png"
     picture.unlink(missing_ok=True)
     output = run_demo()
-    assert output.count(" same\n") == 17
+    assert output.count(" same\n") == 22
     assert "CHANGED" not in output
     gain = re.search(r"gain \+([0-9.]+) dB", output)
     assert gain is not None

@@ -52,7 +52,14 @@ defmodule SnakeBridge do
 
   @doc "Sets an attribute of a ref."
   @spec set_attr(Ref.t() | StreamRef.t(), name(), term(), keyword() | map()) :: :ok | {:error, term()}
-  def set_attr(ref, attr, value, opts \\ []) when is_ref(ref), do: Runtime.set_attr(ref, attr, value, opts)
+  def set_attr(ref, attr, value, opts \\ [])
+  def set_attr(ref, attr, value, opts) when is_ref(ref), do: Runtime.set_attr(ref, attr, value, opts)
+
+  def set_attr(other, attr, _value, _opts) do
+    raise ArgumentError,
+          "the attribute #{attr} of #{inspect(other, limit: 5, printable_limit: 60)} cannot be set: it is a value, which has no place in " <>
+            "Python; make it with __runtime__: [result: :ref]"
+  end
 
   @doc "Calls a helper of the project (docs/elixir.md)."
   @spec call_helper(String.t(), [term()], keyword() | map()) :: result()

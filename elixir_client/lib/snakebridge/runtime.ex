@@ -50,7 +50,7 @@ defmodule SnakeBridge.Runtime do
   def call_dynamic(module_path, function, args \\ [], opts \\ []) when is_binary(module_path),
     do: call(module_path, function, args, opts)
 
-  @doc "Makes an instance of a class; the answer is a ref."
+  @doc "Makes an instance of a class; the answer is a ref, or a value where Python's is one."
   @spec call_class(target(), atom() | String.t(), [term()], keyword() | map()) :: result()
   def call_class(module, function \\ :__init__, args \\ [], opts \\ []) do
     {fields, runtime} = split(opts, args)
