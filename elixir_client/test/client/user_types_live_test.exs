@@ -7,6 +7,7 @@ defmodule SnakeBridge.UserTypesLiveTest do
 
   setup do
     before = Types.registered()
+    :persistent_term.put(Types, %{})
     on_exit(fn -> :persistent_term.put(Types, before) end)
     # Its import registers the classes.
     SnakeBridge.get!("geometry", "__name__")

@@ -15,6 +15,7 @@ defmodule SnakeBridge.Codec.UserTypesTest do
 
   setup do
     before = Types.registered()
+    :persistent_term.put(Types, %{})
     on_exit(fn -> :persistent_term.put(Types, before) end)
   end
 
