@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from bridge_adapter.codec import named
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -21,6 +23,9 @@ def blocks(page: str) -> list[str]:
 def test_the_python_examples_of_a_page_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType(f"example_of_{page.removesuffix('.md')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    # What an example registers is forgotten afterwards.
+    monkeypatch.setattr(named, "BY_TAG", dict(named.BY_TAG))
+    monkeypatch.setattr(named, "BY_CLASS", dict(named.BY_CLASS))
     for block in blocks(page):
         exec(block, module.__dict__)  # the pages are ours
 

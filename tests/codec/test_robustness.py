@@ -9,7 +9,7 @@ import tracemalloc
 from typing import Any
 
 from exactness import same
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from strategies import ATOMIC, VALUES, containers
 
@@ -26,6 +26,7 @@ MEMORY = 4 << 20
 @settings(max_examples=200, suppress_health_check=QUIET)
 def test_encoding_never_changes_a_value(value: Any) -> None:
     before = copy.deepcopy(value)
+    assume(same(value, before))  # Python itself copies an IPv6 address without its scope
     for encode in (Packer().pack, Packer(canonical=True).pack, Packer(preserve_identity=True).pack):
         encode(value)
         assert same(value, before)
