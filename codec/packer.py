@@ -343,7 +343,7 @@ def special_row(cls: type) -> Named | None:
     """The row of a class that is recognised by what it inherits from."""
     if issubclass(cls, Enum):
         return standard.ENUM
-    if standard.is_namedtuple(cls):
+    if standard.is_namedtuple(cls) or standard.is_structseq(cls):
         return standard.NAMEDTUPLE
     if (arrow := loaded("pyarrow", "Array", "ChunkedArray", "Scalar")) is not None:
         array, chunked, scalar = arrow

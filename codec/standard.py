@@ -20,14 +20,28 @@ def is_namedtuple(cls: type) -> bool:
     return issubclass(cls, tuple) and isinstance(fields, tuple) and hasattr(cls, "_make") and all(type(name) is str for name in fields)
 
 
+def is_structseq(cls: type) -> bool:
+    """Whether a class is one of those of C, like time.struct_time: a tuple some of whose fields only have names. (sys.flags and the like
+    are, too, but cannot be made again.)"""
+    return cls.__mro__[1:] == (tuple, object) and hasattr(cls, "n_sequence_fields") and "__new__" in vars(cls)
+
+
 def _from_namedtuple(value: Any) -> Any:
-    return [type_name(type(value)), list(value._fields), list(tuple.__iter__(value))]
+    cls = type(value)
+    if not is_structseq(cls):
+        return [type_name(cls), list(value._fields), list(tuple.__iter__(value))]
+    visible, hidden = value.__reduce__()[1]
+    names = [*cls.__match_args__, *(f"field{index}" for index in range(len(cls.__match_args__), len(visible)))]
+    return [type_name(cls), [*names, *hidden], [*visible, *hidden.values()]]
 
 
 def _to_namedtuple(payload: Any) -> Any:
     name, fields, values = payload
     fields = [str(field) for field in fields]
     cls: Any = find_type(name, tuple)
+    if cls is not None and is_structseq(cls):
+        visible = cls.n_sequence_fields
+        return cls(values[:visible], dict(zip(fields[visible:], values[visible:], strict=True)))
     if cls is None or list(getattr(cls, "_fields", ())) != fields:
         try:
             cls = _stand_in(name, tuple(fields))
