@@ -265,7 +265,14 @@ def _to_path(payload: Any) -> Any:
     return getattr(pathlib, name)(text)
 
 
-row(Named("path", lambda value: [type(value).__name__, str(value)], _to_path), *(f"pathlib:{name}" for name in _PATHS))
+def _from_path(value: Any) -> Any:
+    text = str(value)
+    if "Windows" in type(value).__name__ and type(value)(text) != value:  # a share without a name, whose text reads as something else
+        return BY_REFERENCE
+    return [type(value).__name__, text]
+
+
+row(Named("path", _from_path, _to_path), *(f"pathlib:{name}" for name in _PATHS))
 
 
 def _from_namespace(value: Any) -> Any:
