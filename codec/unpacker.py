@@ -66,6 +66,7 @@ class Unpacker:
         self._containers = 0
         self._open_marks = 0
         self._unsalted, self._enough = 0, -1
+        self._data: bytes | bytearray | memoryview = b""
         self._callbacks: dict[CallbackRef, Any] = {}
         self._on_list = self._list
         self._on_ext = self._ext
@@ -98,7 +99,7 @@ class Unpacker:
         bound = min(size, limits.elements)
         # Only large integers, complex numbers and composites come in numbers that share a hash. Where there are enough of them for a dict
         # to become slow, the message is read once more, with a look at the keys of its dicts.
-        self._unsalted, self._enough = 0, collisions.LIMIT if collisions.may_hold_large_map(data) else -1
+        self._unsalted, self._enough, self._data = 0, collisions.LIMIT, data
         try:
             value = self._parsed(data, bound, object_hook=self._count_map)
         except _TooManyUnsalted:
@@ -106,7 +107,7 @@ class Unpacker:
             self._containers, self._open_marks, self.nodes = 0, 0, []
             value = self._parsed(data, bound, object_pairs_hook=self._map)
         finally:
-            self._enough = -1
+            self._enough, self._data = -1, b""
             self._callbacks.clear()
         if size > limits.elements:
             shape.check(value, limits, DecodeError)
@@ -130,7 +131,13 @@ class Unpacker:
         """Notes a value whose hash its sender can choose."""
         self._unsalted += 1
         if self._unsalted == self._enough:
+            self._look_closer()
+
+    def _look_closer(self) -> None:
+        """Has the message read again when it may hold a dict of so many keys; otherwise they need not be counted any more."""
+        if collisions.may_hold_large_map(self._data):
             raise _TooManyUnsalted
+        self._enough = -1
 
     def callback(self, ref: CallbackRef) -> Any:
         """The callable of a function; one, even when a message is read twice."""
@@ -166,7 +173,7 @@ class Unpacker:
             self._open_marks -= 1
             self._unsalted += 1
             if self._unsalted == self._enough:
-                raise _TooManyUnsalted
+                self._look_closer()
             return COMPOSITES[items[0].kind](self, items)
         return items
 
