@@ -87,6 +87,8 @@ class Packer:
 
     def pack(self, value: Any) -> bytes:
         """The packed bytes of a value. Raises EncodeError or LimitExceeded; never changes the value."""
+        if self.segments is not None and type(value) in (bytes, memoryview) and (place := self._shared(value)) is not None:
+            return place
         if type(value) is bytes and LARGE <= len(value) < self.limits.frame:
             return self._joined([_bin_header(len(value)), value])
         limits = self.limits
@@ -108,6 +110,12 @@ class Packer:
             if self._buffers:
                 self._buffers = []
         return data
+
+    def _shared(self, value: bytes | memoryview) -> bytes | None:
+        """The packed segment of a value that is nothing but bytes; None when they stay inside the message."""
+        buffer = memoryview(value)
+        place = self.segments.export(buffer.cast("B")) if buffer.nbytes and buffer.c_contiguous and self.segments is not None else None
+        return None if place is None else self._packer.pack([MARKS[SEGMENT], *place])
 
     def _check_size(self, data: bytes, value: Any) -> None:
         limits = self.limits

@@ -98,7 +98,8 @@ class Segments:
 
     def find(self, buffer: Any) -> Location | None:
         """Where memory lies, when it is part of a mapped segment that is still there."""
-        if not self._mapped or "numpy" not in sys.modules:
+        # Only numpy makes views of mapped memory that do not say so.
+        if not self._mapped or ("numpy" not in sys.modules and not isinstance(getattr(buffer, "obj", None), mmap.mmap)):
             return None
         address = _address(buffer)
         for name, (known, inode) in list(self._mapped.items()):

@@ -123,6 +123,20 @@ defmodule SnakeBridge.SharedTest do
     end)
   end
 
+  test "a result that is nothing but bytes is shared like an array", %{session: session} do
+    inside(session, fn ->
+      ref = SnakeBridge.share!("abc")
+      assert {:ok, %ZeroCopyRef{kind: :bytes} = echo} = sample("identity", [ref])
+      assert echo.segment == ref.segment
+
+      assert {:ok, %ZeroCopyRef{kind: :bytes, owner: :python} = zeros} =
+               SnakeBridge.call("builtins", "bytes", [@large * 8], __runtime__: [shared: true])
+
+      assert SnakeBridge.unshare!(zeros) == %Bytes{data: :binary.copy(<<0>>, @large * 8)}
+      assert {:ok, %Bytes{}} = SnakeBridge.call("builtins", "bytes", [@large * 8])
+    end)
+  end
+
   test "large results are refs where refs were passed or asked for, tensors elsewhere", %{session: session} do
     inside(session, fn ->
       one = SnakeBridge.share!(Tensor.from_list([1.0]))
@@ -287,7 +301,10 @@ defmodule SnakeBridge.SharedTest do
       assert eventually(fn -> match?([_], :ets.match(Shared, {{:spare, 4_000_000, :"$1"}, :_})) end)
       small = SnakeBridge.share!(:binary.copy("y", 3_000_000))
       assert File.stat!(path(small)).inode == inode
-      assert {:ok, %Bytes{data: data}} = SnakeBridge.call("builtins", "bytes", [small])
+
+      assert {:ok, %Bytes{data: data}} =
+               SnakeBridge.call("builtins", "bytes", [small], __runtime__: [shared: false])
+
       assert data == :binary.copy("y", 3_000_000)
     end)
   end
