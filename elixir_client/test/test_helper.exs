@@ -8,3 +8,10 @@ options = [size: 2, python: python, env: [{"PYTHONPATH", Path.expand("tests/pyth
 Application.put_env(:snakebridge, :pools, default: options, single: Keyword.put(options, :size, 1))
 {:ok, _} = Application.ensure_all_started(:snakebridge)
 ExUnit.start(timeout: 60_000)
+
+# Some tests kill whole BEAMs; the next directory that is made for shared memory removes theirs.
+ExUnit.after_suite(fn _ ->
+  with path when is_binary(path) <- SnakeBridge.Shared.directory(),
+       {:ok, made} <- SnakeBridge.Shared.Directory.make(Path.dirname(path)),
+       do: File.rm_rf(made)
+end)
