@@ -40,6 +40,7 @@ BY_TAG: dict[str, Named] = {}
 BY_CLASS: dict[type, Named] = {}
 _BY_NAME: dict[str, dict[str, Named]] = {}  # module -> name of a class in it -> row
 _registering = threading.Lock()
+_count = 0
 _listeners: list[Callable[[type], None]] = []
 
 
@@ -106,6 +107,7 @@ def register(
 
     Raises ValueError for a tag that is taken or reserved, or a class that travels by itself; TypeError for what is not a class.
     """
+    global _count
     if not isinstance(cls, type):
         raise TypeError(f"register takes a class, not {_short(cls)}")
     if cls in _NATIVE:
@@ -131,6 +133,7 @@ def register(
         if previous is not None:
             BY_TAG.pop(previous.tag, None)
         BY_TAG[tag] = BY_CLASS[cls] = named
+        _count += 1
         for forget in _listeners:
             forget(cls)
     return cls
@@ -163,6 +166,34 @@ def _defaults(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     if issubclass(cls, BaseException):
         return (lambda error: list(error.args)), (lambda arguments: cls(*arguments))
     raise TypeError(f"{cls.__qualname__} is neither a dataclass nor an exception: give register both to_wire and from_wire")
+
+
+def registrations() -> int:
+    """How often a class has been registered so far."""
+    return _count
+
+
+def known(value: Any) -> Any:
+    """A value in which Extensions whose type is known by now are what they stand for; the value itself when there are none.
+
+    For arguments that came in before the module was imported that registers their type, or holds their enum.
+    """
+    return _known(value, set())
+
+
+def _known(value: Any, around: set[int]) -> Any:
+    kind = type(value)
+    if kind is Extension:
+        return read(value.tag, _known(value.value, around)) if value.tag in BY_TAG else value
+    if kind not in (list, tuple, dict, set, frozenset) or not value or id(value) in around:
+        return value
+    around.add(id(value))
+    parts = [*value, *value.values()] if kind is dict else list(value)
+    found = [_known(part, around) for part in parts]
+    around.discard(id(value))
+    if all(new is old for new, old in zip(found, parts, strict=True)):
+        return value
+    return dict(zip(found[: len(value)], found[len(value) :], strict=True)) if kind is dict else kind(found)
 
 
 # Tags that `tagged` uses for other things.

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from bridge_adapter.codec import Ref
+from bridge_adapter.codec import Ref, named
 
 from . import helpers, stream
 from .registry import Payload, ToolContext, ToolError, invalid
@@ -121,9 +122,18 @@ def plain_ref(fields: Mapping[str, Any], session_id: str) -> Ref:
     return Ref(ref_id, session)
 
 
+def _with_types(find: Callable[[], Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
+    """The target and its arguments; those were read before the import that may have brought their types."""
+    before = named.registrations(), len(sys.modules)
+    target = find()
+    if (named.registrations(), len(sys.modules)) != before:
+        args, kwargs = named.known(args), named.known(kwargs)
+    return target, args, kwargs
+
+
 def _function(payload: Payload, context: ToolContext) -> Any:
     args, kwargs = arguments(payload)
-    target = attribute(load(module_name(payload)), payload.get("function"))
+    target, args, kwargs = _with_types(lambda: attribute(load(module_name(payload)), payload.get("function")), args, kwargs)
     return context.settle(target(*args, **kwargs))
 
 
@@ -132,7 +142,7 @@ def _class(payload: Payload, context: ToolContext) -> Any:
     name = _first(payload, "class", "class_name")
     if name is None:
         raise invalid("call_type class requires the key class (the name of the class)")
-    target = attribute(load(module_name(payload)), name)
+    target, args, kwargs = _with_types(lambda: attribute(load(module_name(payload)), name), args, kwargs)
     return context.settle(target(*args, **kwargs))
 
 
@@ -167,7 +177,8 @@ def _helper(payload: Payload, context: ToolContext) -> Any:
     args, kwargs = arguments(payload)
     name = _first(payload, "helper", "function")
     config = payload.get("helper_config")
-    return context.settle(helpers.find(name, config)(*args, **kwargs))
+    target, args, kwargs = _with_types(lambda: helpers.find(name, config), args, kwargs)
+    return context.settle(target(*args, **kwargs))
 
 
 KINDS: dict[Any, Callable[[Payload, ToolContext], Any]] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+from typing import Any
 
 from bridge_adapter import codec
 
@@ -31,3 +33,19 @@ def moved(point: Point, by: float) -> Point:
 
 def judged(point: Point) -> OutOfField:
     return OutOfField("too far", point)
+
+
+def farthest(places: list[Any]) -> Point:
+    (one,), others = places
+    (two,) = others["a"]
+    assert type(one) is type(two) is Point
+    return max(one, two, key=lambda point: point.x)
+
+
+class Side(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+
+
+def other(side: Side) -> Side:
+    return Side.LEFT if side is Side.RIGHT else Side.RIGHT

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from lane_client import Client, LaneError, payload
+from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter.codec import Extension, Ref, StreamRef
 
@@ -59,6 +59,24 @@ def test_schema_2_is_used_only_where_the_caller_asked(client: Client) -> None:
     assert tagged(client, fields | versions, schema=2) == rich
     assert tagged(client, fields | versions | {"protocol_version": 2}) == rich
     assert tagged(client, fields | versions | {"args": [rich], "python_module": "sample", "function": "identity"}, schema=2) == rich
+
+
+def test_the_first_call_of_a_module_gets_the_types_that_its_import_registers() -> None:
+    point = Extension("test.point", {"x": 1, "y": 2})
+    with Worker() as worker:
+        first = worker.connect()
+        moved = first.call("geometry", "moved", point, by=1)
+        assert moved == Extension("test.point", {"x": 2, "y": 3})
+        first.close()
+    right, left = (Extension("enum", ["geometry:Side", name, value]) for name, value in (("RIGHT", 2), ("LEFT", 1)))
+    with Worker() as worker:
+        first = worker.connect()
+        assert first.call("geometry", "other", right) == left
+        first.close()
+    with Worker() as worker:
+        first = worker.connect()
+        assert first.call("geometry", "farthest", [[point], {"a": (point,)}]) == point
+        first.close()
 
 
 def test_values_of_unknown_types_come_back_as_they_were(client: Client) -> None:
