@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterator
 from typing import Any
 
 from bridge_adapter import codec
@@ -49,3 +50,8 @@ class Side(enum.Enum):
 
 def other(side: Side) -> Side:
     return Side.LEFT if side is Side.RIGHT else Side.RIGHT
+
+
+def each(point: Point) -> Iterator[float]:
+    yield point.x
+    yield point.y
