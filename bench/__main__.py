@@ -8,10 +8,16 @@ import sys
 import time
 from pathlib import Path
 
-from . import calls, codec, payloads, streams
+from . import calls, codec, payloads, snakepit, streams
 from .report import Suite, machine, show
 
-SUITES: dict[str, Suite] = {"calls": calls.run, "streams": streams.run, "payloads": payloads.run, "codec": codec.run}
+SUITES: dict[str, Suite] = {
+    "calls": calls.run,
+    "streams": streams.run,
+    "payloads": payloads.run,
+    "codec": codec.run,
+    "snakepit": snakepit.run,
+}
 RESULTS = Path(__file__).parent / "results"
 
 
