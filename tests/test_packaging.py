@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import subprocess
 import sys
@@ -56,3 +57,17 @@ def test_importing_the_package_or_the_executor_loads_nothing_heavy() -> None:
     code += "; print([m for m in ('jax', 'numpy', 'grpc', 'pyarrow', 'asyncio') if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_wheel_installs_the_interpreter_for_snakepit(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        scripts = configparser.ConfigParser()
+        scripts.read_string(archive.read(name).decode())
+    assert dict(scripts["console_scripts"]) == {"bridge-adapter-python": "bridge_adapter.launcher:main"}
+
+
+def test_the_interpreter_for_snakepit_imports_next_to_nothing() -> None:
+    code = "import sys; before = set(sys.modules); import bridge_adapter.launcher; print(sorted(set(sys.modules) - before))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "['bridge_adapter', 'bridge_adapter.launcher']"
