@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 WORKER_SCRIPTS = ("grpc_server.py", "grpc_server_threaded.py")
 GATEWAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gateway", "grpc_server.py")
@@ -49,7 +48,7 @@ def script_place(arguments: list[str]) -> int | None:
     return None
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Becomes the plain interpreter, which keeps the process id and the name `python`."""
     os.execv(sys.executable, [sys.executable, *command(sys.argv[1:])])
 
