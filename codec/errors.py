@@ -16,6 +16,10 @@ class EncodeError(CodecError):
     category = "encode_error"
 
 
+class Cycle(EncodeError):
+    """A value that contains itself."""
+
+
 class DecodeError(CodecError):
     """Bytes or JSON that came in are not a valid value."""
 
@@ -26,6 +30,16 @@ class LimitExceeded(CodecError):
     """A message is deeper, larger or longer than a limit allows."""
 
     category = "limit_exceeded"
+
+
+class TooDeep(LimitExceeded):
+    """A value that nests deeper than a message may."""
+
+
+class Unhashable(DecodeError):
+    """A set element or map key that Python cannot hash. Callers outside see the TypeError that Python itself would raise."""
+
+    wire_type = "TypeError"
 
 
 class InvalidRef(DecodeError):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from .errors import CodecError, EncodeError, LimitExceeded
+from .errors import CodecError, Cycle, EncodeError, LimitExceeded, TooDeep
 from .limits import Limits
 from .wrappers import Members, Pairs
 
@@ -58,7 +58,7 @@ def _members(containers: list[Any]) -> Iterable[Any]:
 
 
 def explain_depth(value: Any, limits: Limits) -> None:
-    """Raises for a value that is too deep: EncodeError with the path when it contains itself, LimitExceeded otherwise."""
+    """Raises for a value that is too deep: Cycle with the path when it contains itself, TooDeep otherwise."""
     path: list[str] = []
     on_path: set[int] = {id(value)}
     stack = [(id(value), _parts(value))]
@@ -71,7 +71,7 @@ def explain_depth(value: Any, limits: Limits) -> None:
                 continue
             if id(part) in on_path:
                 where = "".join([*path[:8], step]) if len(path) <= 8 else "".join(path[:8]) + "..."
-                raise EncodeError(f"cycle: the {type(part).__name__} at value{where} contains itself; break the cycle, or pass a ref")
+                raise Cycle(f"cycle: the {type(part).__name__} at value{where} contains itself; break the cycle, or pass a ref")
             if len(stack) <= 2 * limits.depth:
                 on_path.add(id(part))
                 stack.append((id(part), _parts(part)))
@@ -82,7 +82,7 @@ def explain_depth(value: Any, limits: Limits) -> None:
             stack.pop()
             if path:
                 path.pop()
-    raise LimitExceeded(f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref")
+    raise TooDeep(f"the value nests deeper than max_depth = {limits.depth}; flatten it, or keep it in Python and pass a ref")
 
 
 def _parts(container: Any) -> Any:

@@ -13,7 +13,7 @@ from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
 from . import deep_json
-from .errors import DecodeError, LimitExceeded
+from .errors import Cycle, DecodeError, LimitExceeded, TooDeep
 from .limits import DEFAULT, Limits
 from .resolver import PlainResolver, Resolver
 from .tagged_reader import TAGS, Plain, Reader, finite, refuse_constant, too_deep, unique
@@ -22,10 +22,24 @@ from .tagged_writer import SCHEMA_1, Forms, Writer
 __all__ = ["TAGS", "decode", "dumps", "encode", "loads"]
 
 
-def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT, *, schema: int = 1) -> bytes:
-    """The tagged JSON text of a value. Raises EncodeError or LimitExceeded; never changes the value."""
+def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT, *, schema: int = 1, graceful: bool = False) -> bytes:
+    """The tagged JSON text of a value. Raises EncodeError or LimitExceeded; never changes the value.
+
+    `graceful`, for peers that cannot ask for a ref: a container inside itself is a ref, and so is, as a whole, a value that nests too deep.
+    """
+    resolver = resolver or PlainResolver()
+    forms = _forms(schema)
     try:
-        text = Writer(resolver or PlainResolver(), limits, _forms(schema)).text(value).encode()
+        try:
+            text = Writer(resolver, limits, forms).text(value).encode()
+        except Cycle:
+            if not graceful:
+                raise
+            text = Writer(resolver, limits, forms).text(value, cut_cycles=True).encode()
+    except TooDeep:
+        if not graceful:
+            raise
+        text = Writer(resolver, limits, forms).text(resolver.opaque(value)).encode()
     except RecursionError:
         raise LimitExceeded("the call stack is exhausted where a value has to be encoded; make the Python code recurse less") from None
     if len(text) > limits.frame:

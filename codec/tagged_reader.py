@@ -15,7 +15,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from . import collisions, digits, named
-from .errors import DecodeError, InvalidRef, LimitExceeded
+from .errors import DecodeError, InvalidRef, LimitExceeded, Unhashable
 from .limits import Limits
 from .resolver import CallbackRef, Ref, Resolver, StreamRef
 from .wrappers import Atom
@@ -187,7 +187,7 @@ def _add(seen: dict[Any, Any], key: Any, item: Any, what: str, remedy: str) -> N
     try:
         known = key in seen
     except (TypeError, ArithmeticError) as error:
-        raise DecodeError(f"a {what} of type {type(key).__name__} cannot be hashed in Python ({error}); {remedy}") from None
+        raise Unhashable(f"a {what} of type {type(key).__name__} cannot be hashed in Python ({error}); {remedy}") from None
     if known:
         other = next(candidate for candidate in seen if candidate == key)
         raise DecodeError(f"two {what}s are equal in Python: {ascii(other)[:60]} and {ascii(key)[:60]}; {remedy}")

@@ -38,19 +38,25 @@ class Writer:
         self._parts: list[str] = []
         self.write = self._parts.append
 
-    def text(self, value: Any) -> str:
+    def text(self, value: Any, cut_cycles: bool = False) -> str:
+        """The text of a value. With `cut_cycles`, a container inside itself is a ref."""
         leaf = self.leaves.get(type(value))
         if leaf is not None:
             return leaf(self, value)
         open_containers: list[Iterator[Any]] = []
+        opened: list[Any] = []  # the values of the open containers, kept only where cycles are cut
         deepest = self.limits.depth
         child = value
         while True:
             leaf, branch = self._forms.of(type(child))
             if branch is None:
                 self.write(leaf(self, child))
+            elif cut_cycles and any(child is container for container in opened):
+                self.write(opaque(self, child))
             else:
                 open_containers.append(branch(self, child))
+                if cut_cycles:
+                    opened.append(child)
                 if len(open_containers) > deepest:
                     shape.explain_depth(value, self.limits)
             while open_containers:
@@ -58,7 +64,7 @@ class Writer:
                     child = next(open_containers[-1])
                     break
                 except StopIteration:
-                    open_containers.pop()
+                    del open_containers[-1], opened[-1:]
             else:
                 return "".join(self._parts)
 

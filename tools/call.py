@@ -22,8 +22,9 @@ _imported: dict[str, Any] = {}
 
 def call(payload: Payload, context: ToolContext) -> Any:
     """Runs the call that a payload describes and returns its settled value."""
-    kind = payload.get("call_type") or "function"
-    return KINDS.get(kind, _function)(payload, context)
+    kind = payload.get("call_type")
+    # An absent or unknown kind is a function, as it is in SnakeBridge's own adapter.
+    return (KINDS.get(kind, _function) if isinstance(kind, str) else _function)(payload, context)
 
 
 def arguments(payload: Payload) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -100,15 +101,17 @@ def _first(payload: Payload, *keys: str) -> Any:
 
 def instance(payload: Payload, context: ToolContext) -> Any:
     """The live object a payload is about: under `instance`, or the seed's `ref` (an id or a ref)."""
-    for key in ("instance", "ref"):
-        if key in payload:
-            target = payload[key]
-            if key == "ref" and isinstance(target, str):
-                return context.resolve(Ref(target, context.session_id))
-            if isinstance(target, dict) and target.get("__type__") in ("ref", "stream_ref"):
-                return context.resolve(plain_ref(target, context.session_id))
-            return target
-    raise ToolError("invalid_ref", "SnakeBridge reference missing id")
+    target = payload.get("instance")
+    if target is None and payload.get("ref") is not None:
+        target = payload["ref"]
+        # The seed's style: an id. But the ref of a str is decoded to that str, which is no id.
+        if isinstance(target, str) and context.entry_of(target) is None:
+            return context.resolve(Ref(target, context.session_id))
+    if target is None and "instance" not in payload:
+        raise ToolError("invalid_ref", "SnakeBridge reference missing id")
+    if isinstance(target, dict) and target.get("__type__") in ("ref", "stream_ref"):
+        return context.resolve(plain_ref(target, context.session_id))
+    return target
 
 
 def plain_ref(fields: Mapping[str, Any], session_id: str) -> Ref:
@@ -181,7 +184,7 @@ def _helper(payload: Payload, context: ToolContext) -> Any:
     return context.settle(target(*args, **kwargs))
 
 
-KINDS: dict[Any, Callable[[Payload, ToolContext], Any]] = {
+KINDS: dict[str, Callable[[Payload, ToolContext], Any]] = {
     "function": _function,
     "class": _class,
     "method": _method,

@@ -1,7 +1,7 @@
 """`snakebridge.helpers` and call_type `helper`: small Python functions that a project keeps in files of its own.
 
-A helper file names its functions in `__snakebridge_helpers__` (a dict), in a function `snakebridge_helpers()`, or in `HELPERS`. Later files
-override earlier names. A changed file is loaded again.
+A helper file names its functions in `__snakebridge_helpers__` (a dict), in a function `snakebridge_helpers()`, or in `HELPERS`. The files
+of SnakeBridge's own pack come first, then those of the project; later files override earlier names. A changed file is loaded again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from .registry import Payload, ToolContext, ToolError, invalid
 
 _DOC_LIMIT = 8000
 _DEFAULT_PATH = "priv/python/helpers"
+# SnakeBridge keeps the helpers that it ships in a folder beside this module of its own.
+_PACK_OWNER = "snakebridge_adapter"
+_PACK = "helpers"
 
 _loaded: dict[str, tuple[int, dict[str, Callable[..., Any]]]] = {}  # path -> (mtime in ns, helpers)
 
@@ -40,22 +43,46 @@ def _registry(config: Any) -> dict[str, Callable[..., Any]]:
         config = {}
     if not isinstance(config, dict):
         raise invalid(f"helper_config must be a map, not {type(config).__name__}")
-    paths = config.get("helper_paths", _DEFAULT_PATH)
-    if isinstance(paths, str):
-        paths = [paths]
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise invalid(f"helper_paths must be a string or a list of strings, not {str(paths)[:80]}")
     found: dict[str, Callable[..., Any]] = {}
-    for path in paths:
-        for file in _files(Path(path).absolute()):
+    for folder in (*_pack(config.get("helper_pack_enabled")), *_paths(config.get("helper_paths"))):
+        for file in _files(folder):
             found.update(_load(file))
     return _allowed(found, config.get("helper_allowlist"))
+
+
+def _paths(paths: Any) -> list[Path]:
+    """Where a project keeps its helpers; relative to the worker's working directory."""
+    if paths is None:
+        paths = _DEFAULT_PATH
+    if isinstance(paths, str):
+        paths = [paths]
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
+        raise invalid(f"helper_paths must be a string or a list of strings, not {str(paths)[:80]}")
+    return [Path(path).absolute() for path in paths]
+
+
+def _pack(enabled: Any) -> list[Path]:
+    """The folder of SnakeBridge's own helpers, when SnakeBridge is there. Its adapter is looked up and never imported: it would bring a
+    second server into this process."""
+    if enabled is None:
+        enabled = True
+    if not isinstance(enabled, bool):
+        raise invalid(f"helper_pack_enabled must be true or false, not {str(enabled)[:80]}")
+    if not enabled:
+        return []
+    try:
+        spec = importlib.util.find_spec(_PACK_OWNER)
+    except (ImportError, ValueError):  # ValueError: a module of that name is loaded and says not where from
+        return []
+    if spec is None or spec.origin is None:
+        return []
+    return [Path(spec.origin).absolute().parent / _PACK]
 
 
 def _allowed(found: dict[str, Callable[..., Any]], allowlist: Any) -> dict[str, Callable[..., Any]]:
     if allowlist in (None, "all", ":all"):
         return found
-    if not isinstance(allowlist, list):
+    if not isinstance(allowlist, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in allowlist):
         raise invalid(f'helper_allowlist must be "all" or a list of names, not {str(allowlist)[:80]}')
     return {name: helper for name, helper in found.items() if name in allowlist}
 
@@ -116,6 +143,7 @@ def _parameters(helper: Callable[..., Any]) -> list[dict[str, Any]]:
         if parameter.default is not inspect.Parameter.empty:
             item["default"] = repr(parameter.default)
         if parameter.annotation is not inspect.Parameter.empty:
-            item["annotation"] = parameter.annotation if isinstance(parameter.annotation, str) else repr(parameter.annotation)
+            annotation = parameter.annotation
+            item["annotation"] = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
         parameters.append(item)
     return parameters

@@ -267,6 +267,23 @@ def test_a_cycle_is_named_with_its_path() -> None:
         tagged.dumps(value)
 
 
+def test_a_peer_that_cannot_ask_for_refs_gets_one_where_a_value_contains_itself() -> None:
+    shelf = Shelf()
+    loop: list[Any] = [1]
+    loop.append(loop)
+    shared = [2]
+    text = tagged.dumps({"a": loop, "b": [shared, shared]}, shelf, graceful=True)
+    assert json.loads(text)["a"][0] == 1
+    assert tagged.loads(text, shelf)["a"][1] is loop
+    assert json.loads(text)["b"] == [[2], [2]]  # what is only shared stays a value
+
+
+def test_a_peer_that_cannot_ask_for_refs_gets_one_for_a_value_that_is_too_deep() -> None:
+    shelf = Shelf()
+    deep = nested(513)
+    assert tagged.loads(tagged.dumps(deep, shelf, graceful=True), shelf) is deep
+
+
 KINDS = {"list": list, "tuple": tuple, "dict": dict, "frozenset": frozenset}
 
 
