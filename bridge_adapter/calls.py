@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from _thread import LockType, allocate_lock, get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from bridge_adapter.errors import BridgeError, CallCancelled, CallTimeout, CallWasCancelled
@@ -38,6 +39,7 @@ class Call:
         "session",
         "started",
         "timeout_ms",
+        "trace",
         "waiting_for",
     )
 
@@ -52,6 +54,7 @@ class Call:
         self.label = ""
         self.session: Any = None
         self.connection: Any = None  # where callbacks of this call go
+        self.trace: Mapping[str, str] = {}  # correlation id and W3C trace headers of its caller
         self.waiting_for: Any = None
         self._thread: int | None = None
         self._lock = allocate_lock()
@@ -81,6 +84,7 @@ class Call:
                 raise CallCancelled
             self._thread = get_ident()
             _running[self._thread] = self
+            _current.set(self)
 
     def _leave(self, outer: Call | None) -> None:
         with self._lock:
@@ -91,6 +95,7 @@ class Call:
                 _running.pop(get_ident(), None)
             else:
                 _running[get_ident()] = outer
+            _current.set(outer)
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
@@ -188,9 +193,18 @@ class _Waiting:
 _running: dict[int, Call] = {}  # thread -> the innermost call whose user code it runs
 
 
+# The same for code that a call has started on the event loop, and where contexts are copied (asyncio.to_thread).
+_current: ContextVar[Call | None] = ContextVar("bridge_adapter.call", default=None)
+
+
 def running() -> Call | None:
     """The call whose user code runs on this thread."""
     return _running.get(get_ident())
+
+
+def current() -> Call | None:
+    """The call on whose behalf this code runs, also when it is a coroutine of that call."""
+    return _running.get(get_ident()) or _current.get()
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:

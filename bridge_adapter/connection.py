@@ -22,6 +22,7 @@ from bridge_adapter.codec.packed import Packer, Unpacker
 from bridge_adapter.codec.segments import Outlet
 from bridge_adapter.dispatch import PACKED, Context, Dispatcher, Form, Request, UnresolvedRef, from_tool
 from bridge_adapter.outbox import stream_items
+from bridge_adapter.refs import unknown
 from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Resolver:
         session = self._dispatcher.sessions.find(ref.session)
         try:
             if session is None:
-                raise errors.UnknownRef(f"Unknown SnakeBridge reference: {ref.id}", ref_id=ref.id, session_id=ref.session)
+                raise unknown(ref.id, ref.session)
             return session.refs.get(ref.id).obj
         except errors.UnknownRef as error:
             missing = UnresolvedRef(ref, error)
@@ -106,6 +107,7 @@ class Connection:
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
         self.role = ""
+        self._texts = False  # the client's functions take and give JSON texts
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -167,6 +169,7 @@ class Connection:
                 f"this worker speaks version {lane.VERSION} of the lane, the client {versions}; update the older one"
             )
         self.role = str(params.get("role", "call"))
+        self._texts = params.get("texts") is True
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if params.get("shared") is True and segments is not None:
             self._packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
@@ -294,6 +297,11 @@ class Connection:
         call = Call((self.id, message.id), timeout, self._parent(params.get("parent")))
         call.connection = self
         call.label = tool
+        trace = params.get("trace")
+        if trace is not None:
+            if not isinstance(trace, dict):
+                raise errors.InvalidRequest(f"trace must be a map of texts, not {str(trace)[:40]}")
+            call.trace = trace
         resolver = self._resolver
         request = Request(
             call,
@@ -392,10 +400,9 @@ class Connection:
         id = next(self._asked)
         answer = _Answer()
         self._answers[id] = answer
+        context = self._context(call, session)
         try:
-            key = list(call.key) if call is not None else None
-            body = self._pack_for(call, session, lane.request(id, "callback", {**params, "session": session, "call": key}))
-            self.socket.send(body)
+            self.socket.send(self._pack_for(call, context, id, {**params, "session": session}))
             if self.role == "control":
                 answer.wait(call)
             else:
@@ -406,15 +413,26 @@ class Connection:
                     self._serve_one(call)
         finally:
             self._answers.pop(id, None)
-        return answer.value()
+        value = answer.value()
+        return self._dispatcher.callback_result(value, context) if self._texts else value
 
-    def _pack_for(self, call: Call | None, session_id: str, message: list[Any]) -> bytes:
-        """A message whose opaque values become refs of the call's session. From a foreign thread it needs a packer of its own."""
+    def _context(self, call: Call | None, session_id: str) -> Context:
         dispatcher = self._dispatcher
         session = dispatcher.sessions.open(session_id or "default")
-        context = Context(dispatcher, session, Request(call or Call((self.id, 0)), "snakebridge.callback", {}))
+        return Context(dispatcher, session, Request(call or Call((self.id, 0)), "snakebridge.callback", {}))
+
+    def _pack_for(self, call: Call | None, context: Context, id: int, params: dict[str, Any]) -> bytes:
+        """A callback request whose opaque values become refs of the call's session. From a foreign thread it needs a packer of its own."""
+        dispatcher = self._dispatcher
+        params["call"] = list(call.key) if call is not None else None
+        if call is not None and call.trace:
+            params["trace"] = call.trace
+        if self._texts:
+            params["timeout_ms"] = None if call is None or call.deadline is None else max(0, int((call.deadline - time.monotonic()) * 1000))
+            args, kwargs = params["args"], params.pop("kwargs")
+            params["args"] = dispatcher.encode_value([*args, kwargs] if kwargs else args, Form("tagged"), self._packer, context)
         packer = self._packer if self.role != "control" else Packer(None, dispatcher.limits)
-        return dispatcher.encode_value(message, PACKED, packer, context)
+        return dispatcher.encode_value(lane.request(id, "callback", params), PACKED, packer, context)
 
 
 class _Answer:

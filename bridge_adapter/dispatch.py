@@ -123,7 +123,9 @@ class Dispatcher:
             from bridge_adapter.codec import tagged  # a worker that only serves the lane never needs it
 
             resolver = context if context is not None else packer.resolver
-            return tagged.dumps(value, resolver, self.limits, schema=form.schema)
+            # Peers that speak schema 1 cannot ask for a ref, so they get one where a value cannot travel.
+            graceful = form.schema == 1 and context is not None
+            return tagged.dumps(value, resolver, self.limits, schema=form.schema, graceful=graceful)
         if value is STREAM_END:
             value = {"__type__": "stop_iteration"}
         outer, packer.resolver, packer.preserve_identity = packer.resolver, context or packer.resolver, form.identity
@@ -137,9 +139,20 @@ class Dispatcher:
             if outlet is not None:
                 outlet.allow(None)
 
+    def callback_result(self, text: Any, context: Context) -> Any:
+        """The value of an Elixir function's answer that came as JSON text. Raises CallbackError when it says that the function failed."""
+        from bridge_adapter.codec import tagged
+
+        value = tagged.loads(text, context, self.limits, atom_class=self.config.atom_class)
+        if isinstance(value, dict) and value.get("__type__") == "callback_error":
+            raise errors.CallbackError(str(value.get("reason", "the Elixir function failed")))
+        return value
+
     def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
         """The error map of an exception that ended a request."""
-        return errors.to_wire(error, describe(request) if request is not None else None)
+        if request is None:
+            return errors.to_wire(error)
+        return errors.to_wire(error, describe(request), for_snakebridge=request.form.encoding == "tagged")
 
 
 class _Entered:

@@ -39,10 +39,14 @@ class UnknownTool(BridgeError, AttributeError):
 
 
 class UnknownRef(BridgeError, KeyError):
-    """A ref that this worker does not hold: released, evicted, or of another worker."""
+    """A ref that this worker does not hold: released, evicted, or of another worker. `cure`: what can be done, where that is known."""
 
     category = "unknown_ref"
     wire_type = "KeyError"
+
+    def __init__(self, message: str, cure: str = "", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.cure = cure
 
 
 class InvalidRef(BridgeError, ValueError):
@@ -149,26 +153,37 @@ def type_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def to_wire(error: BaseException, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The error map of an exception: plain data, whatever the exception's own methods do."""
+def to_wire(error: BaseException, context: Mapping[str, Any] | None = None, *, for_snakebridge: bool = False) -> dict[str, Any]:
+    """The error map of an exception: plain data, whatever the exception's own methods do.
+
+    `for_snakebridge`: errors of shapes, dtypes and memory also carry their facts where the real SnakeBridge looks, in message and context.
+    """
     lines = _format(error)
-    return {
+    fields = {
         **_summary(error, 0),
         "traceback": _clip("".join(lines), TRACEBACK_LIMIT),
         "stacktrace": [_clip(line, MESSAGE_LIMIT) for line in lines[-256:]],
         "context": dict(context or {}),
     }
+    found = fields["details"].get("ml")
+    if for_snakebridge and found is not None:
+        from bridge_adapter import ml_errors
+
+        fields["message"] = ml_errors.explained(fields["message"], found)
+        fields["context"]["ml"] = found
+    return fields
 
 
 def _summary(error: BaseException, depth: int) -> dict[str, Any]:
     category = getattr(error, "category", None)
+    message = _message(error)
     summary: dict[str, Any] = {
         "category": category if isinstance(category, str) and _is_ours(error) else "python_error",
         "type": type_name(type(error)),
-        "message": _message(error),
+        "message": message,
         "notes": [_clip(_text(note), MESSAGE_LIMIT) for note in _notes(error)],
         "cause": None,
-        "details": _details(error),
+        "details": _details(error, message),
     }
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None and cause is not error and depth < _CHAIN_LIMIT:
@@ -185,8 +200,9 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, KeyError) and isinstance(error, BridgeError):
-        return repr(error.args[0])  # str(KeyError) quotes, and SnakeBridge's translator knows the quoted text
+    if isinstance(error, UnknownRef):
+        text = repr(error.args[0])  # str(KeyError) quotes, and SnakeBridge's translator knows the quoted text
+        return f"{text} ({error.cure})" if error.cure else text
     return _clip(_text(error), MESSAGE_LIMIT)
 
 
@@ -204,9 +220,14 @@ def _notes(error: BaseException) -> list[object]:
     return list(notes)[:64] if isinstance(notes, list) else []
 
 
-def _details(error: BaseException) -> dict[str, Any]:
-    details = getattr(error, "details", None)
-    return dict(details) if isinstance(error, BridgeError) and isinstance(details, dict) else {}
+def _details(error: BaseException, message: str) -> dict[str, Any]:
+    if isinstance(error, BridgeError):
+        details = getattr(error, "details", None)
+        return dict(details) if isinstance(details, dict) else {}
+    from bridge_adapter import ml_errors  # most workers never see an error of a user's
+
+    found = ml_errors.facts(error, message)
+    return {} if found is None else {"ml": found}
 
 
 def _clip(text: str, limit: int) -> str:

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 from bridge_adapter.codec import Ref, StreamRef
 from bridge_adapter.codec.resolver import stream_type
-from bridge_adapter.errors import UnknownRef
+from bridge_adapter.errors import InvalidRequest, UnknownRef
+
+# Ids are 32 hex digits: 8 that name this process, 20 of chance, 4 that show that the id is one of ours and not just text.
+_PROCESS = os.urandom(4)
+_CHECK = slice(14, 16)
+
+
+def _new_id() -> str:
+    body = _PROCESS + os.urandom(10)
+    return (body + _check(body)).hex()
+
+
+def _check(body: bytes) -> bytes:
+    return (zlib.crc32(body) & 0xFFFF).to_bytes(2, "big")
+
+
+def unknown(ref_id: str, session_id: str) -> UnknownRef:
+    """The error for an id that a session does not hold. An id that another worker process has made gets the cure with it."""
+    details: dict[str, Any] = {"ref_id": ref_id, "session_id": session_id}
+    try:
+        data = bytes.fromhex(ref_id)
+    except ValueError:
+        data = b""
+    cure = ""
+    if len(data) == 16 and data[_CHECK] == _check(data[:14]) and data[:4] != _PROCESS:
+        details["hint"] = cure = (
+            "it was made by another worker process: by another worker of the pool (keep the calls of a session on one worker: "
+            "affinity: :strict_queue), or by this one before it was restarted (make the object again)"
+        )
+    return UnknownRef(f"Unknown SnakeBridge reference: {ref_id}", cure, **details)
 
 
 class Entry:
@@ -43,6 +73,21 @@ class RefStore:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def limit(self, max_refs: Any, ttl_s: Any) -> None:
+        """Sets how many refs the session may hold, and for how many seconds one may lie unused (0 = for ever). Raises InvalidRequest."""
+        if max_refs is not None:
+            if type(max_refs) is not int or max_refs < 1:
+                raise InvalidRequest(f"max_refs is {str(max_refs)[:40]}; it must be an integer of at least 1")
+            self._max = max_refs
+        if ttl_s is not None:
+            if type(ttl_s) not in (int, float) or not 0 <= ttl_s < 1e9:
+                raise InvalidRequest(f"ref_ttl is {str(ttl_s)[:40]}; it must be a number of seconds, 0 = as long as the session")
+            if ttl_s and not self._ttl:
+                now = time.monotonic()
+                for entry in self._entries.values():
+                    entry.used = now
+            self._ttl = float(ttl_s)
+
     def add(self, obj: Any, module: str, library: str, serial: int) -> Ref | StreamRef:
         """The ref of an object: the same one as long as the session holds it.
 
@@ -56,7 +101,7 @@ class RefStore:
         self._prune(serial)
         kind = stream_type(obj)
         name = type(obj).__name__
-        new_id = os.urandom(16).hex()
+        new_id = _new_id()
         ref: Ref | StreamRef
         if kind is None:
             ref = Ref(new_id, self._session, module, library, name)
@@ -75,7 +120,7 @@ class RefStore:
             self._expire()
         entry = self._entries.get(ref_id)
         if entry is None:
-            raise UnknownRef(f"Unknown SnakeBridge reference: {ref_id}", ref_id=ref_id, session_id=self._session)
+            raise unknown(ref_id, self._session)
         if self._ttl:
             entry.used = time.monotonic()
         return entry

@@ -18,6 +18,7 @@ from bridge_adapter.refs import RefStore
 
 _SESSION_ID_LIMIT = 512
 _SWEEP_START = 1024
+_OPTIONS = frozenset({"pinned", "concurrent", "max_refs", "ref_ttl"})
 
 
 class SessionLock:
@@ -138,14 +139,16 @@ class Session:
         self._thread: _PinnedThread | None = None
 
     def configure(self, options: Any) -> None:
-        """Takes {"pinned": bool, "concurrent": bool}."""
-        if not isinstance(options, dict) or not set(options) <= {"pinned", "concurrent"}:
-            raise InvalidRequest(f'session_options must be {{"pinned": bool, "concurrent": bool}}, not {str(options)[:80]}')
+        """Takes {"pinned": bool, "concurrent": bool, "max_refs": int, "ref_ttl": seconds}. Raises InvalidRequest."""
+        if not isinstance(options, dict) or not set(options) <= _OPTIONS:
+            raise InvalidRequest(f"session_options is a map of {', '.join(sorted(_OPTIONS))}, not {str(options)[:80]}")
         self.pinned = bool(options.get("pinned", self.pinned))
         self.concurrent = bool(options.get("concurrent", self.concurrent))
         if self.pinned and self.concurrent:
             self.pinned = self.concurrent = False
             raise InvalidRequest("a session cannot be both pinned (one thread) and concurrent (many); choose one")
+        if "max_refs" in options or "ref_ttl" in options:
+            self.refs.limit(options.get("max_refs"), options.get("ref_ttl"))
 
     def run(self, code: Callable[[], Any]) -> Any:
         """Runs code on the thread this session's calls belong on."""

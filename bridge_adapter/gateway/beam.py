@@ -1,4 +1,7 @@
-"""The gateway as a client of Elixir: one Ping until it answers, then heartbeats. Elixir that stays away ends a dependent worker."""
+"""The gateway as a client of Elixir: one Ping until it answers, then heartbeats. Elixir that stays away ends a dependent worker.
+
+Each session that Elixir makes here is beaten for, since a heartbeat also keeps it alive; they share one loop and one connection.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from bridge_adapter.gateway.elixir_tools import ElixirTools
 from bridge_adapter.gateway.options import Heartbeat
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
@@ -15,6 +19,7 @@ from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 FIRST_DELAY = 0.05
 LAST_DELAY = 2.0
 PING_SECONDS = 1.0
+MAX_SESSIONS = 64  # beaten for; more than that are not Snakepit's doing
 _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -34,24 +39,32 @@ class ElixirGone(Exception):
 class ElixirSide:
     """Snakepit's own gRPC server, as seen from the worker."""
 
-    def __init__(self, address: str, tries: int, heartbeat: Heartbeat) -> None:
+    def __init__(self, address: str, tries: int, heartbeat: Heartbeat, callback_seconds: float) -> None:
         self._address = address
         self._tries = tries
         self._heartbeat = heartbeat
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
         self._stub: Any = rpc.BridgeServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._session: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._sessions: dict[str, None] = {}
+        self._first = asyncio.Event()
+        self.tools = ElixirTools(self._stub, pb, callback_seconds)
 
     def session(self, session_id: str) -> None:
-        """The session that Elixir made for this worker: heartbeats start with it. One loop serves all, they share the connection."""
-        if not self._session.done():
-            self._session.set_result(session_id)
+        """A session of this worker: from now on there is a heartbeat for it."""
+        if session_id and session_id not in self._sessions and len(self._sessions) < MAX_SESSIONS:
+            self._sessions[session_id] = None
+            self._first.set()
+
+    def forget(self, session_id: str) -> None:
+        """The session has ended."""
+        self._sessions.pop(session_id, None)
 
     async def watch(self) -> None:
         """Runs until Elixir is gone. Raises ElixirGone then."""
         await self._greet()
         if self._heartbeat.enabled:
-            await self._beat(await self._session)
+            await self._first.wait()
+            await self._beat()
 
     async def _greet(self) -> None:
         delay, last = FIRST_DELAY, ""
@@ -66,20 +79,32 @@ class ElixirSide:
             delay = min(delay * 2, LAST_DELAY)
         raise ElixirGone(f"Elixir at {self._address} did not answer {self._tries} pings: {last}; check --elixir-address")
 
-    async def _beat(self, session_id: str) -> None:
+    async def _beat(self) -> None:
         settings = self._heartbeat
         await asyncio.sleep(settings.initial_delay_ms / 1000)
         missed = 0
         while True:
-            try:
-                await self._stub.Heartbeat(pb.HeartbeatRequest(session_id=session_id), timeout=settings.timeout_ms / 1000)
+            failure = await self._beat_once(settings.timeout_ms / 1000)
+            if failure is None:
                 missed = 0
-            except grpc.aio.AioRpcError as error:
+            else:
                 missed += 1
-                log.warning("heartbeat %d to Elixir at %s failed: %s", missed, self._address, error.details())
+                log.warning("heartbeat %d to Elixir at %s failed: %s", missed, self._address, failure)
                 if missed == settings.max_missed:
-                    reason = f"Elixir at {self._address} missed {missed} heartbeats in a row: {error.details()}"
+                    reason = f"Elixir at {self._address} missed {missed} heartbeats in a row: {failure}"
                     if settings.dependent:
-                        raise ElixirGone(reason) from error
+                        raise ElixirGone(reason)
                     log.error("%s; going on, as this worker is independent", reason)
             await asyncio.sleep(settings.interval_ms / 1000)
+
+    async def _beat_once(self, timeout: float) -> str | None:
+        """One round for all sessions; what is wrong, if anything. That a session is not valid any more is no failure of Elixir's."""
+
+        async def beat(session_id: str) -> None:
+            await self._stub.Heartbeat(pb.HeartbeatRequest(session_id=session_id), timeout=timeout)
+
+        answers = await asyncio.gather(*map(beat, list(self._sessions)), return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        if not failures:
+            return None
+        return failures[0].details() or "no reason given" if isinstance(failures[0], grpc.aio.AioRpcError) else repr(failures[0])

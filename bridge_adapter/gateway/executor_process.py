@@ -115,16 +115,16 @@ class ExecutorProcess:
                 data = data[os.write(2, data) :]
 
 
-def how_it_ended(status: int) -> str:
-    """An exit status in words."""
+def how_it_ended(status: int, *, hint: bool = True) -> str:
+    """An exit status in words. `hint`: with what is likely where the status alone says little."""
     if status >= 0:
         return f"it ended with exit status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    hint = " (the system may have been out of memory)" if -status == signal.SIGKILL else ""
-    return f"it was killed by {name}{hint}"
+    guess = " (the system may have been out of memory)" if hint and -status == signal.SIGKILL else ""
+    return f"it was killed by {name}{guess}"
 
 
 def _private_directory() -> str:

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import struct
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgpack
@@ -24,11 +25,9 @@ _LAST_REPEAT = 4.0
 _SMALL = 64 * 1024
 _LENGTH = struct.Struct(">I")
 _HELLO_ID = 0
-_NO_CALLBACKS = {
-    "category": "callback_gone",
-    "type": None,
-    "message": "functions of Elixir cannot be called through the gRPC gateway; use SnakeBridge's own pool (the lane) for callbacks",
-}
+
+# What the executor asks of its client: the name of a request and its params. Raises LaneError.
+Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
 class LaneError(Exception):
@@ -58,13 +57,16 @@ class Connection(asyncio.Protocol):
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
+        self._asked: dict[int, asyncio.Task[None]] = {}  # requests of the executor that we are answering
+        self.began = 0.0  # when the request in flight was made
+        self.abandoned = False  # nobody waits for its answer
         self._packer = msgpack.Packer(unicode_errors="surrogatepass")
         self._transport: asyncio.Transport | None = None
         self._goodbye = ""
 
     async def greet(self, token: str, role: str) -> None:
         """Says hello. Raises LaneError when the executor refuses, LaneLost when it goes away."""
-        hello = {"versions": [lane.VERSION], "token": token, "role": role, "client": "gateway"}
+        hello = {"versions": [lane.VERSION], "token": token, "role": role, "client": "gateway", "texts": True}
         welcome = await self._ask(_HELLO_ID, "hello", hello)
         self.conn = welcome["conn"]
         self.max_frame = self._frames.max_frame = welcome["max_frame"]
@@ -72,6 +74,7 @@ class Connection(asyncio.Protocol):
     def request(self, method: str, params: dict[str, Any], stream: Stream | None = None) -> tuple[int, asyncio.Future[Any]]:
         """Sends a request; its future gets the result, a LaneError or LaneLost. Raises LaneError for one larger than the executor takes."""
         id = next(self._ids)
+        self.began, self.abandoned = asyncio.get_running_loop().time(), False
         return id, self._ask(id, method, params, stream)
 
     def _ask(self, id: int, method: str, params: dict[str, Any], stream: Stream | None = None) -> asyncio.Future[Any]:
@@ -88,6 +91,10 @@ class Connection(asyncio.Protocol):
     def waits_for(self, id: int) -> bool:
         """True until the request of that id is answered."""
         return id in self._answers
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._answers and self.conn)
 
     @property
     def usable(self) -> bool:
@@ -142,6 +149,7 @@ class Connection(asyncio.Protocol):
         reason = self._goodbye or (str(error) if error is not None else "the executor closed the connection")
         answers, self._answers = self._answers, {}
         self._streams.clear()
+        self._drop_asked()
         for answer in answers.values():
             if not answer.done():
                 answer.set_exception(LaneLost(reason))
@@ -159,11 +167,30 @@ class Connection(asyncio.Protocol):
                 if stream is not None:
                     stream.arrived(items)
         elif kind == lane.REQUEST:
-            self._send([lane.RESPONSE, message[1], _NO_CALLBACKS, None])
+            id, name, params = message[1], message[2], message[3]
+            self._asked[id] = asyncio.ensure_future(self._answer_executor(id, name, params))
+
+    async def _answer_executor(self, id: int, name: str, params: dict[str, Any]) -> None:
+        try:
+            try:
+                self._send([lane.RESPONSE, id, None, await self._pool.ask(name, params)])
+            except LaneError as error:
+                self._send([lane.RESPONSE, id, error.fields, None])
+        except NotSent:
+            return  # the executor is gone, and with it who asked
+        finally:
+            self._asked.pop(id, None)
+
+    def _drop_asked(self) -> None:
+        """Who asked does not wait any more."""
+        for task in list(self._asked.values()):
+            task.cancel()
 
     def _answered(self, id: int, error: Any, result: Any) -> None:
         answer = self._answers.pop(id, None)
         self._streams.pop(id, None)
+        if self._asked and self is not self._pool.control:
+            self._drop_asked()
         if answer is None:
             # The executor gives up on this connection and says why before it closes it.
             self._goodbye = str(error.get("message")) if isinstance(error, dict) else ""
@@ -227,7 +254,9 @@ class Stream:
 class Lane:
     """The connections to one executor: grown on demand, at most `limit`, shrunk when idle."""
 
-    def __init__(self, path: str, token: str, limit: int) -> None:
+    def __init__(self, path: str, token: str, limit: int, ask: Ask, kill_after: float = 0.0) -> None:
+        self.ask = ask
+        self._kill_after = kill_after
         self._path = path
         self._token = token
         self._limit = limit
@@ -236,12 +265,13 @@ class Lane:
         self._opening = 0
         self._waiting: deque[asyncio.Future[Connection]] = deque()
         self._spare = 0
-        self._control: Connection | None = None
+        self.control: Connection | None = None
         self.down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stuck: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the executor should be ended
 
     async def open(self) -> None:
         """Connects the control connection. Raises OSError or LaneError."""
-        self._control = await self._connect("control")
+        self.control = await self._connect("control")
         self._later(IDLE_SECONDS, self._shrink)
 
     async def call(self, params: dict[str, Any]) -> Any:
@@ -267,16 +297,32 @@ class Lane:
             self.answered(connection)
             raise
 
-    def interrupt(self, connection: Connection, id: int, reason: str, delay: float = _FIRST_REPEAT) -> None:
-        """Cancels a request, again and again until it is answered: the first word may come before the request does."""
-        if self._control is None or not self._control.usable or not connection.waits_for(id):
+    def interrupt(self, connection: Connection, id: int, reason: str) -> None:
+        """Cancels a request that nobody waits for any more, again and again until it is answered."""
+        connection.abandoned = True
+        self._interrupt(connection, id, reason, asyncio.get_running_loop().time(), _FIRST_REPEAT)
+
+    def _interrupt(self, connection: Connection, id: int, reason: str, since: float, delay: float) -> None:
+        # More than once: the first word may come before the request does, and user code may swallow an interruption.
+        if self.control is None or not self.control.usable or not connection.waits_for(id):
             return
-        self._control.notify("cancel", [connection.conn, id, reason])
-        self._later(delay, self.interrupt, connection, id, reason, min(delay * 2, _LAST_REPEAT))
+        unheard = asyncio.get_running_loop().time() - since
+        if 0 < self._kill_after <= unheard and not self._may_be_held_up(connection):
+            if not self.stuck.done():
+                self.stuck.set_result(f"a call that was {reason} could not be interrupted within {unheard:.1f} s")
+            return
+        self.control.notify("cancel", [connection.conn, id, reason])
+        until = self._kill_after - unheard
+        wait = min(delay, until) if until > 0 else delay
+        self._later(wait, self._interrupt, connection, id, reason, since, min(delay * 2, _LAST_REPEAT))
+
+    def _may_be_held_up(self, connection: Connection) -> bool:
+        """True while an older call is running whose caller still waits: it may be the one that keeps Python from answering."""
+        return any(other.busy and not other.abandoned and other.began < connection.began for other in self._all - {self.control})
 
     def answered(self, connection: Connection) -> None:
         """The connection is free: it goes to the one who waits longest, or back to the pool."""
-        if connection is self._control or not connection.usable:
+        if connection is self.control or not connection.usable:
             return
         while self._waiting:
             waiter = self._waiting.popleft()
@@ -291,14 +337,14 @@ class Lane:
         if connection in self._free:
             self._free.remove(connection)
             self._spare = min(self._spare, len(self._free))
-        if connection is self._control and not self.down.done():
+        if connection is self.control and not self.down.done():
             self.down.set_result(None)
         self._invite()
 
     def ping(self) -> None:
         """Makes the executor answer on the control connection, or lose it."""
-        if self._control is not None and self._control.usable:
-            self._control.request("ping", {})[1].add_done_callback(_seen)
+        if self.control is not None and self.control.usable:
+            self.control.request("ping", {})[1].add_done_callback(_seen)
 
     def close(self) -> None:
         """Closes every connection; requests in flight get LaneLost."""

@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_adapter.gateway import retry
+from bridge_adapter.gateway.retry import Retry
+
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
 ELIXIR_TRIES = 60
+KILL_AFTER_MS = 5_000.0
+CALLBACK_TIMEOUT_MS = 300_000.0
+DEFAULT_RETRY = Retry()
 _TRUE = ("1", "true", "yes", "y", "on", "t")
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
@@ -44,6 +50,10 @@ class Options:
     max_connections: int = MAX_CONNECTIONS
     elixir_tries: int = ELIXIR_TRIES
     log_level: int = LOG_LEVELS["error"]
+    retry: Retry = DEFAULT_RETRY
+    kill_after_ms: float = KILL_AFTER_MS
+    callback_timeout_ms: float = CALLBACK_TIMEOUT_MS
+    worker_id: str = ""
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -66,20 +76,38 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         heartbeat = _heartbeat(flags, environment)
     except ValueError as error:
         parser.error(f"--heartbeat flags: {error}")
+    try:
+        again = Retry(retry.max_restarts(str(flags.max_restarts)), retry.backoff(str(flags.backoff_ms)))
+    except ValueError as error:
+        parser.error(str(error))
+    for name in ("kill_after_ms", "callback_timeout_ms"):
+        if getattr(flags, name) < 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
+    ready_file = environment.get("SNAKEPIT_READY_FILE", "")
     return Options(
         elixir_address=flags.elixir_address,
         adapter=flags.adapter,
         host=flags.host,
         port=flags.port,
         health_check=flags.health_check,
-        ready_file=environment.get("SNAKEPIT_READY_FILE", ""),
+        ready_file=ready_file,
         own_group=_truthy(environment.get("SNAKEPIT_PROCESS_GROUP", "")),
         heartbeat=heartbeat,
         max_message=flags.max_message,
         max_connections=flags.max_connections,
         elixir_tries=flags.elixir_tries,
         log_level=LOG_LEVELS.get(environment.get("SNAKEPIT_LOG_LEVEL", "").strip().lower(), LOG_LEVELS["error"]),
+        retry=again,
+        kill_after_ms=flags.kill_after_ms,
+        callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
+        worker_id=_worker_id(ready_file),
     )
+
+
+def _worker_id(ready_file: str) -> str:
+    """What Snakepit calls this worker, as far as the name of its ready file shows: `snakepit_ready_<worker id>_<n>`."""
+    name = ready_file.rpartition("/")[2].removeprefix("snakepit_ready_")
+    return name.rpartition("_")[0]
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -94,6 +122,20 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--health-check", action="store_true", help="check the installation and exit")
     add("--max-message", type=int, default=environment.get("BRIDGE_ADAPTER_MAX_MESSAGE") or MAX_MESSAGE, metavar="BYTES")
     add("--max-connections", type=int, default=MAX_CONNECTIONS, metavar="N", help="calls that may run at the same time")
+    add(
+        "--max-restarts",
+        default=environment.get("BRIDGE_ADAPTER_MAX_RESTARTS") or retry.MAX_RESTARTS,
+        metavar="N",
+        help="runs of an idempotent call beyond the first, after crashes",
+    )
+    pauses = ",".join(f"{pause:g}" for pause in retry.BACKOFF_MS)
+    add(
+        "--backoff-ms", default=environment.get("BRIDGE_ADAPTER_BACKOFF_MS") or pauses, metavar="MS,MS,...", help="pauses before those runs"
+    )
+    after = environment.get("BRIDGE_ADAPTER_KILL_AFTER_MS") or KILL_AFTER_MS
+    add("--kill-after-ms", type=float, default=after, metavar="MS", help="how long a call may ignore its cancellation; 0 = for ever")
+    callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
+    add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
     add("--elixir-tries", type=int, default=ELIXIR_TRIES, metavar="N", help="pings that Elixir may leave unanswered at the start")
     for name in ("run-id", "instance-name", "instance-token"):
         add(f"--snakepit-{name}", metavar="TEXT", help="marks the process; not used otherwise")

@@ -1,8 +1,12 @@
-"""The parameters of an ExecuteTool request as the lane takes them: JSON texts as they are, a few conventions of Snakepit honoured."""
+"""One tool call as Elixir asks for it, and as the lane takes it: parameters stay the JSON texts that they are, a few conventions of
+Snakepit are honoured, and what the metadata asks for becomes options of the call."""
 
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import any_pb2, wrappers_pb2
@@ -10,8 +14,14 @@ from google.protobuf import any_pb2, wrappers_pb2
 from bridge_adapter.gateway.lane_client import LaneError
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
+CORRELATION = "correlation_id"
+CORRELATION_HEADER = "x-snakepit-correlation-id"
+TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 _EMPTY_SESSION = (b'""', b"null")
+# Metadata by which a request limits the refs of its session, under the names that Snakepit and SnakeBridge have for them.
+_MAX_REFS = ("max_refs", "session_max_refs", "ref_max")
+_REF_TTL = ("ref_ttl", "ref_ttl_seconds", "ttl_seconds")
 # First bytes of packed wrapper messages. Three of them are JSON whitespace too, so they only raise a suspicion.
 _WRAPPER_STARTS = frozenset(b"\x08\x09\x0a\x0d")
 _WRAPPERS = {
@@ -23,28 +33,95 @@ _WRAPPERS = {
 }
 
 
-def lane_params(request: pb.ExecuteToolRequest) -> dict[str, Any]:
-    """The params of the lane's `call` or `stream`. Raises LaneError for parameters that cannot be passed on."""
-    payload = texts(request)
-    for name, value in payload.items():
-        if not value or value[0] in _WRAPPER_STARTS:
-            payload[name] = json_text(name, request.parameters[name])
+@dataclass(slots=True)
+class Asked:
+    """A tool call. `texts`: the parameters as JSON texts; `binary`: those that came as bytes; `worker_session`: the session of the worker,
+    used where the parameters name none; `trace`: correlation id and W3C trace headers."""
+
+    tool: str
+    texts: dict[str, bytes]
+    worker_session: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    binary: Mapping[str, bytes] = field(default_factory=dict)
+    trace: dict[str, str] = field(default_factory=dict)
+    attempts: int = 0  # how often it was given to an executor
+    problem: LaneError | None = None  # why it cannot be passed on
+
+    @property
+    def correlation(self) -> str:
+        return self.trace.get(CORRELATION, "")
+
+    @property
+    def idempotent(self) -> bool:
+        return self.texts.get("idempotent") == b"true"
+
+
+def asked(request: pb.ExecuteToolRequest, headers: Iterable[tuple[str, Any]] | None) -> Asked:
+    """The call of a gRPC request."""
+    texts = {name: parameter.value for name, parameter in request.parameters.items()}
+    call = Asked(
+        request.tool_name,
+        texts,
+        request.session_id,
+        dict(request.metadata),
+        dict(request.binary_parameters),
+        trace(request.metadata, headers or ()),
+    )
+    try:
+        for name, value in texts.items():
+            if not value or value[0] in _WRAPPER_STARTS:
+                texts[name] = json_text(name, request.parameters[name])
+    except LaneError as error:
+        call.problem = error
+    return call
+
+
+def trace(metadata: Mapping[str, str], headers: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Correlation id (made up when there is none) and W3C trace headers: from the metadata, else from the gRPC headers."""
+    known = {name: metadata[name] for name in (CORRELATION, *TRACE_HEADERS) if metadata.get(name)}
+    for key, value in headers:
+        if key == CORRELATION_HEADER:
+            known.setdefault(CORRELATION, str(value))
+        elif key in TRACE_HEADERS:
+            known.setdefault(key, str(value))
+    if CORRELATION not in known:
+        known[CORRELATION] = uuid.uuid4().hex
+    return known
+
+
+def lane_params(call: Asked) -> dict[str, Any]:
+    """The params of the lane's `call` or `stream`. Raises LaneError for what cannot be honoured."""
+    if call.problem is not None:
+        raise call.problem
+    metadata, payload = call.metadata, call.texts
     # The request names the session of the worker, the payload that of the caller.
-    if payload.get("session_id", b"null") in _EMPTY_SESSION and request.session_id:
-        payload["session_id"] = json.dumps(request.session_id).encode()
-    params: dict[str, Any] = {"tool": request.tool_name, "payload": payload, "encoding": "tagged"}
-    if request.binary_parameters:
-        params["binary"] = _binary(request)
-    if request.metadata.get("thread_sensitive", "").lower() in _TRUE:
-        params["session_options"] = {"pinned": True}
-    if request.metadata.get("codec_schema", "") == "2":
-        params["schema"] = 2
+    if payload.get("session_id", b"null") in _EMPTY_SESSION and call.worker_session:
+        payload = {**payload, "session_id": json.dumps(call.worker_session).encode()}
+    params: dict[str, Any] = {"tool": call.tool, "payload": payload, "encoding": "tagged", "trace": call.trace}
+    if call.binary:
+        params["binary"] = _binary(call)
+    if metadata:
+        if metadata.get("codec_schema", "") == "2":
+            params["schema"] = 2
+        options = _session_options(metadata)
+        if options:
+            params["session_options"] = options
     return params
 
 
-def texts(request: pb.ExecuteToolRequest) -> dict[str, bytes]:
-    """The parameters as they came."""
-    return {name: parameter.value for name, parameter in request.parameters.items()}
+def _session_options(metadata: Mapping[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if metadata.get("thread_sensitive", "").lower() in _TRUE:
+        options["pinned"] = True
+    for option, names, kind in (("max_refs", _MAX_REFS, int), ("ref_ttl", _REF_TTL, float)):
+        name = next((name for name in names if name in metadata), None)
+        if name is not None:
+            try:
+                options[option] = kind(metadata[name])
+            except ValueError:
+                wanted = "an integer" if kind is int else "a number of seconds"
+                raise _invalid(f"{name} in the request's metadata is {metadata[name][:40]!r}; it must be {wanted}") from None
+    return options
 
 
 def json_text(name: str, parameter: any_pb2.Any) -> bytes:
@@ -70,16 +147,15 @@ def json_text(name: str, parameter: any_pb2.Any) -> bytes:
     return json.dumps(message.value).encode()
 
 
-def _binary(request: pb.ExecuteToolRequest) -> dict[str, bytes]:
-    for name in request.binary_parameters:
-        if request.metadata.get(f"binary_format:{name}", "").lower() == "pickle":
+def _binary(call: Asked) -> dict[str, bytes]:
+    for name in call.binary:
+        if call.metadata.get(f"binary_format:{name}", "").lower() == "pickle":
             raise _invalid(
                 f"the binary parameter {name} is a pickle; pickles run code of the sender and are not loaded. "
-                "Send raw bytes, or values as parameters",
-                "invalid_request",
+                "Send raw bytes, or values as parameters"
             )
-    return dict(request.binary_parameters)
+    return dict(call.binary)
 
 
-def _invalid(message: str, category: str) -> LaneError:
+def _invalid(message: str, category: str = "invalid_request") -> LaneError:
     return LaneError({"category": category, "type": "ValueError", "message": message})

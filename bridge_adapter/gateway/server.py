@@ -15,6 +15,7 @@ import grpc
 
 from bridge_adapter.gateway import parent
 from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
+from bridge_adapter.gateway.bridge import Bridge
 from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.options import Options
 from bridge_adapter.gateway.service import BridgeService
@@ -37,9 +38,10 @@ def serve(options: Options, first: ExecutorProcess) -> int:
 
     async def main() -> None:
         nonlocal supervisor
-        supervisor = Supervisor(first, options.max_connections)
+        elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat, options.callback_timeout_ms / 1000)
+        supervisor = Supervisor(first, options.max_connections, elixir.tools.ask, kill_after=options.kill_after_ms / 1000)
         parent.at_death(supervisor.kill)
-        await _serve(options, supervisor)
+        await _serve(options, supervisor, elixir)
 
     try:
         asyncio.run(main())
@@ -51,12 +53,11 @@ def serve(options: Options, first: ExecutorProcess) -> int:
     return 0
 
 
-async def _serve(options: Options, supervisor: Supervisor) -> None:
+async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat)
-    service = BridgeService(supervisor, elixir)
+    service = BridgeService(Bridge(supervisor, options.retry), elixir, options.worker_id)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", options.max_message),

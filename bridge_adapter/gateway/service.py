@@ -6,10 +6,10 @@ Parameters and results stay the JSON texts that they are: the gateway neither pa
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import OrderedDict
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -17,15 +17,13 @@ from google.protobuf import any_pb2, timestamp_pb2
 
 from bridge_adapter.gateway import failures, parameters
 from bridge_adapter.gateway.beam import ElixirSide
-from bridge_adapter.gateway.lane_client import LaneError, LaneLost
-from bridge_adapter.gateway.supervisor import Supervisor
+from bridge_adapter.gateway.bridge import STREAM_TOOL, Bridge, outcome
+from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.parameters import Asked
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
 TEXT_URL = "type.googleapis.com/google.protobuf.StringValue"
-STREAM_TOOL = "snakebridge.stream"
-CORRELATION = "correlation_id"
-CORRELATION_HEADER = "x-snakepit-correlation-id"
 MAX_SESSIONS = 10_000
 
 log = logging.getLogger("bridge_adapter.gateway")
@@ -34,9 +32,10 @@ log = logging.getLogger("bridge_adapter.gateway")
 class BridgeService(rpc.BridgeServiceServicer):
     """The servicer. The methods that only Elixir serves stay UNIMPLEMENTED."""
 
-    def __init__(self, supervisor: Supervisor, elixir: ElixirSide) -> None:
-        self._supervisor = supervisor
+    def __init__(self, bridge: Bridge, elixir: ElixirSide, worker_id: str) -> None:
+        self._bridge = bridge
         self._elixir = elixir
+        self._worker_id = worker_id
         self._sessions: OrderedDict[str, pb.GetSessionResponse] = OrderedDict()
         self.stopping = asyncio.Event()
 
@@ -58,6 +57,7 @@ class BridgeService(rpc.BridgeServiceServicer):
         return pb.InitializeSessionResponse(success=True)
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
+        self._elixir.session(request.session_id)
         session = self._sessions.get(request.session_id)
         if session is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no session {request.session_id!r}; InitializeSession makes one")
@@ -66,10 +66,9 @@ class BridgeService(rpc.BridgeServiceServicer):
 
     async def CleanupSession(self, request: pb.CleanupSessionRequest, context: Any) -> pb.CleanupSessionResponse:
         self._sessions.pop(request.session_id, None)
-        payload = {"session_id": json.dumps(request.session_id).encode(), "protocol_version": b"1", "min_supported_version": b"1"}
-        params = {"tool": "snakebridge.release_session", "payload": payload, "encoding": "tagged"}
+        self._elixir.forget(request.session_id)
         try:
-            released = json.loads(await self._supervisor.call(params, context.time_remaining, True))
+            released = await self._bridge.release_session(request.session_id, context.time_remaining)
         except LaneError as error:
             log.warning("the objects of session %s could not be released: %s", request.session_id, error)
             released = 0
@@ -93,61 +92,50 @@ class BridgeService(rpc.BridgeServiceServicer):
 
     async def ExecuteTool(self, request: pb.ExecuteToolRequest, context: Any) -> pb.ExecuteToolResponse:
         started = time.monotonic()
-        correlation = _correlation(request, context)
+        self._elixir.session(request.session_id)
+        call = parameters.asked(request, context.invocation_metadata())
         try:
-            params = parameters.lane_params(request)
-            result = await self._supervisor.call(params, context.time_remaining, params["payload"].get("idempotent") == b"true")
+            result = await self._bridge.execute(call, context.time_remaining)
             response = pb.ExecuteToolResponse(success=True, result=any_pb2.Any(type_url=TEXT_URL, value=result))
         except LaneError as error:
-            payload = failures.payload(error.fields, request.tool_name, parameters.texts(request))
-            log.info("[corr=%s] %s failed: %s: %s", correlation, request.tool_name, payload["type"], payload["message"])
-            response = pb.ExecuteToolResponse(success=False, error_message=failures.text(payload))
+            response = pb.ExecuteToolResponse(success=False, error_message=failures.text(self._failure(call, error)))
         response.execution_time_ms = int((time.monotonic() - started) * 1000)
-        if correlation:
-            response.metadata[CORRELATION] = correlation
+        response.metadata.update(outcome(call))
+        if self._worker_id:
+            response.metadata["worker_id"] = self._worker_id
         return response
 
     async def ExecuteStreamingTool(self, request: pb.ExecuteToolRequest, context: Any) -> None:
+        self._elixir.session(request.session_id)
+        call = parameters.asked(request, context.invocation_metadata())
         try:
-            await self._stream(request, context)
+            await self._stream(call, context)
         except LaneError as error:
-            payload = failures.payload(error.fields, request.tool_name, parameters.texts(request))
-            log.info("[corr=%s] %s failed: %s: %s", _correlation(request, context), request.tool_name, payload["type"], payload["message"])
-            await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(payload))
+            await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(self._failure(call, error)))
 
-    async def _stream(self, request: pb.ExecuteToolRequest, context: Any) -> None:
-        params = parameters.lane_params(request)
-        tool = request.tool_name
+    async def _stream(self, call: Asked, context: Any) -> None:
         number = 0
-        if tool != STREAM_TOOL:
+        if call.tool != STREAM_TOOL:
             # Whether an answer streams depends on the RPC; the answer of a tool that does not stream is one chunk.
-            value = await self._supervisor.call(params, context.time_remaining, False)
+            value = await self._bridge.execute(call, context.time_remaining)
             number = 1
-            await context.write(_chunk(tool, number, value))
+            await context.write(_chunk(call.tool, number, value))
         else:
-            stream, running = await self._supervisor.stream(params, context.time_remaining)
-            try:
-                while (items := await stream.next()) is not None:
+            async with aclosing(self._bridge.stream(call, context.time_remaining)) as batches:
+                async for items in batches:
                     for item in items:
                         number += 1
-                        await context.write(_chunk(tool, number, item))
-                    stream.consumed(len(items))
-            except LaneLost as error:
-                raise await self._supervisor.crash(running, error) from error
-            finally:
-                stream.close()
-        await context.write(pb.ToolChunk(chunk_id=f"{tool}-{number + 1}", is_final=True))
+                        await context.write(_chunk(call.tool, number, item))
+        await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number + 1}", is_final=True))
+
+    def _failure(self, call: Asked, error: LaneError) -> dict[str, Any]:
+        payload = failures.payload(error.fields, call.tool, call.texts)
+        log.info("[corr=%s] %s failed: %s: %s", call.correlation, call.tool, payload["type"], payload["message"])
+        return payload
 
 
 def _chunk(tool: str, number: int, value: bytes) -> pb.ToolChunk:
     return pb.ToolChunk(chunk_id=f"{tool}-{number}", data=b'{"data":' + value + b"}")
-
-
-def _correlation(request: pb.ExecuteToolRequest, context: Any) -> str:
-    known = request.metadata.get(CORRELATION)
-    if known:
-        return known
-    return next((str(value) for key, value in context.invocation_metadata() or () if key == CORRELATION_HEADER), "")
 
 
 def _now() -> timestamp_pb2.Timestamp:

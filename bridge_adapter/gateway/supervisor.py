@@ -1,7 +1,7 @@
 """Keeps an executor running: connects to it, sees it die, starts the next one, and decides what becomes of the calls it took along.
 
-A call that was in flight is answered with `worker_crash`, or repeated once on the next executor when its caller said that it is
-idempotent. A call that comes while there is no executor waits for one.
+A call that was in flight is answered with `worker_crash`, or run again on the next executor when its caller said that it is idempotent.
+A call that comes while there is no executor waits for one.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge_adapter.gateway.executor_process import ExecutorProcess, how_it_ended
-from bridge_adapter.gateway.lane_client import Lane, LaneError, LaneLost, NotSent, Stream
+from bridge_adapter.gateway.lane_client import Ask, Lane, LaneError, LaneLost, NotSent, Stream
+from bridge_adapter.gateway.retry import NEVER, Retry
+
+if TYPE_CHECKING:
+    from bridge_adapter.gateway.parameters import Asked
 
 START_SECONDS = 25.0  # Snakepit gives a worker 30
 FIRST_DELAY = 0.05
 LAST_DELAY = 5.0
 HEALTHY_SECONDS = 10.0
 EXIT_SECONDS = 0.5
+KILL_AFTER = 5.0
 PATIENCE = 3  # failed starts in a row after which waiting calls are told
 
 T = TypeVar("T")
@@ -30,21 +36,45 @@ class StartFailed(Exception):
     """An executor did not come up; the message says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an executor ended: its status as Popen has it, the same in words, and the end of what it printed."""
+
+    status: int
+    how: str
+    words: str
+
+
 class Running:
     """An executor that takes calls. `ended` resolves with how it ended."""
 
     def __init__(self, process: ExecutorProcess, lane: Lane) -> None:
         self.process = process
         self.lane = lane
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
 
 class Supervisor:
-    """The executor of this gateway, whichever process it is at the moment."""
+    """The executor of this gateway, whichever process it is at the moment.
 
-    def __init__(self, first: ExecutorProcess, max_connections: int) -> None:
+    `start_next` makes another one; `ask` answers the executor's own requests (Elixir functions that Python calls); a call that nobody
+    waits for any more and that goes on for `kill_after` seconds costs the executor its life (0 = never).
+    """
+
+    def __init__(
+        self,
+        first: ExecutorProcess,
+        max_connections: int,
+        ask: Ask,
+        *,
+        start_next: Callable[[], ExecutorProcess] = ExecutorProcess,
+        kill_after: float = KILL_AFTER,
+    ) -> None:
         self._process = first
         self._max_connections = max_connections
+        self._ask = ask
+        self._start_next = start_next
+        self._kill_after = kill_after
         self._stopping = False
         self._running: Running | None = None
         self._next: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
@@ -68,7 +98,7 @@ class Supervisor:
             if self._stopping:
                 return
             try:
-                self._process = ExecutorProcess()
+                self._process = self._start_next()
                 self._up(await self._connect(self._process))
             except (StartFailed, OSError) as error:
                 failures += 1
@@ -76,25 +106,22 @@ class Supervisor:
                 if failures >= PATIENCE:
                     self._give_up(f"the Python worker cannot be started: {error}")
 
-    async def call(self, params: dict[str, Any], remaining: Callable[[], float | None], idempotent: bool) -> Any:
+    async def call(self, params: dict[str, Any], remaining: Callable[[], float | None], retry: Retry, call: Asked) -> Any:
         """The result of a lane call. Raises LaneError, also for a crash."""
-        return await self._on_executor(params, remaining, idempotent, lambda running: running.lane.call(params))
+        return (await self._on_executor(params, remaining, retry, call, lambda running: running.lane.call(params)))[0]
 
-    async def stream(self, params: dict[str, Any], remaining: Callable[[], float | None]) -> tuple[Stream, Running]:
+    async def stream(self, params: dict[str, Any], remaining: Callable[[], float | None], call: Asked) -> tuple[Stream, Running]:
         """An open stream and the executor that it comes from. Raises LaneError."""
-
-        async def opened(running: Running) -> tuple[Stream, Running]:
-            return await running.lane.stream(params), running
-
-        return await self._on_executor(params, remaining, False, opened)
+        return await self._on_executor(params, remaining, NEVER, call, lambda running: running.lane.stream(params))
 
     async def _on_executor(
         self,
         params: dict[str, Any],
         remaining: Callable[[], float | None],
-        retry: bool,
+        retry: Retry,
+        call: Asked,
         action: Callable[[Running], Awaitable[T]],
-    ) -> T:
+    ) -> tuple[T, Running]:
         while True:
             running = self._running
             if running is None:
@@ -103,33 +130,56 @@ class Supervisor:
             seconds = remaining()
             params["timeout_ms"] = None if seconds is None else max(0, int(seconds * 1000))
             try:
-                return await action(running)
+                call.attempts += 1
+                return await action(running), running
             except NotSent as error:
+                call.attempts -= 1
                 await self._after_refusal(running, error)
             except LaneLost as error:
-                if not retry:
-                    raise await self.crash(running, error) from error
-                retry = False
-                await self._after_refusal(running, error)
+                await self.after_crash(running, error, remaining, retry, call)
 
-    async def crash(self, running: Running, error: LaneLost) -> LaneError:
+    async def after_crash(
+        self, running: Running, error: LaneLost, remaining: Callable[[], float | None], retry: Retry, call: Asked
+    ) -> None:
+        """Waits for as long as the call has to wait before it is run again. Raises its LaneError when it is not."""
+        crash = await self._crash(running, error, retry, call)
+        if call.attempts > retry.max_restarts:
+            raise crash from error
+        pause, left = retry.pause(call.attempts), remaining()
+        if left is not None and left <= pause:
+            raise crash from error
+        log.warning("[corr=%s] %s runs again (attempt %d): %s", call.correlation, call.tool, call.attempts + 1, crash)
+        await asyncio.sleep(pause)
+
+    async def _crash(self, running: Running, error: LaneLost, retry: Retry, call: Asked) -> LaneError:
         """The error of a call whose connection was lost: worker_crash, when the executor died with it."""
-        how = await self._ended(running)
-        if how is None:
+        ended = await self._ended(running)
+        if ended is None:
             # An executor whose sockets user code has closed finds out when it has to answer.
             running.lane.ping()
-            how = await self._ended(running)
-        if how is None:
+            ended = await self._ended(running)
+        if ended is None:
             return LaneError(
                 {"category": "protocol_error", "type": "ProtocolError", "message": f"the executor gave up on the call: {error}"}
             )
+        if retry.max_restarts:
+            why = f"It was run {call.attempts} times (max_restarts = {retry.max_restarts})"
+        elif call.idempotent:
+            why = "It was not run again, because items of the stream had come already or max_restarts is 0"
+        else:
+            why = "It was not run again, because it is not marked idempotent: true"
         return LaneError(
             {
                 "category": "worker_crash",
                 "type": "WorkerCrash",
-                "message": f"the Python worker died while it ran this call: {how}. The call is not repeated, because it is not marked "
-                "idempotent: true or was repeated once already; objects that lived in the worker are lost",
-                "details": {"pid": running.process.pid},
+                "message": f"the Python worker died while it ran this call: {ended.how}. {why}; objects that lived in the worker are lost",
+                "details": {
+                    "pid": running.process.pid,
+                    "exit_status": ended.status if ended.status >= 0 else None,
+                    "signal": -ended.status if ended.status < 0 else None,
+                    "last_output": ended.words[-1000:],
+                    "attempts": call.attempts,
+                },
             }
         )
 
@@ -144,7 +194,7 @@ class Supervisor:
             return
         raise LaneError({"category": "unavailable", "type": "Unavailable", "message": str(error)}) from error
 
-    async def _ended(self, running: Running) -> str | None:
+    async def _ended(self, running: Running) -> Ended | None:
         try:
             async with asyncio.timeout(2 * EXIT_SECONDS):
                 return await asyncio.shield(running.ended)
@@ -155,7 +205,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.wrap_future(process.ready)
-                lane = Lane(process.path, process.token, self._max_connections)
+                lane = Lane(process.path, process.token, self._max_connections, self._ask, self._kill_after)
                 await lane.open()
         except (OSError, TimeoutError, LaneError) as error:
             process.kill()
@@ -173,23 +223,29 @@ class Supervisor:
     async def _watch(self, running: Running) -> None:
         """Returns when the executor is gone and its calls know."""
         exited = asyncio.wrap_future(running.process.exited)
-        watched: set[asyncio.Future[Any]] = {exited, running.lane.down}
+        stuck = running.lane.stuck
+        watched: set[asyncio.Future[Any]] = {exited, running.lane.down, stuck}
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         self._running = None
         self._next = asyncio.get_running_loop().create_future()
         note = ""
-        if not exited.done():
+        if stuck.done():
+            note = f", because {stuck.result()}"
+            running.process.kill()
+        elif not exited.done():
             # The control connection is gone. Usually the rest of the process is about to follow.
             await asyncio.wait({exited}, timeout=EXIT_SECONDS)
             if not exited.done():
-                note = " after it had closed its control connection"
+                note = " by the gateway, after it had closed its control connection"
                 running.process.kill()
         status = await exited
         words = running.process.last_words()
-        how = f"{how_it_ended(status)}{note} (pid {running.process.pid}){'; its last output: ' + words[-1000:] if words else ''}"
+        how = f"{how_it_ended(status, hint=not note)}{note} (pid {running.process.pid})"
+        if words:
+            how += f"; its last output: {words[-1000:]}"
         if not self._stopping:
             log.error("the executor is gone: %s", how)
-        running.ended.set_result(how)
+        running.ended.set_result(Ended(status, how, words))
         running.lane.close()
 
     def _give_up(self, reason: str) -> None:

@@ -48,12 +48,32 @@ def test_an_idempotent_call_is_repeated_on_the_next_executor(own: Gateway, tmp_p
     assert own.execute("die_once", str(tmp_path / "marker"), idempotent=True) != first
 
 
-def test_an_idempotent_call_is_repeated_only_once(own: Gateway, tmp_path: Path) -> None:
+def test_an_idempotent_call_is_repeated_as_often_as_the_gateway_is_told(start: Callable[..., Gateway], tmp_path: Path) -> None:
     count = tmp_path / "count"
     with pytest.raises(ToolFailed) as error:
-        own.execute("count_and_die", str(count), idempotent=True)
-    assert error.value.payload["type"] == "WorkerCrash"
+        start("--max-restarts", "1").execute("count_and_die", str(count), idempotent=True)
+    payload = error.value.payload
+    assert payload["type"] == "WorkerCrash" and payload["details"]["attempts"] == 2
+    assert "run 2 times (max_restarts = 1)" in payload["message"]
     assert count.read_text() == "xx"
+
+
+def test_a_request_says_how_often_it_may_be_repeated(own: Gateway, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    message = request("count_and_die", str(count), idempotent=True)
+    message.metadata["max_restarts"] = "2"
+    message.metadata["backoff_ms"] = "1,2"
+    with pytest.raises(ToolFailed, match="run 3 times"):
+        value_of(own.stub.ExecuteTool(message, timeout=30))
+    assert count.read_text() == "xxx"
+    message.metadata["backoff_ms"] = "soon"
+    with pytest.raises(ToolFailed, match="backoff_ms is 'soon'; it must be pauses in milliseconds"):
+        value_of(own.stub.ExecuteTool(message, timeout=30))
+
+
+def test_the_answer_says_how_many_attempts_it_took(own: Gateway, tmp_path: Path) -> None:
+    answer = own.stub.ExecuteTool(request("die_once", str(tmp_path / "marker"), idempotent=True), timeout=30)
+    assert answer.success and answer.metadata["attempts"] == "2"
 
 
 def test_a_call_that_is_not_idempotent_is_not_repeated(own: Gateway, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""A tool call on its way from Elixir to the executor and back, the same for every way in: retries, what the caller hears of a crash.
+
+The gRPC service (`service.py`) and the adapter inside Snakepit's own server only translate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from bridge_adapter.gateway.lane_client import LaneError, LaneLost
+from bridge_adapter.gateway.parameters import Asked, lane_params
+from bridge_adapter.gateway.retry import NEVER, Retry
+from bridge_adapter.gateway.supervisor import Supervisor
+
+STREAM_TOOL = "snakebridge.stream"
+
+Remaining = Callable[[], float | None]
+
+
+class Bridge:
+    """Tool calls for the executor of a supervisor. `remaining` tells the seconds that a caller still waits; None = for ever."""
+
+    def __init__(self, supervisor: Supervisor, retry: Retry) -> None:
+        self._supervisor = supervisor
+        self._retry = retry
+
+    async def execute(self, call: Asked, remaining: Remaining) -> bytes:
+        """The JSON text of a call's result. Raises LaneError."""
+        params, retry = lane_params(call), self._policy(call)
+        return await self._supervisor.call(params, remaining, retry, call)  # type: ignore[no-any-return]
+
+    async def stream(self, call: Asked, remaining: Remaining) -> AsyncGenerator[list[bytes], None]:
+        """The JSON texts of a stream's items, in batches as they come. Raises LaneError. Closing it ends the stream.
+
+        A stream is run again only while its caller has not had an item: nothing may come twice.
+        """
+        params, retry = lane_params(call), self._policy(call)
+        while True:
+            stream, running = await self._supervisor.stream(params, remaining, call)
+            try:
+                while (items := await stream.next()) is not None:
+                    retry = NEVER
+                    yield items
+                    stream.consumed(len(items))
+                return
+            except LaneLost as error:
+                await self._supervisor.after_crash(running, error, remaining, retry, call)
+            finally:
+                stream.close()
+
+    async def release_session(self, session_id: str, remaining: Remaining) -> int:
+        """Ends a session in the executor; the number of refs that it held. Raises LaneError."""
+        import json
+
+        texts = {"session_id": json.dumps(session_id).encode(), "protocol_version": b"1", "min_supported_version": b"1"}
+        call = Asked("snakebridge.release_session", {**texts, "idempotent": b"true"})
+        return int(json.loads(await self.execute(call, remaining)))
+
+    def _policy(self, call: Asked) -> Retry:
+        if not call.idempotent:
+            return NEVER
+        try:
+            return self._retry.with_request(call.metadata, call.texts)
+        except ValueError as error:
+            raise LaneError({"category": "invalid_request", "type": "ValueError", "message": str(error)}) from error
+
+
+def outcome(call: Asked) -> dict[str, str]:
+    """What the answer's metadata says of how the call went."""
+    known: dict[str, Any] = {"correlation_id": call.correlation}
+    if call.attempts > 1:
+        known["attempts"] = str(call.attempts)
+    return known
