@@ -12,7 +12,7 @@ from typing import Any
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
 _CHAIN_LIMIT = 8
-_OUR_FILES = ("/bridge_adapter/", "<frozen importlib")
+_OUR_FILES = ("/bridge_adapter/", "/json/decoder.py", "<frozen importlib")  # the codec reads with the standard decoder
 
 
 class BridgeError(Exception):
@@ -243,4 +243,8 @@ def _format(error: BaseException) -> list[str]:
         lines = traceback.format_exception(type(error), error, frame, limit=200)
     except BaseException:
         lines = [f"{type_name(type(error))}: {_text(error)}\n"]
+    if _is_ours(error):
+        # Outside, our classes have the names that SnakeBridge knows, and so they are printed.
+        own = f"{type(error).__module__}.{type(error).__qualname__}"
+        lines = [f"{type_name(type(error))}{line.removeprefix(own)}" if line.startswith(own) else line for line in lines]
     return [line.encode("utf-8", "backslashreplace").decode() for line in lines]

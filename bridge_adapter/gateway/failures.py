@@ -11,17 +11,25 @@ STATUS_BYTES = 6000
 _CONTEXT = ("session_id", "library", "python_module", "function", "call_type", "payload_version")
 
 
-def payload(fields: Mapping[str, Any], tool: str, parameters: Mapping[str, bytes]) -> dict[str, Any]:
-    """The payload of an error map. `parameters` are the JSON texts of the call, for errors that were not made by the executor."""
+def payload(fields: Mapping[str, Any], tool: str, parameters: Mapping[str, bytes], worker_session: str = "") -> dict[str, Any]:
+    """The payload of an error map. `parameters` are the JSON texts of the call, for errors that were not made by the executor.
+
+    `session_id` in the context is the worker's session, as Snakepit's own worker says it; the caller's stands beside it.
+    """
     category = fields.get("category") or "python_error"
     qualified = fields.get("type") or category
     stacktrace = fields.get("stacktrace") or []
+    where = dict(fields.get("context") or context(tool, parameters))
+    if worker_session:
+        if "session_id" in where:
+            where["caller_session_id"] = where["session_id"]
+        where["session_id"] = worker_session
     return {
         "type": qualified.rpartition(".")[2],
         "message": _message(fields, category),
         "stacktrace": stacktrace,
         "traceback": fields.get("traceback") or "".join(stacktrace),
-        "context": fields.get("context") or context(tool, parameters),
+        "context": where,
         "qualified_type": qualified,
         "category": category,
         "cause": fields.get("cause"),
@@ -65,7 +73,9 @@ def status_text(payload: Mapping[str, Any]) -> str:
 
 
 def _message(fields: Mapping[str, Any], category: str) -> str:
-    message = str(fields.get("message") or category)
+    message = str(category if fields.get("message") is None else fields["message"])
+    if category not in ("decode_error", "limit_exceeded"):  # the texts of errors about refs are known to the letter on the other side
+        return message
     where = [note for note in fields.get("notes") or [] if isinstance(note, str) and note.startswith("in the parameter ")]
     return f"{message} ({where[0]})" if where else message
 

@@ -129,7 +129,7 @@ class BridgeService(rpc.BridgeServiceServicer):
         await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number + 1}", is_final=True))
 
     def _failure(self, call: Asked, error: LaneError) -> dict[str, Any]:
-        payload = failures.payload(error.fields, call.tool, call.texts)
+        payload = failures.payload(error.fields, call.tool, call.texts, call.worker_session)
         log.info("[corr=%s] %s failed: %s: %s", call.correlation, call.tool, payload["type"], payload["message"])
         return payload
 

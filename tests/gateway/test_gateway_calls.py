@@ -209,7 +209,8 @@ def test_an_error_is_structured(gateway: Gateway) -> None:
     assert payload["traceback"] == "".join(payload["stacktrace"])
     assert payload["context"] == {
         "tool_name": "snakebridge.call",
-        "session_id": "sess-A",
+        "session_id": WORKER_SESSION,
+        "caller_session_id": "sess-A",
         "library": "json",
         "python_module": "json",
         "function": "loads",

@@ -30,7 +30,7 @@ def test_a_call_that_takes_the_worker_down_is_answered_with_how_and_the_last_wor
     payload = error.value.payload
     assert (payload["type"], payload["category"]) == ("WorkerCrash", "worker_crash")
     assert words in payload["message"] and f"about to die by {how}" in payload["message"]
-    assert payload["context"]["function"] == "die" and payload["context"]["session_id"] == "sess-A"
+    assert payload["context"]["function"] == "die" and payload["context"]["caller_session_id"] == "sess-A"
     assert own.execute("sqrt", 16, module="math") == 4.0
 
 
