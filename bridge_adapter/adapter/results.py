@@ -1,0 +1,129 @@
+"""Results that Snakepit's server sends as they are: it asks an instance of its `ZeroCopyRef` for the payload, before it looks at types.
+
+Ours answers with the executor's JSON text, so that None, integers of any size and everything else reach Elixir unchanged.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import cache
+from typing import Any, ClassVar
+
+from bridge_adapter.adapter.host import no_deadline
+from bridge_adapter.adapter.raised import Raised, raised
+from bridge_adapter.gateway.bridge import Bridge
+from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.parameters import Asked
+
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
+
+NOT_HERE = b'{"error":"Streaming tool called on non-streaming endpoint."}'
+_HOOKS = ("snakepit_bridge", "snakepit_bridge.zero_copy")
+
+log = logging.getLogger("bridge_adapter.adapter")
+
+
+class Chunk:
+    """One item of a stream, as the server takes it: `data` goes on the wire as it is."""
+
+    __slots__ = ("data",)
+    is_final = False
+    metadata: ClassVar[dict[str, str]] = {}  # the server copies it
+
+    def __init__(self, text: bytes) -> None:
+        self.data = b'{"data":' + text + b"}"
+
+
+class _Exact:
+    """What an instance of the hook's class says instead. On the streaming RPC it is one chunk."""
+
+    _text: bytes
+    _payload: Any
+    is_final = False
+    metadata: ClassVar[dict[str, str]] = {}
+
+    @property
+    def data(self) -> bytes:
+        return b'{"data":' + self._text + b"}"
+
+    def to_payload(self, *_: Any, **__: Any) -> Any:
+        return self._payload
+
+    def __repr__(self) -> str:
+        return f"<a result of {len(self._text)} bytes of JSON>"
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class Streamed(_Exact):
+    """A stream. Iterated, it runs and gives chunks; on the unary RPC it says what Snakepit says of a stream there, and nothing runs."""
+
+    _call: Asked
+    _bridge: Bridge
+
+    @staticmethod
+    def of(call: Asked, bridge: Bridge) -> Any:
+        stream = _make(Streamed, NOT_HERE)
+        object.__setattr__(stream, "_call", call)
+        object.__setattr__(stream, "_bridge", bridge)
+        return stream
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return _chunks(self._bridge, self._call)
+
+
+async def _chunks(bridge: Bridge, call: Asked) -> AsyncGenerator[Chunk, None]:
+    failure: Raised
+    try:
+        async with aclosing(bridge.stream(call, no_deadline)) as batches:
+            async for texts in batches:
+                for text in texts:
+                    yield Chunk(text)
+        return
+    except LaneError as error:
+        failure = raised(error, call, brief=True)
+    raise failure
+
+
+def exact(text: bytes) -> Any:
+    """The result whose JSON text this is. Without the hook it is the plain value, and the server has its way with it."""
+    if _hook() is None:
+        return json.loads(text)
+    return _make(_Exact, text)
+
+
+def _make(kind: type[_Exact], text: bytes) -> Any:
+    made = _hooked(kind)
+    # Past the constructor of the hook's class, and past its being frozen.
+    result: Any = object.__new__(made)
+    object.__setattr__(result, "_text", text)
+    object.__setattr__(result, "_payload", orjson.Fragment(text) if orjson is not None else json.loads(text))
+    return result
+
+
+@cache
+def _hooked(kind: type) -> type:
+    hook = _hook()
+    return kind if hook is None else type(kind.__name__.strip("_"), (kind, hook), {})
+
+
+@cache
+def _hook() -> type | None:
+    """`ZeroCopyRef`, wherever this Snakepit has it."""
+    for name in _HOOKS:
+        try:
+            found = getattr(importlib.import_module(name), "ZeroCopyRef", None)
+        except ImportError:
+            continue
+        if isinstance(found, type):
+            return found
+    log.warning("there is no snakepit_bridge.ZeroCopyRef here: None and integers arrive in Elixir as Snakepit's server has them")
+    return None
