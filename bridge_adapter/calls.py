@@ -29,8 +29,10 @@ class Call:
         "_sleeper",
         "_thread",
         "_wake",
+        "asking",
         "connection",
         "deadline",
+        "host",
         "key",
         "label",
         "parent",
@@ -46,6 +48,7 @@ class Call:
     def __init__(self, key: tuple[int, int], timeout_ms: int | None = None, parent: Call | None = None) -> None:
         self.key = key
         self.parent = parent
+        self.host: Call | None = None  # the call whose callback may have led to this one, where nobody told
         self.root: Call = parent.root if parent is not None else self
         self.started = time.monotonic()
         self.timeout_ms = timeout_ms
@@ -56,6 +59,7 @@ class Call:
         self.connection: Any = None  # where callbacks of this call go
         self.trace: Mapping[str, str] = {}  # correlation id and W3C trace headers of its caller
         self.waiting_for: Any = None
+        self.asking = 0  # Elixir functions that its code waits for
         self._thread: int | None = None
         self._lock = allocate_lock()
         self._wake: Callable[[], None] | None = None
@@ -152,6 +156,24 @@ class Call:
         finally:
             self._sleeper = None
 
+    @contextmanager
+    def waits_for_elixir(self) -> Iterator[None]:
+        """Context in which the call's code waits for an Elixir function."""
+        with self._lock:
+            self.asking += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.asking -= 1
+
+    def innermost_asking(self) -> Call | None:
+        """The call that waits for Elixir: this one, or one that was made from its callback and waits in turn."""
+        if not self.asking:
+            return None
+        inside = self._children.owner if self._children is not None else None
+        return (inside.innermost_asking() if inside is not None else None) or self
+
     def children_lock(self, make: Callable[[], Any]) -> Any:
         """The lock by which calls made from this call's callbacks run one at a time."""
         with self._lock:
@@ -159,13 +181,13 @@ class Call:
                 self._children = make()
             return self._children
 
-    def within(self, other: Call | None) -> bool:
-        """True when this call was made, directly or not, from a callback of `other`."""
+    def within(self, other: Call | None, *, guests: bool = False) -> bool:
+        """True when this call was made, directly or not, from a callback of `other`. `guests`: or may have been."""
         call: Call | None = self
         while call is not None:
             if call is other:
                 return True
-            call = call.parent
+            call = call.parent or (call.host if guests else None)
         return False
 
 

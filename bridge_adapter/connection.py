@@ -391,10 +391,13 @@ class Connection:
 
     def ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
-        if call is None or call.connection is not self:
-            return self._ask(params, call, session)
-        with call.shielded():
-            return self._ask(params, call, session)
+        if call is None:
+            return self._ask(params, None, session)
+        with call.waits_for_elixir():
+            if call.connection is not self:
+                return self._ask(params, call, session)
+            with call.shielded():
+                return self._ask(params, call, session)
 
     def _ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
         id = next(self._asked)

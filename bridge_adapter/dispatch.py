@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bridge_adapter import errors
+from bridge_adapter import errors, tracing
 from bridge_adapter.callbacks import Callback, CallbackHub
 from bridge_adapter.calls import Call, CallTable
 from bridge_adapter.codec import CallbackRef, DecodeError, Ref, StreamRef
@@ -95,8 +95,9 @@ class Dispatcher:
 
             def body() -> bytes:
                 context = Context(self, session, request)
-                value = tool(context.payload(), context)
-                return self._encode(value, request, packer, context)
+                with tracing.attached(request.call.trace):
+                    value = tool(context.payload(), context)
+                    return self._encode(value, request, packer, context)
 
             return session.run(lambda: request.call.run(body))  # type: ignore[no-any-return]
 
@@ -175,6 +176,10 @@ class _Entered:
                 session.configure(self._request.options)
             if session.concurrent:
                 return session
+            owner = session.lock.owner
+            if owner is not None and call.parent is None and self._request.form.encoding == "tagged":
+                # Snakepit does not tell from where a call is made. While the session waits for an Elixir function, it may be from there.
+                call.host = owner.innermost_asking()
             self._lock = session.lock.acquire(call)
             if not session.closed:
                 return session
@@ -227,6 +232,7 @@ class Context:
         self.module = module if isinstance(module, str) else ""
         library = payload.get("library")
         self.library = library if isinstance(library, str) and library else self.module.partition(".")[0]
+        self.module = self.module or self.library  # helpers have no module
         return payload
 
     def _decode_tagged(self, payload: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
     parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
+    parser.add_argument("--label-output", action="store_true", help="begin each line that a call prints with the call's correlation id")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
@@ -72,6 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
         return 1
+    if arguments.label_output:
+        from bridge_adapter import output
+
+        output.install()
     Executor(settings, listener, address, token, arguments.private_directory, segments=segments).run()
     return 0
 
@@ -120,6 +126,24 @@ def listen(address: str) -> tuple[socket.socket, str]:
         raise ValueError("an address begins with unix: or tcp:")
     listener.listen(128)
     return listener, address
+
+
+def away_from_standard_streams(client: socket.socket) -> socket.socket:
+    """A connection that does not have the number of a standard stream, which is free when user code has closed that stream.
+
+    What anybody prints would else end up in the middle of our messages.
+    """
+    fd = client.fileno()
+    if fd > 2:
+        return client
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    if null != fd:
+        os.close(null)
+    family, kind = client.family, client.type
+    client.detach()
+    return socket.socket(family, kind, fileno=moved)
 
 
 class Executor:
@@ -183,6 +207,7 @@ class Executor:
                 client.close()
                 continue
             self._open += 1
+            client = away_from_standard_streams(client)
             threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import errors, lane
+from bridge_adapter import errors, lane, tracing
 from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool, unknown_tool
 from bridge_adapter.tools import STREAM_TOOLS, TOOLS
 from bridge_adapter.tools.registry import ToolError
@@ -81,6 +81,10 @@ class _Producer:
 
     def _produce(self) -> bool:
         """Produces until there is no credit, somebody waits for the session, or the source ends (True)."""
+        with tracing.attached(self._request.call.trace):
+            return self._produce_items()
+
+    def _produce_items(self) -> bool:
         if self._source is None:
             self._open()
         source, context, connection, id = self._source, self._context, self._connection, self._id

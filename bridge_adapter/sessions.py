@@ -37,12 +37,12 @@ class SessionLock:
                 self.owner = call
                 return self
             holder = self.owner
-            nested = call.parent is not None and call.parent.within(holder)
-            if not nested:
+            outer = call.parent or call.host
+            if outer is None or not outer.within(holder, guests=True):
+                outer = None
                 gate = self._enqueue(call)
-        if nested:
-            assert call.parent is not None
-            children: SessionLock = call.parent.children_lock(SessionLock)
+        if outer is not None:
+            children: SessionLock = outer.children_lock(SessionLock)
             return children.acquire(call)
         self._wait(call, gate)
         return self

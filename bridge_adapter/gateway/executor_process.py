@@ -16,6 +16,8 @@ import tempfile
 import threading
 from concurrent.futures import Future, InvalidStateError
 
+from bridge_adapter.gateway.output import STDERR
+
 TAIL_BYTES = 4096
 _READY = b"snakebridge-ready "
 _SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
@@ -35,7 +37,8 @@ class ExecutorProcess:
         self.exited: Future[int] = Future()
         self.tail = b""
         # -P: neither the current directory nor ours may shadow what users import.
-        command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--private-directory", "--listen", f"unix:{self.path}"]
+        command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--private-directory", "--label-output"]
+        command += ["--listen", f"unix:{self.path}"]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -85,7 +88,7 @@ class ExecutorProcess:
         self.exited.set_result(status)
 
     def _forward(self) -> None:
-        """Passes output on to stderr and keeps its end. A thread of its own: if nobody reads our stderr, nothing else waits."""
+        """Passes output on to stderr and keeps its end."""
         stdout = self._process.stdout
         assert stdout is not None
         rest = b""
@@ -110,9 +113,7 @@ class ExecutorProcess:
 
     def _pass_on(self, data: bytes) -> None:
         self.tail = (self.tail + data)[-TAIL_BYTES:]
-        with contextlib.suppress(OSError):
-            while data:
-                data = data[os.write(2, data) :]
+        STDERR.put(data)
 
 
 def how_it_ended(status: int, *, hint: bool = True) -> str:

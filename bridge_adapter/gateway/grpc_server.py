@@ -45,13 +45,9 @@ def _serve(settings: Options) -> int:
     import logging
     import signal
 
-    from bridge_adapter.gateway import executor_process, parent
+    from bridge_adapter.gateway import executor_process, output, parent
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level,
-        format="%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
-    )
+    logging.basicConfig(level=settings.log_level, handlers=[output.LogHandler()])
     executor: executor_process.ExecutorProcess | None = None
     ending = False
 
@@ -79,6 +75,12 @@ def _serve(settings: Options) -> int:
     return server.serve(settings, executor)
 
 
+def _flush_log() -> None:
+    output = sys.modules.get("bridge_adapter.gateway.output")
+    if output is not None:
+        output.STDERR.flush()
+
+
 if __name__ == "__main__":
     try:
         status = main(sys.argv[1:])
@@ -87,5 +89,6 @@ if __name__ == "__main__":
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    _flush_log()
     # Neither gRPC's threads nor anything else may hold up the end.
     os._exit(status)

@@ -130,7 +130,7 @@ class BridgeService(rpc.BridgeServiceServicer):
 
     def _failure(self, call: Asked, error: LaneError) -> dict[str, Any]:
         payload = failures.payload(error.fields, call.tool, call.texts, call.worker_session)
-        log.info("[corr=%s] %s failed: %s: %s", call.correlation, call.tool, payload["type"], payload["message"])
+        log.info("%s failed: %s: %s", call.tool, payload["type"], payload["message"], extra={"corr": call.correlation})
         return payload
 
 

@@ -148,7 +148,7 @@ class Supervisor:
         pause, left = retry.pause(call.attempts), remaining()
         if left is not None and left <= pause:
             raise crash from error
-        log.warning("[corr=%s] %s runs again (attempt %d): %s", call.correlation, call.tool, call.attempts + 1, crash)
+        log.warning("%s runs again (attempt %d): %s", call.tool, call.attempts + 1, crash, extra={"corr": call.correlation})
         await asyncio.sleep(pause)
 
     async def _crash(self, running: Running, error: LaneLost, retry: Retry, call: Asked) -> LaneError:
