@@ -107,6 +107,7 @@ class Connection:
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
         self.role = ""
+        self._pid = os.getpid()
         self._texts = False  # the client's functions take and give JSON texts
 
     def serve(self) -> None:
@@ -391,6 +392,8 @@ class Connection:
 
     def ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
+        if os.getpid() != self._pid:
+            raise errors.CallbackGone("Elixir functions cannot be called in a process that Python code has forked; call them in the worker")
         if call is None:
             return self._ask(params, None, session)
         with call.waits_for_elixir():

@@ -236,8 +236,11 @@ class Executor:
                 time.sleep(0.01)
 
     def _in_child(self) -> None:
+        from bridge_adapter.lane import LaneSocket
+
         # A forked child must not keep the listener open: clients would wait for an executor that is gone.
         self._listener.close()
+        LaneSocket.end_in_child()
 
 
 if __name__ == "__main__":

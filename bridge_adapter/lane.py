@@ -7,13 +7,15 @@ frames over a blocking socket; it knows nothing of calls.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 
@@ -147,6 +149,17 @@ class LaneSocket:
         self.max_frame = max_frame
         self._rest = b""
         self._send_lock = threading.Lock()
+
+    @classmethod
+    def end_in_child(cls) -> None:
+        """In a child that user code has forked: it ends where it would answer. The connections are its parent's."""
+
+        def leave(*_: object) -> NoReturn:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(0)
+
+        cls.send = cls.receive = cls.ready = leave  # type: ignore[assignment]
 
     def receive(self) -> bytes | memoryview | None:
         """The next body, or None when the peer has closed (also in the middle of a frame: there is nobody left to tell)."""

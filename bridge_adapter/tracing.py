@@ -62,13 +62,14 @@ def attached(trace: Mapping[str, str]) -> AbstractContextManager[None]:
 
 @contextmanager
 def _attached(trace: Mapping[str, str]) -> Iterator[None]:
-    from opentelemetry import context, propagate
+    from opentelemetry.context import attach, detach
+    from opentelemetry.propagate import extract
 
-    token = context.attach(propagate.extract(dict(trace)))
+    token = attach(extract(dict(trace)))
     try:
         yield
     finally:
-        context.detach(token)
+        detach(token)
 
 
 @cache

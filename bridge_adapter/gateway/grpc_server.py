@@ -8,15 +8,26 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridge_adapter.gateway.options import Options
 
-# Started by path, Python puts this folder first in sys.path, where our modules would shadow everybody's.
-_HERE = os.path.dirname(os.path.realpath(__file__))
+
+def _own_path() -> None:
+    """Started by path, Python puts this folder first in sys.path, where our modules would shadow everybody's. And what PYTHONPATH names
+    is there for user code, which runs in the executor: another version of protobuf, say, must not become ours."""
+    here = os.path.dirname(os.path.realpath(__file__))
+    users = {os.path.realpath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    entries = [entry for entry in sys.path if os.path.realpath(entry or ".") != here]
+    sys.path[:] = [entry for entry in entries if os.path.realpath(entry or ".") not in users]
+    if not all(map(find_spec, ("bridge_adapter", "grpc", "google", "msgpack"))):
+        sys.path[:] = entries  # this is how we are installed
+
+
 if __name__ == "__main__":
-    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.getcwd()) != _HERE]
+    _own_path()
 
 
 def main(argv: list[str]) -> int:
