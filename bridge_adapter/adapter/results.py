@@ -29,6 +29,8 @@ _HOOKS = ("snakepit_bridge", "snakepit_bridge.zero_copy")
 
 log = logging.getLogger("bridge_adapter.adapter")
 
+_classes: dict[type, type[Any]] = {}
+
 
 class Chunk:
     """One item of a stream, as the server takes it: `data` goes on the wire as it is."""
@@ -59,8 +61,11 @@ class _Exact:
     def __repr__(self) -> str:
         return f"<a result of {len(self._text)} bytes of JSON>"
 
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 class Streamed(_Exact):
@@ -109,10 +114,12 @@ def _make(kind: type[_Exact], text: bytes) -> Any:
     return result
 
 
-@cache
-def _hooked(kind: type) -> type:
-    hook = _hook()
-    return kind if hook is None else type(kind.__name__.strip("_"), (kind, hook), {})
+def _hooked(kind: type[_Exact]) -> type[Any]:
+    """The same as a subclass of the hook's class."""
+    if kind not in _classes:
+        hook = _hook()
+        _classes[kind] = kind if hook is None else type(kind.__name__.strip("_"), (kind, hook), {})
+    return _classes[kind]
 
 
 @cache
