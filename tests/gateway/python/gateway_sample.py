@@ -168,3 +168,34 @@ def endless(place: str) -> Iterator[int]:
 def stream_and_die() -> Iterator[int]:
     yield 1
     os._exit(4)
+
+
+def many_objects(n: int) -> list[object]:
+    return [object() for _ in range(n)]
+
+
+thing = object()
+
+
+def twice() -> list[object]:
+    return [thing, thing]
+
+
+class Collection:
+    """Counts, shows itself, can be told apart from its items."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        return f"Collection({self.n})"
+
+    def __str__(self) -> str:
+        return "three things"
+
+
+def a_collection(n: int) -> Collection:
+    return Collection(n)
