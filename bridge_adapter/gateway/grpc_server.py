@@ -56,9 +56,12 @@ def _serve(settings: Options) -> int:
     import logging
     import signal
 
-    from bridge_adapter.gateway import executor_process, output, parent
+    from bridge_adapter.gateway import executor_process, options, output, parent
 
     logging.basicConfig(level=settings.log_level, handlers=[output.LogHandler()])
+    if settings.max_message > options.MAX_MESSAGE:
+        # Whoever lets larger messages in wants them to reach the executor. What is around the parameters there is not larger than 1 MiB.
+        os.environ.setdefault("BRIDGE_ADAPTER_MAX_FRAME", str(settings.max_message + (1 << 20)))
     executor: executor_process.ExecutorProcess | None = None
     ending = False
 
