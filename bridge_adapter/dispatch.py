@@ -27,6 +27,7 @@ PROTOCOL_VERSION = 1
 MIN_PROTOCOL_VERSION = 1
 # Callers that speak this version, too, understand schema 2 of `tagged`. (Ours stays 1: what it says to those who demand 2 is known.)
 SCHEMA_2_VERSION = 2
+_VERSIONS = ("protocol_version", "min_supported_version")
 _RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
 _VERSIONLESS_TOOLS = ("snakebridge.helpers",)
 _STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
@@ -210,7 +211,13 @@ class Context:
         request = self.request
         payload = request.payload
         if request.form.encoding == "tagged":
-            payload = self._decode_tagged(payload)
+            try:
+                payload = self._decode_tagged(payload)
+            except Exception:
+                # A caller of another version may well send what this one cannot read.
+                versions = {name: _json(payload[name]) for name in _VERSIONS if name in payload}
+                check_version(versions, request.tool, self._dispatcher.config.allow_legacy_protocol)
+                raise
             if request.binary:
                 payload.update(request.binary)
             check_version(payload, request.tool, self._dispatcher.config.allow_legacy_protocol)

@@ -190,7 +190,8 @@ def test_an_example_is_answered_as_recorded_or_as_the_table_says(example_id: str
     judge(example_id, expected(example), answer, peer.live)
 
 
-def test_the_table_is_about_examples() -> None:
+def test_the_table_is_about_examples_and_none_is_missing() -> None:
+    assert len(EXAMPLES) == json.loads((HERE / "examples.json").read_text(encoding="utf-8"))["count"]
     assert not DEVIATIONS.keys() - EXAMPLES.keys()
     assert all(isinstance(deviation, Deviation) and deviation.why for deviation in DEVIATIONS.values())
 

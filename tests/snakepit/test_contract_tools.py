@@ -220,6 +220,9 @@ def test_the_version_rule(caller: Caller, versions: Json, type_name: str | None)
 def test_the_version_rule_holds_for_every_tool_but_one(caller: Caller, tool: str) -> None:
     with pytest.raises(ToolFailed, match="protocol version mismatch"):
         caller(tool, session_id="s")
+    # Before anything else is looked at: another version may send what this one cannot read.
+    with pytest.raises(ToolFailed, match="protocol version mismatch"):
+        caller(tool, session_id="s", ref=tagged("ref", session_id="s"), protocol_version=2, min_supported_version=2)
 
 
 def test_the_index_of_helpers_needs_no_version(caller: Caller) -> None:
