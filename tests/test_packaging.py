@@ -37,6 +37,9 @@ def test_a_wheel_holds_one_package_and_nothing_else(wheel: Path) -> None:
         "kernels/flow/__init__.py",
         "executor.py",
         "gateway/grpc_server.py",
+        "adapter/snakebridge_adapter.py",
+        "compat/snakebridge_adapter.py",
+        "compat/snakepit_bridge/adapters/default.py",
     ):
         assert f"bridge_adapter/{module}" in names
 

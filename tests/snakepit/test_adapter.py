@@ -118,12 +118,9 @@ def test_arguments_arrive_as_they_are(server: Server, argument: Any, seen: str) 
     assert server.call("repr", argument, module="builtins") == seen
 
 
-def test_bytes_beside_the_parameters_arrive_as_bytes(server: Server) -> None:
-    # The server merges them into the parameters, here over the arguments themselves: a function called with the bytes of a string.
-    with pytest.raises(ToolFailed) as failed:
-        server.call("len", module="builtins", binary={"args": b"\x00\xff"})
-    assert failed.value.payload["type"] != "InternalError"
-    assert "args" in failed.value.payload["message"]
+def test_bytes_beside_the_parameters_arrive_as_bytes_and_win(server: Server) -> None:
+    with pytest.raises(ToolFailed, match="args must be a list, not bytes"):
+        server.call("len", [1], module="builtins", binary={"args": b"\x00\xff"})
 
 
 def test_pickles_are_refused(server: Server) -> None:
@@ -327,6 +324,71 @@ def test_what_elixir_answers_instead_is_an_error_in_python(server: Server, elixi
 def test_a_function_of_elixir_may_call_python_again(server: Server, elixir: Elixir) -> None:
     elixir.functions["cb_again"] = lambda number: server.call("sqrt", number, module="math", session_id="another")
     assert server.call("sorted", [16, 4], kwargs={"key": callback("cb_again")}, module="builtins") == [4, 16]
+
+
+# --- the server's Python, as it may be ---
+
+
+def run(directory: Path, code: str, *path: Path) -> str:
+    """What a program prints, with these folders before all others in its search path."""
+    script = directory / "program.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "TMPDIR": str(directory)}
+    ran = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_without_orjson_results_are_as_exact(elixir: Elixir, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "orjson.py").write_text("raise ImportError('there is no orjson here')")
+    with their_server(tmp_path, elixir, python_path=[tmp_path / "none"]) as server:
+        values = ("None", "6", "2**70", "10**400", "[None, 2**65, -0.0]", "'text'")
+        assert [evaluate(server, code) for code in values] == [None, 6, 2**70, 10**400, [None, 2**65, -0.0], "text"]
+        assert evaluate(server, "float('nan')")["value"] == "nan"
+        assert server.call("repr", [2**70, {"a": None}], module="builtins") == f"[{2**70}, {{'a': None}}]"
+        assert items(server.stream("many", 3)) == [0, 1, 2]
+
+
+def test_the_hook_is_found_in_its_own_module_too(tmp_path: Path) -> None:
+    package = tmp_path / "snakepit_bridge"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "zero_copy.py").write_text((THEIR_SERVER / "snakepit_bridge" / "zero_copy.py").read_text())
+    code = "from bridge_adapter.adapter.results import exact; from snakepit_bridge.zero_copy import ZeroCopyRef; made = exact(b'[1]')"
+    assert run(tmp_path, f"{code}; print(isinstance(made, ZeroCopyRef), made.to_payload(), made.data)", tmp_path).startswith("True ")
+
+
+def test_without_the_hook_the_server_gets_plain_values(tmp_path: Path) -> None:
+    code = "from bridge_adapter.adapter.results import exact; print(exact(b'[null,' + str(2**70).encode() + b']'))"
+    assert run(tmp_path, code) == f"[None, {2**70}]"
+
+
+def test_another_program_may_drive_the_adapter_with_nothing_but_a_stub(elixir: Elixir, tmp_path: Path) -> None:
+    """No flags, no address: Elixir's functions are called through the stub of the context, and the executor ends with the event loop."""
+    elixir.functions["cb_negative"] = lambda number: -number
+    code = f"""
+import asyncio, os, grpc, snakepit_bridge_pb2_grpc
+from bridge_adapter import SnakeBridgeAdapter
+from snakepit_bridge import SessionContext
+
+async def main():
+    adapter = SnakeBridgeAdapter()
+    stub = snakepit_bridge_pb2_grpc.BridgeServiceStub(grpc.insecure_channel("{elixir.address}"))
+    adapter.set_session_context(SessionContext(stub, "s", {{}}))
+    common = {{"protocol_version": 1, "min_supported_version": 1, "session_id": "stub-only"}}
+    key = {callback("cb_negative")!r}
+    call = {{**common, "python_module": "builtins", "function": "sorted", "args": [[1, 3, 2]], "kwargs": {{"key": key}}}}
+    print((await adapter.execute_tool("snakebridge.call", call)).data)
+    print(len(os.listdir(os.environ["TMPDIR"])))
+
+asyncio.run(main())
+print(sorted(os.listdir(os.environ["TMPDIR"])))
+"""
+    stubs_folder = stubs(tmp_path / "stubs")
+    directory = tmp_path / "run"
+    directory.mkdir()
+    assert run(directory, code, stubs_folder, THEIR_SERVER).splitlines() == ["b'{\"data\":[3,2,1]}'", "2", "['program.py']"]
 
 
 # --- the process ---
