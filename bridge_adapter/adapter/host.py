@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import sys
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ _STUBS, _MESSAGES = "snakepit_bridge_pb2_grpc", "snakepit_bridge_pb2"
 log = logging.getLogger("bridge_adapter.adapter")
 
 _early: ExecutorProcess | None = None
-_hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Host] = weakref.WeakKeyDictionary()
+_hosts: dict[asyncio.AbstractEventLoop, Host] = {}
 
 
 def no_deadline() -> None:
@@ -57,6 +56,8 @@ def current(context: Any) -> Host:
     loop = asyncio.get_running_loop()
     host = _hosts.get(loop)
     if host is None:
+        for ended in [other for other in _hosts if other.is_closed()]:
+            del _hosts[ended]
         host = _hosts[loop] = Host()
     host.stub = getattr(context, "stub", None) or host.stub
     return host

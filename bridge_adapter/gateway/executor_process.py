@@ -16,6 +16,7 @@ import tempfile
 import threading
 from concurrent.futures import Future, InvalidStateError
 
+from bridge_adapter.compat import withdrawn
 from bridge_adapter.gateway.output import STDERR
 
 TAIL_BYTES = 4096
@@ -45,7 +46,7 @@ class ExecutorProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "SNAKEBRIDGE_TOKEN": self.token},
+                env={**withdrawn(os.environ), "SNAKEBRIDGE_TOKEN": self.token},
                 process_group=0,
             )
         except BaseException:

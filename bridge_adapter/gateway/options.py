@@ -137,6 +137,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
     add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
     add("--elixir-tries", type=int, default=ELIXIR_TRIES, metavar="N", help="pings that Elixir may leave unanswered at the start")
+    add("--max-workers", metavar="N", help="of Snakepit's threaded server; not used: calls run side by side in any case")
+    add("--thread-safety-check", action="store_true", help="of Snakepit's threaded server; not used")
     for name in ("run-id", "instance-name", "instance-token"):
         add(f"--snakepit-{name}", metavar="TEXT", help="marks the process; not used otherwise")
     add("--heartbeat-enabled", nargs="?", const="true", metavar="BOOL")

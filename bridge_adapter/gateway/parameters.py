@@ -7,12 +7,14 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import any_pb2, wrappers_pb2
 
 from bridge_adapter.gateway.lane_client import LaneError
-from bridge_adapter.proto import snakepit_bridge_pb2 as pb
+
+if TYPE_CHECKING:  # inside Snakepit's own server the messages are those that it has loaded
+    from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_process import Elixir, Server
+from server_process import THEIR_SERVER, Elixir, Server, stubs
 
 from bridge_adapter.launcher import GATEWAY, command
 
@@ -76,6 +76,13 @@ def test_code_scripts_and_their_exit_status_pass_through(launcher: list[str], tm
 def test_standard_input_is_that_of_the_interpreter() -> None:
     ran = subprocess.run([LAUNCHER, "-", "x"], input=TELL, capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout)[0] == ["-", "x"]
+
+
+@pytest.mark.parametrize(("adapter", "status"), [("bridge_adapter.SnakeBridgeAdapter", 0), ("no_such_module.Adapter", 1)])
+def test_the_health_check_of_snakepits_own_server_says_whether_the_adapter_is_there(adapter: str, status: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(stubs(tmp_path))}
+    command = [LAUNCHER, str(THEIR_SERVER / "grpc_server.py"), "--health-check", "--adapter", adapter]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == status
 
 
 def test_snakepit_finds_a_gateway_by_its_name_and_flags(tmp_path: Path) -> None:
