@@ -5,7 +5,8 @@ The gRPC service (`service.py`) and the adapter inside Snakepit's own server onl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from bridge_adapter.gateway.lane_client import LaneError, LaneLost
@@ -19,15 +20,19 @@ Remaining = Callable[[], float | None]
 
 
 class Bridge:
-    """Tool calls for the executor of a supervisor. `remaining` tells the seconds that a caller still waits; None = for ever."""
+    """Tool calls for the executor of a supervisor. `remaining` tells the seconds that a caller still waits; None = for ever.
 
-    def __init__(self, supervisor: Supervisor, retry: Retry) -> None:
+    `thread_sensitive`: modules, and functions as `module.function`, whose calls stay on one thread of their session.
+    """
+
+    def __init__(self, supervisor: Supervisor, retry: Retry, thread_sensitive: frozenset[str] = frozenset()) -> None:
         self._supervisor = supervisor
         self._retry = retry
+        self._thread_sensitive = thread_sensitive
 
     async def execute(self, call: Asked, remaining: Remaining) -> bytes:
         """The JSON text of a call's result. Raises LaneError."""
-        params, retry = lane_params(call), self._policy(call)
+        params, retry = self._params(call), self._policy(call)
         return await self._supervisor.call(params, remaining, retry, call)  # type: ignore[no-any-return]
 
     async def stream(self, call: Asked, remaining: Remaining) -> AsyncGenerator[list[bytes], None]:
@@ -35,7 +40,7 @@ class Bridge:
 
         A stream is run again only while its caller has not had an item: nothing may come twice.
         """
-        params, retry = lane_params(call), self._policy(call)
+        params, retry = self._params(call), self._policy(call)
         while True:
             stream, running = await self._supervisor.stream(params, remaining, call)
             try:
@@ -51,11 +56,15 @@ class Bridge:
 
     async def release_session(self, session_id: str, remaining: Remaining) -> int:
         """Ends a session in the executor; the number of refs that it held. Raises LaneError."""
-        import json
-
         texts = {"session_id": json.dumps(session_id).encode(), "protocol_version": b"1", "min_supported_version": b"1"}
         call = Asked("snakebridge.release_session", {**texts, "idempotent": b"true"})
         return int(json.loads(await self.execute(call, remaining)))
+
+    def _params(self, call: Asked) -> dict[str, Any]:
+        params = lane_params(call)
+        if self._thread_sensitive and not self._thread_sensitive.isdisjoint(_names(call)):
+            params["session_options"] = {**params.get("session_options", {}), "pinned": True}
+        return params
 
     def _policy(self, call: Asked) -> Retry:
         if not call.idempotent:
@@ -64,6 +73,15 @@ class Bridge:
             return self._retry.with_request(call.metadata, call.texts)
         except ValueError as error:
             raise LaneError({"category": "invalid_request", "type": "ValueError", "message": str(error)}) from error
+
+
+def _names(call: Asked) -> Iterator[str]:
+    """The module that a call names, and its function with it."""
+    function = call.texts.get("function", b"").decode("utf-8", "replace").strip('"')
+    for key in ("python_module", "module_path", "module"):
+        if key in call.texts:
+            module = call.texts[key].decode("utf-8", "replace").strip('"')
+            yield from (module, f"{module}.{function}")
 
 
 def outcome(call: Asked) -> dict[str, str]:

@@ -54,6 +54,7 @@ class Options:
     kill_after_ms: float = KILL_AFTER_MS
     callback_timeout_ms: float = CALLBACK_TIMEOUT_MS
     worker_id: str = ""
+    thread_sensitive: frozenset[str] = frozenset()
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -101,6 +102,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         kill_after_ms=flags.kill_after_ms,
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
         worker_id=_worker_id(ready_file),
+        thread_sensitive=frozenset(name.strip() for name in environment.get("SNAKEPIT_THREAD_SENSITIVE", "").split(",") if name.strip()),
     )
 
 

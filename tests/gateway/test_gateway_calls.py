@@ -297,3 +297,10 @@ def test_thread_sensitive_calls_share_a_thread(gateway: Gateway) -> None:
         threads.add(value_of(gateway.stub.ExecuteTool(message, timeout=5)))
         gateway.execute("sqrt", 4, module="math", session_id="other")
     assert len(threads) == 1
+
+
+def test_modules_may_be_thread_sensitive_for_every_call(start: Callable[..., Gateway]) -> None:
+    own = start(env={"SNAKEPIT_THREAD_SENSITIVE": "threading, os.getpid"})
+    threads = {own.execute("get_ident", module="threading", session_id="sensitive") for _ in range(3)}
+    calls = [own.stub.ExecuteTool.future(request("get_ident", module="threading", session_id="sensitive"), timeout=20) for _ in range(8)]
+    assert {value_of(call.result()) for call in calls} == threads and len(threads) == 1
