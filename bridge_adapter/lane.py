@@ -105,32 +105,78 @@ def peek_id(body: bytes | memoryview) -> int | None:
 
 
 class Frames:
-    """Turns a stream of bytes into frame bodies. Pure: feed bytes, get the bodies that are complete."""
+    """Turns received bytes into frame bodies, copying no large one. Pure: put bytes where `space` says, then tell `took` how many."""
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
-        self._buffer = bytearray()
+        self._chunk = bytearray(_CHUNK)
+        self._view = memoryview(self._chunk)
+        self._start = 0  # the first byte of the chunk that belongs to no body yet
+        self._end = 0  # the end of what was received, in the chunk or in the large body
+        self._large: bytearray | None = None
 
-    def feed(self, data: bytes | memoryview) -> list[bytes]:
-        """Bodies completed by `data`. Raises LimitExceeded for a frame that announces more than max_frame bytes."""
-        buffer = self._buffer
-        buffer += data
+    def space(self) -> memoryview:
+        """Where the next bytes belong; the bodies that `took` has returned are gone."""
+        if self._large is not None:
+            return memoryview(self._large)[self._end :]
+        if self._start:
+            rest = self._end - self._start
+            self._view[:rest] = self._view[self._start : self._end]
+            self._start, self._end = 0, rest
+        return self._view[self._end :]
+
+    def took(self, count: int) -> list[memoryview]:
+        """The bodies that the bytes just received complete. Raises LimitExceeded for a frame that announces more than max_frame bytes."""
+        self._end += count
+        if self._large is not None:
+            if self._end < len(self._large):
+                return []
+            body, self._large, self._end = memoryview(self._large), None, 0
+            return [body]
         bodies = []
-        start = 0
-        while len(buffer) - start >= 4:
-            (size,) = _LENGTH.unpack_from(buffer, start)
+        while (have := self._end - self._start - 4) >= 0:
+            (size,) = _LENGTH.unpack_from(self._chunk, self._start)
             check_size(size, self.max_frame)
-            if len(buffer) - start - 4 < size:
+            begin = self._start + 4
+            if have < size:
+                if size > _CHUNK - 4:
+                    self._large = bytearray(size)
+                    self._large[:have] = self._view[begin : self._end]
+                    self._start, self._end = 0, have
                 break
-            bodies.append(bytes(buffer[start + 4 : start + 4 + size]))
-            start += 4 + size
-        del buffer[:start]
+            self._start = begin + size
+            bodies.append(self._view[begin : self._start])
         return bodies
 
     @property
     def pending(self) -> int:
         """Bytes of an incomplete frame."""
-        return len(self._buffer)
+        return self._end - self._start
+
+
+def parts(message: list[Any]) -> list[bytes]:
+    """The body of a message in pieces: large binaries are passed on as they are, not copied into the body."""
+    packer = msgpack.Packer(autoreset=False, unicode_errors="surrogatepass")
+    pieces: list[bytes] = []
+
+    def write(value: Any) -> None:
+        if type(value) is dict:
+            packer.pack_map_header(len(value))
+            for key, member in value.items():
+                packer.pack(key)
+                write(member)
+        elif type(value) is list:
+            packer.pack_array_header(len(value))
+            for member in value:
+                write(member)
+        elif type(value) is bytes and len(value) >= _CHUNK:
+            pieces.extend((packer.bytes() + b"\xc6" + _LENGTH.pack(len(value)), value))
+            packer.reset()
+        else:
+            packer.pack(value)
+
+    write(message)
+    return [*pieces, packer.bytes()]
 
 
 def check_size(size: int, max_frame: int) -> None:

@@ -11,7 +11,7 @@ import itertools
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
@@ -22,7 +22,7 @@ CREDIT = 256
 IDLE_SECONDS = 30.0
 _FIRST_REPEAT = 0.25
 _LAST_REPEAT = 4.0
-_SMALL = 64 * 1024
+_LARGE = 64 * 1024
 _LENGTH = struct.Struct(">I")
 _HELLO_ID = 0
 
@@ -46,7 +46,7 @@ class NotSent(ConnectionError):
     """No connection could be made: the request has not reached the executor."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection to the executor, from hello to its loss."""
 
     def __init__(self, pool: Lane) -> None:
@@ -105,8 +105,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _send(self, message: list[Any]) -> None:
-        body = self._packer.pack(message)
-        size = len(body)
+        parts = lane.parts(message) if _is_large(message) else [self._packer.pack(message)]
+        size = sum(map(len, parts))
         if size > self.max_frame and self.conn:
             raise LaneError(
                 {
@@ -118,25 +118,21 @@ class Connection(asyncio.Protocol):
             )
         if self._transport is None:
             raise NotSent("the connection to the executor is closed")
-        if size < _SMALL:
-            self._transport.write(_LENGTH.pack(size) + body)
-        else:
-            self._transport.write(_LENGTH.pack(size))
-            self._transport.write(body)
+        parts[0] = _LENGTH.pack(size) + parts[0]
+        for part in parts:
+            self._transport.write(part)
 
-    # --- asyncio.Protocol ---
+    # --- asyncio.BufferedProtocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
-    def data_received(self, data: bytes) -> None:
-        # Nearly always: one whole answer, nothing before it and nothing behind.
-        if not self._frames.pending and len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
-            self._take(memoryview(data)[4:])
-            return
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._frames.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            bodies = self._frames.feed(data)
+            bodies = self._frames.took(nbytes)
         except LimitExceeded as error:
             self._goodbye = str(error)
             self.close()
@@ -155,7 +151,7 @@ class Connection(asyncio.Protocol):
                 answer.set_exception(LaneLost(reason))
         self._pool.lost(self)
 
-    def _take(self, body: bytes | memoryview) -> None:
+    def _take(self, body: memoryview) -> None:
         message = msgpack.unpackb(body, strict_map_key=False, unicode_errors="replace")
         kind = message[0]
         if kind == lane.RESPONSE:
@@ -202,6 +198,14 @@ class Connection(asyncio.Protocol):
                 answer.set_exception(LaneError(error))
         if id != _HELLO_ID:
             self._pool.answered(self)
+
+
+def _is_large(message: list[Any]) -> bool:
+    """True for a call with a large parameter, or an answer with a large result."""
+    body = message[-1]
+    if type(body) is not dict:
+        return type(body) is bytes and len(body) >= _LARGE
+    return any(len(value) >= _LARGE for name in ("payload", "binary") if name in body for value in body[name].values())
 
 
 class Stream:

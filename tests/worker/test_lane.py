@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 
 import msgpack
 import pytest
@@ -16,19 +17,45 @@ from bridge_adapter.codec.packed import Packer
 from bridge_adapter.errors import ProtocolError
 
 
+def received(frames: lane.Frames, stream: bytes, cut: int) -> Iterator[bytes]:
+    """The bodies of a stream of which at most `cut` bytes are received at a time."""
+    at = 0
+    while at < len(stream):
+        space = frames.space()
+        count = min(cut, len(space), len(stream) - at)
+        space[:count] = stream[at : at + count]
+        at += count
+        yield from [bytes(body) for body in frames.took(count)]
+
+
 @given(st.lists(st.binary(max_size=300), max_size=20), st.integers(1, 64))
 def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(bodies: list[bytes], cut: int) -> None:
-    stream = b"".join(map(lane.frame, bodies))
     frames = lane.Frames(1000)
-    out = [body for at in range(0, len(stream), cut) for body in frames.feed(stream[at : at + cut])]
-    assert out == bodies
+    assert list(received(frames, b"".join(map(lane.frame, bodies)), cut)) == bodies
+    assert frames.pending == 0
+
+
+@given(st.lists(st.sampled_from([0, 1, 40_000, 65_531, 65_532, 65_533, 200_000]), max_size=6), st.sampled_from([1000, 65_536, 10**9]))
+def test_large_frames_come_out_as_they_went_in(sizes: list[int], cut: int) -> None:
+    frames = lane.Frames(1 << 20)
+    bodies = [bytes([number]) * size for number, size in enumerate(sizes)]
+    assert list(received(frames, b"".join(map(lane.frame, bodies)), cut)) == bodies
     assert frames.pending == 0
 
 
 def test_a_frame_that_announces_too_much_is_refused_before_its_bytes_come() -> None:
     frames = lane.Frames(1000)
     with pytest.raises(LimitExceeded, match="1001 bytes"):
-        frames.feed((1001).to_bytes(4, "big"))
+        list(received(frames, (1001).to_bytes(4, "big"), 4))
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [3], [70_000], [70_000, 3, 65_536, 65_535, 1 << 20]])
+def test_the_parts_of_a_message_are_its_body(sizes: list[int]) -> None:
+    texts = {f"p{number}": b"x" * size for number, size in enumerate(sizes)}
+    message = lane.request(7, "call", {"tool": "t", "payload": texts, "list": [1, None, "\ud800", *texts.values()]})
+    parts = lane.parts(message)
+    assert b"".join(parts) == msgpack.packb(message, unicode_errors="surrogatepass")
+    assert all(any(part is text for part in parts) for text in texts.values() if len(text) >= 65_536)
 
 
 @pytest.mark.parametrize("value", [None, 5, [], [3, 1, 2], [0, "x", "m", None], [1, 2], [2, 5, 6], [0, 1, 2, 3], "text", {"a": 1}])
