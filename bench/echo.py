@@ -6,6 +6,8 @@ Run as `python -m bench.echo`; prints its port.
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import grpc
 
@@ -14,10 +16,15 @@ from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
 
 class Echo(rpc.BridgeServiceServicer):
-    """Answers every tool with one parameter's value."""
+    """Answers every tool with one parameter's value, or streams as many chunks as that list's first member says."""
 
     async def ExecuteTool(self, request: pb.ExecuteToolRequest, context: object) -> pb.ExecuteToolResponse:
         return pb.ExecuteToolResponse(success=True, result=request.parameters["args"])
+
+    async def ExecuteStreamingTool(self, request: pb.ExecuteToolRequest, context: Any) -> None:
+        for number in range(json.loads(request.parameters["args"].value)[0]):
+            await context.write(pb.ToolChunk(chunk_id=f"snakebridge.stream-{number + 1}", data=b'{"data":%d}' % number))
+        await context.write(pb.ToolChunk(is_final=True))
 
 
 async def main() -> None:

@@ -21,8 +21,8 @@ from .report import Row, note, timed
 ROUNDS = 6
 CALLS = 6_000  # of each kind, over all rounds
 CALLERS = 16
-ITEMS = 50_000
-STREAMS = 5
+ITEMS = 20_000
+STREAMS = 7
 MEGABYTES_16 = 16_000_000
 LARGE = 9
 STARTS = 7
@@ -36,53 +36,53 @@ def run() -> list[Row]:
         for _ in range(STARTS):
             with gateway(elixir) as started:
                 starts.append(started.ready_ms)
-        with gateway(elixir) as served:
+        with gateway(elixir) as served, client(served.port) as stub:
             note("snakepit: gateway and echo in turns")
-            rows = call_rows(served.port)
-            with client(served.port) as stub:
-                note("snakepit: a stream")
-                rows.append(stream_row(stub))
-                rss = served.rss_mb()
-                note("snakepit: large values")
-                rows += large_rows(stub)
+            with echo() as echo_port, client(echo_port) as echo_stub:
+                ports, stubs = {"gateway": served.port, "echo": echo_port}, {"gateway": stub, "echo": echo_stub}
+                rows = call_rows(ports, stubs) + stream_rows(stubs)
+            rss = served.rss_mb()
+            note("snakepit: large values")
+            rows += large_rows(stub)
     return [*rows, Row("gateway_ready", statistics.median(starts), "ms", STARTS), Row("gateway_rss", rss, "MB", 1)]
 
 
-def call_rows(port: int) -> list[Row]:
+def call_rows(ports: dict[str, int], stubs: dict[str, Any]) -> list[Row]:
     """math.sqrt by one caller and by sixteen, in turns with an echo of the same messages so that noise meets both alike."""
-    taken: dict[str, list[float]] = {id: [] for id in ("gateway_1", "echo_1", "gateway_16", "echo_16")}
+    taken: dict[str, list[float]] = {f"{who}_{callers}": [] for callers in (1, CALLERS) for who in stubs}
     seconds = dict.fromkeys(taken, 0.0)
     message = sqrt()
-    with echo() as echo_port, client(port) as gateway_stub, client(echo_port) as echo_stub:
-        assert value_of(gateway_stub.ExecuteTool(message, timeout=60)) == 4.0
-        for stub in (gateway_stub, echo_stub):
-            one_by_one(stub, message, 200)
-        for _ in range(ROUNDS):
-            for id, stub in (("gateway_1", gateway_stub), ("echo_1", echo_stub)):
-                started = time.perf_counter()
-                taken[id] += one_by_one(stub, message, CALLS // ROUNDS)
-                seconds[id] += time.perf_counter() - started
-            for id, place in (("gateway_16", port), ("echo_16", echo_port)):
-                each, whole = at_once(place, CALLS // ROUNDS, CALLERS)
-                taken[id] += each
-                seconds[id] += whole
+    assert value_of(stubs["gateway"].ExecuteTool(message, timeout=60)) == 4.0
+    for stub in stubs.values():
+        one_by_one(stub, message, 200)
+    for _ in range(ROUNDS):
+        for who, stub in stubs.items():
+            started = time.perf_counter()
+            taken[f"{who}_1"] += one_by_one(stub, message, CALLS // ROUNDS)
+            seconds[f"{who}_1"] += time.perf_counter() - started
+        for who, port in ports.items():
+            each, whole = at_once(port, CALLS // ROUNDS, CALLERS)
+            taken[f"{who}_{CALLERS}"] += each
+            seconds[f"{who}_{CALLERS}"] += whole
     rows = {id: timed(taken[id], seconds[id], id) for id in taken}
-    compared = [ratio(f"{id}_vs_echo", rows[id], rows[base]) for id, base in (("gateway_1", "echo_1"), ("gateway_16", "echo_16"))]
+    compared = [ratio(f"gateway_{callers}_vs_echo", rows[f"gateway_{callers}"], rows[f"echo_{callers}"]) for callers in (1, CALLERS)]
     return [*rows.values(), *compared]
 
 
-def stream_row(stub: Any) -> Row:
-    """range(50 000) through snakebridge.stream, one chunk per item."""
+def stream_rows(stubs: dict[str, Any]) -> list[Row]:
+    """range(20 000) through snakebridge.stream, one chunk per item, in turns with chunks of the same size that the echo makes."""
     message = request("builtins", "range", [ITEMS], call_type="dynamic_stream")
     message.tool_name = "snakebridge.stream"
     message.stream = True
-    rates = []
+    rates: dict[str, list[float]] = {who: [] for who in stubs}
     for _ in range(STREAMS):
-        started = time.perf_counter()
-        chunks = [chunk.data for chunk in stub.ExecuteStreamingTool(message, timeout=120) if not chunk.is_final]
-        rates.append(len(chunks) / (time.perf_counter() - started))
-        assert len(chunks) == ITEMS and json.loads(chunks[-1]) == {"data": ITEMS - 1}
-    return Row("gateway_stream", statistics.median(rates), "items/s", ITEMS * STREAMS)
+        for who, stub in stubs.items():
+            started = time.perf_counter()
+            chunks = [chunk.data for chunk in stub.ExecuteStreamingTool(message, timeout=120) if not chunk.is_final]
+            rates[who].append(len(chunks) / (time.perf_counter() - started))
+            assert len(chunks) == ITEMS and json.loads(chunks[-1]) == {"data": ITEMS - 1}
+    rows = {who: Row(f"{who}_stream", statistics.median(rates[who]), "items/s", ITEMS * STREAMS) for who in stubs}
+    return [*rows.values(), ratio("gateway_stream_vs_echo", rows["gateway"], rows["echo"])]
 
 
 def large_rows(stub: Any) -> list[Row]:
