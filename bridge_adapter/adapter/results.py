@@ -5,9 +5,11 @@ Ours answers with the executor's JSON text, so that None, integers of any size a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import cache
@@ -126,10 +128,11 @@ def _hooked(kind: type[_Exact]) -> type[Any]:
 def _hook() -> type | None:
     """`ZeroCopyRef`, wherever this Snakepit has it."""
     for name in _HOOKS:
-        try:
-            found = getattr(importlib.import_module(name), "ZeroCopyRef", None)
-        except ImportError:
-            continue
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "snakepit_bridge"]
+    for module in loaded:
+        found = getattr(module, "ZeroCopyRef", None)
         if isinstance(found, type):
             return found
     log.warning("there is no snakepit_bridge.ZeroCopyRef here: None and integers arrive in Elixir as Snakepit's server has them")

@@ -350,13 +350,21 @@ def test_without_orjson_results_are_as_exact(elixir: Elixir, tmp_path: Path) -> 
         assert items(server.stream("many", 3)) == [0, 1, 2]
 
 
-def test_the_hook_is_found_in_its_own_module_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["zero_copy", "somewhere.deep"])
+@pytest.mark.parametrize("decorator", ["@dataclass(frozen=True)", "@dataclass(frozen=True, slots=True)", "@dataclass"])
+def test_the_hook_is_found_whatever_it_is_like(module: str, decorator: str, tmp_path: Path) -> None:
     package = tmp_path / "snakepit_bridge"
-    package.mkdir()
+    (package / "somewhere").mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "zero_copy.py").write_text((THEIR_SERVER / "snakepit_bridge" / "zero_copy.py").read_text())
-    code = "from bridge_adapter.adapter.results import exact; from snakepit_bridge.zero_copy import ZeroCopyRef; made = exact(b'[1]')"
-    assert run(tmp_path, f"{code}; print(isinstance(made, ZeroCopyRef), made.to_payload(), made.data)", tmp_path).startswith("True ")
+    source = (THEIR_SERVER / "snakepit_bridge" / "zero_copy.py").read_text().replace("@dataclass(frozen=True)", decorator)
+    (package / f"{module.replace('.', '/')}.py").write_text(source)
+    code = f"""
+from snakepit_bridge.{module} import ZeroCopyRef
+from bridge_adapter.adapter.results import exact
+made = exact(b"[1]")
+print(isinstance(made, ZeroCopyRef), type(made.to_payload()).__name__, made.data, made.is_final, made.metadata, made == made, made)
+"""
+    assert run(tmp_path, code, tmp_path) == "True Fragment b'{\"data\":[1]}' False {} True <a result of 3 bytes of JSON>"
 
 
 def test_without_the_hook_the_server_gets_plain_values(tmp_path: Path) -> None:
@@ -365,7 +373,7 @@ def test_without_the_hook_the_server_gets_plain_values(tmp_path: Path) -> None:
 
 
 def test_another_program_may_drive_the_adapter_with_nothing_but_a_stub(elixir: Elixir, tmp_path: Path) -> None:
-    """No flags, no address: Elixir's functions are called through the stub of the context, and the executor ends with the event loop."""
+    """No flags, no address: Elixir's functions are called through the stub of the context, and an executor ends with its event loop."""
     elixir.functions["cb_negative"] = lambda number: -number
     code = f"""
 import asyncio, os, grpc, snakepit_bridge_pb2_grpc
@@ -383,12 +391,13 @@ async def main():
     print(len(os.listdir(os.environ["TMPDIR"])))
 
 asyncio.run(main())
+asyncio.run(main())
 print(sorted(os.listdir(os.environ["TMPDIR"])))
 """
     stubs_folder = stubs(tmp_path / "stubs")
     directory = tmp_path / "run"
     directory.mkdir()
-    assert run(directory, code, stubs_folder, THEIR_SERVER).splitlines() == ["b'{\"data\":[3,2,1]}'", "2", "['program.py']"]
+    assert run(directory, code, stubs_folder, THEIR_SERVER).splitlines() == [*2 * ("b'{\"data\":[3,2,1]}'", "2"), "['program.py']"]
 
 
 # --- the process ---
