@@ -20,6 +20,7 @@ CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
 _TRUE = ("1", "true", "t", "yes", "y", "on")
+_LONGEST_ID = 512
 _EMPTY_SESSION = (b'""', b"null")
 # Metadata by which a request limits the refs of its session, under the names that Snakepit and SnakeBridge have for them.
 _MAX_REFS = ("max_refs", "session_max_refs", "ref_max")
@@ -86,6 +87,10 @@ def trace(metadata: Mapping[str, str], headers: Iterable[tuple[str, Any]]) -> di
             known.setdefault(CORRELATION, str(value))
         elif key in TRACE_HEADERS:
             known.setdefault(key, str(value))
+    for name, value in known.items():
+        # They go on in headers and in front of lines of output: what is no plain text there must not become any.
+        if len(value) > _LONGEST_ID or not value.isascii() or not value.isprintable():
+            known[name] = "".join(letter if " " <= letter <= "~" else "?" for letter in value[:_LONGEST_ID])
     if CORRELATION not in known:
         known[CORRELATION] = uuid.uuid4().hex
     return known
