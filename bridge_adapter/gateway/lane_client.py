@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,9 @@ _HELLO_ID = 0
 
 # What the executor asks of its client: the name of a request and its params. Raises LaneError.
 Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+log = logging.getLogger("bridge_adapter.gateway")
 
 
 class LaneError(Exception):
@@ -172,6 +176,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._send([lane.RESPONSE, id, None, await self._pool.ask(name, params)])
             except LaneError as error:
                 self._send([lane.RESPONSE, id, error.fields, None])
+            except ConnectionError:
+                raise
+            except Exception as error:  # whatever it is, Python waits for an answer
+                log.exception("the request %s of Python could not be answered", name)
+                self._send([lane.RESPONSE, id, {"category": "callback_error", "type": "RuntimeError", "message": repr(error)}, None])
         except NotSent:
             return  # the executor is gone, and with it who asked
         finally:
