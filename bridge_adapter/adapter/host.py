@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from bridge_adapter.gateway import options
+from bridge_adapter.gateway import options, parent
 from bridge_adapter.gateway.bridge import Bridge
 from bridge_adapter.gateway.elixir_tools import ElixirTools
 from bridge_adapter.gateway.executor_process import ExecutorProcess
@@ -39,16 +39,27 @@ def no_deadline() -> None:
 
 
 def start_early() -> None:
-    """Starts an executor if this process is a worker of Snakepit's."""
+    """Starts an executor if this process is a worker of Snakepit's, and sees to it that the process ends when the BEAM that started it is
+    gone: the server itself notices that late, and before its first session not at all."""
     global _early
     if os.path.basename(sys.argv[0]) not in WORKER_SCRIPTS or "--health-check" in sys.argv or _early is not None:
         return
+    if os.environ.get("SNAKEPIT_READY_FILE"):
+        parent.at_death(_kill_all)
+        parent.watch()
     try:
         _early = ExecutorProcess()
     except OSError as error:
         log.error("the executor cannot be started now (the first call tries again): %s", error)
         return
     atexit.register(_early.kill)
+
+
+def _kill_all() -> None:
+    if _early is not None:
+        _early.kill()
+    for host in list(_hosts.values()):
+        host.kill()
 
 
 def current(context: Any) -> Host:
@@ -72,6 +83,7 @@ class Host:
         first, _early = _early, None
         supervisor = Supervisor(first or ExecutorProcess(), settings.max_connections, self._ask, kill_after=settings.kill_after_ms / 1000)
         atexit.register(supervisor.kill)
+        self.kill = supervisor.kill
         self.bridge = Bridge(supervisor, settings.retry)
         self.stub: Any = None
         self._settings = settings

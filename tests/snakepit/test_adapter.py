@@ -429,3 +429,13 @@ def test_an_executor_that_nobody_has_called_ends_with_its_server(elixir: Elixir,
         (executor,) = (int(pid) for pid in children)
         server.process.kill()
         assert gone(executor)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_worker_ends_with_the_beam_even_before_its_first_session(elixir: Elixir, tmp_path: Path, script: str) -> None:
+    with their_server(tmp_path, elixir, script=script) as server:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        assert server.process.stdin is not None
+        server.process.stdin.close()
+        assert server.process.wait(5) == 0
+        assert all(gone(int(child)) for child in children)
