@@ -158,25 +158,25 @@ def parts(message: list[Any]) -> list[bytes]:
     """The body of a message in pieces: large binaries are passed on as they are, not copied into the body."""
     packer = msgpack.Packer(autoreset=False, unicode_errors="surrogatepass")
     pieces: list[bytes] = []
-
-    def write(value: Any) -> None:
-        if type(value) is dict:
-            packer.pack_map_header(len(value))
-            for key, member in value.items():
-                packer.pack(key)
-                write(member)
-        elif type(value) is list:
-            packer.pack_array_header(len(value))
-            for member in value:
-                write(member)
-        elif type(value) is bytes and len(value) >= _CHUNK:
-            pieces.extend((packer.bytes() + b"\xc6" + _LENGTH.pack(len(value)), value))
-            packer.reset()
-        else:
-            packer.pack(value)
-
-    write(message)
+    _pack_parts(message, packer, pieces)
     return [*pieces, packer.bytes()]
+
+
+def _pack_parts(value: Any, packer: msgpack.Packer, pieces: list[bytes]) -> None:
+    if type(value) is dict:
+        packer.pack_map_header(len(value))
+        for key, member in value.items():
+            packer.pack(key)
+            _pack_parts(member, packer, pieces)
+    elif type(value) is list:
+        packer.pack_array_header(len(value))
+        for member in value:
+            _pack_parts(member, packer, pieces)
+    elif type(value) is bytes and len(value) >= _CHUNK:
+        pieces.extend((packer.bytes() + b"\xc6" + _LENGTH.pack(len(value)), value))
+        packer.reset()
+    else:
+        packer.pack(value)
 
 
 def check_size(size: int, max_frame: int) -> None:

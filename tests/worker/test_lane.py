@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -56,6 +57,13 @@ def test_the_parts_of_a_message_are_its_body(sizes: list[int]) -> None:
     parts = lane.parts(message)
     assert b"".join(parts) == msgpack.packb(message, unicode_errors="surrogatepass")
     assert all(any(part is text for part in parts) for text in texts.values() if len(text) >= 65_536)
+
+
+def test_the_parts_of_a_message_are_free_as_soon_as_they_are_sent() -> None:
+    large = bytes(100_000)
+    before = sys.getrefcount(large)
+    lane.parts(lane.request(7, "call", {"payload": {"args": large}}))
+    assert sys.getrefcount(large) == before
 
 
 @pytest.mark.parametrize("value", [None, 5, [], [3, 1, 2], [0, "x", "m", None], [1, 2], [2, 5, 6], [0, 1, 2, 3], "text", {"a": 1}])
