@@ -14,7 +14,7 @@ import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import __version__, errors, lane
+from bridge_adapter import __version__, errors, garbage, lane
 from bridge_adapter.callbacks import error_from
 from bridge_adapter.calls import Call
 from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
@@ -237,7 +237,7 @@ class Connection:
         elif name == "ping":
             self.socket.send(self._packer.pack(lane.response(message.id, None, {"time": time.time()})))
         elif name == "stats":
-            self.socket.send(self._packer.pack(lane.response(message.id, None, stats(self._dispatcher))))
+            self.socket.send(self._packer.pack(lane.response(message.id, None, stats(self._dispatcher, message.body))))
         elif name == "recycle" and self.role == "control":
             self.socket.send(self._packer.pack(lane.response(message.id, None, self._recycle(message.body))))
         else:
@@ -472,9 +472,10 @@ class _Answer:
         return self._value
 
 
-def stats(dispatcher: Dispatcher) -> dict[str, Any]:
+def stats(dispatcher: Dispatcher, asked: Any) -> dict[str, Any]:
     """What the executor is doing, for `stats`."""
     now = time.monotonic()
+    more = {"gc": garbage.collections()} if isinstance(asked, dict) and asked.get("gc") is True else {}
     return {
         "active": [[*call.key, int((now - call.started) * 1000), call.label, call.reason] for call in dispatcher.calls.active()],
         "sessions": len(dispatcher.sessions),
@@ -482,6 +483,7 @@ def stats(dispatcher: Dispatcher) -> dict[str, Any]:
         "threads": threading.active_count(),
         "rss_mb": _rss_mb(),
         "draining": dispatcher.draining,
+        **more,
     }
 
 

@@ -359,6 +359,12 @@ class Lane:
         if self.control is not None and self.control.usable:
             self.control.request("ping", {})[1].add_done_callback(_seen)
 
+    def collections(self) -> asyncio.Future[Any]:
+        """What the executor's garbage collector has done, under "gc". Raises NotSent."""
+        if self.control is None:
+            raise NotSent("the connection to the executor is closed")
+        return self.control.request("stats", {"gc": True})[1]
+
     def close(self) -> None:
         """Closes every connection; requests in flight get LaneLost."""
         for connection in list(self._all):

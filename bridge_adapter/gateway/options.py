@@ -17,6 +17,7 @@ MAX_CONNECTIONS = 64
 ELIXIR_TRIES = 60
 KILL_AFTER_MS = 5_000.0
 CALLBACK_TIMEOUT_MS = 300_000.0
+TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
 DEFAULT_RETRY = Retry()
 _TRUE = ("1", "true", "yes", "y", "on", "t")
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
@@ -53,6 +54,7 @@ class Options:
     retry: Retry = DEFAULT_RETRY
     kill_after_ms: float = KILL_AFTER_MS
     callback_timeout_ms: float = CALLBACK_TIMEOUT_MS
+    telemetry_interval_ms: float = TELEMETRY_INTERVAL_MS
     worker_id: str = ""
     thread_sensitive: frozenset[str] = frozenset()
 
@@ -81,7 +83,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         again = Retry(retry.max_restarts(str(flags.max_restarts)), retry.backoff(str(flags.backoff_ms)))
     except ValueError as error:
         parser.error(str(error))
-    for name in ("kill_after_ms", "callback_timeout_ms"):
+    for name in ("kill_after_ms", "callback_timeout_ms", "telemetry_interval_ms"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
     ready_file = environment.get("SNAKEPIT_READY_FILE", "")
@@ -101,6 +103,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         retry=again,
         kill_after_ms=flags.kill_after_ms,
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
+        telemetry_interval_ms=flags.telemetry_interval_ms,
         worker_id=_worker_id(ready_file),
         thread_sensitive=frozenset(name.strip() for name in environment.get("SNAKEPIT_THREAD_SENSITIVE", "").split(",") if name.strip()),
     )
@@ -138,6 +141,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--kill-after-ms", type=float, default=after, metavar="MS", help="how long a call may ignore its cancellation; 0 = for ever")
     callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
     add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
+    samples = environment.get("BRIDGE_ADAPTER_TELEMETRY_INTERVAL_MS") or TELEMETRY_INTERVAL_MS
+    add("--telemetry-interval-ms", type=float, default=samples, metavar="MS", help="between samples of memory, CPU and GC; 0 = none")
     add("--elixir-tries", type=int, default=ELIXIR_TRIES, metavar="N", help="pings that Elixir may leave unanswered at the start")
     add("--max-workers", metavar="N", help="of Snakepit's threaded server; not used: calls run side by side in any case")
     add("--thread-safety-check", action="store_true", help="of Snakepit's threaded server; not used")

@@ -19,8 +19,10 @@ from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
 from bridge_adapter.gateway.bridge import Bridge
 from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.options import Options
+from bridge_adapter.gateway.sampling import Sampler
 from bridge_adapter.gateway.service import BridgeService
 from bridge_adapter.gateway.supervisor import StartFailed, Supervisor
+from bridge_adapter.gateway.telemetry import Telemetry
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
 GRACE_SECONDS = 2.0
@@ -40,9 +42,11 @@ def serve(options: Options, first: ExecutorProcess) -> int:
     async def main() -> None:
         nonlocal supervisor
         elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat, options.callback_timeout_ms / 1000)
-        supervisor = Supervisor(first, options.max_connections, elixir.tools.ask, kill_after=options.kill_after_ms / 1000)
+        telemetry = Telemetry()
+        kill_after = options.kill_after_ms / 1000
+        supervisor = Supervisor(first, options.max_connections, elixir.tools.ask, kill_after=kill_after, died=telemetry.died)
         parent.at_death(supervisor.kill)
-        await _serve(options, supervisor, elixir)
+        await _serve(options, supervisor, elixir, telemetry)
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -64,11 +68,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide) -> None:
+async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, telemetry: Telemetry) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    service = BridgeService(Bridge(supervisor, options.retry, options.thread_sensitive), elixir, options.worker_id)
+    bridge = Bridge(supervisor, options.retry, options.thread_sensitive)
+    sampler = Sampler(telemetry, lambda: supervisor.running, options.telemetry_interval_ms / 1000)
+    service = BridgeService(bridge, elixir, telemetry, sampler, options.worker_id)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", options.max_message),

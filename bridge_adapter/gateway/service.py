@@ -15,11 +15,13 @@ from typing import Any
 import grpc
 from google.protobuf import any_pb2, timestamp_pb2
 
-from bridge_adapter.gateway import failures, parameters
+from bridge_adapter.gateway import failures, parameters, telemetry_stream
 from bridge_adapter.gateway.beam import ElixirSide
 from bridge_adapter.gateway.bridge import STREAM_TOOL, Bridge, outcome
 from bridge_adapter.gateway.lane_client import LaneError
 from bridge_adapter.gateway.parameters import Asked
+from bridge_adapter.gateway.sampling import Sampler
+from bridge_adapter.gateway.telemetry import Telemetry
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
@@ -32,9 +34,11 @@ log = logging.getLogger("bridge_adapter.gateway")
 class BridgeService(rpc.BridgeServiceServicer):
     """The servicer. The methods that only Elixir serves stay UNIMPLEMENTED."""
 
-    def __init__(self, bridge: Bridge, elixir: ElixirSide, worker_id: str) -> None:
+    def __init__(self, bridge: Bridge, elixir: ElixirSide, telemetry: Telemetry, sampler: Sampler, worker_id: str) -> None:
         self._bridge = bridge
         self._elixir = elixir
+        self._telemetry = telemetry
+        self._sampler = sampler
         self._worker_id = worker_id
         self._sessions: OrderedDict[str, pb.GetSessionResponse] = OrderedDict()
         self.stopping = asyncio.Event()
@@ -75,18 +79,8 @@ class BridgeService(rpc.BridgeServiceServicer):
         return pb.CleanupSessionResponse(success=True, resources_cleaned=released)
 
     async def StreamTelemetry(self, requests: Any, context: Any) -> None:
-        """Takes the controls and keeps the stream open until Elixir or the worker ends."""
-        stopped = asyncio.ensure_future(self.stopping.wait())
-        controls = asyncio.ensure_future(self._controls(requests))
-        try:
-            await stopped
-        finally:
-            stopped.cancel()
-            controls.cancel()
-
-    async def _controls(self, requests: Any) -> None:
-        async for control in requests:
-            log.debug("telemetry control: %s", control.WhichOneof("control"))
+        """Events, as the controls want them, until Elixir or the worker ends."""
+        await telemetry_stream.serve(self._telemetry, self._sampler, requests, context, self.stopping)
 
     # --- tools ---
 
@@ -95,7 +89,9 @@ class BridgeService(rpc.BridgeServiceServicer):
         self._elixir.session(request.session_id)
         call = parameters.asked(request, context.invocation_metadata())
         try:
-            result = await self._bridge.execute(call, context.time_remaining)
+            with self._telemetry.call(call) as span:
+                result = await self._bridge.execute(call, context.time_remaining)
+                span.result_bytes = len(result)
             response = pb.ExecuteToolResponse(success=True, result=any_pb2.Any(type_url=TEXT_URL, value=result))
         except LaneError as error:
             response = pb.ExecuteToolResponse(success=False, error_message=failures.text(self._failure(call, error)))
@@ -109,7 +105,8 @@ class BridgeService(rpc.BridgeServiceServicer):
         self._elixir.session(request.session_id)
         call = parameters.asked(request, context.invocation_metadata())
         try:
-            await self._stream(call, context)
+            with self._telemetry.call(call):
+                await self._stream(call, context)
         except LaneError as error:
             await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(self._failure(call, error)))
 

@@ -58,7 +58,8 @@ class Supervisor:
     """The executor of this gateway, whichever process it is at the moment.
 
     `start_next` makes another one; `ask` answers the executor's own requests (Elixir functions that Python calls); a call that nobody
-    waits for any more and that goes on for `kill_after` seconds costs the executor its life (0 = never).
+    waits for any more and that goes on for `kill_after` seconds costs the executor its life (0 = never); `died` hears of every executor
+    that ends by itself: its pid, its status, and how it ended.
     """
 
     def __init__(
@@ -69,15 +70,22 @@ class Supervisor:
         *,
         start_next: Callable[[], ExecutorProcess] = ExecutorProcess,
         kill_after: float = KILL_AFTER,
+        died: Callable[[int, int, str], None] | None = None,
     ) -> None:
         self._process = first
         self._max_connections = max_connections
         self._ask = ask
         self._start_next = start_next
         self._kill_after = kill_after
+        self._died = died
         self._stopping = False
         self._running: Running | None = None
         self._next: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+
+    @property
+    def running(self) -> Running | None:
+        """The executor that takes calls at the moment."""
+        return self._running
 
     async def start(self) -> None:
         """Waits until the first executor takes calls. Raises StartFailed."""
@@ -245,6 +253,8 @@ class Supervisor:
             how += f"; its last output: {words[-1000:]}"
         if not self._stopping:
             log.error("the executor is gone: %s", how)
+            if self._died is not None:
+                self._died(running.process.pid, status, how)
         running.ended.set_result(Ended(status, how, words))
         running.lane.close()
 
