@@ -51,7 +51,7 @@ class Event:
     def __init__(
         self,
         name: str,
-        measurements: dict[str, int | float],
+        measurements: Mapping[str, int | float],
         time_ns: int,
         span: Span | None = None,
         extra: Mapping[str, str] = _NO_METADATA,

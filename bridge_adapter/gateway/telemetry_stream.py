@@ -37,7 +37,7 @@ class Selection:
         self._known.clear()
 
     def sample(self, rate: float, patterns: Sequence[str]) -> None:
-        """From now on that part of the events whose names match: 0 none, 1 all. Without patterns: of all events, and earlier rates are void."""
+        """From now on that part of the events whose names match: 0 none, 1 all. Without patterns it is all events, and ends earlier rates."""
         chosen = tuple(patterns)
         self._rates = [rule for rule in self._rates if rule[0] != chosen][1 - MAX_RULES :] if chosen else []
         self._rates.append((chosen, min(1.0, max(0.0, rate))))
