@@ -17,7 +17,7 @@ from .errors import Cycle, DecodeError, LimitExceeded, TooDeep
 from .limits import DEFAULT, Limits
 from .resolver import PlainResolver, Resolver
 from .tagged_reader import TAGS, Plain, Reader, finite, refuse_constant, too_deep, unique
-from .tagged_writer import SCHEMA_1, Forms, Writer
+from .tagged_writer import SCHEMA_1, Forms, Writer, bytes_text
 
 __all__ = ["TAGS", "decode", "dumps", "encode", "loads"]
 
@@ -31,7 +31,9 @@ def dumps(value: Any, resolver: Resolver | None = None, limits: Limits = DEFAULT
     forms = _forms(schema)
     try:
         try:
-            text = Writer(resolver, limits, forms).text(value).encode()
+            # Bytes are often large; by way of a str they would be copied three times more.
+            alone = schema == 1 and type(value) is bytes
+            text = bytes_text(value) if alone else Writer(resolver, limits, forms).text(value).encode()
         except Cycle:
             if not graceful:
                 raise

@@ -148,9 +148,14 @@ def _atom(writer: Writer, value: Atom) -> str:
     return f'{{"__type__":"atom","__schema__":1,"value":{quote(value)}}}' if is_text(value) else opaque(writer, value)
 
 
-def _bytes(_: Writer, value: bytes | bytearray | memoryview) -> str:
+def bytes_text(value: bytes | bytearray | memoryview) -> bytes:
+    """The text of bytes in schema 1, ready to be sent."""
     data = value.tobytes() if isinstance(value, memoryview) else value
-    return f'{{"__type__":"bytes","__schema__":1,"data":"{binascii.b2a_base64(data, newline=False).decode()}"}}'
+    return b'{"__type__":"bytes","__schema__":1,"data":"%b"}' % binascii.b2a_base64(data, newline=False)
+
+
+def _bytes(_: Writer, value: bytes | bytearray | memoryview) -> str:
+    return bytes_text(value).decode()
 
 
 def _complex(writer: Writer, value: complex) -> str:

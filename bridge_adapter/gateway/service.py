@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 
 from bridge_adapter.gateway import failures, parameters, telemetry_stream
 from bridge_adapter.gateway.beam import ElixirSide
@@ -92,7 +92,8 @@ class BridgeService(rpc.BridgeServiceServicer):
             with self._telemetry.call(call) as span:
                 result = await self._bridge.execute(call, context.time_remaining)
                 span.result_bytes = len(result)
-            response = pb.ExecuteToolResponse(success=True, result=any_pb2.Any(type_url=TEXT_URL, value=result))
+            response = pb.ExecuteToolResponse(success=True)
+            response.result.type_url, response.result.value = TEXT_URL, result  # an Any of its own would copy the result once more
         except LaneError as error:
             response = pb.ExecuteToolResponse(success=False, error_message=failures.text(self._failure(call, error)))
         response.execution_time_ms = int((time.monotonic() - started) * 1000)
