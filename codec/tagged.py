@@ -87,9 +87,9 @@ def loads(
     size = len(data)
     if size > limits.frame:
         raise LimitExceeded(f"a message of {size} bytes is larger than max_frame = {limits.frame}; send it in parts or raise max_frame")
-    nesting = data.count(b"[") + data.count(b"{")
-    elements = 0
-    if nesting > _SHALLOW or nesting > limits.depth or size > limits.elements:
+    many = size > limits.elements  # of a large text the counts alone would take as long as the survey
+    nesting, elements = 0 if many else data.count(b"[") + data.count(b"{"), 0
+    if many or nesting > _SHALLOW or nesting > limits.depth:
         nesting, elements = deep_json.survey(data)
     return _read(data, nesting, elements, Reader(resolver or PlainResolver(), limits, atom_class))
 
