@@ -224,9 +224,12 @@ def _details(error: BaseException, message: str) -> dict[str, Any]:
     if isinstance(error, BridgeError):
         details = getattr(error, "details", None)
         return dict(details) if isinstance(details, dict) else {}
-    from bridge_adapter import ml_errors  # most workers never see an error of a user's
+    try:
+        from bridge_adapter import ml_errors  # most workers never see an error of a user's
 
-    found = ml_errors.facts(error, message)
+        found = ml_errors.facts(error, message)
+    except MemoryError:  # there is none left to look, either
+        return {}
     return {} if found is None else {"ml": found}
 
 
