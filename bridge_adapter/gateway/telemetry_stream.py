@@ -15,6 +15,7 @@ from bridge_adapter.gateway.telemetry import Buffer, Event, Telemetry
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
 FIRST_CONTROL_SECONDS = 0.2
+LAST_SECONDS = 0.05  # what is sent so shortly before the deadline may not arrive: it waits for the next stream
 MAX_RULES = 64
 _GOLDEN = 0.6180339887498949  # multiples of it fill the unit interval evenly
 
@@ -37,7 +38,7 @@ class Selection:
         self._known.clear()
 
     def sample(self, rate: float, patterns: Sequence[str]) -> None:
-        """From now on that part of the events whose names match: 0 none, 1 all. Without patterns it is all events, and ends earlier rates."""
+        """From now on that part of the events whose names match: 0 none, 1 all. Without patterns: all, whatever was said before."""
         chosen = tuple(patterns)
         self._rates = [rule for rule in self._rates if rule[0] != chosen][1 - MAX_RULES :] if chosen else []
         self._rates.append((chosen, min(1.0, max(0.0, rate))))
@@ -131,14 +132,19 @@ async def serve(
     await context.send_initial_metadata(())
     attachment = Attachment()
     begun = asyncio.Event()
-    ends = [asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(_send(telemetry, sampler, attachment, begun, context))]
+    stopped = asyncio.ensure_future(stopping.wait())
+    sender = asyncio.ensure_future(_send(telemetry, sampler, attachment, begun, context))
     controls = asyncio.ensure_future(_controls(requests, attachment, begun))
+    left: float | None = context.time_remaining()
     try:
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        useful = None if left is None else max(0.0, left - LAST_SECONDS)
+        await asyncio.wait({stopped, sender}, timeout=useful, return_when=asyncio.FIRST_COMPLETED)
+        if not sender.done():
+            sender.cancel()
+            await stopped
     finally:
-        for task in (*ends, controls):
+        for task in (stopped, sender, controls):
             task.cancel()
-        for task in (*ends, controls):
             task.add_done_callback(_ended)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -199,3 +200,15 @@ class Collection:
 
 def a_collection(n: int) -> Collection:
     return Collection(n)
+
+
+def len_of(module: str, attribute: str) -> int:
+    return len(getattr(sys.modules[module], attribute))
+
+
+def make_garbage(n: int) -> int:
+    """Objects in cycles, and a collection that finds them."""
+    for _ in range(n):
+        one: list[Any] = []
+        one.append([one])
+    return gc.collect()
