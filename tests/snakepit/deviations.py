@@ -61,6 +61,25 @@ def chunks(tool: str, *texts: str, ends: bool = True) -> Json:
     }
 
 
+def event(name: str, measurement: str) -> Json:
+    """A telemetry event of a call, without the numbers that no two runs share."""
+    return {
+        "event_parts": ["python", "call", name],
+        "measurements": {measurement: {"int_value": 1}},
+        "metadata": {
+            "tool": "snakebridge.call",
+            "session_id": "sess-A",
+            "library": "helper_mod",
+            "module": "helper_mod",
+            "python_module": "helper_mod",
+            "function": "__call__",
+            "call_type": "method",
+        },
+        "timestamp_ns": 1,
+        "correlation_id": "sp-1",
+    }
+
+
 EVERYWHERE = {
     "result_type_url": "The recorded URLs (snakepit.float, snakepit.map, ...) come with the conversions that lose values. Elixir "
     "ignores the URL and reads the value as JSON; ours is always the URL of a StringValue, under which Elixir "
@@ -197,7 +216,18 @@ DEVIATIONS: dict[str, Deviation] = {
         "The recorded adapter answers a stream of a generated wrapper with a stream_ref, and their server "
         "streams the names of its keys. Ours streams the items of the generator.",
     ),
-    # --- callbacks ---
+    # --- telemetry and callbacks ---
+    "rpc.telemetry": Deviation(
+        {
+            "events_tail": [
+                event("start", "system_time"),
+                event("stop", "duration"),
+                {"grpc_status": "DEADLINE_EXCEEDED"},
+            ]
+        },
+        "The recorded events have no correlation id, so those of one call cannot be found among those of others. Ours have the call's, "
+        "and its session and tool.",
+    ),
     "callback.wire": Deviation(
         {
             "request": {
