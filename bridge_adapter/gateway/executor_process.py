@@ -12,16 +12,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import Future, InvalidStateError
 
 from bridge_adapter.compat import withdrawn
+from bridge_adapter.gateway import places
 from bridge_adapter.gateway.output import STDERR
 
 TAIL_BYTES = 4096
 _READY = b"snakebridge-ready "
-_SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
 
 
 class ExecutorProcess:
@@ -32,7 +31,7 @@ class ExecutorProcess:
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(16)
-        self.directory = _private_directory()
+        self.directory = places.make()
         self.path = os.path.join(self.directory, "x.sock")
         self.ready: Future[None] = Future()
         self.exited: Future[int] = Future()
@@ -75,6 +74,7 @@ class ExecutorProcess:
         return self.tail.decode("utf-8", "replace").strip()
 
     def _wait(self) -> None:
+        places.sweep()
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         # While it is not reaped its group cannot be anybody else's.
@@ -127,12 +127,3 @@ def how_it_ended(status: int, *, hint: bool = True) -> str:
         name = f"signal {-status}"
     guess = " (the system may have been out of memory)" if hint and -status == signal.SIGKILL else ""
     return f"it was killed by {name}{guess}"
-
-
-def _private_directory() -> str:
-    """A directory of mode 0700 whose path is short enough for a socket in it."""
-    directory = tempfile.mkdtemp(prefix="snakebridge-")
-    if len(os.fsencode(directory)) <= _SOCKET_PATH_LIMIT - len("/x.sock"):
-        return directory
-    os.rmdir(directory)
-    return tempfile.mkdtemp(prefix="snakebridge-", dir="/tmp")

@@ -1,0 +1,76 @@
+"""Private directories for sockets, and those of processes that were killed before they could remove theirs.
+
+Standard library only: it is in use before grpc is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+OWNER = "owner"  # a file in each directory: pid, start and pid namespace of the process that it belongs to
+_PREFIX = "snakebridge-"
+_SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
+_LONGEST_NAME = "/x.sock"
+
+
+def make() -> str:
+    """A directory of mode 0700 that belongs to this process, and whose path is short enough for a socket in it."""
+    directory = tempfile.mkdtemp(prefix=_PREFIX)
+    if len(os.fsencode(directory)) > _SOCKET_PATH_LIMIT - len(_LONGEST_NAME):
+        os.rmdir(directory)
+        directory = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
+    Path(directory, OWNER).write_text(f"{os.getpid()} {_started(os.getpid())} {_namespace()}")
+    return directory
+
+
+def sweep() -> int:
+    """Removes the directories of this user's processes that are gone; returns how many."""
+    removed = 0
+    for parent in {tempfile.gettempdir(), "/tmp"}:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(parent):
+                if entry.name.startswith(_PREFIX) and _is_left_over(entry):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                    removed += 1
+    return removed
+
+
+def _is_left_over(entry: os.DirEntry[str]) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            return False
+        pid, started, namespace = map(int, Path(entry.path, OWNER).read_text().split())
+    except (OSError, ValueError):
+        return False  # not one of ours, or only just made
+    # The processes of a container are not to be seen from here.
+    return namespace == _namespace() and _started(pid) != started
+
+
+def _started(pid: int) -> int:
+    """When a process started, in clock ticks since the system did; 0 where there is no /proc and the process lives; -1: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return -1 if fields[0] in b"ZX" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return -1
+    except OSError:
+        return 0
+    return 0
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
