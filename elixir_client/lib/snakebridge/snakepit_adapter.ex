@@ -16,6 +16,7 @@ if Code.ensure_loaded?(Snakepit.Adapter) do
           snakepit_args: ["--max-connections", "8"]   # further flags of the gateway (docs/gateway.md)
     """
 
+    # Without @impl: which of these functions are callbacks differs between versions of Snakepit.
     @behaviour Snakepit.Adapter
 
     alias Snakepit.Adapters.GRPCPython
@@ -28,7 +29,6 @@ if Code.ensure_loaded?(Snakepit.Adapter) do
     """
 
     @doc "The Python that runs the gateway, as an absolute path. Raises when there is none."
-    @impl true
     def executable_path do
       named = Application.get_env(:snakebridge, :python) || System.get_env("SNAKEBRIDGE_PYTHON")
       venv = Path.expand(".venv/bin/python")
@@ -46,7 +46,6 @@ if Code.ensure_loaded?(Snakepit.Adapter) do
     end
 
     @doc "The script of the gateway. The answer of each Python is kept; raises when it has no `bridge_adapter`."
-    @impl true
     def script_path do
       case Application.get_env(:snakebridge, :snakepit_script) do
         nil -> executable_path() |> remembered_script()
@@ -54,7 +53,6 @@ if Code.ensure_loaded?(Snakepit.Adapter) do
       end
     end
 
-    @impl true
     def script_args,
       do: [
         "--adapter",
@@ -63,23 +61,17 @@ if Code.ensure_loaded?(Snakepit.Adapter) do
       ]
 
     @doc "Snakepit's own default: how long a call may take is its setting, whatever runs it."
-    @impl true
     def command_timeout(_command, _args), do: Application.get_env(:snakepit, :default_timeout, 300_000)
 
     @doc "0: every gateway takes a free port and tells it in the ready file."
-    @impl true
     def get_port, do: 0
 
-    @impl true
     def uses_grpc?, do: true
 
-    @impl true
     defdelegate init_grpc_connection(port), to: GRPCPython
 
-    @impl true
     defdelegate grpc_execute(connection, session_id, command, args, timeout, opts), to: GRPCPython
 
-    @impl true
     defdelegate grpc_execute_stream(connection, session_id, command, args, callback, timeout, opts),
       to: GRPCPython
 
