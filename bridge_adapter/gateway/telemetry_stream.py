@@ -77,25 +77,27 @@ class Attachment:
     def take(self, event: Event) -> None:
         if self.enabled:
             self.buffer.put(event)
-            if self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
+            self._nudge()
 
     def control(self, control: pb.TelemetryControl) -> None:
-        """Holds for what has not been sent yet."""
+        """Filter and rates hold for what has not been sent yet. Switched off, a stream misses what happens; what waits, waits."""
         kind = control.WhichOneof("control")
         if kind == "toggle":
             self.enabled = control.toggle.enabled
-            if not self.enabled:
-                self.buffer = Buffer()
+            self._nudge()
         elif kind == "sampling":
             self.selection.sample(control.sampling.sampling_rate, control.sampling.event_patterns)
         elif kind == "filter":
             self.selection.filter(control.filter.allow, control.filter.deny)
 
+    def _nudge(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
     async def send(self, write: Callable[[pb.TelemetryEvent], Awaitable[None]]) -> None:
         """Sends what is wanted as it comes, for ever. What cannot be written stays in the buffer."""
         while True:
-            while not self.buffer.events:
+            while not (self.enabled and self.buffer.events):
                 self._wake = asyncio.get_running_loop().create_future()
                 await self._wake
             buffer = self.buffer
@@ -129,50 +131,51 @@ async def serve(
     telemetry: Telemetry, sampler: Sampler, requests: AsyncIterator[pb.TelemetryControl], context: Any, stopping: asyncio.Event
 ) -> None:
     """One StreamTelemetry, until its client leaves or the gateway stops."""
-    await context.send_initial_metadata(())
     attachment = Attachment()
-    begun = asyncio.Event()
+    telemetry.attach(attachment)
+    try:
+        with sampler.sampling():
+            await context.send_initial_metadata(())
+            await _attend(attachment, requests, context, stopping)
+    finally:
+        telemetry.detach(attachment)
+    await stopping.wait()  # or until gRPC ends it, at its deadline
+
+
+async def _attend(attachment: Attachment, requests: AsyncIterator[pb.TelemetryControl], context: Any, stopping: asyncio.Event) -> None:
+    """Sends and obeys, until shortly before the deadline."""
+    begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     stopped = asyncio.ensure_future(stopping.wait())
-    sender = asyncio.ensure_future(_send(telemetry, sampler, attachment, begun, context))
-    controls = asyncio.ensure_future(_controls(requests, attachment, begun))
+    sender = asyncio.ensure_future(_send(attachment, begun, context))
+    controls = asyncio.ensure_future(_obey(requests, attachment, begun))
     left: float | None = context.time_remaining()
     try:
         useful = None if left is None else max(0.0, left - LAST_SECONDS)
         await asyncio.wait({stopped, sender}, timeout=useful, return_when=asyncio.FIRST_COMPLETED)
-        if not sender.done():
-            sender.cancel()
-            await stopped
     finally:
         for task in (stopped, sender, controls):
             task.cancel()
             task.add_done_callback(_ended)
 
 
-async def _send(telemetry: Telemetry, sampler: Sampler, attachment: Attachment, begun: asyncio.Event, context: Any) -> None:
+async def _send(attachment: Attachment, begun: asyncio.Future[None], context: Any) -> None:
     # The first control may be a filter, which should hold for what has waited here too.
-    try:
-        async with asyncio.timeout(FIRST_CONTROL_SECONDS):
-            await begun.wait()
-    except TimeoutError:
-        log.debug("a telemetry stream without controls begins")
-    telemetry.attach(attachment)
-    try:
-        with sampler.sampling():
-            await attachment.send(context.write)
-    finally:
-        telemetry.detach(attachment)
+    await asyncio.wait({begun}, timeout=FIRST_CONTROL_SECONDS)
+    await attachment.send(context.write)
 
 
-async def _controls(requests: AsyncIterator[pb.TelemetryControl], attachment: Attachment, begun: asyncio.Event) -> None:
+async def _obey(requests: AsyncIterator[pb.TelemetryControl], attachment: Attachment, begun: asyncio.Future[None]) -> None:
     try:
         async for control in requests:
             attachment.control(control)
-            begun.set()
+            if not begun.done():
+                begun.set_result(None)
     finally:
-        begun.set()
+        if not begun.done():
+            begun.set_result(None)
 
 
 def _ended(task: asyncio.Future[Any]) -> None:
-    """A stream ends in many ways, none of which is news."""
+    """The RPC that a task belongs to ends in many ways, which gRPC tells the client."""
     if not task.cancelled() and task.exception() is not None:
-        log.debug("a telemetry stream ended: %r", task.exception())
+        log.info("a telemetry stream ended: %r", task.exception())

@@ -285,13 +285,25 @@ def test_patterns_limit_what_a_rate_is_for(gateway: Gateway) -> None:
 
 
 def test_a_toggle_switches_a_stream_off_and_on(gateway: Gateway) -> None:
-    with Listener(gateway, OFF) as listener, Listener(gateway) as other:
-        unheard = sqrt(gateway)
-        other.until(lambda: len(other.of(unheard)) == 3)
-        assert not listener.events
-        listener.controls.put(ON)
-        listener.until(lambda: sqrt(gateway) and listener.events)
-    assert not listener.of(unheard)
+    with Listener(gateway) as listener:
+
+        def missed_while_off() -> bool:
+            listener.controls.put(OFF)
+            unheard = sqrt(gateway)
+            listener.controls.put(ON)
+            listener.until(lambda: listener.of(sqrt(gateway)))
+            return not listener.of(unheard)
+
+        listener.until(missed_while_off)
+
+
+def test_what_waits_is_not_lost_to_a_stream_that_is_switched_off(gateway: Gateway) -> None:
+    waited = sqrt(gateway)
+    with Listener(gateway, OFF, timeout=1) as listener:
+        assert listener.wait_end() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert not listener.events
+    with Listener(gateway) as listener:
+        listener.until(lambda: len(listener.of(waited)) == 3)
 
 
 def test_what_happens_between_two_streams_comes_with_the_second_once(gateway: Gateway) -> None:
