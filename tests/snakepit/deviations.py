@@ -216,6 +216,25 @@ DEVIATIONS: dict[str, Deviation] = {
         "The recorded adapter answers a stream of a generated wrapper with a stream_ref, and their server "
         "streams the names of its keys. Ours streams the items of the generator.",
     ),
+    # --- adapters of a user's own ---
+    "plain.result.none": Deviation(
+        value(None),
+        'The recorded answer is the text "None", because their server knows no None at the top level. Ours is null, which Elixir reads '
+        "as nil.",
+    ),
+    "plain.result.bytes": Deviation(
+        {"success": True, "binary_result": "ab"},
+        "The recorded answer is the text of the bytes' repr, of which nobody can make the bytes again. Ours is binary_result, which "
+        "Elixir gives its caller as {:binary, bytes}.",
+    ),
+    "plain.result.int_key": Deviation(
+        value({"1": 2}),
+        "The recorded call fails after it has run, because their JSON library takes no other keys than text. Ours writes the key as text.",
+    ),
+    "plain.result.set_in_list": Deviation(
+        value([[1, 2]]),
+        "The recorded answer has a marker where the set was: its members are lost. Ours is a list of them.",
+    ),
     # --- telemetry and callbacks ---
     "rpc.telemetry": Deviation(
         {

@@ -67,6 +67,8 @@ def request_of(fields: Json) -> pb.ExecuteToolRequest:
 
 def unary(response: pb.ExecuteToolResponse) -> Json:
     """The answer of ExecuteTool, written down."""
+    if response.binary_result:
+        return {"success": response.success, "binary_result": response.binary_result.decode("latin-1")}
     if response.success:
         return {"success": True, "result_type_url": response.result.type_url, "result": json.loads(response.result.value)}
     return {"success": False, "error_message_json": json.loads(response.error_message)}
