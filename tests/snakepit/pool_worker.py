@@ -168,6 +168,7 @@ class Worker:
         self.group = True
         self.port = 0
         self.ended = threading.Event()
+        self._stopping = threading.Event()  # or ended
         self._stage = stage
         self._on_end = on_end
         self._beat_seconds, self._beat_timeout = heartbeat_seconds, heartbeat_timeout
@@ -290,13 +291,13 @@ class Worker:
             self._controls.put(None)
 
     def _beat(self) -> None:
-        while not self.ended.wait(self._beat_seconds):
+        while not self._stopping.wait(self._beat_seconds):
             try:
                 answer = self.stub.Heartbeat(pb.HeartbeatRequest(session_id=self.session_id), timeout=self._beat_timeout)
             except ValueError:
                 return  # the channel is closed
             except grpc.RpcError as error:
-                if not self.ended.is_set():
+                if not self._stopping.is_set():
                     self._give_up(f"a heartbeat failed: {error.code().name}")
                 return
             if not answer.session_valid:
@@ -349,7 +350,8 @@ class Worker:
         self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
-        """A graceful end: SIGTERM, and SIGKILL when that does not help."""
+        """A graceful end: SIGTERM, and SIGKILL when that does not help. Heartbeats end first."""
+        self._stopping.set()
         self._signal(signal.SIGTERM)
         if not self.ended.wait(GRACE_SECONDS):
             self.killed_because = self.killed_because or f"it did not end within {GRACE_SECONDS:g} s of SIGTERM"
@@ -382,6 +384,7 @@ class Worker:
             self.status = status if status >= 0 else 128 - status  # as Elixir sees it
         assert self._process.stdin is not None
         self._process.stdin.close()
+        self._stopping.set()
         self.ended.set()
         self._on_end(self)
 
