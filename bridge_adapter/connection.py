@@ -27,6 +27,7 @@ from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket, Message
+    from bridge_adapter.user_adapter.adapter import Asked
 
 _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
 FEATURES = ["stream", "callback", "cancel", "tagged"]
@@ -79,6 +80,8 @@ class Resolver:
 def _form(params: dict[str, Any], outlet: Outlet | None) -> Form:
     if params.get("encoding") == "tagged":
         return Form("tagged", 2 if params.get("schema") == 2 else 1)
+    if params.get("encoding") == "plain":
+        return Form("plain")
     identity, shared = params.get("identity") is True, params.get("shared")
     if shared is None or outlet is None:
         return Form(identity=True) if identity else PACKED
@@ -304,19 +307,28 @@ class Connection:
                 raise errors.InvalidRequest(f"trace must be a map of texts, not {str(trace)[:40]}")
             call.trace = trace
         resolver = self._resolver
+        asked = self._asked_of_adapter(params)
         request = Request(
             call,
             tool,
             payload,
             _form(params, self._outlet),
             params.get("binary"),
-            params.get("session_options"),
+            params.get("session_options") if asked is None else asked.options,
+            asked,
             set(resolver.foreign),
             list(resolver.unresolved),
         )
         for callback in resolver.callbacks:
             self._dispatcher.callbacks.carried(callback, call, str(payload.get("session_id") or "default"))
         return request
+
+    def _asked_of_adapter(self, params: dict[str, Any]) -> Asked | None:
+        if params.get("encoding") != "plain":
+            return None
+        from bridge_adapter.user_adapter.adapter import Asked  # few workers have an adapter of a user's
+
+        return Asked.of(params.get("adapter"))
 
     def _parent(self, key: Any) -> Call | None:
         if key is None:

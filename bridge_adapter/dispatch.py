@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors, tracing
 from bridge_adapter.callbacks import Callback, CallbackHub
@@ -21,7 +21,10 @@ from bridge_adapter.config import Config
 from bridge_adapter.loop import EventLoop, settle
 from bridge_adapter.sessions import Session, Sessions
 from bridge_adapter.tools import STREAM_TOOLS, TOOLS
-from bridge_adapter.tools.registry import STREAM_END, RefEntry, ToolError
+from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
+
+if TYPE_CHECKING:
+    from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
 
 PROTOCOL_VERSION = 1
 MIN_PROTOCOL_VERSION = 1
@@ -59,6 +62,7 @@ class Request:
     form: Form = PACKED
     binary: dict[str, bytes] | None = None
     options: Any = None
+    asked: Asked | None = None  # of a call of the user's adapter: its payload is plain JSON
     foreign: set[str] = field(default_factory=set)  # sessions of the refs that the payload named
     unresolved: list[UnresolvedRef] = field(default_factory=list)
 
@@ -74,8 +78,9 @@ class UnresolvedRef:
 class Dispatcher:
     """The state that requests share: sessions, calls in flight, the event loop, callbacks, segments of shared memory."""
 
-    def __init__(self, config: Config, segments: Segments | None = None) -> None:
+    def __init__(self, config: Config, segments: Segments | None = None, adapter: UserAdapter | None = None) -> None:
         self.config = config
+        self._adapter = adapter
         self.segments = segments
         self.limits = config.limits
         self.sessions = Sessions(config)
@@ -87,7 +92,7 @@ class Dispatcher:
 
     def run(self, request: Request, packer: Packer) -> bytes:
         """The encoded answer of a unary tool. Raises whatever user code raised, or a BridgeError."""
-        tool = TOOLS.get(request.tool)
+        tool = TOOLS.get(request.tool) if request.asked is None else self._users(request.asked, request.tool, "call")
         if tool is None:
             if request.tool in STREAM_TOOLS:
                 return self._encode({"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None)
@@ -101,6 +106,24 @@ class Dispatcher:
                     return self._encode(value, request, packer, context)
 
             return session.run(lambda: request.call.run(body))  # type: ignore[no-any-return]
+
+    def stream_tool(self, request: Request) -> Tool:
+        """What makes the items of a stream. Raises UnknownTool or InvalidRequest."""
+        if request.asked is not None:
+            return self._users(request.asked, request.tool, "stream")
+        tool = STREAM_TOOLS.get(request.tool)
+        if tool is None:
+            if request.tool in TOOLS:
+                raise errors.InvalidRequest(f"the tool {request.tool} does not stream; use `call`")
+            raise unknown_tool(request.tool)
+        return tool
+
+    def _users(self, asked: Asked, name: str, method: str) -> Tool:
+        """A tool of the user's adapter."""
+        if self._adapter is None:
+            raise unknown_tool(name)
+        run = getattr(self._adapter, method)
+        return lambda arguments, context: run(name, arguments, asked, context)
 
     def entered(self, request: Request) -> _Entered:
         """Context in which the request holds its session's lock."""
@@ -119,6 +142,8 @@ class Dispatcher:
         """A value as it travels in the given form; opaque objects become refs of the context's session."""
         if form.by_reference and context is not None and value is not STREAM_END:
             value = context.opaque(value)
+        if form.encoding == "plain":
+            return packer.pack(list(value))  # an Answer or a Chunk, made by the user's adapter
         if form.encoding == "tagged":
             if value is STREAM_END:
                 return _STREAM_END_JSON
@@ -210,6 +235,10 @@ class Context:
         """The decoded payload, checked: protocol version, sessions and existence of the refs in it."""
         request = self.request
         payload = request.payload
+        if request.asked is not None:
+            from bridge_adapter.user_adapter import values
+
+            return values.arguments(payload, request.binary or {}, request.asked.types)
         if request.form.encoding == "tagged":
             try:
                 payload = self._decode_tagged(payload)
@@ -330,6 +359,8 @@ def unknown_tool(name: str) -> errors.UnknownTool:
 
 def session_of(request: Request) -> str:
     """The session a request runs in: the payload's, or "default"."""
+    if request.asked is not None:
+        return request.asked.lane_session
     session_id = request.payload.get("session_id")
     if request.form.encoding == "tagged" and isinstance(session_id, bytes):
         session_id = _json(session_id)

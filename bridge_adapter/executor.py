@@ -25,6 +25,7 @@ from bridge_adapter import lifeline
 
 if TYPE_CHECKING:
     from bridge_adapter.codec.segments import Segments
+    from bridge_adapter.user_adapter import UserAdapter
 
 TOKEN = "SNAKEBRIDGE_TOKEN"
 OWNER = "owner"  # a file by which a private directory tells whose it is (gateway/places.py)
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
     parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
     parser.add_argument("--label-output", action="store_true", help="begin each line that a call prints with the call's correlation id")
+    parser.add_argument("--adapter", metavar="MODULE.CLASS", help="an adapter for Snakepit: serves the tools that are not SnakeBridge's")
+    parser.add_argument("--elixir-address", default="", metavar="HOST:PORT", help="the gRPC server of Elixir, for that adapter")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
@@ -70,6 +73,15 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"bridge_adapter.executor: no memory can be shared in {arguments.shared}: {error}", file=sys.stderr)
         return 2
+    adapter = None
+    if arguments.adapter:
+        from bridge_adapter.user_adapter import CannotLoad, UserAdapter, load
+
+        try:
+            adapter = UserAdapter(load(arguments.adapter), arguments.elixir_address, settings.limits)
+        except CannotLoad as error:
+            print(f"bridge_adapter.executor: {error}", file=sys.stderr, flush=True)
+            lifeline.leave(1)  # threads that its module has started do not hold up the end
     try:
         listener, address = listen(arguments.listen)
     except (OSError, ValueError) as error:
@@ -79,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         from bridge_adapter import output
 
         output.install()
-    Executor(settings, listener, address, token, arguments.private_directory, segments=segments).run()
+    Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter).run()
     return 0
 
 
@@ -160,6 +172,7 @@ class Executor:
         private: bool,
         *,
         segments: Segments | None = None,
+        adapter: UserAdapter | None = None,
     ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
@@ -170,7 +183,7 @@ class Executor:
         self._address = address
         self._token = token
         self._private = private
-        self._dispatcher = Dispatcher(settings, segments)
+        self._dispatcher = Dispatcher(settings, segments, adapter)
         self._ids = itertools.count(1)
         self._open = 0
         self._stopping = threading.Event()

@@ -12,8 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors, lane, tracing
-from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool, unknown_tool
-from bridge_adapter.tools import STREAM_TOOLS, TOOLS
+from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool
 from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
@@ -27,11 +26,7 @@ FRAME_BYTES = 1 << 20
 
 def stream_items(connection: Connection, dispatcher: Dispatcher, request: Request, message: Message) -> int:
     """Produces and sends the items of a stream; returns how many. Raises what the generator raised."""
-    tool = STREAM_TOOLS.get(request.tool)
-    if tool is None:
-        if request.tool in TOOLS:
-            raise errors.InvalidRequest(f"the tool {request.tool} does not stream; use `call`")
-        raise unknown_tool(request.tool)
+    dispatcher.stream_tool(request)
     credit = message.body.get("credit", DEFAULT_CREDIT)
     if type(credit) is not int or not 1 <= credit <= MAX_CREDIT:
         raise errors.InvalidRequest(f"credit must be an integer from 1 to {MAX_CREDIT}, not {str(credit)[:40]}")
@@ -110,7 +105,7 @@ class _Producer:
     def _open(self) -> None:
         session = self._request.call.session
         self._context = context = Context(self._dispatcher, session, self._request)
-        self._source = STREAM_TOOLS[self._request.tool](context.payload(), context)
+        self._source = self._dispatcher.stream_tool(self._request)(context.payload(), context)
 
     def _close_source(self) -> None:
         close: Callable[[], None] | None = getattr(self._source, "close", None)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from bridge_adapter.gateway.lane_client import LaneError, LaneLost
-from bridge_adapter.gateway.parameters import Asked, lane_params
+from bridge_adapter.gateway.parameters import SNAKEBRIDGE_TOOLS, Asked, adapter_params, lane_params
 from bridge_adapter.gateway.retry import NEVER, Retry
 from bridge_adapter.gateway.supervisor import Supervisor
 
@@ -22,21 +22,36 @@ Remaining = Callable[[], float | None]
 class Bridge:
     """Tool calls for the executor of a supervisor. `remaining` tells the seconds that a caller still waits; None = for ever.
 
-    `thread_sensitive`: modules, and functions as `module.function`, whose calls stay on one thread of their session.
+    `thread_sensitive`: modules, and functions as `module.function`, whose calls stay on one thread of their session. `has_adapter`: the
+    executor has an adapter of the user's for the tools that are not SnakeBridge's.
     """
 
-    def __init__(self, supervisor: Supervisor, retry: Retry, thread_sensitive: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, supervisor: Supervisor, retry: Retry, thread_sensitive: frozenset[str] = frozenset(), *, has_adapter: bool = False
+    ) -> None:
         self._supervisor = supervisor
         self._retry = retry
         self._thread_sensitive = thread_sensitive
+        self._has_adapter = has_adapter
+
+    def for_adapter(self, call: Asked) -> bool:
+        """True for a tool of the user's own adapter."""
+        return self._has_adapter and call.tool not in SNAKEBRIDGE_TOOLS
 
     async def execute(self, call: Asked, remaining: Remaining) -> bytes:
         """The JSON text of a call's result. Raises LaneError."""
         params, retry = self._params(call), self._policy(call)
         return await self._supervisor.call(params, remaining, retry, call)  # type: ignore[no-any-return]
 
-    async def stream(self, call: Asked, remaining: Remaining) -> AsyncGenerator[list[bytes], None]:
-        """The JSON texts of a stream's items, in batches as they come. Raises LaneError. Closing it ends the stream.
+    async def execute_adapter(self, call: Asked, remaining: Remaining) -> tuple[bytes | None, bytes | None]:
+        """The result of a tool of the user's adapter: its JSON text, or bytes that are no JSON. Raises LaneError."""
+        text, binary = await self._supervisor.call(adapter_params(call), remaining, self._policy(call), call)
+        return text, binary
+
+    async def stream(self, call: Asked, remaining: Remaining) -> AsyncGenerator[list[Any], None]:
+        """The JSON texts of a stream's items, in batches as they come; [data, is final, metadata] for items of the user's adapter.
+
+        Raises LaneError. Closing it ends the stream.
 
         A stream is run again only while its caller has not had an item: nothing may come twice.
         """
@@ -61,6 +76,8 @@ class Bridge:
         return int(json.loads(await self.execute(call, remaining)))
 
     def _params(self, call: Asked) -> dict[str, Any]:
+        if self.for_adapter(call):
+            return adapter_params(call)
         params = lane_params(call)
         if self._thread_sensitive and not self._thread_sensitive.isdisjoint(_names(call)):
             params["session_options"] = {**params.get("session_options", {}), "pinned": True}

@@ -26,10 +26,11 @@ _READY = b"snakebridge-ready "
 class ExecutorProcess:
     """A running executor. `ready` resolves when it listens, `exited` with its status when it is gone (Popen's: -N = signal N).
 
+    `adapter`: the class that serves tools which are not SnakeBridge's, and where it finds Elixir.
     Make it on the main thread: the kernel ties the child's parent-death signal to the thread that starts it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: str = "", elixir_address: str = "") -> None:
         self.token = secrets.token_hex(16)
         self.directory = places.make()
         self.path = os.path.join(self.directory, "x.sock")
@@ -39,6 +40,8 @@ class ExecutorProcess:
         # -P: neither the current directory nor ours may shadow what users import.
         command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--private-directory", "--label-output"]
         command += ["--listen", f"unix:{self.path}"]
+        if adapter:
+            command += ["--adapter", adapter, "--elixir-address", elixir_address]
         try:
             self._process = subprocess.Popen(
                 command,

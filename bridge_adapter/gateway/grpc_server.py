@@ -47,6 +47,11 @@ def main(argv: list[str]) -> int:
     missing = health.problems()
     for problem in missing:
         print(f"bridge_adapter.gateway: {problem}", file=sys.stderr)
+    if settings.health_check and not missing and settings.user_adapter:
+        problem = health.adapter_problem(settings.user_adapter)
+        if problem:
+            print(problem, file=sys.stderr)
+            return 1
     if missing or settings.health_check:
         return 1 if missing else 0
     return _serve(settings)
@@ -76,7 +81,7 @@ def _serve(settings: Options) -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        executor = executor_process.ExecutorProcess()
+        executor = executor_process.ExecutorProcess(settings.user_adapter, settings.elixir_address)
     except OSError as error:
         print(f"bridge_adapter.gateway: cannot start {sys.executable} or make its socket: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -21,6 +22,18 @@ def problems() -> list[str]:
         for module, package in _NEEDED.items()
         if not _found(module)
     ]
+
+
+def adapter_problem(adapter: str) -> str:
+    """Why a user's adapter cannot be used; empty when it can. It is imported in a process like the one it will run in."""
+    command = [sys.executable, "-P", "-m", "bridge_adapter.user_adapter.loading", adapter]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace", check=False
+    )
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"importing the adapter {adapter} ended its process with status {done.returncode}"
 
 
 def _found(module: str) -> bool:

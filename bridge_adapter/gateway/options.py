@@ -19,6 +19,8 @@ KILL_AFTER_MS = 5_000.0
 CALLBACK_TIMEOUT_MS = 300_000.0
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
 DEFAULT_RETRY = Retry()
+_OUR_CLASS = "SnakeBridgeAdapter"  # of whatever module: SnakeBridge's, ours
+_OUR_OLD_NAME = "snakepit_bridge.adapters.default.DefaultAdapter"
 _TRUE = ("1", "true", "yes", "y", "on", "t")
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
@@ -57,6 +59,12 @@ class Options:
     telemetry_interval_ms: float = TELEMETRY_INTERVAL_MS
     worker_id: str = ""
     thread_sensitive: frozenset[str] = frozenset()
+
+    @property
+    def user_adapter(self) -> str:
+        """The adapter, when it is one of the user's own; else nothing: SnakeBridge's tools are served in any case."""
+        ours = self.adapter.rpartition(".")[2] == _OUR_CLASS or self.adapter == _OUR_OLD_NAME
+        return "" if ours else self.adapter
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -120,7 +128,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grpc_server.py", description="The gRPC worker that Snakepit starts.", allow_abbrev=False)
     address = environment.get("SNAKEPIT_GRPC_ADDRESS") or environment.get("SNAKEPIT_ELIXIR_ADDRESS") or ""
     add = parser.add_argument
-    add("--adapter", default="", metavar="MODULE.CLASS", help="accepted for Snakepit; the tools of SnakeBridge are served")
+    add("--adapter", default="", metavar="MODULE.CLASS", help="a SnakeBridgeAdapter, or an adapter of your own")
     add("--elixir-address", default=address, metavar="HOST:PORT", help="where Snakepit's own gRPC server listens")
     add("--port", type=int, default=0, help="port to listen on; 0 = any free port")
     add("--host", default=environment.get("BRIDGE_ADAPTER_HOST") or "127.0.0.1", help="address to listen on (no encryption, no password)")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # inside Snakepit's own server the messages are those that it
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
+SNAKEBRIDGE_TOOLS = frozenset(f"snakebridge.{name}" for name in ("call", "stream", "release_ref", "release_session", "helpers"))
+# Names of types that change how a parameter of an adapter of a user's is read.
+_KINDS = ("float", "integer", "tensor")
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 _LONGEST_ID = 512
 _EMPTY_SESSION = (b'""', b"null")
@@ -49,6 +52,7 @@ class Asked:
     trace: dict[str, str] = field(default_factory=dict)
     attempts: int = 0  # how often it was given to an executor
     problem: LaneError | None = None  # why it cannot be passed on
+    types: dict[str, str] = field(default_factory=dict)  # type names of parameters, of tools that are not SnakeBridge's
 
     @property
     def correlation(self) -> str:
@@ -70,6 +74,9 @@ def asked(request: pb.ExecuteToolRequest, headers: Iterable[tuple[str, Any]] | N
         dict(request.binary_parameters),
         trace(request.metadata, headers or ()),
     )
+    if request.tool_name not in SNAKEBRIDGE_TOOLS:
+        kinds = {name: parameter.type_url.rpartition("/")[2].rpartition(".")[2] for name, parameter in request.parameters.items()}
+        call.types = {name: kind for name, kind in kinds.items() if kind in _KINDS}
     try:
         for name, value in texts.items():
             if not value or value[0] in _WRAPPER_STARTS:
@@ -113,6 +120,22 @@ def lane_params(call: Asked) -> dict[str, Any]:
         options = _session_options(metadata)
         if options:
             params["session_options"] = options
+    return params
+
+
+def adapter_params(call: Asked) -> dict[str, Any]:
+    """The same for a tool of a user's own adapter: plain JSON, in the session of the worker."""
+    if call.problem is not None:
+        raise call.problem
+    asked = {
+        "session": call.worker_session,
+        "metadata": {**call.metadata, **call.trace},
+        "types": call.types,
+        "one_thread": call.metadata.get("thread_sensitive", "").lower() in _TRUE,
+    }
+    params: dict[str, Any] = {"tool": call.tool, "payload": call.texts, "encoding": "plain", "adapter": asked, "trace": call.trace}
+    if call.binary:
+        params["binary"] = _binary(call)
     return params
 
 

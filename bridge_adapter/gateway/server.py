@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -44,7 +45,10 @@ def serve(options: Options, first: ExecutorProcess) -> int:
         elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat, options.callback_timeout_ms / 1000)
         telemetry = Telemetry()
         kill_after = options.kill_after_ms / 1000
-        supervisor = Supervisor(first, options.max_connections, elixir.tools.ask, kill_after=kill_after, died=telemetry.died)
+        start_next = partial(ExecutorProcess, options.user_adapter, options.elixir_address)
+        supervisor = Supervisor(
+            first, options.max_connections, elixir.tools.ask, start_next=start_next, kill_after=kill_after, died=telemetry.died
+        )
         parent.at_death(supervisor.kill)
         await _serve(options, supervisor, elixir, telemetry)
 
@@ -72,7 +76,7 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    bridge = Bridge(supervisor, options.retry, options.thread_sensitive)
+    bridge = Bridge(supervisor, options.retry, options.thread_sensitive, has_adapter=bool(options.user_adapter))
     sampler = Sampler(telemetry, lambda: supervisor.running, options.telemetry_interval_ms / 1000)
     service = BridgeService(bridge, elixir, telemetry, sampler, options.worker_id)
     server = grpc.aio.server(

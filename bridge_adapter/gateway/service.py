@@ -90,10 +90,16 @@ class BridgeService(rpc.BridgeServiceServicer):
         call = parameters.asked(request, context.invocation_metadata())
         try:
             with self._telemetry.call(call) as span:
-                result = await self._bridge.execute(call, context.time_remaining)
-                span.result_bytes = len(result)
-            response = pb.ExecuteToolResponse(success=True)
-            response.result.type_url, response.result.value = TEXT_URL, result  # an Any of its own would copy the result once more
+                binary = None
+                result: bytes | None
+                if self._bridge.for_adapter(call):
+                    result, binary = await self._bridge.execute_adapter(call, context.time_remaining)
+                else:
+                    result = await self._bridge.execute(call, context.time_remaining)
+                span.result_bytes = len(result or binary or b"")
+            response = pb.ExecuteToolResponse(success=True, binary_result=binary)
+            if result is not None:
+                response.result.type_url, response.result.value = TEXT_URL, result  # an Any of its own would copy the result once more
         except LaneError as error:
             response = pb.ExecuteToolResponse(success=False, error_message=failures.text(self._failure(call, error)))
         response.execution_time_ms = int((time.monotonic() - started) * 1000)
@@ -112,6 +118,9 @@ class BridgeService(rpc.BridgeServiceServicer):
             await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(self._failure(call, error)))
 
     async def _stream(self, call: Asked, context: Any) -> None:
+        if self._bridge.for_adapter(call):
+            await self._stream_adapter(call, context)
+            return
         number = 0
         if call.tool != STREAM_TOOL:
             # Whether an answer streams depends on the RPC; the answer of a tool that does not stream is one chunk.
@@ -125,6 +134,18 @@ class BridgeService(rpc.BridgeServiceServicer):
                         number += 1
                         await context.write(_chunk(call.tool, number, item))
         await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number + 1}", is_final=True))
+
+    async def _stream_adapter(self, call: Asked, context: Any) -> None:
+        """Items of a user's adapter travel as they are, not as `{"data": item}`; each may say that it is the last one."""
+        number, ended = 0, False
+        async with aclosing(self._bridge.stream(call, context.time_remaining)) as batches:
+            async for items in batches:
+                for data, final, metadata in items:
+                    number += 1
+                    ended = ended or final
+                    await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number}", data=data, is_final=final, metadata=metadata))
+        if not ended:
+            await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number + 1}", is_final=True))
 
     def _failure(self, call: Asked, error: LaneError) -> dict[str, Any]:
         payload = failures.payload(error.fields, call.tool, call.texts, call.worker_session)

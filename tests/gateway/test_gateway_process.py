@@ -31,8 +31,8 @@ def script(*flags: str, module: bool = False, **env: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("module", [False, True])
-def test_the_health_check_succeeds_with_any_adapter_and_starts_nothing(module: bool) -> None:
-    done = script("--health-check", "--adapter", "any.Thing", module=module, SNAKEPIT_READY_FILE="/nonexistent/x")
+def test_the_health_check_succeeds_with_an_adapter_of_snakebridge_and_starts_nothing(module: bool) -> None:
+    done = script("--health-check", "--adapter", "any.SnakeBridgeAdapter", module=module, SNAKEPIT_READY_FILE="/nonexistent/x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
