@@ -26,7 +26,7 @@ def problems() -> list[str]:
 
 def adapter_problem(adapter: str) -> str:
     """Why a user's adapter cannot be used; empty when it can. It is imported in a process like the one it will run in."""
-    command = [sys.executable, "-P", "-m", "bridge_adapter.user_adapter.loading", adapter]
+    command = [sys.executable, "-P", "-m", "bridge_adapter.user_adapter", adapter]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace", check=False
     )

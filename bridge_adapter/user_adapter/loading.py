@@ -1,12 +1,8 @@
-"""Finds the adapter class that `--adapter module.Class` names, and says in one sentence why it cannot be used.
-
-`python -m bridge_adapter.user_adapter.loading module.Class` checks it and ends with 0 or 1: the health check, in a process of its own.
-"""
+"""Finds the adapter class that `--adapter module.Class` names, and says in one sentence why it cannot be used."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from typing import Any
@@ -55,14 +51,3 @@ def _told(error: BaseException) -> str:
             place = f" ({frame.filename}, line {frame.lineno})"
             break
     return f"{type(error).__name__}: {error}{place}"
-
-
-if __name__ == "__main__":
-    status = 0
-    try:
-        load(sys.argv[1])
-    except CannotLoad as error:
-        print(f"bridge_adapter: {error}", file=sys.stderr, flush=True)
-        status = 1
-    # Threads that the module has started do not hold up the answer.
-    os._exit(status)
