@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +51,7 @@ class ExecutorProcess:
                 process_group=0,
             )
         except BaseException:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            places.remove(self.directory)
             raise
         self.pid = self._process.pid
         self._output = threading.Thread(target=self._forward, name="output", daemon=True)
@@ -70,7 +69,7 @@ class ExecutorProcess:
         if not self.exited.done():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        places.remove(self.directory)
 
     def last_words(self) -> str:
         """The end of what it printed."""

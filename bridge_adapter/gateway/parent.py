@@ -8,6 +8,8 @@ import stat
 import threading
 from collections.abc import Callable
 
+from bridge_adapter.gateway import places
+
 _LOOK_MS = 250
 
 _last_wish: Callable[[], None] | None = None
@@ -47,5 +49,6 @@ def _leave() -> None:
     try:
         if _last_wish is not None:
             _last_wish()
+        places.remove_all()
     finally:
         os._exit(0)

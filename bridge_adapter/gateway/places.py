@@ -10,22 +10,42 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from pathlib import Path
 
 OWNER = "owner"  # a file in each directory: pid, start and pid namespace of the process that it belongs to
 _PREFIX = "snakebridge-"
 _SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
 _LONGEST_NAME = "/x.sock"
+_LOCK_SECONDS = 1.0
+
+_made: set[str] = set()
+_making = threading.Lock()
 
 
 def make() -> str:
     """A directory of mode 0700 that belongs to this process, and whose path is short enough for a socket in it."""
-    directory = tempfile.mkdtemp(prefix=_PREFIX)
-    if len(os.fsencode(directory)) > _SOCKET_PATH_LIMIT - len(_LONGEST_NAME):
-        os.rmdir(directory)
-        directory = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
-    Path(directory, OWNER).write_text(f"{os.getpid()} {_started(os.getpid())} {_namespace()}")
+    with _making:
+        directory = tempfile.mkdtemp(prefix=_PREFIX)
+        if len(os.fsencode(directory)) > _SOCKET_PATH_LIMIT - len(_LONGEST_NAME):
+            os.rmdir(directory)
+            directory = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
+        _made.add(directory)
+        Path(directory, OWNER).write_text(f"{os.getpid()} {_started(os.getpid())} {_namespace()}")
     return directory
+
+
+def remove(directory: str) -> None:
+    """Removes a directory that `make` has made."""
+    shutil.rmtree(directory, ignore_errors=True)
+    _made.discard(directory)
+
+
+def remove_all() -> None:
+    """Removes every directory of this process, which is about to end: another thread that would make one more waits for ever."""
+    _making.acquire(timeout=_LOCK_SECONDS)
+    for directory in list(_made):
+        remove(directory)
 
 
 def sweep() -> int:
