@@ -163,9 +163,9 @@ class Span:
         self.result_bytes: int | None = None  # set before the end, where a result has one size
         self._emit = emit
         self._open = open_spans
-        self._tool = call.tool
+        self._tool = call.tool[:LONGEST_NAME]
         self._names = _PYTHON_CALL if call.tool in CALL_TOOLS else _TOOL_EXECUTION
-        self._session = call.worker_session
+        self._session = call.worker_session[:LONGEST_NAME]
         # The JSON texts as they are, read when somebody wants to know. No others: an event must not keep large parameters in memory.
         text = call.texts.get
         self._raw = (
