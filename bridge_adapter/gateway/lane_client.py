@@ -23,6 +23,7 @@ CREDIT = 256
 IDLE_SECONDS = 30.0
 _FIRST_REPEAT = 0.25
 _LAST_REPEAT = 4.0
+_CLOCK = 0.01
 _LARGE = 64 * 1024
 _LENGTH = struct.Struct(">I")
 _HELLO_ID = 0
@@ -326,7 +327,8 @@ class Lane:
             return
         self.control.notify("cancel", [connection.conn, id, reason])
         until = self._kill_after - unheard
-        wait = min(delay, until) if until > 0 else delay
+        # Not less than a loop's clock can tell apart: rounds that take no time would only make the later ones rare.
+        wait = min(delay, max(until, _CLOCK)) if until > 0 else delay
         self._later(wait, self._interrupt, connection, id, reason, since, min(delay * 2, _LAST_REPEAT))
 
     def _may_be_held_up(self, connection: Connection) -> bool:

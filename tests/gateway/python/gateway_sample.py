@@ -33,10 +33,13 @@ def wait_forever(place: str) -> None:
 
 
 def swallow_forever(place: str) -> None:
-    """Cannot be interrupted."""
-    tell(place, os.getpid())
+    """Cannot be interrupted, from the moment on that it tells its pid."""
+    told = False
     while True:
         try:
+            if not told:
+                told = True
+                tell(place, os.getpid())
             threading.Event().wait()
         except BaseException:
             continue
