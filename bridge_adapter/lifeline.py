@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -59,11 +60,42 @@ def die_with_parent(on_death: Callable[[], None] | None = None) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    _guard_group()
     threading.Thread(target=_watch_line, args=(line, end), name="lifeline", daemon=True).start()
     threading.Thread(target=_watch_parent, args=(parent, end), name="parent", daemon=True).start()
     _kernel_signal()
     if os.getppid() != parent:
         end()
+
+
+def _guard_group() -> None:
+    """Starts a process whose only task is to end our group after us: the kernel's signal, or anybody's SIGKILL, ends only ourselves.
+
+    It is no child of ours, so that user code which waits for its children does not wait for it. Call it while there is one thread.
+    """
+    me = os.getpid()
+    if os.getpgrp() != me or not hasattr(os, "pidfd_open"):
+        return
+    try:
+        life = os.pidfd_open(me)
+    except OSError:  # an old kernel
+        return
+    between = os.fork()
+    if between:
+        os.close(life)
+        os.waitpid(between, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            os.closerange(0, life)
+            os.closerange(life + 1, 1024)
+            select.select([life], [], [])
+            os.killpg(me, signal.SIGKILL)
+    except OSError:
+        pass  # the group is empty
+    finally:
+        os._exit(0)
 
 
 def _watch_line(line: int, end: Callable[[], None]) -> None:

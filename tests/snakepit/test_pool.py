@@ -168,13 +168,14 @@ def test_a_crash_of_user_code_costs_one_call_and_not_the_worker(start_pool: Star
 def test_a_worker_that_is_killed_in_a_call_is_unavailable_and_starts_again(start_pool: Start, pipe: Path, way: str) -> None:
     pool = start_pool(way)
     worker = pool.worker()
+    child = pool.call("start_child", module=MODULE).value
     call = Background(pool.call, "wait_forever", str(pipe), module=MODULE)
     executor = int(read(pipe))
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(CallFailed) as failed:
         call.result()
     assert failed.value.fields["code"] == "UNAVAILABLE"
-    assert gone(executor, 5)
+    assert gone(executor, 5) and gone(child, 5)
     again = pool.worker(other_than=worker)
     assert (again.id, worker.status) == (worker.id, 137)
     assert pool.call("sqrt", 16, module="math").value == 4.0
