@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
@@ -69,33 +68,37 @@ def die_with_parent(on_death: Callable[[], None] | None = None) -> None:
 
 
 def _guard_group() -> None:
-    """Starts a process whose only task is to end our group after us: the kernel's signal, or anybody's SIGKILL, ends only ourselves.
+    """Starts a shell whose only task is to end our group after us: the kernel's signal, or anybody's SIGKILL, ends only ourselves.
 
-    It is no child of ours, so that user code which waits for its children does not wait for it. Call it while there is one thread.
+    It hears of our end by the end of a pipe that nobody else holds. It is no child of ours, so that user code which waits for its
+    children does not wait for it. Call it while there is one thread.
     """
     me = os.getpid()
-    if os.getpgrp() != me or not hasattr(os, "pidfd_open"):
+    if os.getpgrp() != me:
         return
-    try:
-        life = os.pidfd_open(me)
-    except OSError:  # an old kernel
-        return
+    end, life = os.pipe()
     between = os.fork()
     if between:
-        os.close(life)
+        os.close(end)
         os.waitpid(between, 0)
+        os.register_at_fork(after_in_child=lambda: _close(life))
         return
     try:
         os.setsid()
         if os.fork() == 0:
-            os.closerange(0, life)
-            os.closerange(life + 1, 1024)
-            select.select([life], [], [])
-            os.killpg(me, signal.SIGKILL)
-    except OSError:
-        pass  # the group is empty
+            os.dup2(end, 0)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            # Its own kill, not the program: one of them takes a negative pid for all processes there are.
+            os.execv("/bin/sh", ["sh", "-c", f"read _; kill -s KILL -- -{me}", "snakebridge-guard"])
     finally:
         os._exit(0)
+
+
+def _close(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def _watch_line(line: int, end: Callable[[], None]) -> None:
