@@ -108,7 +108,7 @@ class StartFailed(Exception):
 
 class CallFailed(Exception):
     """A call without a result. `fields` has a `kind`: `python` with the `payload` of the error, `status` with a gRPC `code` and `details`,
-    or `pool` with a `reason`.
+    or `pool` with a `reason`. `pid` is that of the worker, where it came to one.
     """
 
     def __init__(self, **fields: Any) -> None:
@@ -314,7 +314,7 @@ class Worker:
         with self._call_in_flight():
             response = self.stub.ExecuteTool(request, timeout=whole_units(timeout), metadata=_headers(request))
         if not response.success:
-            raise CallFailed(kind="python", payload=json.loads(response.error_message), worker=self.id)
+            raise CallFailed(kind="python", payload=json.loads(response.error_message), pid=self.pid)
         return Answer(json.loads(response.result.value), dict(response.metadata), self.id)
 
     def stream(self, request: pb.ExecuteToolRequest, timeout: float) -> Iterator[Any]:
@@ -325,7 +325,7 @@ class Worker:
                     yield json.loads(chunk.data)["data"]
                 if chunk.is_final:
                     return
-        raise CallFailed(kind="status", code="UNKNOWN", details="the stream ended without its final chunk")
+        raise CallFailed(kind="status", code="UNKNOWN", details="the stream ended without its final chunk", pid=self.pid)
 
     @contextmanager
     def _call_in_flight(self) -> Iterator[None]:
@@ -335,9 +335,9 @@ class Worker:
         try:
             yield
         except grpc.RpcError as error:
-            raise CallFailed(kind="status", code=error.code().name, details=error.details() or "") from error
+            raise CallFailed(kind="status", code=error.code().name, details=error.details() or "", pid=self.pid) from error
         except ValueError as error:
-            raise CallFailed(kind="status", code="UNAVAILABLE", details=f"the channel is closed: {error}") from error
+            raise CallFailed(kind="status", code="UNAVAILABLE", details=f"the channel is closed: {error}", pid=self.pid) from error
         finally:
             with self._calls_ended:
                 self._calls -= 1

@@ -51,6 +51,7 @@ class Pool:
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}  # those that take calls
         self._free: set[str] = set()
+        self._begun: set[str] = set()
         self._stopping = threading.Event()
         self._lives: list[threading.Thread] = []
 
@@ -63,8 +64,8 @@ class Pool:
             self._lives.append(life)
             life.start()
         with self._changed:
-            self._changed.wait_for(lambda: len(self._workers) == len(self._ids) or self.failures)
-        if self.failures:
+            self._changed.wait_for(lambda: len(self._begun) == len(self._ids) or self.failures)
+        if len(self._begun) < len(self._ids):
             raise self.failures[0]
 
     def worker(self, worker_id: str = "pool_worker_1", *, other_than: Worker | None = None, seconds: float = 30) -> Worker:
@@ -74,18 +75,34 @@ class Pool:
                 raise TimeoutError(f"no worker {worker_id} within {seconds:g} s; starts that failed: {self.failures}")
             return self._workers[worker_id]
 
-    def call(self, function: str, *args: Any, module: str, session: str = "auto_1", timeout: float = 30.0, **fields: Any) -> Answer:
+    def call(
+        self,
+        function: str,
+        *args: Any,
+        module: str,
+        session: str = "auto_1",
+        timeout: float = 30.0,
+        checkout_timeout: float = QUEUE_SECONDS,
+        **fields: Any,
+    ) -> Answer:
         """One call, as through the real pool. Raises CallFailed."""
-        with self._checked_out(session, QUEUE_SECONDS) as worker:
+        with self._checked_out(session, checkout_timeout) as worker:
             request = execute_request(worker.session_id, function, *args, module=module, session=session, **fields)
             return worker.call(request, timeout)
 
     def stream(
-        self, function: str, *args: Any, module: str, session: str = "auto_1", timeout: float = 30.0, **fields: Any
+        self,
+        function: str,
+        *args: Any,
+        module: str,
+        session: str = "auto_1",
+        timeout: float = 30.0,
+        checkout_timeout: float = 0.0,
+        **fields: Any,
     ) -> Iterator[Any]:
-        """The items of a stream. Raises CallFailed; streams never queue for a worker."""
+        """The items of a stream. Raises CallFailed; streams do not queue for a worker unless told to."""
         fields = {"call_type": "dynamic_stream", "module_path": module, **fields}
-        with self._checked_out(session, 0.0) as worker:
+        with self._checked_out(session, checkout_timeout) as worker:
             request = execute_request(
                 worker.session_id, function, *args, module=module, session=session, tool="snakebridge.stream", **fields
             )
@@ -146,10 +163,11 @@ class Pool:
                 self._stopping.wait(START_AGAIN_SECONDS)
                 continue
             with self._changed:
+                self._begun.add(worker_id)
                 if not worker.ended.is_set():
                     self._workers[worker_id] = worker
                     self._free.add(worker_id)
-                    self._changed.notify_all()
+                self._changed.notify_all()
             worker.attend()
             worker.close()
 

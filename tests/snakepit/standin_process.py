@@ -41,7 +41,7 @@ class StandIn:
     """The test's end. Use as a context manager: in the end the stand-in is asked to stop its pool and itself.
 
     `hold`: the stage (spawned, ready, connected, initialized) at which the stand-in stops doing anything for a worker, until it is killed.
-    `mark` is in the environment of everything below it.
+    `mark` is in the environment of everything below it. Python may call one Elixir function there: `echo`, which answers its argument.
     """
 
     directory: Path
@@ -211,6 +211,7 @@ def main(text: str) -> None:
         heartbeat_seconds=settings["heartbeat_seconds"],
         on_stage=on_stage,
     )
+    pool.beam.functions["echo"] = lambda value: value
     with pool:
         for line in sys.stdin:
             threading.Thread(target=_serve, args=(pool, json.loads(line)), daemon=True).start()

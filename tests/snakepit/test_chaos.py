@@ -1,0 +1,39 @@
+"""A thousand calls while everything is killed at every moment: no wrong answer, nothing run twice that must not, nothing left.
+
+CHAOS_CALLS says how many calls, CHAOS_SEED which plan (a failure prints it).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+from chaos import EXECUTOR, IN_CALL, IN_RETRY, PHASES, STANDIN, STARTING, WORKER, rampage
+from standin import Pool
+from ways_in import ADAPTER, GATEWAY, launcher
+
+CALLS = int(os.environ.get("CHAOS_CALLS", "1000"))
+SEED = int(os.environ.get("CHAOS_SEED", secrets.randbits(32)))
+
+
+@pytest.mark.timeout(max(300, CALLS))
+@pytest.mark.parametrize(("way", "calls"), [(GATEWAY, CALLS), (ADAPTER, CALLS // 5)], ids=[GATEWAY, ADAPTER])
+def test_whatever_is_killed_every_call_has_one_right_outcome_and_nothing_is_left(directory: Path, way: str, calls: int) -> None:
+    start = launcher(way, directory)
+    report = rampage(directory, start, SEED, calls)
+    print(f"CHAOS_SEED={SEED} CHAOS_CALLS={calls}\n{report}")
+    assert not report.problems, f"CHAOS_SEED={SEED}"
+    assert report.retried > 0
+    if calls >= 1000:
+        seen = {*report.kills}
+        assert {(EXECUTOR, IN_CALL), (EXECUTOR, STARTING), (EXECUTOR, IN_RETRY), (WORKER, IN_CALL), (WORKER, STARTING)} <= seen
+        assert {(STANDIN, phase) for phase in PHASES} <= seen
+    # Processes that were killed could not remove their files; the next one on this machine does it.
+    with Pool(directory, start):
+        pass
+    assert [
+        (str(path), [(f.name, f.stat().st_size, f.read_text() if f.name == "owner" else "") for f in path.iterdir()])
+        for path in (directory / "tmp").iterdir()
+    ] == []
