@@ -233,7 +233,8 @@ class Worker:
         try:
             self.stub.InitializeSession(request, timeout=10)
         except grpc.RpcError as error:
-            self._give_up(f"InitializeSession failed: {error.code().name}")
+            if not self._stopping.is_set():
+                self._give_up(f"InitializeSession failed: {error.code().name}")
             return
         self._stage("initialized", self)
         self._run(self._listen)
