@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent / "snakepit"))  # the BEAM side, which other tests use too
 
 from lane_client import Client, Worker
 

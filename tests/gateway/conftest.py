@@ -9,24 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_process import Beam, Gateway
+from beam_side import BeamSide
+from gateway_process import Gateway
 
 
 @pytest.fixture(scope="module")
-def beam() -> Iterator[Beam]:
-    running = Beam()
+def beam() -> Iterator[BeamSide]:
+    running = BeamSide()
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="module")
-def gateway(beam: Beam, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(beam: BeamSide, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with Gateway(tmp_path_factory.mktemp("gw"), beam) as running:
         yield running
 
 
 @pytest.fixture
-def start(beam: Beam, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+def start(beam: BeamSide, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Starts a gateway of the test's own."""
     with ExitStack() as stack:
 

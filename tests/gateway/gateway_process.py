@@ -1,4 +1,4 @@
-"""A real gateway process between a real gRPC client and a small server that stands for Snakepit's own."""
+"""A real gateway process between a real gRPC client and the BEAM side, which stands for Snakepit's own server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
+from beam_side import BeamSide
 from google.protobuf import any_pb2
 
 import bridge_adapter
@@ -36,71 +35,10 @@ class ToolFailed(Exception):
         self.payload = payload
 
 
-class Asked(NamedTuple):
-    """A tool call that arrived in Elixir."""
-
-    session: str
-    tool: str
-    callback: str
-    args: list[Any]
-    metadata: dict[str, str]
-    headers: dict[str, str]
-    seconds: float | None
-
-
-class Beam(rpc.BridgeServiceServicer):
-    """Snakepit's own gRPC server: answers and remembers pings, heartbeats and tool calls. `functions`: what Elixir has passed."""
-
-    def __init__(self) -> None:
-        self.pinged = threading.Event()
-        self.functions: dict[str, Callable[..., Any]] = {}
-        self.asked: list[Asked] = []
-        self.sessions: list[str] = []
-        self.refuse_sessions = False
-        self.heartbeats: list[str] = []
-        self.beaten = threading.Event()
-        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._server = grpc.server(ThreadPoolExecutor(8), options=unlimited)
-        rpc.add_BridgeServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
-        self.pinged.set()
-        return pb.PingResponse(message=f"pong: {request.message}")
-
-    def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
-        self.heartbeats.append(request.session_id)
-        self.beaten.set()
-        return pb.HeartbeatResponse(session_valid=True)
-
-    def InitializeSession(self, request: pb.InitializeSessionRequest, context: Any) -> pb.InitializeSessionResponse:
-        if self.refuse_sessions:
-            return pb.InitializeSessionResponse(success=False, error_message="session quota exceeded")
-        self.sessions.append(request.session_id)
-        return pb.InitializeSessionResponse(success=True)
-
-    def ExecuteElixirTool(self, request: pb.ExecuteElixirToolRequest, context: Any) -> pb.ExecuteElixirToolResponse:
-        given = {name: json.loads(value.value) for name, value in request.parameters.items()}
-        headers = {key: str(value) for key, value in context.invocation_metadata()}
-        name, seconds = given["callback_id"], context.time_remaining()
-        self.asked.append(Asked(request.session_id, request.tool_name, name, given["args"], dict(request.metadata), headers, seconds))
-        if request.session_id not in self.sessions or name not in self.functions:
-            return pb.ExecuteElixirToolResponse(success=False, error_message="not_found")
-        try:
-            value = self.functions[name](*given["args"])
-        except Exception as error:
-            value = {"__type__": "callback_error", "reason": repr(error)}
-        return pb.ExecuteElixirToolResponse(success=True, result=any_pb2.Any(type_url=TEXT, value=json.dumps(value).encode()))
-
-    def stop(self) -> None:
-        self._server.stop(None).wait()
-
-
 class Gateway:
     """A gateway as Snakepit starts it. Use as a context manager: it is ended, by pid, at the end."""
 
-    def __init__(self, directory: Path, beam: Beam, *flags: str, env: dict[str, str] | None = None, wait: bool = True) -> None:
+    def __init__(self, directory: Path, beam: BeamSide, *flags: str, env: dict[str, str] | None = None, wait: bool = True) -> None:
         self.ready_file = directory / "snakepit_ready"
         command = [sys.executable, str(SCRIPT), "--adapter", "snakebridge_adapter.SnakeBridgeAdapter", *flags]
         if "--port" not in flags:

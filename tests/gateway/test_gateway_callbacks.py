@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
-from gateway_process import Beam, Gateway, ToolFailed, read, request, until, value_of
+from beam_side import SESSION_QUOTA, BeamSide
+from gateway_process import Gateway, ToolFailed, read, request, until, value_of
 
 MODULE = "gateway_callbacks"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -21,24 +22,24 @@ def function(name: str, arity: int = 1) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def functions(beam: Beam) -> dict[str, Callable[..., Any]]:
+def functions(beam: BeamSide) -> dict[str, Callable[..., Any]]:
     beam.functions = {"double": lambda n: 2 * n, "echo": lambda value: value, "fail": lambda value: 1 // 0}
     beam.asked.clear()
-    beam.refuse_sessions = False
+    beam.quota = SESSION_QUOTA
     return beam.functions
 
 
 @pytest.mark.parametrize("way", ["apply", "apply_async", "apply_in_a_thread_of_asyncio", "apply_in_a_thread"])
-def test_a_function_is_called_from_any_kind_of_code(gateway: Gateway, beam: Beam, way: str) -> None:
+def test_a_function_is_called_from_any_kind_of_code(gateway: Gateway, beam: BeamSide, way: str) -> None:
     assert gateway.execute(way, function("double"), 21, module=MODULE, session_id="sess-cb") == 42
     [asked] = beam.asked
     assert (asked.session, asked.tool, asked.callback, asked.args) == ("sess-cb", "snakebridge.callback", "double", [21])
 
 
-def test_the_session_is_made_before_the_first_callback_and_not_again_at_once(gateway: Gateway, beam: Beam) -> None:
+def test_the_session_is_made_before_the_first_callback_and_not_again_at_once(gateway: Gateway, beam: BeamSide) -> None:
     for _ in range(3):
         gateway.execute("apply", function("double"), 1, module=MODULE, session_id="sess-once")
-    assert beam.sessions.count("sess-once") == 1
+    assert [asked.message.session_id for asked in beam.requests("InitializeSession")].count("sess-once") == 1
 
 
 def test_threads_call_at_the_same_time(gateway: Gateway, functions: dict[str, Callable[..., Any]]) -> None:
@@ -93,15 +94,15 @@ def test_a_function_that_elixir_does_not_know_says_so(gateway: Gateway) -> None:
         gateway.execute("apply", function("unknown"), 1, module=MODULE)
 
 
-def test_a_session_that_elixir_refuses_is_reported_by_the_call_itself(gateway: Gateway, beam: Beam) -> None:
-    beam.refuse_sessions = True
+def test_a_session_that_elixir_refuses_is_reported_by_the_call_itself(gateway: Gateway, beam: BeamSide) -> None:
+    beam.quota = 0
     with pytest.raises(ToolFailed, match="Callback failed: not_found"):
         gateway.execute("apply", function("double"), 1, module=MODULE, session_id="refused")
-    beam.refuse_sessions = False
+    beam.quota = SESSION_QUOTA
     assert gateway.execute("apply", function("double"), 1, module=MODULE, session_id="refused") == 2
 
 
-def test_the_arity_is_checked_before_elixir_is_asked(gateway: Gateway, beam: Beam) -> None:
+def test_the_arity_is_checked_before_elixir_is_asked(gateway: Gateway, beam: BeamSide) -> None:
     with pytest.raises(ToolFailed, match=r"^TypeError: Callback expected arity 1, got 2$"):
         gateway.execute("apply", function("double"), 1, 2, module=MODULE)
     assert beam.asked == []
@@ -113,7 +114,7 @@ def test_keyword_arguments_are_a_map_that_comes_last(gateway: Gateway, functions
     assert answer == [1, {"k": "v", "n": 2}]
 
 
-def test_opaque_arguments_are_refs_that_work(gateway: Gateway, beam: Beam, functions: dict[str, Callable[..., Any]]) -> None:
+def test_opaque_arguments_are_refs_that_work(gateway: Gateway, beam: BeamSide, functions: dict[str, Callable[..., Any]]) -> None:
     functions["name"] = lambda ref: gateway.execute("name", call_type="method", instance=ref, module=MODULE)
     assert gateway.execute("apply_to_a_thing", function("name"), module=MODULE) == "a thing"
     ref = beam.asked[0].args[0]
@@ -121,7 +122,7 @@ def test_opaque_arguments_are_refs_that_work(gateway: Gateway, beam: Beam, funct
     assert gateway.execute("apply_to_a_thing", function("echo"), module=MODULE) == "the same"
 
 
-def test_arguments_are_exact(gateway: Gateway, beam: Beam, functions: dict[str, Callable[..., Any]]) -> None:
+def test_arguments_are_exact(gateway: Gateway, beam: BeamSide, functions: dict[str, Callable[..., Any]]) -> None:
     functions["count"] = lambda *args: len(args)
     assert gateway.execute("apply_to_exact", function("count", 6), module=MODULE) == 6
     none, big, nan, data, pair, table = beam.asked[0].args
@@ -150,7 +151,7 @@ def test_streams_call_elixir_between_items(gateway: Gateway) -> None:
     assert [chunk.data for chunk in chunks[:-1]] == [b'{"data":%d}' % (2 * n) for n in range(5)]
 
 
-def test_correlation_id_and_trace_go_along(gateway: Gateway, beam: Beam) -> None:
+def test_correlation_id_and_trace_go_along(gateway: Gateway, beam: BeamSide) -> None:
     message = request("apply", function("double"), 1, module=MODULE)
     assert value_of(gateway.stub.ExecuteTool(message, metadata=[("traceparent", TRACE)], timeout=20)) == 2
     [asked] = beam.asked
@@ -158,7 +159,7 @@ def test_correlation_id_and_trace_go_along(gateway: Gateway, beam: Beam) -> None
     assert (asked.headers["x-snakepit-correlation-id"], asked.headers["traceparent"]) == ("sp-1", TRACE)
 
 
-def test_the_deadline_of_the_call_is_that_of_the_callback(gateway: Gateway, beam: Beam) -> None:
+def test_the_deadline_of_the_call_is_that_of_the_callback(gateway: Gateway, beam: BeamSide) -> None:
     gateway.execute("apply", function("double"), 1, module=MODULE, timeout=7)
     assert beam.asked[0].seconds is not None and 4 < beam.asked[0].seconds < 8
 
@@ -173,7 +174,7 @@ def test_a_callback_without_end_ends_with_the_deadline_of_its_call(gateway: Gate
     assert gateway.execute("apply", function("double"), 1, module=MODULE) == 2
 
 
-def test_a_callback_has_a_time_limit_of_its_own(start: Callable[..., Gateway], beam: Beam) -> None:
+def test_a_callback_has_a_time_limit_of_its_own(start: Callable[..., Gateway], beam: BeamSide) -> None:
     go = threading.Event()
     beam.functions["hang"] = lambda _: go.wait(20)
     answer = start("--callback-timeout-ms", "200").execute("apply_or_say", function("hang"), 1, module=MODULE)
@@ -181,7 +182,7 @@ def test_a_callback_has_a_time_limit_of_its_own(start: Callable[..., Gateway], b
     assert answer == "CallbackError: Callback failed: the Elixir function did not answer within 0.2 s"
 
 
-def test_a_cancelled_call_cancels_its_callback(gateway: Gateway, beam: Beam, functions: dict[str, Callable[..., Any]]) -> None:
+def test_a_cancelled_call_cancels_its_callback(gateway: Gateway, beam: BeamSide, functions: dict[str, Callable[..., Any]]) -> None:
     asked, go = threading.Event(), threading.Event()
 
     def hang(_: Any) -> None:

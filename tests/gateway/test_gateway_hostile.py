@@ -7,7 +7,8 @@ import random
 import socket
 
 import pytest
-from gateway_process import Beam, Gateway, raw_request, request, value_of
+from beam_side import BeamSide
+from gateway_process import Gateway, raw_request, request, value_of
 
 
 def test_bytes_that_are_no_http_are_refused(gateway: Gateway) -> None:
@@ -53,7 +54,7 @@ def test_much_metadata_is_harmless(gateway: Gateway) -> None:
     assert value_of(gateway.stub.ExecuteTool(message, timeout=20)) == 4.0
 
 
-def test_ids_cannot_break_into_headers_or_lines_of_output(gateway: Gateway, beam: Beam) -> None:
+def test_ids_cannot_break_into_headers_or_lines_of_output(gateway: Gateway, beam: BeamSide) -> None:
     beam.functions = {"five": lambda: 5}
     function = {"__type__": "callback", "ref_id": "five", "arity": 0, "pid": "#PID<0.1.0>"}
     message = request("apply", function, module="gateway_callbacks")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from gateway_process import FLAGS, SCRIPT, Beam, Gateway, gone, read, request, until
+from beam_side import BeamSide
+from gateway_process import FLAGS, SCRIPT, Gateway, gone, read, request, until
 
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
@@ -72,7 +73,7 @@ def test_the_gateway_leads_its_process_group_when_asked(start: Callable[..., Gat
     assert os.getpgid(gateway.process.pid) == gateway.process.pid
 
 
-def test_it_runs_as_a_module_too(beam: Beam, tmp_path: Path) -> None:
+def test_it_runs_as_a_module_too(beam: BeamSide, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     command = [sys.executable, "-m", "bridge_adapter.gateway.grpc_server", *ADAPTER, "--elixir-address", beam.address, *FLAGS]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "SNAKEPIT_READY_FILE": str(ready)}) as process:
@@ -95,7 +96,7 @@ def test_nothing_is_left_of_the_temporary_ready_file(gateway: Gateway) -> None:
     assert not Path(f"{gateway.ready_file}.tmp").exists()
 
 
-def test_a_taken_port_is_an_error_that_says_so(beam: Beam) -> None:
+def test_a_taken_port_is_an_error_that_says_so(beam: BeamSide) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -107,7 +108,7 @@ def test_a_taken_port_is_an_error_that_says_so(beam: Beam) -> None:
 
 
 @pytest.mark.parametrize("place", ["/nonexistent/ready", "/dev/full"])
-def test_a_ready_file_that_cannot_be_written_is_an_error_that_names_it(beam: Beam, tmp_path: Path, place: str) -> None:
+def test_a_ready_file_that_cannot_be_written_is_an_error_that_names_it(beam: BeamSide, tmp_path: Path, place: str) -> None:
     if place == "/dev/full":
         os.symlink("/dev/full", tmp_path / "ready.tmp")  # a disk without space
         place = str(tmp_path / "ready")
@@ -117,7 +118,7 @@ def test_a_ready_file_that_cannot_be_written_is_an_error_that_names_it(beam: Bea
     assert not Path(place).exists()
 
 
-def test_a_python_without_a_working_executor_is_an_error_that_shows_its_output(beam: Beam, tmp_path: Path) -> None:
+def test_a_python_without_a_working_executor_is_an_error_that_shows_its_output(beam: BeamSide, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nif 'bridge_adapter.executor' in sys.orig_argv: sys.exit('no such luck')\n")
     done = script(*ADAPTER, "--elixir-address", beam.address, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
@@ -128,7 +129,7 @@ def test_a_python_without_a_working_executor_is_an_error_that_shows_its_output(b
 
 
 def test_an_elixir_that_never_answers_ends_the_worker_with_its_address(start: Callable[..., Gateway]) -> None:
-    beam = Beam()
+    beam = BeamSide()
     beam.stop()
     gateway = start("--elixir-tries", "3", beam=beam)
     assert gateway.process.wait(20) == 1
@@ -136,15 +137,14 @@ def test_an_elixir_that_never_answers_ends_the_worker_with_its_address(start: Ca
 
 
 def test_elixir_is_greeted_and_gets_heartbeats_after_its_session(start: Callable[..., Gateway]) -> None:
-    beam = Beam()
+    beam = BeamSide()
     try:
         config = '{"enabled": true, "interval_ms": 50, "timeout_ms": 1000, "max_missed_heartbeats": 3, "dependent": true}'
         gateway = start(beam=beam, env={"SNAKEPIT_HEARTBEAT_CONFIG": config})
-        assert beam.pinged.wait(10)
-        assert not beam.heartbeats
+        beam.wait_for("Ping")
+        assert not beam.requests("Heartbeat")
         gateway.stub.InitializeSession(pb.InitializeSessionRequest(session_id="worker-session"), timeout=5)
-        assert beam.beaten.wait(10)
-        assert beam.heartbeats[0] == "worker-session"
+        assert beam.wait_for("Heartbeat")[0].message.session_id == "worker-session"
     finally:
         beam.stop()
     assert gateway.process.wait(20) == 1
@@ -152,11 +152,11 @@ def test_elixir_is_greeted_and_gets_heartbeats_after_its_session(start: Callable
 
 
 def test_an_independent_worker_outlives_missed_heartbeats(start: Callable[..., Gateway]) -> None:
-    beam = Beam()
+    beam = BeamSide()
     try:
         gateway = start("--heartbeat-enabled", "--heartbeat-interval-ms", "20", "--heartbeat-independent", beam=beam)
         gateway.stub.InitializeSession(pb.InitializeSessionRequest(session_id="s"), timeout=5)
-        assert beam.beaten.wait(10)
+        beam.wait_for("Heartbeat")
     finally:
         beam.stop()
     assert until(lambda: "this worker is independent" in gateway.output(), 20)
@@ -236,7 +236,7 @@ def test_the_end_of_stdin_during_start_up_ends_everything(start: Callable[..., G
 
 
 @pytest.mark.parametrize("when", ["start-up", "later"])
-def test_the_death_of_the_parent_ends_everything(beam: Beam, tmp_path: Path, when: str) -> None:
+def test_the_death_of_the_parent_ends_everything(beam: BeamSide, tmp_path: Path, when: str) -> None:
     """stdin stays open in another process, so only the parent's pid tells."""
     ready = tmp_path / "ready"
     command = [sys.executable, str(SCRIPT), *ADAPTER, "--elixir-address", beam.address, *FLAGS]

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
+from beam_side import BeamSide
 from google.protobuf import any_pb2
 
 import bridge_adapter
@@ -36,51 +36,6 @@ class ToolFailed(Exception):
         self.payload = payload
 
 
-class Elixir(rpc.BridgeServiceServicer):
-    """The BEAM side: sessions, and the functions that Python calls by id."""
-
-    def __init__(self) -> None:
-        self.functions: dict[str, Callable[..., Any]] = {}
-        self.sessions: set[str] = set()
-        self.callbacks: list[pb.ExecuteElixirToolRequest] = []
-        self._server = grpc.server(
-            ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        )
-        rpc.add_BridgeServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-
-    def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
-        return pb.PingResponse(message=f"pong: {request.message}")
-
-    def InitializeSession(self, request: pb.InitializeSessionRequest, context: Any) -> pb.InitializeSessionResponse:
-        self.sessions.add(request.session_id)
-        return pb.InitializeSessionResponse(success=True)
-
-    def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
-        return pb.HeartbeatResponse(session_valid=request.session_id in self.sessions)
-
-    def ExecuteElixirTool(self, request: pb.ExecuteElixirToolRequest, context: Any) -> pb.ExecuteElixirToolResponse:
-        self.callbacks.append(request)
-        if request.session_id not in self.sessions:
-            return pb.ExecuteElixirToolResponse(success=False, error_message=f"no session {request.session_id}")
-        given = {name: json.loads(parameter.value) for name, parameter in request.parameters.items()}
-        function = self.functions.get(given["callback_id"])
-        if function is None:
-            return pb.ExecuteElixirToolResponse(success=False, error_message="not_found")
-        try:
-            value = function(*given["args"])
-        except Exception as error:
-            value = {"__type__": "callback_error", "reason": repr(error)}
-        return pb.ExecuteElixirToolResponse(success=True, result=any_pb2.Any(type_url=TEXT_URL, value=json.dumps(value).encode()))
-
-    def __enter__(self) -> Elixir:
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop(None).wait()
-
-
 def stubs(directory: Path) -> Path:
     """A folder with the stubs as Snakepit has them, at the top level: made from the same .proto as ours."""
     directory.mkdir(exist_ok=True)
@@ -96,7 +51,7 @@ class Server:
     def __init__(
         self,
         directory: Path,
-        elixir: Elixir,
+        elixir: BeamSide,
         command: Sequence[str],
         *,
         python_path: Sequence[Path] = (),
@@ -161,7 +116,7 @@ class Server:
         self.close()
 
 
-def their_server(directory: Path, elixir: Elixir, *flags: str, script: str = "grpc_server.py", **options: Any) -> Server:
+def their_server(directory: Path, elixir: BeamSide, *flags: str, script: str = "grpc_server.py", **options: Any) -> Server:
     """The double, started as Snakepit starts the original."""
     path = [*options.pop("python_path", ()), stubs(directory / "stubs")]
     adapter = [] if "--adapter" in flags else ["--adapter", "bridge_adapter.SnakeBridgeAdapter"]

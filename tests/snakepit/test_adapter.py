@@ -16,20 +16,21 @@ from typing import Any
 
 import grpc
 import pytest
-from server_process import THEIR_SERVER, WORKER_SESSION, Elixir, Server, ToolFailed, request, stubs, their_server
+from beam_side import BeamSide
+from server_process import THEIR_SERVER, WORKER_SESSION, Server, ToolFailed, request, stubs, their_server
 
 SCRIPTS = ("grpc_server.py", "grpc_server_threaded.py")
 NOT_STREAMED = {"error": "Streaming tool called on non-streaming endpoint."}
 
 
 @pytest.fixture(scope="module")
-def elixir() -> Iterator[Elixir]:
-    with Elixir() as running:
+def elixir() -> Iterator[BeamSide]:
+    with BeamSide() as running:
         yield running
 
 
 @pytest.fixture(scope="module", params=SCRIPTS, ids=["process", "threaded"])
-def server(request: pytest.FixtureRequest, elixir: Elixir, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, elixir: BeamSide, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with their_server(tmp_path_factory.mktemp("server"), elixir, script=request.param) as running:
         yield running
 
@@ -294,13 +295,13 @@ def callback(name: str, arity: int = 1) -> dict[str, Any]:
     return {"__type__": "callback", "__schema__": 1, "ref_id": name, "pid": "<0.94.0>", "arity": arity}
 
 
-def test_functions_of_elixir_are_called_with_the_stubs_of_the_server(server: Server, elixir: Elixir) -> None:
+def test_functions_of_elixir_are_called_with_the_stubs_of_the_server(server: Server, elixir: BeamSide) -> None:
     elixir.functions["cb_double"] = lambda number: number * 2
     elixir.functions["cb_length"] = len
     assert server.call("map", callback("cb_double"), [1, 21], module="builtins")["__type__"] == "stream_ref"
     assert server.call("sorted", [3, 1, 2], kwargs={"key": callback("cb_double")}, module="builtins") == [1, 2, 3]
-    assert elixir.callbacks[-1].session_id == "sess-A"
-    assert elixir.callbacks[-1].tool_name == "snakebridge.callback"
+    assert elixir.asked[-1].session == "sess-A"
+    assert elixir.asked[-1].tool == "snakebridge.callback"
     assert "sess-A" in elixir.sessions
     # Larger than what gRPC takes by default, both ways.
     elixir.functions["cb_echo"] = lambda text: [text, text]
@@ -310,7 +311,7 @@ def test_functions_of_elixir_are_called_with_the_stubs_of_the_server(server: Ser
     assert answer == [5_000_000, 5_000_000]
 
 
-def test_what_elixir_answers_instead_is_an_error_in_python(server: Server, elixir: Elixir) -> None:
+def test_what_elixir_answers_instead_is_an_error_in_python(server: Server, elixir: BeamSide) -> None:
     def fail(_: Any) -> None:
         raise ValueError("boo")
 
@@ -321,7 +322,7 @@ def test_what_elixir_answers_instead_is_an_error_in_python(server: Server, elixi
         assert failed.value.payload["type"] == "RuntimeError"
 
 
-def test_a_function_of_elixir_may_call_python_again(server: Server, elixir: Elixir) -> None:
+def test_a_function_of_elixir_may_call_python_again(server: Server, elixir: BeamSide) -> None:
     elixir.functions["cb_again"] = lambda number: server.call("sqrt", number, module="math", session_id="another")
     assert server.call("sorted", [16, 4], kwargs={"key": callback("cb_again")}, module="builtins") == [4, 16]
 
@@ -339,7 +340,7 @@ def run(directory: Path, code: str, *path: Path) -> str:
     return ran.stdout.strip()
 
 
-def test_without_orjson_results_are_as_exact(elixir: Elixir, tmp_path: Path) -> None:
+def test_without_orjson_results_are_as_exact(elixir: BeamSide, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "orjson.py").write_text("raise ImportError('there is no orjson here')")
     with their_server(tmp_path, elixir, python_path=[tmp_path / "none"]) as server:
@@ -372,7 +373,7 @@ def test_without_the_hook_the_server_gets_plain_values(tmp_path: Path) -> None:
     assert run(tmp_path, code) == f"[None, {2**70}]"
 
 
-def test_another_program_may_drive_the_adapter_with_nothing_but_a_stub(elixir: Elixir, tmp_path: Path) -> None:
+def test_another_program_may_drive_the_adapter_with_nothing_but_a_stub(elixir: BeamSide, tmp_path: Path) -> None:
     """No flags, no address: Elixir's functions are called through the stub of the context, and an executor ends with its event loop."""
     elixir.functions["cb_negative"] = lambda number: -number
     code = f"""
@@ -412,7 +413,7 @@ def test_the_health_check_starts_no_executor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
-def test_no_executor_outlives_its_server(elixir: Elixir, tmp_path: Path, script: str, number: int, pipe: Path) -> None:
+def test_no_executor_outlives_its_server(elixir: BeamSide, tmp_path: Path, script: str, number: int, pipe: Path) -> None:
     with their_server(tmp_path, elixir, script=script) as server:
         waiting = server.stub.ExecuteTool.future(request("swallow_forever", str(pipe)), timeout=60)
         executor = int(pipe.read_text())
@@ -423,7 +424,7 @@ def test_no_executor_outlives_its_server(elixir: Elixir, tmp_path: Path, script:
             waiting.result()
 
 
-def test_an_executor_that_nobody_has_called_ends_with_its_server(elixir: Elixir, tmp_path: Path) -> None:
+def test_an_executor_that_nobody_has_called_ends_with_its_server(elixir: BeamSide, tmp_path: Path) -> None:
     with their_server(tmp_path, elixir) as server:
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         (executor,) = (int(pid) for pid in children)
@@ -432,7 +433,7 @@ def test_an_executor_that_nobody_has_called_ends_with_its_server(elixir: Elixir,
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_worker_ends_with_the_beam_even_before_its_first_session(elixir: Elixir, tmp_path: Path, script: str) -> None:
+def test_the_worker_ends_with_the_beam_even_before_its_first_session(elixir: BeamSide, tmp_path: Path, script: str) -> None:
     with their_server(tmp_path, elixir, script=script) as server:
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         assert server.process.stdin is not None

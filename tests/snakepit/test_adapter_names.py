@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_process import Elixir, their_server
+from beam_side import BeamSide
+from server_process import their_server
 
 from bridge_adapter.compat import FOLDER, withdrawn
 
@@ -83,7 +84,7 @@ def test_an_environment_without_the_folder() -> None:
 
 def test_snakepits_server_serves_snakebridge_under_its_own_name(originals: Path, tmp_path: Path) -> None:
     """The configuration stays as it was; user code, and the pack of helpers, see the originals."""
-    with Elixir() as elixir:
+    with BeamSide() as elixir:
         flags = ["--adapter", "snakebridge_adapter.SnakeBridgeAdapter"]
         with their_server(tmp_path, elixir, *flags, python_path=[Path(FOLDER), originals], script="grpc_server_threaded.py") as server:
             assert server.call("eval", "2**70", module="builtins") == 2**70

@@ -33,7 +33,4 @@ def test_whatever_is_killed_every_call_has_one_right_outcome_and_nothing_is_left
     # Processes that were killed could not remove their files; the next one on this machine does it.
     with Pool(directory, start):
         pass
-    assert [
-        (str(path), [(f.name, f.stat().st_size, f.read_text() if f.name == "owner" else "") for f in path.iterdir()])
-        for path in (directory / "tmp").iterdir()
-    ] == []
+    assert not list((directory / "tmp").iterdir())

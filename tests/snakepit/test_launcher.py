@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_process import THEIR_SERVER, Elixir, Server, stubs
+from beam_side import BeamSide
+from server_process import THEIR_SERVER, Server, stubs
 
 from bridge_adapter.launcher import GATEWAY, command
 
@@ -102,7 +103,7 @@ def test_snakepit_finds_a_gateway_by_its_name_and_flags(tmp_path: Path) -> None:
     script = theirs / "grpc_server_threaded.py"
     script.write_text("raise SystemExit('this is the script of Snakepit')")
     flags = ["--adapter", "snakebridge_adapter.SnakeBridgeAdapter", "--max-workers", "4", "--thread-safety-check"]
-    with Elixir() as elixir, Server(tmp_path, elixir, [LAUNCHER, str(script), *flags], python_path=[theirs], cwd=theirs) as server:
+    with BeamSide() as elixir, Server(tmp_path, elixir, [LAUNCHER, str(script), *flags], python_path=[theirs], cwd=theirs) as server:
         assert server.call("sqrt", 16, module="math") == 4.0
         process = Path(f"/proc/{server.process.pid}")
         assert "python" in (process / "comm").read_text()
