@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -50,5 +51,8 @@ def _leave() -> None:
         if _last_wish is not None:
             _last_wish()
         places.remove_all()
+        # Nobody is left to read it, and the next BEAM might take it for that of a worker of its own.
+        with contextlib.suppress(KeyError, OSError):
+            os.unlink(os.environ["SNAKEPIT_READY_FILE"])
     finally:
         os._exit(0)

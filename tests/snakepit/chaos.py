@@ -183,8 +183,15 @@ class World:
         return standin
 
     def _replace(self) -> None:
-        standin = self._start()
-        standin.wait_for("initialized", WORKERS)
+        while True:
+            standin = self._start()
+            try:
+                standin.wait_for("initialized", WORKERS)
+                break
+            except (StandInDied, TimeoutError) as error:
+                # Callers wait for the next one: there must be one, whatever is wrong with this.
+                self._report.problems.append(f"a stand-in did not start: {error}")
+                self._end(standin)
         with self._changed:
             self._current = standin
             self._changed.notify_all()

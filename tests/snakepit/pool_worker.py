@@ -49,7 +49,8 @@ _CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
-_numbers = itertools.count(1)
+# Not from 1: a stand-in that was killed may have left the ready file of a worker of that name.
+_numbers = itertools.count(os.getpid() * 100_000)
 
 
 @dataclass(frozen=True)
