@@ -37,6 +37,7 @@ GONE_SECONDS = 10.0
 LOOK = 0.002
 BACKOFF = 0.05  # the first pause of Snakepit's own crash barrier
 MOST_ATTEMPTS = 100
+MOST_STARTS = 3
 CRASH = re.compile(r"it was killed by SIGKILL.* \(pid (\d+)\)")
 ECHO = {"__type__": "callback", "__schema__": 1, "ref_id": "echo", "pid": "#PID<0.1.0>", "arity": 1}
 
@@ -183,15 +184,15 @@ class World:
         return standin
 
     def _replace(self) -> None:
-        while True:
+        for _ in range(MOST_STARTS):
             standin = self._start()
             try:
                 standin.wait_for("initialized", WORKERS)
                 break
             except (StandInDied, TimeoutError) as error:
-                # Callers wait for the next one: there must be one, whatever is wrong with this.
-                self._report.problems.append(f"a stand-in did not start: {error}")
+                self._report.problems.append(f"a stand-in did not come up: {error!r}")
                 self._end(standin)
+        # The last one is taken as it is, so that its callers fail and do not wait for ever.
         with self._changed:
             self._current = standin
             self._changed.notify_all()

@@ -20,6 +20,7 @@ Start = Callable[..., StandIn]
 def assert_nothing_is_left(standin: StandIn, directory: Path) -> None:
     assert left_over(standin.mark, SECONDS) == {}
     assert not list((directory / "tmp").iterdir())
+    assert not list(directory.glob("snakepit_ready*"))
 
 
 @pytest.mark.parametrize("way", [GATEWAY, ADAPTER])
