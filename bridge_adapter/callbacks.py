@@ -23,7 +23,10 @@ class CallbackChannel(Protocol):
 
 
 class Callback:
-    """An Elixir function. Callable from any thread; from the thread of a call it nests on that call's connection."""
+    """An Elixir function. Callable from any thread; from the thread of a call it nests on that call's connection.
+
+    In a coroutine `function(...)` holds up the event loop until Elixir has answered, `await function.aio(...)` does not.
+    """
 
     __name__ = "elixir_function"
 
@@ -39,6 +42,12 @@ class Callback:
             extra = ", the keyword arguments counting as one" if kwargs else ""
             raise TypeError(f"Callback expected arity {self.ref.arity}, got {given}{extra}")
         return self._hub.call(self, list(args), kwargs)
+
+    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+        """The same for coroutines: the event loop goes on with other work meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<Elixir function {self.ref.id}/{self.ref.arity} of {self.ref.owner or 'unknown'}>"

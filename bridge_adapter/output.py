@@ -6,6 +6,7 @@ programs that user code starts goes its own way and has no label.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 
 from bridge_adapter import calls
 
+_DESCRIPTORS = 64  # above what programs count on
 _LONGEST = 8192  # characters of a line that has no end yet
 
 
@@ -73,6 +75,14 @@ class Labelled(io.TextIOBase):
 
 
 def install() -> None:
-    """Labels this process's output from now on."""
-    sys.stdout = Labelled(sys.stdout)
-    sys.stderr = Labelled(sys.stderr)
+    """Labels this process's output from now on. User code that closes a standard stream closes a copy: what others print still arrives, and
+    not in the file that gets the free number."""
+    sys.stdout = Labelled(_copy(sys.stdout))
+    sys.stderr = Labelled(_copy(sys.stderr))
+
+
+def _copy(stream: TextIO) -> TextIO:
+    descriptor = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, _DESCRIPTORS)
+    copy = open(descriptor, "w", encoding=stream.encoding, errors=stream.errors, buffering=1)  # noqa: SIM115 - for the whole life
+    copy.reconfigure(write_through=True)
+    return copy

@@ -41,7 +41,8 @@ class Bridge:
     async def execute(self, call: Asked, remaining: Remaining) -> bytes:
         """The JSON text of a call's result. Raises LaneError."""
         params, retry = self._params(call), self._policy(call)
-        return await self._supervisor.call(params, remaining, retry, call)  # type: ignore[no-any-return]
+        async with self._supervisor.turns.of(_session(params)):
+            return await self._supervisor.call(params, remaining, retry, call)  # type: ignore[no-any-return]
 
     async def execute_adapter(self, call: Asked, remaining: Remaining) -> tuple[bytes | None, bytes | None]:
         """The result of a tool of the user's adapter: its JSON text, or bytes that are no JSON. Raises LaneError."""
@@ -56,18 +57,22 @@ class Bridge:
         A stream is run again only while its caller has not had an item: nothing may come twice.
         """
         params, retry = self._params(call), self._policy(call)
-        while True:
-            stream, running = await self._supervisor.stream(params, remaining, call)
-            try:
-                while (items := await stream.next()) is not None:
-                    retry = NEVER
-                    yield items
-                    stream.consumed(len(items))
-                return
-            except LaneLost as error:
-                await self._supervisor.after_crash(running, error, remaining, retry, call)
-            finally:
-                stream.close()
+        # Calls of a user's adapter have no order.
+        async with self._supervisor.turns.of(f"\0{id(call)}" if self.for_adapter(call) else _session(params)) as turn:
+            while True:
+                stream, running = await self._supervisor.stream(params, remaining, call)
+                try:
+                    while (items := await stream.next()) is not None:
+                        # It has begun: between its items the session is its caller's again.
+                        turn.leave()
+                        retry = NEVER
+                        yield items
+                        stream.consumed(len(items))
+                    return
+                except LaneLost as error:
+                    await self._supervisor.after_crash(running, error, remaining, retry, call)
+                finally:
+                    stream.close()
 
     async def release_session(self, session_id: str, remaining: Remaining) -> int:
         """Ends a session in the executor; the number of refs that it held. Raises LaneError."""
@@ -90,6 +95,16 @@ class Bridge:
             return self._retry.with_request(call.metadata, call.texts)
         except ValueError as error:
             raise LaneError({"category": "invalid_request", "type": "ValueError", "message": str(error)}) from error
+
+
+def _session(params: dict[str, Any]) -> str:
+    """The session that a call is going to run in."""
+    text: bytes = params["payload"].get("session_id", b"")
+    try:
+        session = json.loads(text) if text else ""
+    except ValueError:
+        session = ""
+    return session if isinstance(session, str) and session else "default"
 
 
 def _names(call: Asked) -> Iterator[str]:

@@ -122,10 +122,11 @@ class ExecutorProcess:
 def how_it_ended(status: int, *, hint: bool = True) -> str:
     """An exit status in words. `hint`: with what is likely where the status alone says little."""
     if status >= 0:
-        return f"it ended with exit status {status}"
+        guess = " (user code ended it, or somebody told it to stop)" if hint and not status else ""
+        return f"it ended with exit status {status}{guess}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    guess = " (the system may have been out of memory)" if hint and -status == signal.SIGKILL else ""
+    guess = " (the system may have been out of memory, or somebody has killed it)" if hint and -status == signal.SIGKILL else ""
     return f"it was killed by {name}{guess}"

@@ -35,6 +35,7 @@ def payload(fields: Mapping[str, Any], tool: str, parameters: Mapping[str, bytes
         "cause": fields.get("cause"),
         "notes": fields.get("notes") or [],
         "details": fields.get("details") or {},
+        **({"exceptions": fields["exceptions"]} if fields.get("exceptions") else {}),  # members of an exception group
     }
 
 
@@ -61,7 +62,7 @@ def status_text(payload: Mapping[str, Any]) -> str:
     whole = text(payload)
     if len(whole) <= STATUS_BYTES:
         return whole
-    brief = {**payload, "stacktrace": [], "notes": [], "cause": None, "details": {}}
+    brief = {**payload, "stacktrace": [], "notes": [], "cause": None, "details": {}, "exceptions": []}
     room = STATUS_BYTES
     while room > 64:
         room //= 2

@@ -281,6 +281,8 @@ class Lane:
         self._spare = 0
         self.control: Connection | None = None
         self.down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.served = False  # it was given a call
+        self._pong: asyncio.Future[Any] | None = None
         self.stuck: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why the executor should be ended
 
     async def open(self) -> None:
@@ -377,6 +379,9 @@ class Lane:
         self._waiting.clear()
 
     async def _checkout(self) -> Connection:
+        if any(connection.abandoned and connection.busy for connection in self._all):
+            await self._until_it_answers()
+        self.served = True
         if self._free:
             connection = self._free.pop()
             self._spare = min(self._spare, len(self._free))
@@ -395,6 +400,19 @@ class Lane:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.answered(waiter.result())
             raise
+
+    async def _until_it_answers(self) -> None:
+        """Waits until the executor answers: an abandoned call may hold it up until it is ended for that, and would take along what was
+        sent meanwhile. Raises NotSent when the executor is gone."""
+        if self.control is None or not self.control.usable:
+            raise NotSent("the executor is gone")
+        if self._pong is None or self._pong.done():
+            self._pong = self.control.request("ping", {})[1]
+            self._pong.add_done_callback(_seen)
+        pong = self._pong
+        await asyncio.wait({pong})
+        if pong.cancelled() or pong.exception() is not None:
+            raise NotSent("the executor is gone")
 
     def _invite(self) -> None:
         """There is room for a connection again: the one who waits longest may open it."""

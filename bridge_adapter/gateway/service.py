@@ -32,7 +32,7 @@ log = logging.getLogger("bridge_adapter.gateway")
 
 
 class BridgeService(rpc.BridgeServiceServicer):
-    """The servicer. The methods that only Elixir serves stay UNIMPLEMENTED."""
+    """The servicer."""
 
     def __init__(self, bridge: Bridge, elixir: ElixirSide, telemetry: Telemetry, sampler: Sampler, worker_id: str) -> None:
         self._bridge = bridge
@@ -81,6 +81,17 @@ class BridgeService(rpc.BridgeServiceServicer):
     async def StreamTelemetry(self, requests: Any, context: Any) -> None:
         """Events, as the controls want them, until Elixir or the worker ends."""
         await telemetry_stream.serve(self._telemetry, self._sampler, requests, context, self.stopping)
+
+    # --- what Elixir serves ---
+
+    async def RegisterTools(self, request: pb.RegisterToolsRequest, context: Any) -> Any:
+        await _not_here(context)
+
+    async def GetExposedElixirTools(self, request: pb.GetExposedElixirToolsRequest, context: Any) -> Any:
+        await _not_here(context)
+
+    async def ExecuteElixirTool(self, request: pb.ExecuteElixirToolRequest, context: Any) -> Any:
+        await _not_here(context)
 
     # --- tools ---
 
@@ -151,6 +162,10 @@ class BridgeService(rpc.BridgeServiceServicer):
         payload = failures.payload(error.fields, call.tool, call.texts, call.worker_session)
         log.info("%s failed: %s: %s", call.tool, payload["type"], payload["message"], extra={"corr": call.correlation})
         return payload
+
+
+async def _not_here(context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Elixir serves this method, not its workers")
 
 
 def _chunk(tool: str, number: int, value: bytes) -> pb.ToolChunk:

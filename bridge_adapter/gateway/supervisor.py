@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bridge_adapter.gateway.executor_process import ExecutorProcess, how_it_ended
 from bridge_adapter.gateway.lane_client import Ask, Lane, LaneError, LaneLost, NotSent, Stream
 from bridge_adapter.gateway.retry import NEVER, Retry
+from bridge_adapter.gateway.turns import Turns
 
 if TYPE_CHECKING:
     from bridge_adapter.gateway.parameters import Asked
@@ -74,7 +75,8 @@ class Supervisor:
     ) -> None:
         self._process = first
         self._max_connections = max_connections
-        self._ask = ask
+        self._elixir = ask
+        self.turns = Turns()
         self._start_next = start_next
         self._kill_after = kill_after
         self._died = died
@@ -93,16 +95,18 @@ class Supervisor:
 
     async def run(self) -> None:
         """Watches and restarts, for as long as the gateway lives."""
-        delay, failures = FIRST_DELAY, 0
+        delay, failures = 0.0, 0
         while True:
-            if self._running is not None:
+            running = self._running
+            if running is not None:
                 began = time.monotonic()
-                await self._watch(self._running)
+                await self._watch(running)
                 failures = 0
-                if time.monotonic() - began >= HEALTHY_SECONDS:
-                    delay = FIRST_DELAY
+                # What a call has done to an executor is no reason to let the next call wait.
+                if running.lane.served or time.monotonic() - began >= HEALTHY_SECONDS:
+                    delay = 0.0
             await asyncio.sleep(delay)
-            delay = min(delay * 2, LAST_DELAY)
+            delay = min(max(delay * 2, FIRST_DELAY), LAST_DELAY)
             if self._stopping:
                 return
             try:
@@ -208,6 +212,10 @@ class Supervisor:
                 return await asyncio.shield(running.ended)
         except TimeoutError:
             return None
+
+    async def _ask(self, name: str, params: dict[str, Any]) -> Any:
+        with self.turns.asking(str(params.get("session"))):
+            return await self._elixir(name, params)
 
     async def _connect(self, process: ExecutorProcess) -> Running:
         try:

@@ -29,7 +29,7 @@ def functions(beam: BeamSide) -> dict[str, Callable[..., Any]]:
     return beam.functions
 
 
-@pytest.mark.parametrize("way", ["apply", "apply_async", "apply_in_a_thread_of_asyncio", "apply_in_a_thread"])
+@pytest.mark.parametrize("way", ["apply", "apply_async", "await_it", "apply_in_a_thread_of_asyncio", "apply_in_a_thread"])
 def test_a_function_is_called_from_any_kind_of_code(gateway: Gateway, beam: BeamSide, way: str) -> None:
     assert gateway.execute(way, function("double"), 21, module=MODULE, session_id="sess-cb") == 42
     [asked] = beam.asked
@@ -51,6 +51,7 @@ def test_threads_call_at_the_same_time(gateway: Gateway, functions: dict[str, Ca
 
     functions["meet"] = meet
     assert gateway.execute("apply_in_threads", function("meet"), 4, module=MODULE) == [0, 1, 4, 9]
+    assert gateway.execute("await_many", function("meet"), 4, module=MODULE) == [0, 1, 4, 9]
 
 
 @pytest.mark.parametrize("way", ["apply", "apply_async", "apply_in_a_thread"])

@@ -227,6 +227,14 @@ def test_an_error_carries_its_cause_and_notes(gateway: Gateway) -> None:
     assert payload["notes"] == ["a note"]
 
 
+def test_the_members_of_an_exception_group_are_told(gateway: Gateway) -> None:
+    with pytest.raises(ToolFailed) as error:
+        gateway.execute("raise_group")
+    payload = error.value.payload
+    assert payload["type"] == "ExceptionGroup"
+    assert [(member["type"], member["message"]) for member in payload["exceptions"]] == [("ValueError", "one"), ("TypeError", "two")]
+
+
 @pytest.mark.parametrize("name", ["KeyError", "StopIteration", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "MemoryError"])
 def test_whatever_user_code_raises_is_an_answer(gateway: Gateway, name: str) -> None:
     with pytest.raises(ToolFailed) as error:

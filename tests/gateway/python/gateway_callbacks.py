@@ -23,6 +23,14 @@ async def apply_in_a_thread_of_asyncio(function: Any, *args: Any) -> Any:
     return await asyncio.to_thread(function, *args)
 
 
+async def await_it(function: Any, *args: Any) -> Any:
+    return await function.aio(*args)
+
+
+async def await_many(function: Any, n: int) -> list[Any]:
+    return list(await asyncio.gather(*(function.aio(number) for number in range(n))))
+
+
 def apply_in_a_thread(function: Any, *args: Any) -> Any:
     outcome: list[Any] = []
 

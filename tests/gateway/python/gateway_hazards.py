@@ -77,6 +77,14 @@ def say_in_pieces() -> None:
     sys.stdout.flush()
 
 
+def print_while_a_file_is_open(path: str) -> str:
+    with open(path, "w") as file:
+        print("printed")
+        file.write("data")
+    with open(path) as file:
+        return file.read()
+
+
 def flood(megabytes: int) -> int:
     for _ in range(megabytes):
         sys.stdout.write("x" * 1023 + "\n")

@@ -61,6 +61,10 @@ def raise_with_cause() -> None:
     raise error from KeyError("k")
 
 
+def raise_group() -> None:
+    raise ExceptionGroup("both", [ValueError("one"), TypeError("two")])
+
+
 def raise_it(name: str) -> None:
     raise getattr(builtins, name)("asked for")
 
@@ -75,8 +79,11 @@ def meet(n: int) -> int:
 
 def hold_the_gil(place: str, seconds: int) -> str:
     """Keeps the interpreter to itself, as a C extension may."""
-    tell(place, os.getpid())
-    ctypes.PyDLL(None).sleep(seconds)
+    libc = ctypes.PyDLL(None)
+    try:
+        tell(place, os.getpid())
+    finally:  # whatever interrupts it here
+        libc.sleep(seconds)
     return "done"
 
 
@@ -215,3 +222,22 @@ def make_garbage(n: int) -> int:
         one: list[Any] = []
         one.append([one])
     return gc.collect()
+
+
+notes: dict[str, list[int]] = {}
+
+
+def note_down(name: str, n: int) -> int:
+    notes.setdefault(name, []).append(n)
+    return n
+
+
+def noted(name: str) -> list[int]:
+    return notes[name]
+
+
+def count_once(path: str) -> int:
+    """How often it has run."""
+    with open(path, "a") as file:
+        file.write("x")
+    return len(Path(path).read_text())
