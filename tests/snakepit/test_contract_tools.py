@@ -12,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "gateway"))
 
-from gateway_process import Beam, Gateway, ToolFailed, value_of
+from beam_side import BeamSide
+from gateway_process import Gateway, ToolFailed, value_of
 from recorded import HERE, Json, request_of, streamed
 
 WORKER_SESSION = "session_7_1700000000000000"
@@ -60,14 +61,14 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def beam() -> Iterator[Beam]:
-    running = Beam()
+def beam() -> Iterator[BeamSide]:
+    running = BeamSide()
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="module")
-def caller(beam: Beam, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+def caller(beam: BeamSide, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     with Gateway(tmp_path_factory.mktemp("gw"), beam, env={"PYTHONPATH": str(HERE / "python")}) as gateway:
         yield Caller(gateway)
 
@@ -233,7 +234,7 @@ def test_the_index_of_helpers_needs_no_version(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("switch", ["1", "true", "yes"])
-def test_callers_of_the_first_design_are_let_in_where_that_is_wanted(beam: Beam, tmp_path: Path, switch: str) -> None:
+def test_callers_of_the_first_design_are_let_in_where_that_is_wanted(beam: BeamSide, tmp_path: Path, switch: str) -> None:
     env = {"PYTHONPATH": str(HERE / "python"), "SNAKEBRIDGE_ALLOW_LEGACY_PROTOCOL": switch}
     with Gateway(tmp_path, beam, env=env) as gateway:
         old = Caller(gateway)
@@ -337,7 +338,7 @@ def test_one_object_is_one_ref(caller: Caller) -> None:
     assert caller.call("ident", wire_ref(first)) == first  # in the next call, too
 
 
-def test_a_result_never_evicts_its_own_refs(beam: Beam, tmp_path: Path) -> None:
+def test_a_result_never_evicts_its_own_refs(beam: BeamSide, tmp_path: Path) -> None:
     with Gateway(tmp_path, beam, env={"PYTHONPATH": str(HERE / "python"), "SNAKEBRIDGE_REF_MAX": "3"}) as gateway:
         caller = Caller(gateway)
         refs = [wire_ref(ref) for ref in caller.evaluate("[object() for _ in range(8)]")]
