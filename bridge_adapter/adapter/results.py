@@ -11,13 +11,11 @@ import json
 import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from functools import cache
 from typing import Any, ClassVar
 
-from bridge_adapter.adapter.host import no_deadline
+from bridge_adapter.adapter.host import Batches, Host
 from bridge_adapter.adapter.raised import Raised, raised
-from bridge_adapter.gateway.bridge import Bridge
 from bridge_adapter.gateway.lane_client import LaneError
 from bridge_adapter.gateway.parameters import Asked
 
@@ -74,29 +72,30 @@ class Streamed(_Exact):
     """A stream. Iterated, it runs and gives chunks; on the unary RPC it says what Snakepit says of a stream there, and nothing runs."""
 
     _call: Asked
-    _bridge: Bridge
+    _host: Host
 
     @staticmethod
-    def of(call: Asked, bridge: Bridge) -> Any:
+    def of(call: Asked, host: Host) -> Any:
         stream = _make(Streamed, NOT_HERE)
         object.__setattr__(stream, "_call", call)
-        object.__setattr__(stream, "_bridge", bridge)
+        object.__setattr__(stream, "_host", host)
         return stream
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
-        return _chunks(self._bridge, self._call)
+        return _chunks(self._host.stream(self._call), self._call)
 
 
-async def _chunks(bridge: Bridge, call: Asked) -> AsyncGenerator[Chunk, None]:
+async def _chunks(batches: Batches, call: Asked) -> AsyncGenerator[Chunk, None]:
     failure: Raised
     try:
-        async with aclosing(bridge.stream(call, no_deadline)) as batches:
-            async for texts in batches:
-                for text in texts:
-                    yield Chunk(text)
+        while (texts := await batches.next()) is not None:
+            for text in texts:
+                yield Chunk(text)
         return
     except LaneError as error:
         failure = raised(error, call, brief=True)
+    finally:
+        batches.close()
     raise failure
 
 

@@ -32,11 +32,11 @@ class SnakeBridgeAdapter:
         """
         context = context if context is not None else self._context
         call = asked(tool_name, arguments, context)
-        bridge = host.current(context).bridge
+        executor = host.current(context)
         if tool_name == STREAM_TOOL:
-            return Streamed.of(call, bridge)
+            return Streamed.of(call, executor)
         try:
-            text = await bridge.execute(call, host.no_deadline)
+            text = await executor.execute(call)
         except LaneError as error:
             failure = raised(error, call)
         else:

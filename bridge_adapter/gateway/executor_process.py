@@ -26,7 +26,7 @@ class ExecutorProcess:
     """A running executor. `ready` resolves when it listens, `exited` with its status when it is gone (Popen's: -N = signal N).
 
     `adapter`: the class that serves tools which are not SnakeBridge's, and where it finds Elixir.
-    Make it on the main thread: the kernel ties the child's parent-death signal to the thread that starts it.
+    Make it on a thread that lives as long as the process: the kernel sends the child's parent-death signal when that thread ends.
     """
 
     def __init__(self, adapter: str = "", elixir_address: str = "") -> None:

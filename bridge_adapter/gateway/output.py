@@ -24,6 +24,10 @@ class Output:
 
     def __init__(self, fd: int = 2) -> None:
         self._fd = fd
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins anew, in a process that was forked off: the thread has stayed behind, perhaps with the lock."""
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
@@ -72,6 +76,7 @@ class Output:
 
 
 STDERR = Output()
+os.register_at_fork(after_in_child=STDERR.reset)
 
 
 class LogHandler(logging.Handler):

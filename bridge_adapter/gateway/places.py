@@ -94,3 +94,13 @@ def _namespace() -> int:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+def _forked() -> None:
+    """In a new process: the directories are the parent's, and so is who holds the lock."""
+    global _making
+    _made.clear()
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

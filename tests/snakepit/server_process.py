@@ -152,6 +152,11 @@ def request(
     return message
 
 
+def callback(name: str, arity: int = 1) -> dict[str, Any]:
+    """A function of Elixir's as an argument."""
+    return {"__type__": "callback", "__schema__": 1, "ref_id": name, "pid": "<0.94.0>", "arity": arity}
+
+
 def value_of(response: pb.ExecuteToolResponse) -> Any:
     if not response.success:
         raise ToolFailed(json.loads(response.error_message))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from typing import Any
 import grpc
 import pytest
 from beam_side import BeamSide
-from server_process import THEIR_SERVER, WORKER_SESSION, Server, ToolFailed, request, stubs, their_server
+from process_tree import children, gone
+from server_process import THEIR_SERVER, WORKER_SESSION, Server, ToolFailed, callback, request, stubs, their_server
 
 SCRIPTS = ("grpc_server.py", "grpc_server_threaded.py")
 NOT_STREAMED = {"error": "Streaming tool called on non-streaming endpoint."}
@@ -42,20 +42,6 @@ def evaluate(server: Server, code: str) -> Any:
 
 def executor_pid(server: Server) -> int:
     return int(server.call("getpid", module="os"))
-
-
-def gone(pid: int, within: float = 10) -> bool:
-    """True when the process ends in time."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    try:
-        return bool(poll.poll(within * 1000))
-    finally:
-        os.close(process)
 
 
 # --- values ---
@@ -291,10 +277,6 @@ def pipe(tmp_path: Path) -> Path:
 # --- Elixir's functions ---
 
 
-def callback(name: str, arity: int = 1) -> dict[str, Any]:
-    return {"__type__": "callback", "__schema__": 1, "ref_id": name, "pid": "<0.94.0>", "arity": arity}
-
-
 def test_functions_of_elixir_are_called_with_the_stubs_of_the_server(server: Server, elixir: BeamSide) -> None:
     elixir.functions["cb_double"] = lambda number: number * 2
     elixir.functions["cb_length"] = len
@@ -373,34 +355,6 @@ def test_without_the_hook_the_server_gets_plain_values(tmp_path: Path) -> None:
     assert run(tmp_path, code) == f"[None, {2**70}]"
 
 
-def test_another_program_may_drive_the_adapter_with_nothing_but_a_stub(elixir: BeamSide, tmp_path: Path) -> None:
-    """No flags, no address: Elixir's functions are called through the stub of the context, and an executor ends with its event loop."""
-    elixir.functions["cb_negative"] = lambda number: -number
-    code = f"""
-import asyncio, os, grpc, snakepit_bridge_pb2_grpc
-from bridge_adapter import SnakeBridgeAdapter
-from snakepit_bridge import SessionContext
-
-async def main():
-    adapter = SnakeBridgeAdapter()
-    stub = snakepit_bridge_pb2_grpc.BridgeServiceStub(grpc.insecure_channel("{elixir.address}"))
-    adapter.set_session_context(SessionContext(stub, "s", {{}}))
-    common = {{"protocol_version": 1, "min_supported_version": 1, "session_id": "stub-only"}}
-    key = {callback("cb_negative")!r}
-    call = {{**common, "python_module": "builtins", "function": "sorted", "args": [[1, 3, 2]], "kwargs": {{"key": key}}}}
-    print((await adapter.execute_tool("snakebridge.call", call)).data)
-    print(len(os.listdir(os.environ["TMPDIR"])))
-
-asyncio.run(main())
-asyncio.run(main())
-print(sorted(os.listdir(os.environ["TMPDIR"])))
-"""
-    stubs_folder = stubs(tmp_path / "stubs")
-    directory = tmp_path / "run"
-    directory.mkdir()
-    assert run(directory, code, stubs_folder, THEIR_SERVER).splitlines() == [*2 * ("b'{\"data\":[3,2,1]}'", "2"), "['program.py']"]
-
-
 # --- the process ---
 
 
@@ -418,7 +372,7 @@ def test_no_executor_outlives_its_server(elixir: BeamSide, tmp_path: Path, scrip
         waiting = server.stub.ExecuteTool.future(request("swallow_forever", str(pipe)), timeout=60)
         executor = int(pipe.read_text())
         server.process.send_signal(number)
-        assert gone(executor)
+        assert gone(executor, 10)
         assert server.process.wait(10) == (0 if number == signal.SIGTERM else -number)
         with pytest.raises(grpc.RpcError):
             waiting.result()
@@ -426,17 +380,16 @@ def test_no_executor_outlives_its_server(elixir: BeamSide, tmp_path: Path, scrip
 
 def test_an_executor_that_nobody_has_called_ends_with_its_server(elixir: BeamSide, tmp_path: Path) -> None:
     with their_server(tmp_path, elixir) as server:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-        (executor,) = (int(pid) for pid in children)
+        (executor,) = children(server.process.pid)
         server.process.kill()
-        assert gone(executor)
+        assert gone(executor, 10)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_worker_ends_with_the_beam_even_before_its_first_session(elixir: BeamSide, tmp_path: Path, script: str) -> None:
     with their_server(tmp_path, elixir, script=script) as server:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        below = children(server.process.pid)
         assert server.process.stdin is not None
         server.process.stdin.close()
         assert server.process.wait(5) == 0
-        assert all(gone(int(child)) for child in children)
+        assert all(gone(child, 10) for child in below)
