@@ -33,10 +33,8 @@ def load(name: str) -> type[Any]:
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = sorted(key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == module_name)
-        raise CannotLoad(
-            f"--adapter {name}: {'it is no class' if found is not None else f'{module_name} has no {class_name}'}; "
-            f"the classes of {module_name} are {', '.join(classes[:10]) or 'none'}"
-        )
+        known = f"the classes of {module_name} are {', '.join(classes[:10])}" if classes else f"name a class that {module_name} has"
+        raise CannotLoad(f"--adapter {name}: {'it is no class' if found is not None else f'{module_name} has no {class_name}'}; {known}")
     missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise CannotLoad(f"--adapter {name}: the class has no {' and no '.join(missing)}; an adapter needs {' and '.join(_METHODS)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -134,20 +133,6 @@ def value_of(response: pb.ExecuteToolResponse) -> Any:
     if not response.success:
         raise ToolFailed(json.loads(response.error_message))
     return json.loads(response.result.value)
-
-
-def gone(pid: int, within: float) -> bool:
-    """True when the process ends in time. A zombie has ended."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        return bool(poll.poll(within * 1000))
-    finally:
-        os.close(process)
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway_process import USER_CODE, Gateway, ToolFailed, gone, read, request, until, value_of
+from gateway_process import USER_CODE, Gateway, ToolFailed, read, request, until, value_of
+from process_tree import gone
 
 from bridge_adapter.gateway.output import MOST_WAITING, Output
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb

@@ -11,7 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
-from gateway_process import Gateway, ToolFailed, gone, read, request, value_of
+from gateway_process import Gateway, ToolFailed, read, request, value_of
+from process_tree import gone
 
 from bridge_adapter.gateway.turns import Turns
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc

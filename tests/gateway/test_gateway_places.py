@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway_process import Gateway, gone, until
+from gateway_process import Gateway, until
+from process_tree import gone
 
 from bridge_adapter.gateway import places
 

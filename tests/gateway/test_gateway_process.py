@@ -15,7 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 from beam_side import BeamSide
-from gateway_process import FLAGS, SCRIPT, Gateway, gone, read, request, until
+from gateway_process import FLAGS, SCRIPT, Gateway, read, request, until
+from process_tree import gone
 
 from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import grpc
 import pytest
-from gateway_process import Gateway, gone, read, request, stream_request, until
+from gateway_process import Gateway, read, request, stream_request, until
+from process_tree import gone
 
 from bridge_adapter.gateway import telemetry_stream
 from bridge_adapter.gateway.parameters import Asked
