@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from bridge_adapter.user_adapter import UserAdapter
 
 TOKEN = "SNAKEBRIDGE_TOKEN"
-OWNER = "owner"  # a file by which a private directory tells whose it is (gateway/places.py)
 DRAIN_SECONDS = 2.0
 FORCE_SECONDS = 1.5
 
@@ -116,7 +115,6 @@ def _tidy(address: str, private: bool) -> None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             if private:
-                path.with_name(OWNER).unlink(missing_ok=True)
                 path.parent.rmdir()
 
 

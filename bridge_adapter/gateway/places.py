@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import tempfile
 import threading
-from pathlib import Path
 
-OWNER = "owner"  # a file in each directory: pid, start and pid namespace of the process that it belongs to
 _PREFIX = "snakebridge-"
 _SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
+_NAME = re.compile(rf"{_PREFIX}(\d+)-(\d+)-(\d+)-\w+")  # pid, start and pid namespace of the process that it belongs to
 _LONGEST_NAME = "/x.sock"
 _LOCK_SECONDS = 1.0
 
@@ -26,12 +26,13 @@ _making = threading.Lock()
 def make() -> str:
     """A directory of mode 0700 that belongs to this process, and whose path is short enough for a socket in it."""
     with _making:
-        directory = tempfile.mkdtemp(prefix=_PREFIX)
+        # Its name tells whose it is: a process can be killed between making it and writing anything into it.
+        prefix = f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-{_namespace()}-"
+        directory = tempfile.mkdtemp(prefix=prefix)
         if len(os.fsencode(directory)) > _SOCKET_PATH_LIMIT - len(_LONGEST_NAME):
             os.rmdir(directory)
-            directory = tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp")
+            directory = tempfile.mkdtemp(prefix=prefix, dir="/tmp")
         _made.add(directory)
-        Path(directory, OWNER).write_text(f"{os.getpid()} {_started(os.getpid())} {_namespace()}")
     return directory
 
 
@@ -54,20 +55,23 @@ def sweep() -> int:
     for parent in {tempfile.gettempdir(), "/tmp"}:
         with contextlib.suppress(OSError):
             for entry in os.scandir(parent):
-                if entry.name.startswith(_PREFIX) and _is_left_over(entry):
+                if _is_left_over(entry):
                     shutil.rmtree(entry.path, ignore_errors=True)
                     removed += 1
     return removed
 
 
 def _is_left_over(entry: os.DirEntry[str]) -> bool:
+    told = _NAME.fullmatch(entry.name)
+    if told is None:
+        return False
     try:
         status = entry.stat(follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            return False
-        pid, started, namespace = map(int, Path(entry.path, OWNER).read_text().split())
-    except (OSError, ValueError):
-        return False  # not one of ours, or only just made
+    except OSError:
+        return False
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return False
+    pid, started, namespace = map(int, told.groups())
     # The processes of a container are not to be seen from here.
     return namespace == _namespace() and _started(pid) != started
 

@@ -35,7 +35,6 @@ def test_a_path_too_long_for_a_socket_is_made_elsewhere(temporary: Path, monkeyp
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     made = Path(places.make())
     assert made.parent == Path("/tmp")
-    (made / "owner").unlink()
     made.rmdir()
 
 
@@ -44,26 +43,24 @@ def test_what_processes_that_are_gone_have_left_is_removed_and_nothing_else(temp
         gone_pid = process.pid
     here = os.stat("/proc/self/ns/pid").st_ino
 
-    def directory(name: str, owner: str) -> Path:
+    def directory(name: str) -> Path:
         place = temporary / name
         place.mkdir()
         (place / "x.sock").touch()
-        (place / "owner").write_text(owner)
         return place
 
-    directory("snakebridge-left", f"{gone_pid} 123 {here}")
-    directory("snakebridge-reused", f"{os.getpid()} 1 {here}")
+    directory(f"snakebridge-{gone_pid}-123-{here}-abc")
+    directory(f"snakebridge-{os.getpid()}-1-{here}-abc")  # its pid is used again
+    (temporary / f"snakebridge-{gone_pid}-123-{here}-empty").mkdir()
     kept = [
-        directory("snakebridge-of-a-container", f"{gone_pid} 123 {here + 1}"),
-        directory("snakebridge-odd", "somebody"),
-        directory("other-left", f"{gone_pid} 123 {here}"),
+        directory(f"snakebridge-{gone_pid}-123-{here + 1}-of_a_container"),
+        directory("snakebridge-odd"),
+        directory(f"other-{gone_pid}-123-{here}-abc"),
     ]
-    (temporary / "snakebridge-new").mkdir()
-    (temporary / "snakebridge-link").symlink_to(kept[2])
-    places.sweep()
-    assert sorted(place.name for place in temporary.iterdir()) == sorted(
-        ["snakebridge-new", "snakebridge-link", *(place.name for place in kept)]
-    )
+    link = temporary / f"snakebridge-{gone_pid}-123-{here}-link"
+    link.symlink_to(kept[2])
+    assert places.sweep() == 3
+    assert sorted(place.name for place in temporary.iterdir()) == sorted([link.name, *(place.name for place in kept)])
     assert all((place / "x.sock").exists() for place in kept)
 
 
