@@ -6,18 +6,23 @@ Standard library only: it is in use before grpc is imported.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import stat
+import string
 import tempfile
 import threading
 
 _PREFIX = "snakebridge-"
-_SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 104 to 108 bytes
-_NAME = re.compile(rf"{_PREFIX}(\d+)-(\d+)-(\d+)-\w+")  # pid, start and pid namespace of the process that it belongs to
+_DIGITS = string.digits + string.ascii_lowercase
+_PID, _START, _NAMESPACE = 5, 7, 5  # widths in a name: pid, start and pid namespace of the process that a directory belongs to
+_NAME = re.compile(rf"{_PREFIX}([0-9a-z]{{{_PID}}})([0-9a-z]{{{_START}}})([0-9a-z]{{{_NAMESPACE}}})[0-9a-z]+")
+_SOCKET_PATH_LIMIT = 103  # sockaddr_un holds 104 to 108 bytes, the last one a zero
 _LONGEST_NAME = "/x.sock"
 _LOCK_SECONDS = 1.0
+_MOST = 1000
 
 _made: set[str] = set()
 _making = threading.Lock()
@@ -26,14 +31,32 @@ _making = threading.Lock()
 def make() -> str:
     """A directory of mode 0700 that belongs to this process, and whose path is short enough for a socket in it."""
     with _making:
-        # Its name tells whose it is: a process can be killed between making it and writing anything into it.
-        prefix = f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-{_namespace()}-"
-        directory = tempfile.mkdtemp(prefix=prefix)
-        if len(os.fsencode(directory)) > _SOCKET_PATH_LIMIT - len(_LONGEST_NAME):
-            os.rmdir(directory)
-            directory = tempfile.mkdtemp(prefix=prefix, dir="/tmp")
-        _made.add(directory)
-    return directory
+        parent = tempfile.gettempdir()
+        if len(os.fsencode(parent)) + len(_name(0)) + 1 > _SOCKET_PATH_LIMIT - len(_LONGEST_NAME):
+            parent = "/tmp"
+        for number in range(len(_made), len(_made) + _MOST):
+            directory = os.path.join(parent, _name(number))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+                _made.add(directory)
+                return directory
+    raise FileExistsError(errno.EEXIST, f"{_MOST} directories of this process's are there already; remove some", directory)
+
+
+def _name(number: int) -> str:
+    """Short, and it tells whose it is: a process can be killed between making a directory and writing anything into it."""
+    pid = os.getpid()
+    fields = ((pid, _PID), (_started(pid), _START), (_namespace(), _NAMESPACE), (number, 2))
+    return _PREFIX + "".join(_text(value, width) for value, width in fields)
+
+
+def _text(value: int, width: int) -> str:
+    """A number in base 36: its last `width` digits."""
+    digits = ""
+    for _ in range(width):
+        value, digit = divmod(value, len(_DIGITS))
+        digits = _DIGITS[digit] + digits
+    return digits
 
 
 def remove(directory: str) -> None:
@@ -71,9 +94,9 @@ def _is_left_over(entry: os.DirEntry[str]) -> bool:
         return False
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         return False
-    pid, started, namespace = map(int, told.groups())
+    pid, started, namespace = told.groups()
     # The processes of a container are not to be seen from here.
-    return namespace == _namespace() and _started(pid) != started
+    return namespace == _text(_namespace(), _NAMESPACE) and started != _text(_started(int(pid, len(_DIGITS))), _START)
 
 
 def _started(pid: int) -> int:

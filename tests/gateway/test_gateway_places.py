@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gateway_process import Gateway, until
 from process_tree import gone
@@ -41,26 +42,25 @@ def test_a_path_too_long_for_a_socket_is_made_elsewhere(temporary: Path, monkeyp
 def test_what_processes_that_are_gone_have_left_is_removed_and_nothing_else(temporary: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         gone_pid = process.pid
-    here = os.stat("/proc/self/ns/pid").st_ino
+    mine = Path(places.make())
 
-    def directory(name: str) -> Path:
-        place = temporary / name
+    def directory(pid: int = gone_pid, *, prefix: str = "snakebridge-", started: str = "0000123", end: str = mine.name[-7:]) -> Path:
+        place = temporary / (prefix + np.base_repr(pid, 36).lower().zfill(5) + started + end)
         place.mkdir()
         (place / "x.sock").touch()
         return place
 
-    directory(f"snakebridge-{gone_pid}-123-{here}-abc")
-    directory(f"snakebridge-{os.getpid()}-1-{here}-abc")  # its pid is used again
-    (temporary / f"snakebridge-{gone_pid}-123-{here}-empty").mkdir()
-    kept = [
-        directory(f"snakebridge-{gone_pid}-123-{here + 1}-of_a_container"),
-        directory("snakebridge-odd"),
-        directory(f"other-{gone_pid}-123-{here}-abc"),
-    ]
-    link = temporary / f"snakebridge-{gone_pid}-123-{here}-link"
-    link.symlink_to(kept[2])
-    assert places.sweep() == 3
-    assert sorted(place.name for place in temporary.iterdir()) == sorted([link.name, *(place.name for place in kept)])
+    directory()
+    directory(os.getpid())  # its pid is used again
+    (directory(end=mine.name[-7:-2] + "zz") / "x.sock").unlink()
+    (temporary / "snakebridge-odd").mkdir()
+    kept = [directory(end="0000000"), directory(prefix="other-")]  # the first one is of another container
+    link = temporary / (directory(started="0000124").name[:-2] + "ln")
+    link.symlink_to(kept[1])
+    places.sweep()
+    assert sorted(place.name for place in temporary.iterdir()) == sorted(
+        ["snakebridge-odd", mine.name, link.name, *(place.name for place in kept)]
+    )
     assert all((place / "x.sock").exists() for place in kept)
 
 
