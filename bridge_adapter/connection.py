@@ -270,7 +270,7 @@ class Connection:
                     if request.form.encoding == "tagged":
                         value = self._packer.pack(value)
                 else:
-                    value = self._packer.pack({"items": stream_items(self, dispatcher, request, message)})
+                    value = stream_items(self, dispatcher, request, message)
             finally:
                 dispatcher.calls.remove(call)
                 self._innermost = outer

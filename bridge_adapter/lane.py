@@ -86,6 +86,13 @@ def items_head(id: int, count: int) -> bytes:
     return b"\x93\x02\xa5items\x92" + _pack(id) + b"\xdd" + _LENGTH.pack(count)
 
 
+def stream_end(count: int, value: bytes | None) -> bytes:
+    """The packed result of a stream of `count` items; value: what its generator returned, packed, if anything."""
+    if value is None:
+        return b"\x81\xa5items" + _pack(count)
+    return b"\x82\xa5items" + _pack(count) + b"\xa5value" + value
+
+
 def frame(body: bytes) -> bytes:
     """A body with its length before it."""
     return _LENGTH.pack(len(body)) + body

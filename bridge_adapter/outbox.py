@@ -24,8 +24,8 @@ MAX_CREDIT = 1 << 20
 FRAME_BYTES = 1 << 20
 
 
-def stream_items(connection: Connection, dispatcher: Dispatcher, request: Request, message: Message) -> int:
-    """Produces and sends the items of a stream; returns how many. Raises what the generator raised."""
+def stream_items(connection: Connection, dispatcher: Dispatcher, request: Request, message: Message) -> bytes:
+    """Produces and sends the items of a stream; returns its packed result. Raises what the generator raised."""
     dispatcher.stream_tool(request)
     credit = message.body.get("credit", DEFAULT_CREDIT)
     if type(credit) is not int or not 1 <= credit <= MAX_CREDIT:
@@ -36,7 +36,7 @@ def stream_items(connection: Connection, dispatcher: Dispatcher, request: Reques
         producer.run()
     finally:
         connection.close_credit(message.id)
-    return producer.sent
+    return lane.stream_end(producer.sent, producer.returned)
 
 
 class _Producer:
@@ -52,6 +52,7 @@ class _Producer:
         self._context: Context | None = None
         self._outbox = Outbox(lambda items: connection.socket.send(lane.items_head(id, len(items)), *items))
         self.sent = 0
+        self.returned: bytes | None = None  # what the generator returned, packed
 
     def run(self) -> None:
         call = self._request.call
@@ -90,14 +91,21 @@ class _Producer:
         tagged = form.encoding == "tagged"
         budget = connection.credit(id)
         made = 0
+        advance = source.__next__
         try:
-            for item in source:
+            while True:
+                try:
+                    item = advance()
+                except StopIteration as end:
+                    # Only `packed` has a place for it; a stream of the other forms ends without a value.
+                    if end.value is not None and form.encoding == "packed":
+                        self.returned = encode(end.value, form, self._packer, context)
+                    return True
                 data = encode(item, form, self._packer, context)
                 put(self._packer.pack(data) if tagged else data)
                 made += 1
                 if made >= budget or lock.contended:
                     return False
-            return True
         finally:
             connection.spend(id, made)
             self.sent += made

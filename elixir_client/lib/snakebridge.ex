@@ -71,7 +71,8 @@ defmodule SnakeBridge do
   Streams what a function yields: a generator's items, an iterable's elements.
 
   Without a callback the result is a lazy enumerable: it is opened when it is first asked for an item and closed, in Python too, when it is left.
-  With `callback: fun` the function gets `{:chunk, item}`, then `{:done, nil}` or `{:error, error}`.
+  With `callback: fun` the function gets `{:chunk, item}`, then `{:done, value}` or `{:error, error}`; value is what the generator returned with
+  `return value`, or nil.
   """
   @spec stream(target(), name(), [term()], keyword() | map() | (term() -> term())) ::
           Enumerable.t() | :ok | {:error, term()}
@@ -86,7 +87,7 @@ defmodule SnakeBridge do
         Runtime.lazy_stream(target, function, args, opts)
 
       {callback, opts} when is_function(callback, 1) ->
-        told(callback, &Runtime.stream(target, function, args, &1, opts))
+        told(callback, &Runtime.stream_to_end(target, function, args, &1, opts))
 
       {other, _} ->
         raise ArgumentError, "callback: must be a function of one argument, not #{inspect(other)}"
@@ -100,14 +101,15 @@ defmodule SnakeBridge do
   end
 
   defp told(callback, stream) do
-    result = stream.(fn item -> callback.({:chunk, item}) end)
+    case stream.(fn item -> callback.({:chunk, item}) end) do
+      {:ok, value} ->
+        callback.({:done, value})
+        :ok
 
-    case result do
-      :ok -> callback.({:done, nil})
-      {:error, error} -> callback.({:error, error})
+      {:error, error} ->
+        callback.({:error, error})
+        {:error, error}
     end
-
-    result
   end
 
   @doc "The next item of a held stream: `{:ok, item}` or `:done`."

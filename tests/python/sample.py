@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 CONSTANT = {"answer": 42}
@@ -114,6 +114,15 @@ def gen_slow(n: int, seconds: float) -> Iterator[int]:
 def gen_error(n: int) -> Iterator[int]:
     yield from range(n)
     raise ValueError("boom mid-stream")
+
+
+def gen_returning(n: int, value: Any) -> Generator[int, None, Any]:
+    yield from range(n)
+    return value
+
+
+def gen_returning_deep(n: int, depth: int) -> Generator[int, None, Any]:
+    return (yield from gen_returning(n, deep(depth)))
 
 
 def gen_callback(f: Any, n: int) -> Iterator[Any]:

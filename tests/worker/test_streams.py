@@ -123,6 +123,29 @@ def test_bad_streams_are_refused(client: Client, change: dict[str, Any], categor
     assert client.call("math", "sqrt", 4) == 2.0
 
 
+def test_the_value_that_a_generator_returns_comes_with_the_end(client: Client) -> None:
+    assert client.answer(client.open_stream(payload("sample", "gen_returning", [3, {"tokens": 3}]))) == {"items": 3, "value": {"tokens": 3}}
+    assert client.answer(client.open_stream(payload("sample", "gen_returning", [2, None]))) == {"items": 2}
+    ref = client.call("sample", "Acc", 10)
+    assert client.answer(client.open_stream(payload("sample", "gen_returning", [0, ref]))) == {"items": 0, "value": ref}
+
+
+def test_a_returned_value_that_cannot_travel_is_an_error_after_the_items(client: Client) -> None:
+    items: list[Any] = []
+    with pytest.raises(LaneError, match="deep") as caught:
+        client.answer(client.open_stream(payload("sample", "gen_returning_deep", [2, 2000])), items.extend)
+    assert caught.value.category == "limit_exceeded"
+    assert items == [0, 1]
+    assert client.call("math", "sqrt", 4) == 2.0
+
+
+def test_a_halted_stream_has_no_value(client: Client, control: Client) -> None:
+    id = client.open_stream(payload("sample", "gen_forever", ["no value"]), credit=100_000)
+    assert client.receive() is not None
+    control.send(lane.notification("cancel", [client.conn, id, "halted"]))
+    assert "value" not in client.answer(id)
+
+
 def test_large_items_travel_one_by_one(client: Client) -> None:
     id = client.open_stream(payload("builtins", "map", [client.function("f", 1, lambda n: b"x" * n), [3 << 20, 1, 3 << 20]]))
     sizes: list[int] = []

@@ -20,7 +20,8 @@ defmodule SnakeBridge.Exchange do
 
   defmodule Stream do
     @moduledoc "An open stream: a connection that is busy with it until it ends or is halted."
-    defstruct [:worker, :connection, :id, :deadline, :options, functions: [], owed: 0, open: true]
+    # value: what the generator returned, once it has ended
+    defstruct [:worker, :connection, :id, :deadline, :options, :value, functions: [], owed: 0, open: true]
   end
 
   @doc false
@@ -342,8 +343,8 @@ defmodule SnakeBridge.Exchange do
           {:ok, {:notification, "items", [^id, items]}} ->
             {:items, items, %{stream | owed: stream.owed + length(items)}}
 
-          {:ok, {:response, ^id, nil, _}} ->
-            {:done, finish(stream)}
+          {:ok, {:response, ^id, nil, result}} ->
+            {:done, %{finish(stream) | value: result["value"]}}
 
           {:ok, {:response, ^id, error, _}} ->
             {:error, Error.from_wire(error), finish(stream)}
@@ -413,8 +414,11 @@ defmodule SnakeBridge.Exchange do
     end
   end
 
-  @doc "Hands the items of a stream to a function; `:halt` or `{:halt, reason}` from it ends the stream."
-  @spec each(Stream.t(), (term() -> term())) :: :ok | {:error, term()}
+  @doc """
+  Hands the items of a stream to a function: `{:ok, what the generator returned}`, or `:ok` when it was halted. `:halt` or `{:halt, reason}` from the
+  function ends it.
+  """
+  @spec each(Stream.t(), (term() -> term())) :: :ok | {:ok, term()} | {:error, term()}
   def each(stream, callback) do
     case next(stream) do
       {:items, items, stream} ->
@@ -423,8 +427,8 @@ defmodule SnakeBridge.Exchange do
           result -> result
         end
 
-      {:done, _} ->
-        :ok
+      {:done, stream} ->
+        {:ok, stream.value}
 
       {:error, error, _} ->
         {:error, error}

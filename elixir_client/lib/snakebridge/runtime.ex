@@ -139,7 +139,13 @@ defmodule SnakeBridge.Runtime do
   """
   @spec stream(target() | Ref.t(), atom() | String.t(), [term()], (term() -> term()), keyword() | map()) ::
           :ok | {:error, term()}
-  def stream(target, function, args, callback, opts \\ []) when is_function(callback, 1) do
+  def stream(target, function, args, callback, opts \\ []) when is_function(callback, 1),
+    do: with({:ok, _} <- stream_to_end(target, function, args, callback, opts), do: :ok)
+
+  @doc "As `stream/5`, but `{:ok, value}`: what the generator returned, nil when that is nothing, or the stream was halted, or the client does not tell."
+  @spec stream_to_end(target() | Ref.t(), atom() | String.t(), [term()], (term() -> term()), keyword() | map()) ::
+          {:ok, term()} | {:error, term()}
+  def stream_to_end(target, function, args, callback, opts) do
     {kind, fields, runtime} = stream_fields(target, function, args, opts)
     client = RuntimeClient.current()
     payload = payload(client, kind, fields, runtime)
@@ -148,8 +154,8 @@ defmodule SnakeBridge.Runtime do
       if RuntimeClient.native?(client), do: callback, else: &callback.(&1 |> unwrap() |> Types.decode())
 
     case client.execute_stream("snakebridge.stream", payload, decode, runtime_opts(runtime)) do
-      :ok -> :ok
-      {:ok, _} -> :ok
+      :ok -> {:ok, nil}
+      {:ok, value} -> {:ok, value}
       {:error, error} -> {:error, enrich(error, {target, function, args})}
     end
   end

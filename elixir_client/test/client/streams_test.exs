@@ -48,6 +48,22 @@ defmodule SnakeBridge.StreamsTest do
              SnakeBridge.stream("sample", "gen_forever", ["why"], [], fn _ -> {:halt, :enough} end)
   end
 
+  test "what the generator returns comes with the end" do
+    me = self()
+    told = [callback: &send(me, &1)]
+    assert :ok = SnakeBridge.stream("sample", "gen_returning", [1, %{"tokens" => 1}], told)
+    assert_received {:chunk, 0}
+    assert_received {:done, %{"tokens" => 1}}
+    assert :ok = SnakeBridge.stream("sample", "gen_returning", [1, nil], told)
+    assert_received {:done, nil}
+    assert :ok = SnakeBridge.stream("sample", "gen_returning", [1, 2], [], &send(me, {:bare, &1}))
+    assert Enum.to_list(SnakeBridge.stream("sample", "gen_returning", [2, 3])) == [0, 1]
+
+    halting = fn event -> send(me, event) && :halt end
+    assert :ok = SnakeBridge.stream("sample", "gen_returning", [1000, "not reached"], callback: halting)
+    assert_received {:done, nil}
+  end
+
   test "an error comes after the items before it" do
     me = self()
 
