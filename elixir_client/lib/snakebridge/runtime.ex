@@ -17,6 +17,7 @@ defmodule SnakeBridge.Runtime do
     CallbackRegistry,
     Error,
     Payload,
+    PulledStream,
     Ref,
     RuntimeClient,
     SessionContext,
@@ -150,10 +151,12 @@ defmodule SnakeBridge.Runtime do
     client = RuntimeClient.current()
     payload = payload(client, kind, fields, runtime)
 
-    decode =
-      if RuntimeClient.native?(client), do: callback, else: &callback.(&1 |> unwrap() |> Types.decode())
-
-    case client.execute_stream("snakebridge.stream", payload, decode, runtime_opts(runtime)) do
+    case client.execute_stream(
+           "snakebridge.stream",
+           payload,
+           receiving(client, callback),
+           runtime_opts(runtime)
+         ) do
       :ok -> {:ok, nil}
       {:ok, value} -> {:ok, value}
       {:error, error} -> {:error, enrich(error, {target, function, args})}
@@ -172,7 +175,7 @@ defmodule SnakeBridge.Runtime do
           raise error
 
         stream ->
-          case SnakeBridge.Exchange.next(stream) do
+          case next(stream) do
             {:items, items, stream} -> {items, stream}
             {:done, stream} -> {:halt, stream}
             # Raised at the next step: the accumulator of a step that raises is the one before it, a stream that still looks open.
@@ -181,26 +184,38 @@ defmodule SnakeBridge.Runtime do
       end,
       fn
         {:failed, _} -> :ok
-        stream -> SnakeBridge.Exchange.halt(stream)
+        stream -> halt(stream)
       end
     )
   end
 
   defp open(kind, fields, runtime, origin) do
-    unless RuntimeClient.current() == SnakeBridge.Pool do
-      raise ArgumentError,
-            "lazy streams need the embedded pool; with #{inspect(RuntimeClient.current())} give a callback"
-    end
-
     # The session is looked up when the stream is opened: it is the consumer's.
-    case SnakeBridge.Pool.open_stream(
-           "snakebridge.stream",
-           payload(SnakeBridge.Pool, kind, fields, runtime),
-           runtime_opts(runtime)
-         ) do
-      {:ok, stream} -> stream
-      {:error, error} -> raise enrich(error, origin)
+    client = RuntimeClient.current()
+    payload = payload(client, kind, fields, runtime)
+    opts = runtime_opts(runtime)
+
+    if client == SnakeBridge.Pool do
+      case SnakeBridge.Pool.open_stream("snakebridge.stream", payload, opts) do
+        {:ok, stream} -> stream
+        {:error, error} -> raise enrich(error, origin)
+      end
+    else
+      PulledStream.open(fn hand_over ->
+        client.execute_stream("snakebridge.stream", payload, receiving(client, hand_over), opts)
+      end)
     end
+  end
+
+  defp next(%PulledStream{} = stream), do: PulledStream.next(stream)
+  defp next(stream), do: SnakeBridge.Exchange.next(stream)
+
+  defp halt(%PulledStream{} = stream), do: PulledStream.halt(stream)
+  defp halt(stream), do: SnakeBridge.Exchange.halt(stream)
+
+  # Items as the callback wants them.
+  defp receiving(client, callback) do
+    if RuntimeClient.native?(client), do: callback, else: &callback.(&1 |> unwrap() |> Types.decode())
   end
 
   defp stream_fields(target, function, args, opts) do
@@ -316,10 +331,14 @@ defmodule SnakeBridge.Runtime do
     else
       encode = fn -> {:ok, Enum.reduce(keys, payload, &encode_at/2)} end
       # What cannot be encoded raises, and its functions are forgotten.
-      {:ok, payload, _functions} = CallbackRegistry.sending(nil, self(), encode)
+      {:ok, payload, functions} = CallbackRegistry.sending(nil, self(), encode)
+      if functions != [] and offers_functions?(client), do: client.offer_functions(payload["session_id"])
       payload
     end
   end
+
+  defp offers_functions?(client),
+    do: Code.ensure_loaded?(client) and function_exported?(client, :offer_functions, 1)
 
   defp encode_at(key, payload) do
     case payload do
@@ -351,19 +370,15 @@ defmodule SnakeBridge.Runtime do
 
   defp runtime_opts(runtime) do
     session = session(runtime)
+    {options, defaults} = SessionContext.options(session)
 
-    runtime
-    |> Keyword.drop([:ref_session, :pool_name, :stream_timeout])
-    |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
-    |> Keyword.put(:session_id, session)
-    |> put_session_options(session)
-  end
+    opts =
+      defaults
+      |> Keyword.merge(Keyword.drop(runtime, [:ref_session, :pool_name, :stream_timeout]))
+      |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
+      |> Keyword.put(:session_id, session)
 
-  defp put_session_options(opts, session) do
-    case SessionContext.options(session) do
-      nil -> opts
-      options -> Keyword.put(opts, :session_options, options)
-    end
+    if options == %{}, do: opts, else: Keyword.put(opts, :session_options, options)
   end
 
   @reserved [:idempotent, :__args__, :__runtime__]

@@ -1,6 +1,7 @@
 defmodule SnakeBridge.RuntimeClient do
   @moduledoc """
-  What carries a payload to Python and its answer back: `SnakeBridge.Pool`, `Snakepit`, or a stub of your own in tests.
+  What carries a payload to Python and its answer back: `SnakeBridge.Pool`, `Snakepit` (through `SnakeBridge.SnakepitClient`), or a stub of your
+  own in tests.
 
       config :snakebridge, runtime_client: MyApp.StubClient
 
@@ -16,14 +17,19 @@ defmodule SnakeBridge.RuntimeClient do
             ) ::
               :ok | {:ok, term()} | {:error, term()}
   @callback native_terms?() :: boolean()
-  @optional_callbacks native_terms?: 0, execute_stream: 4
+  @doc "Called before a payload that holds Elixir functions is sent: Python will call them as tool `snakebridge.callback` of that session."
+  @callback offer_functions(session_id :: String.t()) :: :ok
+  @optional_callbacks native_terms?: 0, execute_stream: 4, offer_functions: 1
 
   @override :snakebridge_runtime_client
 
   @doc "The client in force: of this process, of the configuration, else the embedded pool."
   @spec current() :: module()
   def current,
-    do: Process.get(@override) || Application.get_env(:snakebridge, :runtime_client, SnakeBridge.Pool)
+    do: named(Process.get(@override) || Application.get_env(:snakebridge, :runtime_client, SnakeBridge.Pool))
+
+  defp named(Snakepit), do: SnakeBridge.SnakepitClient
+  defp named(client), do: client
 
   @doc "Runs a function with another client in this process."
   @spec with_client(module(), (() -> result)) :: result when result: term()

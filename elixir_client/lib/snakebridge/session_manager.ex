@@ -11,7 +11,7 @@ defmodule SnakeBridge.SessionManager do
 
   @tracked :snakebridge_tracked
   @auto :snakebridge_auto_session
-  # number => process and its session; it outlives this process, which then watches them all again
+  # number => process, its session and its client; it outlives this process, which then watches them all again
   @callers :snakebridge_callers
 
   def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
@@ -40,31 +40,32 @@ defmodule SnakeBridge.SessionManager do
   @doc false
   def table, do: @callers
 
-  @doc "Watches the calling process; the number under which it holds connections."
-  @spec track() :: Slots.holder()
-  def track do
-    number = Process.get(@tracked)
+  @doc "Watches the calling process for the embedded pool or another runtime client; the number under which it holds connections."
+  @spec track(module()) :: Slots.holder()
+  def track(client \\ Pool) do
+    key = if client == Pool, do: @tracked, else: {@tracked, client}
+    number = Process.get(key)
 
     # A process that lives longer than this application is new to the next one.
     if number != nil and :ets.member(@callers, number) do
       number
     else
       # A call, so that a process that dies in its first request is known by then.
-      number = GenServer.call(__MODULE__, {:track, self(), auto_session()})
-      Process.put(@tracked, number)
+      number = GenServer.call(__MODULE__, {:track, self(), auto_session(), client})
+      Process.put(key, number)
       number
     end
   end
 
   @impl true
-  def init(nil), do: {:ok, Map.new(:ets.tab2list(@callers), fn {number, pid, _} -> watch(pid, number) end)}
+  def init(nil), do: {:ok, Map.new(:ets.tab2list(@callers), fn {number, pid, _, _} -> watch(pid, number) end)}
 
   defp watch(pid, number), do: {Process.monitor(pid), number}
 
   @impl true
-  def handle_call({:track, pid, session}, _from, watched) do
+  def handle_call({:track, pid, session, client}, _from, watched) do
     number = Slots.holder()
-    :ets.insert(@callers, {number, pid, session})
+    :ets.insert(@callers, {number, pid, session, client})
     {monitor, _} = watch(pid, number)
     {:reply, number, Map.put(watched, monitor, number)}
   end
@@ -72,16 +73,21 @@ defmodule SnakeBridge.SessionManager do
   @impl true
   def handle_info({:DOWN, monitor, :process, pid, _}, watched) when is_map_key(watched, monitor) do
     {number, watched} = Map.pop(watched, monitor)
-    [{_, _, session}] = :ets.lookup(@callers, number)
-    Pool.abandon(pid, number)
+    [{_, _, session, client}] = :ets.lookup(@callers, number)
     :ets.delete(@callers, number)
     Shared.release_session(session)
-
-    if Pool.placed?(session),
-      do: Task.Supervisor.start_child(SnakeBridge.Tasks, fn -> Pool.release_session(session) end)
-
+    ended(client, pid, number, session)
     {:noreply, watched}
   end
 
   def handle_info(_, watched), do: {:noreply, watched}
+
+  defp ended(Pool, pid, number, session) do
+    Pool.abandon(pid, number)
+    if Pool.placed?(session), do: later(fn -> Pool.release_session(session) end)
+  end
+
+  defp ended(client, _, _, session), do: later(fn -> client.ended(session) end)
+
+  defp later(fun), do: Task.Supervisor.start_child(SnakeBridge.Tasks, fun)
 end
