@@ -18,6 +18,7 @@ defmodule SnakeBridge.Application do
       Shared.Keeper,
       CallbackRegistry,
       SessionManager,
+      {Registry, keys: :unique, name: SnakeBridge.Sessions},
       {Task.Supervisor, name: SnakeBridge.Tasks},
       {DynamicSupervisor, name: SnakeBridge.Pools, strategy: :one_for_one}
     ]

@@ -240,9 +240,43 @@ defmodule SnakeBridge.Pool do
   def mark_lost(pool, index, reason) do
     for [key] <- :ets.match(@placements, {{pool, :"$1"}, index, :_, :_}) do
       :ets.update_element(@placements, {pool, key}, {4, reason})
+      SnakeBridge.Session.Server.lost(key, reason)
     end
 
     :ok
+  end
+
+  @doc false
+  # Puts a new session on a worker of choice, if that is or will be there: `place/2` waits for it.
+  def place_on(pool, session, index) do
+    with :ok <- ensure_running(pool), [{_, size, _}] when index <= size <- :ets.lookup(@pools, pool) do
+      case :ets.lookup(@workers, {pool, index}) do
+        [{_, :ready, worker}] ->
+          if :ets.insert_new(@placements, {{pool, session}, index, worker.generation, nil}),
+            do: :atomics.add(worker.counts, 3, 1)
+
+        _ ->
+          # Counted with the others when the worker is ready.
+          :ets.insert_new(@placements, {{pool, session}, index, 0, nil})
+      end
+    end
+
+    :ok
+  end
+
+  @doc false
+  # The worker of a session, and why what it held there is gone, if it is.
+  def placement(pool, session) do
+    case :ets.lookup(@placements, {pool, session}) do
+      [{_, index, _, reason}] -> {index, reason}
+      [] -> nil
+    end
+  end
+
+  @doc false
+  # How many workers a pool has or will have.
+  def size(pool) do
+    with :ok <- ensure_running(pool), [{_, size, _}] <- :ets.lookup(@pools, pool), do: size, else: (_ -> 1)
   end
 
   # --- sessions ---
@@ -266,6 +300,7 @@ defmodule SnakeBridge.Pool do
       :ets.delete(@placements, {pool, session})
     end
 
+    SnakeBridge.SessionContext.forget(session)
     :ok
   end
 

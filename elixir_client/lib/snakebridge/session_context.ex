@@ -41,16 +41,24 @@ defmodule SnakeBridge.SessionContext do
 
   @doc false
   def inside(session, fun) do
-    before = Process.put(@session, session)
+    before = enter(session)
 
     try do
       fun.()
     after
-      if before, do: Process.put(@session, before), else: Process.delete(@session)
+      enter(before)
     end
   end
 
-  @doc "A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side."
+  @doc false
+  # Puts the calling process into a session, or into none (nil); what it was in before.
+  def enter(nil), do: Process.delete(@session)
+  def enter(session), do: Process.put(@session, session)
+
+  @doc """
+  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:` and `timeout:` are
+  those of its calls that name none themselves.
+  """
   @spec create(keyword()) :: {:ok, String.t()}
   def create(opts \\ []) do
     id =
@@ -60,7 +68,8 @@ defmodule SnakeBridge.SessionContext do
     chosen =
       for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
 
-    if chosen != %{}, do: :ets.insert(@options, {id, chosen})
+    defaults = for {key, value} <- Keyword.take(opts, [:pool, :timeout]), value != nil, do: {key, value}
+    if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}
   end
 
@@ -68,15 +77,19 @@ defmodule SnakeBridge.SessionContext do
   @spec close(String.t()) :: :ok | {:error, term()}
   def close(session) do
     result = SnakeBridge.Runtime.release_session(session)
-    :ets.delete(@options, session)
+    forget(session)
     result
   end
 
   @doc false
+  def forget(session), do: :ets.delete(@options, session)
+
+  @doc false
+  # What Python is told of the session, and options of its calls.
   def options(session) do
     case :ets.lookup(@options, session) do
-      [{_, options}] -> options
-      [] -> nil
+      [{_, options, defaults}] -> {options, defaults}
+      [] -> {%{}, []}
     end
   end
 end

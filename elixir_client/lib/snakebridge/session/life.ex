@@ -1,0 +1,114 @@
+defmodule SnakeBridge.Session.Life do
+  @moduledoc """
+  One life of a session: the process whose automatic Python session it is. It makes the state, warms it up, runs the casts one after another, and
+  otherwise waits. When it ends, however that happens, `SnakeBridge.SessionManager` releases what it held in Python, as for any process; and
+  Elixir functions that it passed to Python stay callable as long as the session lives.
+  """
+  require Logger
+
+  alias SnakeBridge.{Error, Pool, RuntimeClient, SessionContext, SessionManager}
+  alias SnakeBridge.Session.Visit
+
+  @doc "Starts a life, linked to the calling server, which hears `{:begun | :ready | :failed | :ran, pid, ...}` from it."
+  @spec start(keyword()) :: pid()
+  def start(options) do
+    server = self()
+    client = RuntimeClient.current()
+    :proc_lib.spawn_link(fn -> RuntimeClient.with_client(client, fn -> begin(server, options) end) end)
+  end
+
+  @doc "Has a function run with the state; `{:ran, pid, :done | :unbegun}` tells what came of it."
+  @spec run(pid(), (term() -> term())) :: :ok
+  def run(life, function) do
+    send(life, {:run, function})
+    :ok
+  end
+
+  defp begin(server, options) do
+    if RuntimeClient.current() == Pool, do: SessionManager.track()
+    chosen = Keyword.take(options, [:pinned, :concurrent, :pool, :timeout])
+    {:ok, id} = SessionContext.create([session_id: SessionManager.auto_session()] ++ chosen)
+    if options[:worker], do: Pool.place_on(options[:pool], id, options[:worker])
+    send(server, {:begun, self(), id})
+
+    case prepare(options) do
+      {:ok, state} ->
+        send(server, {:ready, self(), state})
+        serve(server, state, options)
+
+      {:error, error} ->
+        send(server, {:failed, self(), error})
+    end
+  end
+
+  defp prepare(options) do
+    with {:ok, state} <- guarded("init", options[:init]),
+         {:ok, _} <- warm_up(options[:warm_up], state),
+         do: {:ok, state}
+  end
+
+  defp warm_up(nil, _), do: {:ok, nil}
+
+  # What the function returns matters only when it is an error: warming up is done for its effect.
+  defp warm_up(function, state) do
+    guarded("warm_up", fn ->
+      case function.(state) do
+        {:error, _} = error -> error
+        _ -> {:ok, nil}
+      end
+    end)
+  end
+
+  defp guarded(name, function) do
+    case function.() do
+      {:ok, value} -> {:ok, value}
+      {:error, %Error{} = error} -> {:error, error}
+      {:error, reason} -> {:error, failure("#{name} returned #{inspect({:error, reason}, limit: 10)}")}
+      other -> {:error, failure("#{name} must return {:ok, state}, not #{inspect(other, limit: 10)}")}
+    end
+  rescue
+    error in Error -> {:error, error}
+    error -> {:error, failure("#{name} raised #{Exception.format(:error, error, __STACKTRACE__)}")}
+  catch
+    kind, reason -> {:error, failure("#{name}: #{Exception.format(kind, reason, __STACKTRACE__)}")}
+  end
+
+  defp failure(text), do: Error.new(:unavailable, text)
+
+  defp serve(server, state, options) do
+    receive do
+      {:run, function} ->
+        send(server, {:ran, self(), outcome(options[:label], fn -> function.(state) end)})
+
+      # Answers to requests that were given up, or whatever strayed here.
+      _ ->
+        :ok
+    end
+
+    serve(server, state, options)
+  end
+
+  # A cast that found its worker gone has not begun, and is not a failure: the next life runs it.
+  defp outcome(label, function) do
+    with {:error, error} <- function.(), do: failed(label, error)
+  rescue
+    error in Error -> failed(label, error)
+    error -> log(label, Exception.format(:error, error, __STACKTRACE__))
+  catch
+    kind, reason -> log(label, Exception.format(kind, reason, __STACKTRACE__))
+  else
+    :unbegun -> :unbegun
+    _ -> :done
+  end
+
+  defp failed(label, %Error{} = error) do
+    if Visit.again?(error, :unbegun), do: :unbegun, else: log(label, Exception.message(error))
+  end
+
+  defp failed(label, reason), do: log(label, inspect(reason))
+
+  defp log(label, text) do
+    Logger.error("SnakeBridge: a cast to the session #{label} failed: #{text}")
+    :done
+  end
+end

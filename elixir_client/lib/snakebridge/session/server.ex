@@ -1,0 +1,272 @@
+defmodule SnakeBridge.Session.Server do
+  @moduledoc """
+  The owner of a session: begins its lives, notices their ends, and keeps casts in order. It knows where the session is and what its state is, and tells
+  callers; it never calls Python itself, so it always answers.
+
+  Where a session is ready, its place stands in the registry `SnakeBridge.Sessions` under the server's pid: callers find it there without asking.
+  Under the id of its Python session the pool finds the server when the worker dies.
+  """
+  use GenServer
+
+  require Logger
+
+  alias SnakeBridge.{Error, Pool, Telemetry}
+  alias SnakeBridge.Session.Life
+
+  @registry SnakeBridge.Sessions
+  @backoff_first 100
+  @backoff_last 5_000
+  # A life that lasted this long makes up for earlier failures.
+  @healthy_after 5_000
+
+  @typedoc "Where a session is: its server, which life it is in, its Python session, its pool, and its state."
+  @type place :: %{
+          server: pid(),
+          generation: pos_integer(),
+          session_id: String.t(),
+          pool: atom(),
+          state: term()
+        }
+
+  # --- for callers ---
+
+  @doc "Where the session is, if it is ready."
+  @spec place(pid()) :: place() | nil
+  def place(server) do
+    case Registry.lookup(@registry, server) do
+      [{_, place}] -> if lost?(place), do: nil, else: place
+      [] -> nil
+    end
+  end
+
+  @doc "Whether the worker on which a place is has died."
+  @spec lost?(place()) :: boolean()
+  def lost?(place),
+    do: match?({_, reason} when is_binary(reason), Pool.placement(place.pool, place.session_id))
+
+  @doc false
+  # Called by the pool when the worker of a session has died; most sessions have no server.
+  def lost(session_id, reason) do
+    for {server, _} <- Registry.lookup(@registry, {:session, session_id}),
+        do: send(server, {:lost, session_id, reason})
+
+    :ok
+  end
+
+  # --- the process ---
+
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+
+    state = %{
+      options: options,
+      status: :starting,
+      life: nil,
+      session_id: nil,
+      place: nil,
+      generation: 0,
+      since: now(),
+      failures: 0,
+      last_error: nil,
+      waiting: [],
+      casts: :queue.new(),
+      # the one that runs
+      cast: nil
+    }
+
+    {:ok, state, {:continue, :begin}}
+  end
+
+  @impl true
+  def handle_continue(:begin, state), do: {:noreply, begin(state)}
+
+  @impl true
+  def handle_call(:await, from, %{status: :ready} = state) do
+    # The caller may have seen the end of the worker before the word of it came here.
+    if lost?(state.place),
+      do: ended("its worker died", wait(state, from)),
+      else: {:reply, {:ok, state.place}, state}
+  end
+
+  def handle_call(:await, from, state), do: {:noreply, wait(state, from)}
+
+  def handle_call(:info, _from, state) do
+    worker =
+      with %{pool: pool, session_id: id} <- state.place,
+           {index, _} <- Pool.placement(pool, id),
+           do: index,
+           else: (_ -> nil)
+
+    info = %{
+      status: state.status,
+      pool: state.options[:pool],
+      session_id: state.session_id,
+      worker: worker,
+      lives: state.generation,
+      failures: state.failures,
+      last_error: state.last_error,
+      casts: :queue.len(state.casts)
+    }
+
+    {:reply, info, state}
+  end
+
+  @impl true
+  def handle_cast({:cast, function}, state),
+    do: {:noreply, next_cast(%{state | casts: :queue.in(function, state.casts)})}
+
+  # A caller found that what the state names is not there any more.
+  def handle_cast({:gone, generation, reason}, %{status: :ready, generation: generation} = state),
+    do: ended(reason, state)
+
+  def handle_cast({:gone, _, _}, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info({:begun, life, id}, %{life: life} = state) do
+    {:ok, _} = Registry.register(@registry, {:session, id}, nil)
+    {:noreply, %{state | session_id: id}}
+  end
+
+  def handle_info({:ready, life, result}, %{life: life} = state) do
+    place = %{
+      server: self(),
+      generation: state.generation,
+      session_id: state.session_id,
+      pool: state.options[:pool],
+      state: result
+    }
+
+    if lost?(place), do: ended("its worker died while it began", state), else: {:noreply, ready(state, place)}
+  end
+
+  def handle_info({:failed, life, error}, %{life: life} = state), do: failed(error, state)
+
+  def handle_info({:ran, life, outcome}, %{life: life} = state) do
+    casts = if outcome == :unbegun, do: :queue.in_r(state.cast, state.casts), else: state.casts
+    state = %{state | cast: nil, casts: casts}
+
+    # The next one is not sent after a worker that is gone.
+    if state.status == :ready and (outcome == :unbegun or lost?(state.place)),
+      do: ended("its worker died", state),
+      else: {:noreply, next_cast(state)}
+  end
+
+  def handle_info({:lost, id, reason}, %{status: :ready, session_id: id} = state), do: ended(reason, state)
+
+  def handle_info({:EXIT, life, reason}, %{life: life} = state),
+    do: ended("its process ended: #{inspect(reason, limit: 10)}", state)
+
+  def handle_info(:begin, %{status: :resting} = state), do: {:noreply, begin(state)}
+  def handle_info(_, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, state) do
+    error = Error.new(:unavailable, "the session #{state.options[:label]} was stopped")
+    for from <- state.waiting, do: GenServer.reply(from, {:error, error})
+    end_life(state)
+  end
+
+  # --- lives ---
+
+  defp begin(state) do
+    options = if state.failures > 0, do: Keyword.delete(state.options, :worker), else: state.options
+
+    %{
+      state
+      | status: :starting,
+        generation: state.generation + 1,
+        since: now(),
+        life: Life.start(options),
+        session_id: nil
+    }
+  end
+
+  defp ready(state, place) do
+    {:ok, _} = Registry.register(@registry, self(), place)
+    for from <- state.waiting, do: GenServer.reply(from, {:ok, place})
+    tell(state, :ready, %{duration: (now() - state.since) * 1000})
+    next_cast(%{state | status: :ready, place: place, waiting: [], since: now(), last_error: nil})
+  end
+
+  # The life is over although it had begun well, or its process died.
+  defp ended(reason, state) do
+    error = Error.new(:session_lost, "the session #{state.options[:label]} was lost: #{reason}")
+    healthy? = state.status == :ready and now() - state.since >= @healthy_after
+    again(error, %{state | failures: if(healthy?, do: 0, else: state.failures)}, not healthy?)
+  end
+
+  defp failed(error, state) do
+    text = "the session #{state.options[:label]} cannot begin: #{Exception.message(error)}"
+    told = %{error | message: text, python_type: nil, notes: []}
+    for from <- state.waiting, do: GenServer.reply(from, {:error, told})
+    again(told, %{state | waiting: []}, true)
+  end
+
+  # The first end after a good life is followed by a new one at once.
+  defp again(error, state, counts?) do
+    tell(state, :lost, %{})
+
+    if state.cast,
+      do: Logger.error("SnakeBridge: a cast was running when #{error.message}; it is not run again")
+
+    state = state |> end_life() |> Map.merge(%{place: nil, cast: nil, last_error: error})
+    state = if counts?, do: %{state | failures: state.failures + 1}, else: state
+    most = state.options[:max_failures]
+
+    cond do
+      state.failures > most ->
+        Logger.error("SnakeBridge: #{error.message}; given up after #{most} attempts in a row")
+        {:stop, {:shutdown, {:session_failed, error}}, state}
+
+      state.failures == 0 ->
+        Logger.warning("SnakeBridge: #{error.message}; it begins again")
+        {:noreply, begin(state)}
+
+      true ->
+        rest = rest(state.failures)
+        Logger.warning("SnakeBridge: #{error.message}; it begins again in #{rest} ms")
+        Process.send_after(self(), :begin, rest)
+        {:noreply, %{state | status: :resting}}
+    end
+  end
+
+  defp rest(failures), do: min(@backoff_first * Integer.pow(2, min(failures - 1, 10)), @backoff_last)
+
+  # Its Python session is released by SnakeBridge.SessionManager.
+  defp end_life(%{life: nil} = state), do: state
+
+  defp end_life(%{life: life} = state) do
+    Registry.unregister(@registry, self())
+    if state.session_id, do: Registry.unregister(@registry, {:session, state.session_id})
+    Process.unlink(life)
+    Process.exit(life, :kill)
+    receive(do: ({:EXIT, ^life, _} -> :ok), after: (0 -> :ok))
+    %{state | life: nil}
+  end
+
+  # --- parts ---
+
+  defp wait(state, from), do: %{state | waiting: [from | state.waiting]}
+
+  defp next_cast(%{status: :ready, cast: nil} = state) do
+    case :queue.out(state.casts) do
+      {{:value, function}, casts} ->
+        Life.run(state.life, function)
+        %{state | casts: casts, cast: function}
+
+      {:empty, _} ->
+        state
+    end
+  end
+
+  defp next_cast(state), do: state
+
+  defp tell(state, event, measurements) do
+    metadata = %{session: state.options[:label], pool: state.options[:pool]}
+    Telemetry.execute([:snakebridge, :session, event], measurements, metadata)
+    with %{watcher: watcher} <- Map.new(state.options), do: send(watcher, {:session, event, self()})
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,124 @@
+defmodule SnakeBridge.Session.Visit do
+  @moduledoc """
+  A caller's stay in a session. The calling process itself talks to Python, inside the session and with its state; only a session that is not ready is
+  asked for. Decides what is run again when the session was lost meanwhile.
+  """
+  alias SnakeBridge.{Error, Pool, Ref, RuntimeClient, SessionContext, StreamRef}
+  alias SnakeBridge.Session.Server
+
+  @type work :: (state :: term() -> term())
+  @type answer :: {:ok, term()} | :ok | {:error, Error.t() | term()}
+  @typedoc "What may be run again: nothing; what has not begun in Python; everything."
+  @type again :: :nothing | :unbegun | :all
+
+  # A call that was not the cause of a crash may be hit by another one that was.
+  @reruns 2
+
+  @doc "Runs work in a session, and again after its next beginning where `again` allows it."
+  @spec run(GenServer.server(), work(), again(), integer() | :infinity, non_neg_integer()) :: answer()
+  def run(session, work, again, deadline, reruns \\ @reruns) do
+    with {:ok, place} <- place(session, deadline) do
+      result = stay(place, work)
+
+      with {:error, %Error{} = error} <- result do
+        loss = loss(error, place)
+        if loss, do: GenServer.cast(place.server, {:gone, place.generation, loss})
+
+        if reruns > 0 and again?(error, again),
+          do: run(session, work, again, deadline, reruns - 1),
+          else: result
+      end
+    end
+  end
+
+  @doc "Where a session is; waits until it is ready."
+  @spec place(GenServer.server(), integer() | :infinity) :: {:ok, Server.place()} | {:error, Error.t()}
+  def place(session, deadline) do
+    case whereis(session) do
+      nil -> {:error, Error.new(:unavailable, not_running(session))}
+      server -> known(Server.place(server), server, session, deadline)
+    end
+  end
+
+  defp known(%{} = place, _, _, _), do: {:ok, place}
+
+  defp known(nil, server, session, deadline) do
+    GenServer.call(server, :await, Pool.left(deadline))
+  catch
+    :exit, {:timeout, _} ->
+      {:error,
+       Error.new(
+         :timeout,
+         "the session #{inspect(session)} was not ready in time: its init still runs, or rests before it is tried again; give a longer timeout:"
+       )}
+
+    :exit, _ ->
+      {:error, Error.new(:unavailable, not_running(session))}
+  end
+
+  @doc "The process of a session on this node, or nil."
+  @spec whereis(GenServer.server()) :: pid() | nil
+  def whereis(session) do
+    case GenServer.whereis(session) do
+      {_, node} -> raise ArgumentError, elsewhere(session, node)
+      pid when is_pid(pid) and node(pid) != node() -> raise ArgumentError, elsewhere(session, node(pid))
+      found -> found
+    end
+  end
+
+  defp elsewhere(session, node),
+    do:
+      "#{inspect(session)} is on #{inspect(node)}: a session is used on its own node; run the call there, with :erpc.call/2"
+
+  @doc false
+  def not_running(session) do
+    "no session runs as #{inspect(session)}: it was not started, was given up after too many failures, or was stopped; " <>
+      "start it with {SnakeBridge.Session, init: ..., name: ...} in a supervision tree"
+  end
+
+  @doc "Runs work at a place. A `SnakeBridge.Error` that is raised is an error answer; what is no answer yet becomes `{:ok, result}`."
+  @spec stay(Server.place(), work()) :: answer()
+  def stay(place, work) do
+    case SessionContext.inside(place.session_id, fn -> work.(place.state) end) do
+      {:ok, _} = ok -> ok
+      {:error, _} = error -> error
+      :ok -> :ok
+      result -> {:ok, result}
+    end
+  rescue
+    error in Error -> {:error, error}
+  end
+
+  # --- what was lost, what is run again ---
+
+  # Why the state is gone, if this error says so. (The pool itself tells the server when a worker dies; it may not be its pool.)
+  defp loss(%Error{category: :session_lost} = error, place), do: if(about?(error, place), do: error.message)
+
+  defp loss(%Error{category: :worker_crash} = error, _),
+    do: if(RuntimeClient.current() != Pool, do: error.message)
+
+  # Python drops the oldest refs of a session that makes more than it may hold.
+  defp loss(%Error{category: :unknown_ref, details: %{"ref_id" => id}} = error, place),
+    do: if(id in ids(place.state), do: error.message)
+
+  defp loss(_, _), do: nil
+
+  defp about?(error, place), do: error.context[:session_id] in [nil, place.session_id]
+
+  defp ids(%kind{id: id}) when kind in [Ref, StreamRef], do: [id]
+
+  defp ids(map) when is_map(map) and not is_struct(map),
+    do: Enum.flat_map(map, fn {_, value} -> ids(value) end)
+
+  defp ids(list) when is_list(list), do: Enum.flat_map(list, &ids/1)
+  defp ids(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> ids()
+  defp ids(_), do: []
+
+  @doc "Whether work that ended with this error may be run again."
+  @spec again?(Error.t(), again()) :: boolean()
+  def again?(_, :nothing), do: false
+  def again?(%Error{category: :worker_crash, details: %{outcome: :not_started}}, _), do: true
+  def again?(%Error{category: :worker_crash}, again), do: again == :all
+  def again?(%Error{category: category}, _) when category in [:session_lost, :unknown_ref], do: true
+  def again?(_, _), do: false
+end

@@ -1,0 +1,286 @@
+defmodule SnakeBridge.SessionTest do
+  use ExUnit.Case, async: false
+
+  @moduletag capture_log: true
+
+  alias SnakeBridge.{Error, Session, Telemetry}
+
+  @pool :single
+
+  defp model, do: fn -> SnakeBridge.call("models", "Doubler") end
+
+  defp start(options) do
+    name = :"session_#{System.unique_integer([:positive])}"
+    start_supervised!({Session, Keyword.merge([name: name, init: model(), pool: @pool], options)}, id: name)
+    name
+  end
+
+  defp rows(list), do: SnakeBridge.Tensor.from_list(list)
+  defp pid(session), do: Session.call!(session, :pid)
+
+  test "a model is made once and called by many, in their own processes" do
+    session = start([])
+
+    results = for n <- 1..8, do: Task.async(fn -> Session.call(session, :predict, [rows([[n * 1.0]])]) end)
+
+    for {task, n} <- Enum.zip(results, 1..8) do
+      assert {:ok, tensor} = Task.await(task)
+      assert SnakeBridge.Tensor.to_list(tensor) == [[n * 2.0]]
+    end
+
+    me = self()
+    assert {:ok, ^me} = Session.call(session, fn _ -> self() end)
+    assert {:ok, calls} = Session.call(session, fn model -> SnakeBridge.get_attr(model, :calls) end)
+    assert calls == List.duplicate(1, 8)
+  end
+
+  test "it is warm before the first call, and what it makes in Python lives in its session and pool" do
+    session =
+      start(
+        init: fn ->
+          {:ok, %{model: SnakeBridge.call!("models", "Doubler"), session: SnakeBridge.current_session()}}
+        end,
+        warm_up: fn %{model: model} -> SnakeBridge.call(model, :warm_up) end
+      )
+
+    assert {:ok, true} = Session.call(session, fn state -> SnakeBridge.get_attr(state.model, :warm) end)
+    assert {:ok, pid} = Session.call(session, {:model, :pid}, [])
+
+    # A call of a module runs in the session's pool, too.
+    assert {:ok, {^pid, id}} =
+             Session.call(session, fn state ->
+               assert SnakeBridge.current_session() == state.session
+               {SnakeBridge.call!("os", "getpid"), state.session}
+             end)
+
+    assert %{status: :ready, pool: @pool, worker: 1, session_id: ^id, lives: 1} = Session.info(session)
+    assert {:ok, %{session: ^id}} = Session.state(session)
+    assert_raise ArgumentError, ~r/has no :modle; it has/, fn -> Session.call(session, {:modle, :pid}, []) end
+    assert_raise ArgumentError, ~r/has no method :pid/, fn -> Session.call(session, :pid, []) end
+  end
+
+  test "the answers of functions: errors raised by Python are answers, other exceptions the caller's" do
+    session = start([])
+    assert {:ok, 3} = Session.call(session, fn _ -> 3 end)
+    assert {:ok, 3} = Session.call(session, fn _ -> {:ok, 3} end)
+    assert :ok = Session.call(session, fn model -> SnakeBridge.set_attr(model, :factor, 3.0) end)
+    assert {:error, :no} = Session.call(session, fn _ -> {:error, :no} end)
+
+    assert {:error, %Error{python_type: "ValueError"}} =
+             Session.call(session, fn model -> SnakeBridge.call!(model, :nonnegative, [rows([-1.0])]) end)
+
+    assert_raise RuntimeError, "mine", fn -> Session.call(session, fn _ -> raise "mine" end) end
+    assert_raise Error, ~r/negative/, fn -> Session.call!(session, :nonnegative, [rows([-1.0])]) end
+    outer = SnakeBridge.current_session()
+    assert outer != Session.call!(session, fn _ -> SnakeBridge.current_session() end)
+    assert SnakeBridge.current_session() == outer
+  end
+
+  test "when its worker dies while nobody calls, it begins again by itself" do
+    session = start([])
+    before = pid(session)
+    tell_events(session)
+    SnakeBridge.call("os", "_exit", [1], pool: @pool)
+    assert_receive {:lost, _}, 5_000
+    assert_receive {:ready, %{duration: _}}, 10_000
+    assert pid(session) != before
+    assert %{lives: 2, status: :ready, last_error: nil} = Session.info(session)
+  end
+
+  test "a call that kills the worker answers so; callers that come later wait for the next life and get its answer" do
+    session = start([])
+    assert {:error, %Error{category: :worker_crash}} = Session.call(session, :die)
+    assert {:ok, _} = Session.call(session, :pid)
+    assert {:ok, []} = Session.call(session, fn model -> SnakeBridge.get_attr(model, :calls) end)
+  end
+
+  test "an idempotent call is run again in the next life, in either form" do
+    session = start([])
+    [one, two] = for n <- 1..2, do: marker(n)
+    assert {:ok, "again"} = Session.call(session, :die_once, [one], idempotent: true)
+    work = fn model -> SnakeBridge.call(model, :die_once, [two]) end
+    assert {:ok, "again"} = Session.call(session, work, idempotent: true)
+  end
+
+  test "a call that kills every worker it meets is given up after its third" do
+    pool = :"dying_#{System.unique_integer([:positive])}"
+    options = Application.get_env(:snakebridge, :pools)[:single]
+    start_supervised!({SnakeBridge.Pool, [name: pool] ++ options})
+    session = start(pool: pool)
+    assert {:error, %Error{category: :worker_crash}} = Session.call(session, :die, [], idempotent: true)
+    assert :ok = Session.await(session)
+    assert %{lives: 4} = Session.info(session)
+  end
+
+  test "the object of the state that Python dropped is made again" do
+    session = start([])
+    {:ok, ref} = Session.state(session)
+    :ok = SnakeBridge.release_ref(ref)
+    assert {:ok, pid} = Session.call(session, :pid)
+    assert is_integer(pid)
+    assert %{lives: 2} = Session.info(session)
+  end
+
+  test "a session that cannot begin says why, tries again with pauses, and is given up after its maximum" do
+    count = :counters.new(1, [])
+
+    session =
+      start(
+        max_failures: 1,
+        init: fn ->
+          :counters.add(count, 1, 1)
+          SnakeBridge.call("models", "no_such_model")
+        end
+      )
+
+    monitor = Process.monitor(session)
+    assert {:error, %Error{category: :python_error} = error} = Session.await(session)
+    assert error.message =~ "cannot begin: AttributeError"
+    assert error.message =~ inspect(session)
+    assert_receive {:DOWN, ^monitor, :process, _, {:shutdown, {:session_failed, %Error{}}}}, 5_000
+    assert :counters.get(count, 1) >= 2
+    stop_supervised!(session)
+    assert {:error, %Error{category: :unavailable, message: message}} = Session.call(session, :pid)
+    assert message =~ "start it with {SnakeBridge.Session"
+  end
+
+  test "an init that recovers is waited for, and returns what it must" do
+    count = :counters.new(1, [])
+
+    session =
+      start(
+        init: fn ->
+          :counters.add(count, 1, 1)
+          if :counters.get(count, 1) == 1, do: :wrong, else: SnakeBridge.call("models", "Doubler")
+        end
+      )
+
+    assert {:error, %Error{message: message}} = Session.await(session)
+    assert message =~ "init must return {:ok, state}, not :wrong"
+    assert :ok = Session.await(session)
+  end
+
+  test "who waits for a session no longer than allowed is told what it waited for" do
+    {:ok, gate} = Agent.start_link(fn -> nil end)
+
+    session =
+      start(
+        init: fn ->
+          Agent.get(gate, fn _ -> receive(do: (:go -> :ok)) end, :infinity)
+          SnakeBridge.call("models", "Doubler")
+        end
+      )
+
+    assert {:error, %Error{category: :timeout, message: message}} =
+             Session.call(session, fn _ -> 1 end, timeout: 20)
+
+    assert message =~ "init still runs"
+    assert %{status: :starting} = Session.info(session)
+    send(gate, :go)
+    assert :ok = Session.await(session)
+  end
+
+  test "casts run one after another in order, in every life, and their failures are only logged" do
+    session = start([])
+    for text <- ~w(a b c), do: Session.cast(session, :note, [text])
+    Session.cast(session, fn _ -> raise "logged" end)
+    Session.cast(session, :die)
+    Session.cast(session, :note, ["after"])
+    me = self()
+    Session.cast(session, fn model -> send(me, {:notes, SnakeBridge.get_attr!(model, :notes)}) end)
+    assert_receive {:notes, ["after"]}, 10_000
+    Session.cast(session, :note, ["d"])
+    Session.cast(session, fn model -> send(me, {:notes, SnakeBridge.get_attr!(model, :notes)}) end)
+    assert_receive {:notes, ["after", "d"]}, 5_000
+  end
+
+  test "streams come lazily, leave no trace in the consumer, and raise when the worker dies" do
+    session = start([])
+    mine = SnakeBridge.current_session()
+    stream = Session.stream(session, :count, [1_000_000])
+
+    assert [0, 1, 2] =
+             stream
+             |> Stream.each(fn _ -> assert SnakeBridge.current_session() == mine end)
+             |> Enum.take(3)
+
+    assert [{0, 0}, {1, 1}] = stream |> Stream.zip(Session.stream(start([]), :count, [2])) |> Enum.to_list()
+
+    assert [0, 1] =
+             session
+             |> Session.stream(fn _ -> SnakeBridge.stream("itertools", "count", []) end)
+             |> Enum.take(2)
+
+    assert SnakeBridge.current_session() == mine
+    assert_raise Error, fn -> session |> Session.stream(:count_and_die, [3]) |> Enum.to_list() end
+    assert {:ok, _} = Session.call(session, :pid)
+  end
+
+  test "what it held in Python goes with it, however it ends" do
+    for ending <- [fn session -> Session.stop(session) end, fn session -> Process.exit(session, :kill) end] do
+      {:ok, session} = Session.start_link(init: model(), pool: @pool)
+      Process.unlink(session)
+      {:ok, ref} = Session.state(session)
+      assert %{session_id: id} = Session.info(session)
+      ending.(session)
+      assert eventually(fn -> SnakeBridge.Pool.placement(@pool, id) == nil end)
+      assert {:error, %Error{category: :unknown_ref}} = SnakeBridge.call_method(ref, :pid)
+      assert eventually(fn -> SnakeBridge.SessionContext.options(id) == {%{}, []} end)
+    end
+  end
+
+  test "Elixir functions given to Python at the beginning live as long as the session" do
+    me = self()
+
+    session =
+      start(
+        init: fn ->
+          SnakeBridge.call("functools", "partial", [fn x -> send(me, {:asked, x}) && x + 1 end],
+            __runtime__: [result: :ref]
+          )
+        end
+      )
+
+    assert {:ok, 42} = Session.call(session, :__call__, [41])
+    assert_receive {:asked, 41}
+  end
+
+  test "options that it does not have, and those that are wrong, are refused" do
+    assert_raise ArgumentError, ~r/no option :pol/, fn -> Session.start_link(init: model(), pol: 1) end
+    assert_raise ArgumentError, ~r/init: must be a function/, fn -> Session.start_link(name: :x) end
+  end
+
+  # --- parts ---
+
+  defp tell_events(session) do
+    me = self()
+    label = inspect(session)
+    events = for event <- [:ready, :lost], do: [:snakebridge, :session, event]
+
+    Telemetry.attach_many(
+      label,
+      events,
+      fn [_, _, event], measurements, %{session: name}, _ ->
+        if name == label, do: send(me, {event, measurements})
+      end,
+      nil
+    )
+
+    on_exit(fn -> Telemetry.detach(label) end)
+  end
+
+  defp marker(n) do
+    path = Path.join(System.tmp_dir!(), "died-#{System.pid()}-#{System.unique_integer([:positive])}-#{n}")
+    on_exit(fn -> File.rm(path) end)
+    path
+  end
+
+  # Releases happen in the background.
+  defp eventually(check, tries \\ 300) do
+    cond do
+      check.() -> true
+      tries == 0 -> false
+      true -> Process.sleep(20) && eventually(check, tries - 1)
+    end
+  end
+end
