@@ -2,7 +2,12 @@ Logger.configure(level: :error)
 
 # One small pool of real workers for all tests; user code for them is tests/python/sample.py.
 python = System.get_env("SNAKEBRIDGE_PYTHON") || Path.expand(".venv/bin/python")
-options = [size: 2, python: python, env: [{"PYTHONPATH", Path.expand("tests/python")}], kill_after: 400]
+# Where examples of the docs put the Python modules that they call.
+docs = Path.join(System.tmp_dir!(), "snakebridge-docs-#{System.pid()}")
+File.mkdir_p!(docs)
+System.put_env("SNAKEBRIDGE_DOCS_PYTHON", docs)
+path = Enum.join([Path.expand("tests/python"), docs], ":")
+options = [size: 2, python: python, env: [{"PYTHONPATH", path}], kill_after: 400]
 # The application started with the defaults before this file was read.
 :ok = Application.stop(:snakebridge)
 Application.put_env(:snakebridge, :pools, default: options, single: Keyword.put(options, :size, 1))
@@ -11,6 +16,8 @@ ExUnit.start(timeout: 60_000)
 
 # Some tests kill whole BEAMs; the next directory that is made for shared memory removes theirs.
 ExUnit.after_suite(fn _ ->
+  File.rm_rf!(docs)
+
   with path when is_binary(path) <- SnakeBridge.Shared.directory(),
        {:ok, made} <- SnakeBridge.Shared.Directory.make(Path.dirname(path)),
        do: File.rm_rf(made)
