@@ -89,3 +89,10 @@ def test_a_command_of_the_docs_exists(page: str, command: str) -> None:
             pass
         case _:
             pytest.fail(f"{page}: {command}: this test does not know {program}; teach it what to look for")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs/tour.livemd"], ids=name)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target

@@ -1,39 +1,56 @@
 defmodule SnakeBridge.DocsTest do
-  @moduledoc """
-  Runs the Elixir examples of README and docs. In a block, `#=> term` is what the expression before it gives; the blocks of a page share their
-  variables. A block with `config :app` in it is read as a file of configuration. ```python file=name.py is written to where the workers find
-  it, for the blocks after it.
-  """
+  @moduledoc "Runs the Elixir examples of README, docs and the Livebook; `SnakeBridge.Test.Page` says how."
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureIO
   import ExUnit.CaptureLog
 
+  alias SnakeBridge.Test.Page
+
   @root Path.expand("../..", __DIR__)
   @pages [
-           Path.join(@root, "README.md")
-           | Path.wildcard(Path.join(@root, "docs/*.md")) ++
-               Path.wildcard(Path.join(@root, "examples/*/README.md"))
-         ]
-         |> Enum.sort()
-  @block ~r/^```(elixir|python file=[\w.]+)\n(.*?)^```$/ms
+    Path.join(@root, "README.md")
+    | Path.wildcard(Path.join(@root, "docs/*.md")) ++
+        Path.wildcard(Path.join(@root, "examples/*/README.md"))
+  ]
 
   for page <- @pages, File.read!(page) =~ ~r/^```elixir$/m do
     @external_resource page
     @tag timeout: 120_000
     test "the examples of #{Path.relative_to(page, @root)} do what they say" do
-      text = File.read!(unquote(page))
       # What examples print is not for the terminal.
       quietly(fn ->
-        for [at | _] = parts <- Regex.scan(@block, text, return: :index), reduce: [] do
-          binding ->
-            [_, kind, code] = for {start, length} <- parts, do: binary_part(text, start, length)
-
-            where = {Path.relative_to(unquote(page), @root), text |> line(at)}
-            block(kind, code, where, binding)
-        end
+        unquote(page) |> File.read!() |> Page.blocks() |> Page.run!(Path.relative_to(unquote(page), @root))
       end)
     end
+  end
+
+  defp quietly(run),
+    do: capture_log(fn -> capture_io(:stderr, fn -> capture_io(run) end) end)
+
+  @tag timeout: 180_000
+  test "the Livebook runs from top to bottom, in a BEAM of its own" do
+    tour = Path.join(@root, "docs/tour.livemd")
+    directory = Path.join(System.tmp_dir!(), "snakebridge-tour-#{System.pid()}")
+    script = Path.join(directory, "tour.exs")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    [{"elixir", setup, _} | _] = tour |> File.read!() |> Page.blocks()
+
+    File.write!(script, """
+    #{String.replace(setup, "__DIR__", inspect(Path.dirname(tour)))}
+    Code.require_file(#{inspect(Path.join(@root, "elixir_client/test/support/page.ex"))})
+    [_setup | cells] = #{inspect(tour)} |> File.read!() |> SnakeBridge.Test.Page.blocks()
+    SnakeBridge.Test.Page.run!(cells, "docs/tour.livemd")
+    IO.puts("\#{length(cells)} cells ran")
+    """)
+
+    environment = [{"MIX_INSTALL_DIR", directory}, {"MIX_ENV", "prod"}, {"MIX_BUILD_PATH", nil}]
+    elixir = System.find_executable("elixir")
+    {output, status} = System.cmd(elixir, [script], env: environment, stderr_to_stdout: true, cd: directory)
+    assert status == 0, output
+    assert output =~ ~r/\d+: \d+\.\d+ dB/
+    assert output =~ ~r/^1\d cells ran$/m
   end
 
   test "the page about errors names every category" do
@@ -45,67 +62,5 @@ defmodule SnakeBridge.DocsTest do
                not String.contains?(text, "`:#{category}`"),
                do: category
              )
-  end
-
-  defp quietly(run),
-    do: capture_log(fn -> capture_io(:stderr, fn -> capture_io(run) end) end)
-
-  defp line(text, {start, _}),
-    do: text |> binary_part(0, start) |> :binary.matches("\n") |> length() |> Kernel.+(2)
-
-  defp block("python file=" <> name, code, _, binding) do
-    "SNAKEBRIDGE_DOCS_PYTHON" |> System.fetch_env!() |> Path.join(name) |> File.write!(code)
-    SnakeBridge.call!("importlib", "invalidate_caches")
-    binding
-  end
-
-  defp block("elixir", code, where, binding) do
-    if code =~ ~r/^config :/m do
-      configuration(code, where)
-      binding
-    else
-      code |> steps(elem(where, 1)) |> Enum.reduce(binding, &step(&1, elem(where, 0), &2))
-    end
-  end
-
-  defp configuration(code, {page, line}) do
-    file = Path.join(System.tmp_dir!(), "snakebridge-docs-#{System.pid()}.exs")
-    File.write!(file, "import Config\n" <> code)
-
-    try do
-      assert [_ | _] = Config.Reader.read!(file), "#{page}:#{line} configures nothing"
-    after
-      File.rm!(file)
-    end
-  end
-
-  # Code, where it begins, and the term it is said to give, if any.
-  defp steps(code, line) do
-    {steps, {rest, from}} =
-      code
-      |> String.split("\n")
-      |> Enum.with_index(line)
-      |> Enum.reduce({[], {[], line}}, fn
-        {"#=> " <> expected, at}, {steps, {code, from}} -> {[{code, from, expected} | steps], {[], at + 1}}
-        {text, _}, {steps, {code, from}} -> {steps, {[text | code], from}}
-      end)
-
-    for {lines, from, expected} <- Enum.reverse([{rest, from, nil} | steps]),
-        code = lines |> Enum.reverse() |> Enum.join("\n"),
-        String.trim(code) != "",
-        do: {code, from, expected}
-  end
-
-  defp step({code, line, expected}, page, binding) do
-    {value, binding} = Code.eval_string(code, binding, file: page, line: line)
-
-    if expected do
-      {said, _} = Code.eval_string(expected, binding, file: page, line: line)
-
-      assert value == said,
-             "#{page}:#{line}\n#{code}\ngave #{inspect(value)}\nbut the page says #{inspect(said)}"
-    end
-
-    binding
   end
 end
