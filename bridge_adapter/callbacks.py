@@ -11,15 +11,23 @@ from bridge_adapter.codec import CallbackRef
 from bridge_adapter.errors import CallbackError, CallbackGone
 
 if TYPE_CHECKING:
-    from bridge_adapter.calls import Call
+    from collections.abc import Sequence
+
+    from bridge_adapter.calls import Call, CallTable
+    from bridge_adapter.lane import LaneSocket
+    from bridge_adapter.letters import Letters
     from bridge_adapter.loop import EventLoop
 
 
 class CallbackChannel(Protocol):
     """A connection on which Python can ask Elixir."""
 
-    def ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
-        """Sends a `callback` request and waits for its answer."""
+    speaks: bool
+    letters: Letters | None
+    socket: LaneSocket
+
+    def ask(self, params: dict[str, Any], call: Call | None, session: str, timeout: float | None = None) -> Any:
+        """Sends a `callback` request and waits for its answer, at most `timeout` seconds (then it raises NoAnswer)."""
 
 
 class Callback:
@@ -37,11 +45,15 @@ class Callback:
         self.session = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.ask(args, kwargs)
+
+    def ask(self, args: Sequence[Any], kwargs: dict[str, Any], timeout: float | None = None) -> Any:
+        """The same with a limit in seconds: raises NoAnswer, a TimeoutError, when Elixir takes longer."""
         given = len(args) + (1 if kwargs else 0)
         if given != self.ref.arity:
             extra = ", the keyword arguments counting as one" if kwargs else ""
             raise TypeError(f"Callback expected arity {self.ref.arity}, got {given}{extra}")
-        return self._hub.call(self, list(args), kwargs)
+        return self._hub.call(self, list(args), kwargs, timeout)
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         """The same for coroutines: the event loop goes on with other work meanwhile."""
@@ -56,8 +68,9 @@ class Callback:
 class CallbackHub:
     """All callables that Elixir functions have become, and the way to call them."""
 
-    def __init__(self, loop: EventLoop) -> None:
+    def __init__(self, loop: EventLoop, open_calls: CallTable) -> None:
         self._loop = loop
+        self._open_calls = open_calls
         self._known: weakref.WeakValueDictionary[str, Callback] = weakref.WeakValueDictionary()
         self.controls: list[CallbackChannel] = []
         self.released: deque[str] = deque()
@@ -75,22 +88,23 @@ class CallbackHub:
         callback.carrier = call
         callback.session = session
 
-    def call(self, callback: Callback, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def call(self, callback: Callback, args: list[Any], kwargs: dict[str, Any], timeout: float | None = None) -> Any:
         params: dict[str, Any] = {"callback": callback.ref.id, "args": args, "kwargs": kwargs}
         running = calls.running()
         if running is not None and running.connection is not None:
             session = running.session.id if running.session is not None else callback.session
-            return running.connection.ask(params, running, session)
+            return running.connection.ask(params, running, session, timeout)
         if not self.controls:
             raise CallbackGone(
                 f"the Elixir function {callback.ref.id} cannot be called from this thread: its client has no control connection open"
             )
-        carrier = callback.carrier
+        # A call that has ended, perhaps by its deadline, has no say in what happens now.
+        carrier = callback.carrier if callback.carrier is not None and self._open_calls.holds(callback.carrier) else None
         if not self._loop.on_loop():
-            return self.controls[-1].ask(params, carrier, callback.session)
+            return self.controls[-1].ask(params, carrier, callback.session, timeout)
         self._loop.blocked += 1
         try:
-            return self.controls[-1].ask(params, carrier, callback.session)
+            return self.controls[-1].ask(params, carrier, callback.session, timeout)
         finally:
             self._loop.blocked -= 1
 

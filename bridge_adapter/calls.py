@@ -12,9 +12,12 @@ from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_adapter.errors import BridgeError, CallCancelled, CallTimeout, CallWasCancelled
+
+if TYPE_CHECKING:
+    from bridge_adapter.spool import Spool
 
 _REPEAT_SECONDS = 0.25  # code that swallows the interruption gets it again
 _real_sleep = time.sleep
@@ -30,6 +33,7 @@ class Call:
         "_thread",
         "_wake",
         "asking",
+        "caller",
         "connection",
         "deadline",
         "host",
@@ -39,6 +43,7 @@ class Call:
         "reason",
         "root",
         "session",
+        "spool",
         "started",
         "timeout_ms",
         "trace",
@@ -57,6 +62,8 @@ class Call:
         self.label = ""
         self.session: Any = None
         self.connection: Any = None  # where callbacks of this call go
+        self.caller = 0  # the client's number for the process that makes the call
+        self.spool: Spool | None = None  # what it has said, once it has said something
         self.trace: Mapping[str, str] = {}  # correlation id and W3C trace headers of its caller
         self.waiting_for: Any = None
         self.asking = 0  # Elixir functions that its code waits for
@@ -229,6 +236,16 @@ def current() -> Call | None:
     return _running.get(get_ident()) or _current.get()
 
 
+@contextmanager
+def on_behalf(call: Call) -> Iterator[None]:
+    """Context in which `call` is the current call, on a thread that runs no call's code itself."""
+    token = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     import ctypes
 
@@ -274,6 +291,10 @@ class CallTable:
 
     def get(self, key: tuple[int, int]) -> Call | None:
         return self._calls.get(key)
+
+    def holds(self, call: Call) -> bool:
+        """True while that call runs, or waits to."""
+        return self._calls.get(call.key) is call
 
     def active(self) -> list[Call]:
         return list(self._calls.values())

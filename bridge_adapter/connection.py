@@ -14,13 +14,14 @@ import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import __version__, errors, garbage, lane
+from bridge_adapter import __version__, errors, garbage, lane, output
 from bridge_adapter.callbacks import error_from
 from bridge_adapter.calls import Call
 from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer, Unpacker
 from bridge_adapter.codec.segments import Outlet
 from bridge_adapter.dispatch import PACKED, Context, Dispatcher, Form, Request, UnresolvedRef, from_tool
+from bridge_adapter.letters import Letters
 from bridge_adapter.outbox import stream_items
 from bridge_adapter.refs import unknown
 from bridge_adapter.tools.registry import ToolError
@@ -110,6 +111,8 @@ class Connection:
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
         self.role = ""
+        self.speaks = False  # what calls print goes to this client
+        self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self._pid = os.getpid()
         self._texts = False  # the client's functions take and give JSON texts
 
@@ -136,6 +139,8 @@ class Connection:
         hub.released.extend(self._told)
         if self in hub.controls:
             hub.controls.remove(self)
+        if self.letters is not None:
+            self.letters.close()
         for answer in list(self._answers.values()):
             answer.set(None, Disconnected("the client closed its control connection before it answered"))
 
@@ -177,12 +182,17 @@ class Connection:
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if params.get("shared") is True and segments is not None:
             self._packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
+        asked = params.get("features")
+        known: list[Any] = asked if isinstance(asked, list) else []
+        self.letters = Letters(self.socket) if "messages" in known else None
+        self.speaks = "output" in known and output.forward()
+        features = [*FEATURES, *(["output"] if self.speaks else []), *(["messages"] if self.letters is not None else [])]
         welcome = {
             "version": lane.VERSION,
             "conn": self.id,
             "pid": os.getpid(),
             "adapter_version": __version__,
-            "features": [*FEATURES, "shared"] if self._outlet is not None else FEATURES,
+            "features": [*features, "shared"] if self._outlet is not None else features,
             "max_frame": limits.frame,
             "max_depth": limits.depth,
         }
@@ -274,6 +284,8 @@ class Connection:
             finally:
                 dispatcher.calls.remove(call)
                 self._innermost = outer
+                if call.spool is not None:
+                    call.spool.finish()
         except Disconnected:
             raise
         except errors.CallCancelled:
@@ -301,6 +313,7 @@ class Connection:
         call = Call((self.id, message.id), timeout, self._parent(params.get("parent")))
         call.connection = self
         call.label = tool
+        call.caller = params.get("caller", 0)
         trace = params.get("trace")
         if trace is not None:
             if not isinstance(trace, dict):
@@ -390,9 +403,9 @@ class Connection:
         while self._credits[id] <= 0 and call.reason is None:
             self._serve_one(call)
 
-    def _serve_one(self, call: Call) -> None:
-        while not self.socket.ready(_LOOK_SECONDS):
-            if call.reason is not None:
+    def _serve_one(self, call: Call, until: float | None = None) -> None:
+        while not self.socket.ready(_LOOK_SECONDS if until is None else max(0.0, min(_LOOK_SECONDS, until - time.monotonic()))):
+            if call.reason is not None or (until is not None and time.monotonic() >= until):
                 return
         body = self.socket.receive()
         if body is None:
@@ -400,21 +413,36 @@ class Connection:
             raise Disconnected("the client closed the connection while its call was running")
         self._take(body)
 
-    # --- callbacks ---
+    # --- callbacks, messages, output ---
 
-    def ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
+    def holds(self, call: Call) -> bool:
+        """True while that call runs."""
+        return self._dispatcher.calls.holds(call)
+
+    def streams(self, call: Call) -> bool:
+        """True for a stream of this connection, whose client reads only as it needs items."""
+        return call.key[1] in self._credits
+
+    def voice(self) -> LaneSocket | None:
+        """Where what is said on behalf of a call that has ended goes: the client's control connection."""
+        return next((control.socket for control in self._dispatcher.callbacks.controls if control.speaks), None)
+
+    def ask(self, params: dict[str, Any], call: Call | None, session: str, timeout: float | None = None) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
         if os.getpid() != self._pid:
             raise errors.CallbackGone("Elixir functions cannot be called in a process that Python code has forked; call them in the worker")
+        until = None if timeout is None else time.monotonic() + timeout
         if call is None:
-            return self._ask(params, None, session)
+            return self._ask(params, None, session, until)
         with call.waits_for_elixir():
             if call.connection is not self:
-                return self._ask(params, call, session)
+                return self._ask(params, call, session, until)
             with call.shielded():
-                return self._ask(params, call, session)
+                if call.spool is not None:
+                    call.spool.flush(wait=True)  # what was said before is heard before
+                return self._ask(params, call, session, until)
 
-    def _ask(self, params: dict[str, Any], call: Call | None, session: str) -> Any:
+    def _ask(self, params: dict[str, Any], call: Call | None, session: str, until: float | None) -> Any:
         id = next(self._asked)
         answer = _Answer()
         self._answers[id] = answer
@@ -422,13 +450,15 @@ class Connection:
         try:
             self.socket.send(self._pack_for(call, context, id, {**params, "session": session}))
             if self.role == "control":
-                answer.wait(call)
+                answer.wait(call, until)
             else:
                 assert call is not None
                 while not answer.ready:
                     if call.reason is not None:
                         raise errors.CallCancelled
-                    self._serve_one(call)
+                    self._serve_one(call, until)
+                    if until is not None and not answer.ready and time.monotonic() >= until:
+                        raise errors.NoAnswer
         finally:
             self._answers.pop(id, None)
         value = answer.value()
@@ -443,6 +473,8 @@ class Connection:
         """A callback request whose opaque values become refs of the call's session. From a foreign thread it needs a packer of its own."""
         dispatcher = self._dispatcher
         params["call"] = list(call.key) if call is not None else None
+        if call is not None and call.caller:
+            params["caller"] = call.caller
         if call is not None and call.trace:
             params["trace"] = call.trace
         if self._texts:
@@ -470,13 +502,19 @@ class _Answer:
             self._value, self._error, self.ready = value, error, True
             self._gate.release()
 
-    def wait(self, call: Call | None) -> None:
-        """Blocks until the answer is there, or the call that carried the function is cancelled."""
+    def wait(self, call: Call | None, until: float | None) -> None:
+        """Blocks until the answer is there, or the call that carried the function is cancelled. Raises NoAnswer when it is late."""
         if call is None:
-            self._gate.acquire()
+            self._acquire(until)
             return
         with call.while_waiting(lambda: self.set(None, call.interruption())):
+            self._acquire(until)
+
+    def _acquire(self, until: float | None) -> None:
+        if until is None:
             self._gate.acquire()
+        elif not self._gate.acquire(timeout=max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX))):
+            raise errors.NoAnswer
 
     def value(self) -> Any:
         if self._error is not None:

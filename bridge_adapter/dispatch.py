@@ -86,7 +86,7 @@ class Dispatcher:
         self.sessions = Sessions(config)
         self.calls = CallTable()
         self.loop = EventLoop()
-        self.callbacks = CallbackHub(self.loop)
+        self.callbacks = CallbackHub(self.loop, self.calls)
         self.draining = False
         self.serials = itertools.count(1)
 
@@ -333,6 +333,9 @@ class Context:
 
     def settle(self, value: Any) -> Any:
         return settle(value, self._dispatcher.loop)
+
+    def describe(self, error: BaseException) -> dict[str, Any]:
+        return self._dispatcher.error(from_tool(error) if isinstance(error, ToolError) else error, self.request)
 
     def iterate(self, value: Any) -> Iterator[Any]:
         if hasattr(type(value), "__aiter__"):

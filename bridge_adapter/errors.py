@@ -113,6 +113,16 @@ class CallbackGone(CallbackError):
     category = "callback_gone"
 
 
+class NoAnswer(BridgeError, TimeoutError):
+    """An Elixir function did not answer in the time that Python code gave it."""
+
+    category = "timeout"
+    wire_type = "TimeoutError"
+
+    def __init__(self, message: str = "the Elixir function has not answered in time; it may still do its work", **details: Any) -> None:
+        super().__init__(message, **details)
+
+
 class CallTimeout(BridgeError, TimeoutError):
     """The call was interrupted at its deadline."""
 

@@ -188,9 +188,10 @@ class Executor:
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Does not return: the process ends here, whatever user code does."""
-        from bridge_adapter import calls
+        from bridge_adapter import calls, elixir
 
         calls.install_sleep()
+        elixir.bind(self._dispatcher)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         os.register_at_fork(after_in_child=self._in_child)

@@ -212,7 +212,7 @@ class LaneSocket:
                 sys.stdout.flush()
             os._exit(0)
 
-        cls.send = cls.receive = cls.ready = leave  # type: ignore[assignment]
+        cls.send = cls.offer = cls.receive = cls.ready = leave  # type: ignore[assignment]
 
     def receive(self) -> bytes | memoryview | None:
         """The next body, or None when the peer has closed (also in the middle of a frame: there is nobody left to tell)."""
@@ -268,6 +268,24 @@ class LaneSocket:
                 self.sock.sendall(header)
                 for part in _gathered(parts):
                     self.sock.sendall(part)
+
+    def writable(self, seconds: float = 0.0) -> bool:
+        """True when something can be sent without waiting, after at most that many seconds."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
+    def offer(self, body: bytes) -> bool:
+        """Sends a small frame if nobody has to wait for that. False: nothing was sent. Raises OSError when the peer is gone."""
+        if not self._send_lock.acquire(blocking=False):
+            return False
+        try:
+            if not self.writable():
+                return False
+            self.sock.sendall(_LENGTH.pack(len(body)) + body)
+            return True
+        finally:
+            self._send_lock.release()
 
     def wake(self) -> None:
         """Makes a blocked `receive` return None, from any thread."""

@@ -3,6 +3,7 @@ made (a client, a lock) is usable in the next."""
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import threading
 from _thread import allocate_lock
@@ -64,9 +65,13 @@ class EventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="event loop", daemon=True)
+                self._thread = threading.Thread(target=self._serve, name="event loop", daemon=True)
                 self._thread.start()
             return self._loop
+
+    def _serve(self) -> None:
+        assert self._loop is not None
+        self._loop.run_forever()
 
 
 class _Waiter:
@@ -126,7 +131,7 @@ def _run_elsewhere(coroutine: Coroutine[Any, Any, Any]) -> Any:
         except BaseException as error:
             outcome.append((None, error))
 
-    thread = threading.Thread(target=serve, name="nested event loop", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(serve,), name="nested event loop", daemon=True)
     thread.start()
     thread.join()
     value, error = outcome[0]

@@ -87,7 +87,7 @@ class _Producer:
         assert source is not None and context is not None
         lock = context.session.lock
         encode, put, request = self._dispatcher.encode_value, self._outbox.put, self._request
-        form = request.form
+        form, call = request.form, request.call
         tagged = form.encoding == "tagged"
         budget = connection.credit(id)
         made = 0
@@ -102,6 +102,8 @@ class _Producer:
                         self.returned = encode(end.value, form, self._packer, context)
                     return True
                 data = encode(item, form, self._packer, context)
+                if call.spool is not None:
+                    call.spool.before_item()
                 put(self._packer.pack(data) if tagged else data)
                 made += 1
                 if made >= budget or lock.contended:

@@ -1,34 +1,63 @@
-"""What user code prints, with the id of the call that prints it: `[corr=sp-1a2b] text`, line by line.
+"""What user code prints. `forward`: to the Elixir process whose call prints it (bridge_adapter.spool). `install`: with the id of the call,
+`[corr=sp-1a2b] text`, line by line, for executors behind the gateway, where the output of many calls comes out of one pipe.
 
-Only for executors behind the gateway (`--label-output`), where the output of many calls comes out of one pipe. Output of C code and of
-programs that user code starts goes its own way and has no label.
+What is printed outside of calls is the worker's own output, as is that of C code and of programs that user code starts.
 """
 
 from __future__ import annotations
 
 import fcntl
 import io
+import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
-from bridge_adapter import calls
+from bridge_adapter import calls, spool
 
 _DESCRIPTORS = 64  # above what programs count on
 _LONGEST = 8192  # characters of a line that has no end yet
 
 
-class Labelled(io.TextIOBase):
-    """A text stream that writes whole lines, each with the label of the call that has written it."""
+class _Stream(io.TextIOBase):
+    """A text stream that stands for another one, and writes to it what it does not keep."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # buffer, reconfigure, name, ...
+
+
+class Labelled(_Stream):
+    """A text stream that writes whole lines, each with the label of the call that has written it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
         self._lock = threading.Lock()
         self._begun: dict[str, str] = {}  # label -> the beginning of a line
 
     def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        _check(text)
         call = calls.current()
         label = str(call.trace.get("correlation_id", "")) if call is not None else ""
         with self._lock:
@@ -53,32 +82,111 @@ class Labelled(io.TextIOBase):
                 self._stream.write(f"[corr={label}] {text}\n")
             self._stream.flush()
 
+
+class Forwarded(_Stream):
+    """A text stream whose text goes to the Elixir process that made the call, as "out" or "err"."""
+
+    def __init__(self, stream: TextIO, kind: str) -> None:
+        super().__init__(stream)
+        self._kind = kind
+        self.buffer = _Bytes(self)
+
+    def write(self, text: str) -> int:
+        _check(text)
+        said = heard_by_caller()
+        if said is None:
+            return self._stream.write(text)
+        if text and not _silent.on:
+            said.text(self._kind, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Text of calls needs none: it goes out by itself, and before the call's answer."""
+        if heard_by_caller() is None:
+            self._stream.flush()
+
+
+class _Bytes(io.RawIOBase):
+    """The `buffer` of a forwarded stream, for code that prints bytes."""
+
+    def __init__(self, stream: Forwarded) -> None:
+        self._text = stream
+
     def writable(self) -> bool:
         return True
 
     def fileno(self) -> int:
-        return self._stream.fileno()
+        return self._text.fileno()
 
-    def isatty(self) -> bool:
-        return self._stream.isatty()
+    def write(self, data: Any) -> int:
+        raw = bytes(data)
+        if heard_by_caller() is None:
+            return self._text._stream.buffer.write(raw)
+        self._text.write(raw.decode("utf-8", "replace"))
+        return len(raw)
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
+    def flush(self) -> None:
+        if heard_by_caller() is None:
+            self._text._stream.flush()
 
-    @property
-    def errors(self) -> str | None:  # type: ignore[override]
-        return self._stream.errors
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)  # buffer, reconfigure, name, ...
+class _Silence(threading.local):
+    on = False
+
+
+_silent = _Silence()
+_labelled = False
+_pid = 0  # of the process whose output is forwarded
+
+
+def heard_by_caller() -> spool.Spool | None:
+    """Where to say something on behalf of the current call; None when that is the worker's own output."""
+    # A forked child has the streams, but neither the threads nor the connections.
+    return spool.of_current() if _pid == os.getpid() else None
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Context in which what this thread prints for a call is dropped: it was said already, in a better form."""
+    before, _silent.on = _silent.on, True
+    try:
+        yield
+    finally:
+        _silent.on = before
+
+
+def forward() -> bool:
+    """From now on, what calls say goes to their clients, if those want it. False where output gets labels instead."""
+    global _pid
+    if _labelled:
+        return False
+    with _installing:
+        if not _pid:
+            from bridge_adapter import logs, threads
+
+            sys.stdout = Forwarded(sys.stdout, "out")
+            sys.stderr = Forwarded(sys.stderr, "err")
+            logs.forward()
+            threads.follow_calls()
+            _pid = os.getpid()
+    return True
+
+
+_installing = threading.Lock()
 
 
 def install() -> None:
     """Labels this process's output from now on. User code that closes a standard stream closes a copy: what others print still arrives, and
     not in the file that gets the free number."""
+    global _labelled
+    _labelled = True
     sys.stdout = Labelled(_copy(sys.stdout))
     sys.stderr = Labelled(_copy(sys.stderr))
+
+
+def _check(text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"write() argument must be str, not {type(text).__name__}")
 
 
 def _copy(stream: TextIO) -> TextIO:

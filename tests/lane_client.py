@@ -112,6 +112,8 @@ class Client:
         token: str = TOKEN,
         versions: tuple[int, ...] = (1,),
         hello: bool = True,
+        *,
+        features: tuple[str, ...] = (),
     ) -> None:
         self.lane = lane.LaneSocket(sock, 256 << 20)
         self.packer = Packer()
@@ -119,9 +121,12 @@ class Client:
         self.ids = itertools.count(1)
         self.functions: dict[str, Callable[..., Any]] = {}
         self.released: list[str] = []
+        self.notes: list[lane.Message] = []  # other notifications, as they came
         self.conn = 0
         if hello:
-            answer = self.request("hello", {"versions": list(versions), "token": token, "role": role, "client": "test"})
+            fields = {"versions": list(versions), "token": token, "role": role, "client": "test", "features": list(features)}
+            answer = self.request("hello", fields)
+            self.features = answer["features"]
             self.conn = answer["conn"]
 
     def send(self, message: Any) -> None:
@@ -153,6 +158,8 @@ class Client:
                 on_items(message.body[1])
             elif message.name == "released":
                 self.released += message.body
+            else:
+                self.notes.append(message)
 
     def serve(self, message: lane.Message) -> None:
         try:

@@ -1,0 +1,54 @@
+"""Threads that a call starts work on its behalf: what they print is the call's, and `tracing.current_call` knows it there.
+
+Threads of a pool work for whoever gives them work: `ThreadPoolExecutor` is followed task by task, threads of `multiprocessing.pool`
+belong to no call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, thread
+from functools import partial
+from typing import Any
+
+from bridge_adapter import calls
+from bridge_adapter.calls import Call
+
+# The code of threads that serve many calls, by module: our own, and workers of pools.
+_SHARED = ("bridge_adapter.", "concurrent.futures.thread", "multiprocessing.pool")
+
+
+def follow_calls() -> None:
+    """From now on, threads and tasks of executors know the call that they were started in."""
+    start = threading.Thread.start
+    submit = thread.ThreadPoolExecutor.submit
+
+    def start_for_call(self: threading.Thread) -> None:
+        call = calls.current()
+        if call is not None and not _shared(self) and "run" not in self.__dict__:
+            self.run = partial(_run, self, call)  # type: ignore[method-assign]
+        start(self)
+
+    def submit_for_call(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        call = calls.current()
+        return submit(self, fn, *args, **kwargs) if call is None else submit(self, _work, call, fn, *args, **kwargs)
+
+    threading.Thread.start = start_for_call  # type: ignore[method-assign]
+    thread.ThreadPoolExecutor.submit = submit_for_call  # type: ignore[method-assign]
+
+
+def _run(self: threading.Thread, call: Call) -> None:
+    self.__dict__.pop("run", None)  # it holds the thread itself
+    with calls.on_behalf(call):
+        self.run()
+
+
+def _work(call: Call, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    with calls.on_behalf(call):
+        return fn(*args, **kwargs)
+
+
+def _shared(thread: threading.Thread) -> bool:
+    module = getattr(getattr(thread, "_target", None), "__module__", None)
+    return isinstance(module, str) and module.startswith(_SHARED)

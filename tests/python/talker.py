@@ -1,0 +1,259 @@
+"""User code that talks: prints, logs, warns, and sends messages by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bridge_adapter import elixir
+
+logger = logging.getLogger("talker")
+pool = ThreadPoolExecutor(1)
+gate = threading.Event()
+told = threading.Event()
+later: dict[str, Any] = {}
+
+
+def say(text: str, end: str = "\n") -> str:
+    print(text, end=end)
+    return text
+
+
+def say_both(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+
+
+def say_bytes(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def say_around(function: Any, text: str) -> Any:
+    print("before", text)
+    result = function(text)
+    print("after", text)
+    return result
+
+
+def say_many(name: str, count: int) -> int:
+    for number in range(count):
+        print(f"{name} {number}")
+    return count
+
+
+def say_many_and_tell(name: str, count: int) -> int:
+    told.clear()
+    say_many(name, count)
+    told.set()
+    return count
+
+
+def wait_until_told() -> bool:
+    return told.wait(20)
+
+
+def say_in_thread(text: str) -> None:
+    thread = threading.Thread(target=print, args=(text,))
+    thread.start()
+    thread.join()
+
+
+def say_in_pool(text: str) -> None:
+    pool.submit(print, text).result()
+
+
+async def say_in_coroutine(text: str, turns: int) -> None:
+    for turn in range(turns):
+        print(text, turn)
+        await asyncio.sleep(0)
+    await asyncio.to_thread(print, text, "to_thread")
+
+
+def say_when_open(text: str) -> None:
+    """From a thread that goes on when the call has ended."""
+
+    def wait() -> None:
+        gate.wait(20)
+        print(text)
+
+    threading.Thread(target=wait).start()
+
+
+def open_gate() -> None:
+    gate.set()
+
+
+def items(count: int) -> Any:
+    for number in range(count):
+        print("making", number)
+        yield number
+
+
+def record(level: int, text: str, *args: Any) -> None:
+    logger.log(level, text, *args)
+
+
+def record_failure() -> None:
+    try:
+        int("x")
+    except ValueError:
+        logger.exception("no number")
+
+
+def quiet_record() -> None:
+    logger.info("nobody asked for this")
+
+
+def record_with_handlers(path: str) -> None:
+    """A set-up as scripts have it: a handler to stderr and one to a file."""
+    own = logging.getLogger("talker.handled")
+    handlers = [logging.StreamHandler(), logging.FileHandler(path)]
+    for handler in handlers:
+        own.addHandler(handler)
+    own.error("handled")
+    for handler in handlers:
+        own.removeHandler(handler)
+        handler.close()
+
+
+def warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=2)
+
+
+def caught_warning(text: str) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return [str(warning.message) for warning in caught]
+
+
+def speak_then_sleep(text: str, seconds: float) -> None:
+    print(text)
+    time.sleep(seconds)
+
+
+class Loud:
+    """Prints where nobody expects it."""
+
+    def __reduce__(self) -> Any:
+        print("reduced")
+        return (Loud, ())
+
+    def __del__(self) -> None:
+        print("gone")
+
+
+def drop_loud() -> None:
+    Loud()
+
+
+def fork_and_print() -> int:
+    import os
+
+    pid = os.fork()
+    if pid == 0:
+        print("from the child", flush=True)
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# --- messages ---
+
+
+def send(to: Any, message: Any) -> None:
+    elixir.send(to, message)
+
+
+def send_numbers(to: Any, count: int) -> None:
+    for number in range(count):
+        elixir.send(to, number)
+
+
+def send_in_thread(to: Any, message: Any) -> None:
+    thread = threading.Thread(target=elixir.send, args=(to, message))
+    thread.start()
+    thread.join()
+
+
+async def send_in_coroutine(to: Any, message: Any) -> None:
+    await asyncio.sleep(0)
+    elixir.send(to, message)
+
+
+def send_object(to: Any) -> None:
+    elixir.send(to, Loud.__mro__)
+
+
+def yield_and_send(to: Any, count: int) -> Any:
+    for number in range(count):
+        elixir.send(to, number)
+        yield number
+
+
+def _background(work: Any) -> None:
+    """Runs work on a thread that belongs to no call, once the gate opens."""
+    import contextvars
+
+    def wait() -> None:
+        gate.wait(20)
+        try:
+            later["result"] = work()
+        except BaseException as error:
+            later["result"] = f"{type(error).__name__}: {error}"
+        later["done"].set()
+
+    later["done"] = threading.Event()
+    gate.clear()
+    contextvars.Context().run(threading.Thread(target=wait).start)
+
+
+def send_between_calls(to: Any, message: Any) -> None:
+    _background(lambda: elixir.send(to, message))
+
+
+def send_object_between_calls(to: Any) -> None:
+    _background(lambda: elixir.send(to, object()))
+
+
+def flood_between_calls(to: Any, count: int) -> None:
+    _background(lambda: [elixir.send(to, "x" * 1000) for _ in range(count)])
+
+
+def call_between_calls(function: Any, *args: Any) -> None:
+    _background(lambda: elixir.call(function, *args))
+
+
+def call(function: Any, *args: Any, timeout: float | None = None) -> Any:
+    return elixir.call(function, *args, timeout=timeout)
+
+
+def call_in_thread(function: Any, *args: Any, timeout: float | None = None) -> Any:
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append(elixir.call(function, *args, timeout=timeout))
+        except Exception as error:
+            outcome.append(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return outcome[0]
+
+
+def result_of_background() -> Any:
+    gate.set()
+    assert later["done"].wait(20)
+    return later["result"]
+
+
+def connected() -> bool:
+    return elixir.connected()
