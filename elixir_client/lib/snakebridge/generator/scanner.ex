@@ -223,10 +223,10 @@ defmodule SnakeBridge.Generator.Scanner do
   defp module({:__aliases__, _, [Elixir | segments]}, _env) when segments != [], do: join(nil, segments)
 
   defp module({:__aliases__, _, [first | rest] = segments}, env) do
-    case {first, env.aliases} do
-      {first, %{^first => base}} -> join(base, rest)
-      {first, _} when is_atom(first) -> join(nil, segments)
-      {{:__MODULE__, _, _}, _} when is_binary(env.module) -> join(env.module, rest)
+    case first do
+      {:__MODULE__, _, _} when is_binary(env.module) -> join(env.module, rest)
+      first when is_map_key(env.aliases, first) -> join(env.aliases[first], rest)
+      first when is_atom(first) -> join(nil, segments)
       _ -> nil
     end
   end

@@ -1,0 +1,175 @@
+defmodule Mix.Tasks.Compile.Snakebridge do
+  @shortdoc "Generates the Python wrappers that the project uses"
+
+  @moduledoc """
+  Generates wrapper modules for the Python functions and classes that the project's sources call.
+
+      # mix.exs
+      def project, do: [compilers: [:snakebridge] ++ Mix.compilers(), ...]
+
+      # config/config.exs
+      config :snakebridge, libraries: [:json, numpy: [include: ["linalg"]]]
+
+  Python is started only when a source uses something that is not generated yet. Unknown names are warnings where they are used.
+
+  ## Options
+
+    * `--force` - asks Python again for all that the sources use now, and forgets the rest
+    * `--no-python` - never starts Python: what is not generated yet is an error
+    * `--warnings-as-errors` - unknown names are errors
+
+  `SNAKEBRIDGE_OFFLINE=1` in the environment does what `--no-python` does.
+  """
+  use Mix.Task.Compiler
+
+  alias Mix.Task.Compiler.Diagnostic
+  alias SnakeBridge.Generator
+  alias SnakeBridge.Generator.{Project, Sources, State}
+
+  @switches [force: :boolean, python: :boolean, warnings_as_errors: :boolean]
+
+  @impl true
+  def run(arguments) do
+    {options, _, _} = OptionParser.parse(arguments, switches: @switches)
+    settings = Project.settings()
+    before = Project.state(settings)
+    {libraries, state, changed} = Project.wanted(settings, before)
+
+    if libraries == [] do
+      {:noop, []}
+    else
+      if changed or options[:force] or not settled?(before, settings),
+        do: generate(settings, libraries, state, options),
+        else: finish(:noop, settled(state), state, options)
+    end
+  end
+
+  @impl true
+  def manifests, do: [Project.settings().state]
+
+  @impl true
+  def clean, do: File.rm(Project.settings().state)
+
+  # Nothing was left open, and the files are as they were written.
+  defp settled?(%State{sources: sources, rendered: rendered}, settings) do
+    sources != %{} and File.exists?(settings.manifest) and
+      Enum.all?(rendered, fn {path, {stat, _}} -> State.stat(path) == stat end)
+  end
+
+  defp generate(settings, libraries, state, options) do
+    run = [
+      mode: if(options[:force], do: :prune, else: :fill),
+      python: Keyword.get(options, :python, System.get_env("SNAKEBRIDGE_OFFLINE") in [nil, "", "0"]),
+      say: &Mix.shell().info/1
+    ]
+
+    case Generator.run(settings, libraries, state, run) do
+      {:ok, result, state} ->
+        if result.written != [], do: Mix.shell().info("Generated #{count(result.written)} of Python wrappers")
+        diagnostics = problems(result.problems, state) ++ drift(result.differences) ++ settled(state)
+        failed? = Enum.any?(diagnostics, &(&1.severity == :error))
+        # An open question is asked again by the next run.
+        State.write(if(failed?, do: %{state | sources: %{}}, else: state), settings.state)
+        finish(if(result.written ++ result.removed == [], do: :noop, else: :ok), diagnostics, state, options)
+
+      {:error, message} ->
+        finish(:error, [diagnostic(:error, message, nil)], state, options)
+    end
+  end
+
+  defp count([_]), do: "1 file"
+  defp count(files), do: "#{length(files)} files"
+
+  defp finish(status, diagnostics, _state, options) do
+    diagnostics = Enum.uniq(diagnostics)
+    Enum.each(diagnostics, &print/1)
+
+    failed =
+      Enum.any?(diagnostics, fn diagnostic ->
+        diagnostic.severity == :error or
+          (options[:warnings_as_errors] == true and diagnostic.severity == :warning)
+      end)
+
+    {if(failed, do: :error, else: status), diagnostics}
+  end
+
+  # --- diagnostics ---
+
+  # Unknown uses are told by `settled/1`, in this run and in those that do not ask Python.
+  defp problems(problems, state) do
+    for problem <- problems, not (problem["kind"] == "unknown") do
+      severity = if problem["kind"] == "import", do: :error, else: :warning
+      diagnostic(severity, problem["message"] <> remedy(problem), place(problem, state))
+    end
+  end
+
+  defp remedy(%{"kind" => "import"}),
+    do: " (install it into the Python that config :snakebridge names, or run mix snakebridge.setup)"
+
+  defp remedy(_), do: ""
+
+  # Where a library that cannot be imported is used first.
+  defp place(%{"use" => %{"module" => module, "function" => function}}, state),
+    do: List.first(Sources.places(state.sources, module, function))
+
+  defp place(_, _), do: nil
+
+  defp settled(state) do
+    Enum.flat_map(state.settled, fn
+      {_, ""} ->
+        []
+
+      {{:use, module, function}, message} ->
+        for place <- Sources.places(state.sources, module, function),
+            do: diagnostic(:warning, message, place)
+
+      {{:symbol, _, _}, message} ->
+        [
+          diagnostic(
+            :warning,
+            message <> " (it is named in config :snakebridge, libraries: [...])",
+            nil
+          )
+        ]
+    end)
+  end
+
+  defp drift([]), do: []
+
+  defp drift(lines) do
+    message =
+      "Python is not as snakebridge.lock says: #{Enum.join(lines, ", ")}. Run mix snakebridge.setup to have what it says, or " <>
+        "mix snakebridge.gen to take over what is there"
+
+    [diagnostic(:warning, message, nil)]
+  end
+
+  defp diagnostic(severity, message, place) do
+    {file, line} = place || {Path.expand("mix.exs"), 0}
+
+    %Diagnostic{
+      compiler_name: "SnakeBridge",
+      severity: severity,
+      message: message,
+      file: file,
+      position: line
+    }
+  end
+
+  defp print(%Diagnostic{} = diagnostic) do
+    place =
+      if diagnostic.position == 0,
+        do: "",
+        else: "\n  #{Path.relative_to_cwd(diagnostic.file)}:#{diagnostic.position}"
+
+    IO.puts(:stderr, [
+      if(diagnostic.severity == :error,
+        do: IO.ANSI.format([:red, "error: "]),
+        else: IO.ANSI.format([:yellow, "warning: "])
+      ),
+      diagnostic.message,
+      place,
+      "\n"
+    ])
+  end
+end

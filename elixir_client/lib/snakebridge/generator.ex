@@ -1,0 +1,208 @@
+defmodule SnakeBridge.Generator do
+  @moduledoc """
+  Keeps the wrapper modules of a project in step with what it uses of Python: asks Python for what is missing, writes the modules, the manifest and
+  the lock. `mix snakebridge.gen` and the compiler are thin around it; docs/wrappers.md tells the whole.
+  """
+
+  alias SnakeBridge.Generator.{Introspection, Library, Lock, Manifest, Plan, Settings, State, Writer}
+
+  defmodule Result do
+    @moduledoc """
+    What a run did: files written and removed, `problems` as introspection tells them, and how the environment differs from the lock.
+    """
+    defstruct written: [], removed: [], described: %{}, problems: [], differences: [], asked: false
+
+    @type t :: %__MODULE__{
+            written: [Path.t()],
+            removed: [Path.t()],
+            described: %{String.t() => map()},
+            problems: [map()],
+            differences: [String.t()],
+            asked: boolean()
+          }
+  end
+
+  @typedoc """
+  `:fill` asks for what is missing only; `:refresh` asks for everything again and takes over the present environment; `:prune` does so for what is
+  wanted now, and forgets the rest.
+  """
+  @type mode :: :fill | :refresh | :prune
+
+  @doc """
+  Brings everything up to date with the `libraries`, whose symbols and uses are what the project wants. `options`: `:mode`, `:python` (false: never
+  start Python), `:dry` (write nothing), `:say`.
+  """
+  @spec run(Settings.t(), [Library.t()], State.t(), keyword()) ::
+          {:ok, Result.t(), State.t()} | {:error, String.t()}
+  def run(%Settings{} = settings, libraries, %State{} = state, options \\ []) do
+    with {:ok, manifest} <- Manifest.read(settings.manifest),
+         {:ok, lock} <- Lock.read(settings.lock),
+         :ok <- same_roots(libraries, manifest, options[:mode]) do
+      run(settings, libraries, state, options, manifest, lock)
+    end
+  end
+
+  # Two modules for one library would be generated side by side.
+  defp same_roots(_, _, :prune), do: :ok
+
+  defp same_roots(libraries, manifest, _) do
+    case Enum.find(libraries, &(Map.get(manifest.libraries, &1.name, &1.root) != &1.root)) do
+      nil ->
+        :ok
+
+      library ->
+        {:error,
+         "#{library.name} was generated as #{manifest.libraries[library.name]} and is now to be #{library.root}; run mix snakebridge.gen --prune " <>
+           "once, or name the former module"}
+    end
+  end
+
+  defp run(settings, libraries, state, options, manifest, lock) do
+    mode = options[:mode] || :fill
+    missing = Plan.missing(libraries, manifest, state.settled)
+    remembered = Plan.remembered?(state, manifest)
+    intact = intact?(manifest, settings)
+
+    cond do
+      mode == :fill and (missing == [] or (options[:python] == false and not Plan.needed?(missing))) and
+          (remembered or intact) ->
+        settle(settings, manifest, state, remembered, options)
+
+      options[:python] == false ->
+        {:error, unavailable(missing, settings)}
+
+      true ->
+        # Where the descriptions are at hand only what is missing is asked for.
+        {known, question} =
+          case mode do
+            :fill when remembered -> {state.described, missing}
+            :prune -> {%{}, Plan.missing(libraries, %Manifest{}, %{})}
+            _ -> {%{}, Plan.with_manifest(libraries, manifest)}
+          end
+
+        context = %{settings: settings, manifest: manifest, lock: lock, mode: mode, options: options}
+        ask(context, libraries, question, known, state)
+    end
+  end
+
+  # Nothing to ask: files that are gone or were changed are written again, if their descriptions are at hand.
+  defp settle(_, _, state, false, _), do: {:ok, %Result{}, state}
+
+  defp settle(settings, manifest, state, true, options) do
+    described = Map.take(state.described, Map.keys(manifest.modules))
+
+    if options[:dry] do
+      {:ok, %Result{described: described}, state}
+    else
+      {rendered, written, removed} = Writer.write(described, settings.out, settings.format, state.rendered)
+
+      {:ok, %Result{written: written, removed: removed, described: described}, %{state | rendered: rendered}}
+    end
+  end
+
+  defp intact?(manifest, settings) do
+    manifest.modules |> Writer.files(settings.out) |> Enum.all?(fn {_, path} -> File.exists?(path) end)
+  end
+
+  defp unavailable([], settings) do
+    "files below #{Path.relative_to_cwd(settings.out)} are missing and their descriptions are not at hand; take the files from version control, " <>
+      "or run mix snakebridge.gen with a Python that has the libraries"
+  end
+
+  defp unavailable(missing, _) do
+    names =
+      for library <- missing,
+          name <-
+            if(library.all, do: [library.name], else: []) ++
+              Enum.map(library.symbols, &"#{library.name}.#{&1}") ++
+              for({module, function, false} <- library.uses, do: "#{module}.#{function}"),
+          do: name
+
+    {shown, rest} = Enum.split(names, 8)
+    more = if rest == [], do: "", else: " and #{length(rest)} more"
+
+    "#{Enum.join(shown, ", ")}#{more} must be described by Python, which was not to be started; run mix snakebridge.gen where the libraries are " <>
+      "installed and commit what it writes"
+  end
+
+  defp ask(context, libraries, question, known, state) do
+    %{settings: settings, options: options} = context
+
+    with {:ok, answer} <- introspect(settings, question, options) do
+      failed = for %{"kind" => "import", "library" => name} <- answer["problems"], do: name
+      described = Plan.merge(known, answer["modules"])
+      present = Lock.new(answer)
+      problems = answer["problems"]
+
+      result = %Result{
+        described: described,
+        problems: problems,
+        asked: true,
+        differences:
+          for({:drift, line} <- Lock.differences(known_lock(context.lock, present), present), do: line)
+      }
+
+      cond do
+        # Half an answer is not written over what was whole.
+        failed != [] or options[:dry] -> {:ok, result, state}
+        true -> store(context, libraries, result, present, state)
+      end
+    end
+  end
+
+  defp introspect(_, [], _),
+    do: {:error, "nothing is asked for: name libraries, or config :snakebridge, libraries: [...]"}
+
+  defp introspect(settings, question, options) do
+    say = options[:say] || fn _ -> :ok end
+    Introspection.run(settings, question, say)
+  end
+
+  # A partial question says nothing of packages that it did not touch.
+  defp known_lock(lock, present), do: %{lock | packages: Map.take(lock.packages, Map.keys(present.packages))}
+
+  defp store(context, libraries, result, present, state) do
+    %{settings: settings, manifest: manifest, lock: lock, mode: mode} = context
+    kept = if mode == :prune, do: %Manifest{}, else: manifest
+    unknown = for %{"kind" => "unknown"} = problem <- result.problems, do: problem
+    missed = for %{"use" => nil, "library" => name, "symbol" => symbol} <- unknown, do: {name, symbol}
+
+    roots = Map.merge(kept.libraries, Map.new(libraries, &{&1.name, &1.root}))
+    asked = MapSet.difference(MapSet.union(kept.asked, MapSet.new(Plan.asked(libraries))), MapSet.new(missed))
+
+    {rendered, written, removed} =
+      Writer.write(result.described, settings.out, settings.format, state.rendered)
+
+    manifest = Manifest.new(roots, asked, result.described)
+    Manifest.write(manifest, settings.manifest)
+    Lock.write(if(mode == :fill, do: Lock.extend(lock, present), else: present), settings.lock)
+
+    settled = if mode == :fill, do: state.settled, else: %{}
+    state = %{state | described: result.described, rendered: rendered}
+    state = %{state | settled: Map.merge(settled, settled(libraries, manifest, unknown))}
+    {:ok, %{result | written: written, removed: removed}, state}
+  end
+
+  # What was wanted and did not come: Python is not asked again until the settings change or everything is asked anew.
+  defp settled(libraries, manifest, unknown) do
+    said =
+      for problem <- unknown, into: %{} do
+        case problem do
+          %{"use" => %{"module" => module, "function" => function}, "message" => message} ->
+            {{:use, module, function}, message}
+
+          %{"library" => library, "symbol" => symbol, "message" => message} ->
+            {{:symbol, library, symbol}, message}
+        end
+      end
+
+    absent =
+      for library <- libraries,
+          {module, function, _} <- library.uses,
+          not Manifest.covers?(manifest, module, function),
+          into: %{},
+          do: {{:use, module, function}, ""}
+
+    Map.merge(absent, said)
+  end
+end

@@ -1,0 +1,54 @@
+defmodule SnakeBridge.Generator.State do
+  @moduledoc """
+  What the generator remembers between runs, in the build directory: the uses found in each source, the descriptions that Python gave, the files
+  written, and what Python said it does not have. All of it can be found out again; it only saves work.
+  """
+
+  @version 1
+
+  defstruct version: @version, fingerprint: nil, sources: %{}, described: %{}, rendered: %{}, settled: %{}
+
+  @type stat :: {mtime :: integer(), size :: non_neg_integer()}
+
+  @type t :: %__MODULE__{
+          version: pos_integer(),
+          fingerprint: binary() | nil,
+          sources: %{Path.t() => {stat(), binary(), [SnakeBridge.Generator.Scanner.Use.t()]}},
+          described: %{String.t() => map()},
+          rendered: %{Path.t() => {stat(), key :: binary()}},
+          settled: %{term() => String.t()}
+        }
+
+  @doc "Reads a state; one that is absent, broken or of another version is empty."
+  @spec read(Path.t() | nil) :: t()
+  def read(nil), do: %__MODULE__{}
+
+  def read(path) do
+    with {:ok, bytes} <- File.read(path),
+         %__MODULE__{version: @version} = state <- :erlang.binary_to_term(bytes) do
+      state
+    else
+      _ -> %__MODULE__{}
+    end
+  rescue
+    ArgumentError -> %__MODULE__{}
+  end
+
+  @doc "Writes a state."
+  @spec write(t(), Path.t() | nil) :: :ok
+  def write(_, nil), do: :ok
+
+  def write(%__MODULE__{} = state, path) do
+    File.mkdir_p!(Path.dirname(path))
+    File.write!(path, :erlang.term_to_binary(state, compressed: 1))
+  end
+
+  @doc "What tells that a file changed, without reading it."
+  @spec stat(Path.t()) :: stat() | nil
+  def stat(path) do
+    case File.stat(path, time: :posix) do
+      {:ok, %{type: :regular, mtime: mtime, size: size}} -> {mtime, size}
+      _ -> nil
+    end
+  end
+end
