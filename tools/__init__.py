@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .batch import batch
 from .call import call
 from .helpers import index
 from .registry import Payload, Tool, ToolContext
@@ -13,6 +14,7 @@ from .stream import stream
 
 TOOLS: dict[str, Tool] = {
     "snakebridge.call": call,
+    "snakebridge.batch": batch,
     "snakebridge.release_ref": release_ref,
     "snakebridge.release_session": release_session,
     "snakebridge.helpers": index,

@@ -125,6 +125,19 @@ def plain_ref(fields: Mapping[str, Any], session_id: str) -> Ref:
     return Ref(ref_id, session)
 
 
+def callee(payload: Payload, context: ToolContext) -> Callable[..., Any]:
+    """What a payload would have called: a method, a helper or a function."""
+    kind = payload.get("call_type")
+    found: Callable[..., Any]
+    if kind == "method":
+        found = attribute(instance(payload, context), _first(payload, "function", "method"))
+    elif kind == "helper":
+        found = helpers.find(_first(payload, "helper", "function"), payload.get("helper_config"))
+    else:
+        found = attribute(load(module_name(payload)), payload.get("function"))
+    return found
+
+
 def _with_types(find: Callable[[], Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
     """The target and its arguments; those were read before the import that may have brought their types."""
     before = named.registrations(), len(sys.modules)

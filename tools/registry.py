@@ -37,6 +37,9 @@ class ToolContext(Protocol):
     def settle(self, value: Any) -> Any:
         """Waits for an awaitable; returns anything else as it is."""
 
+    def describe(self, error: BaseException) -> dict[str, Any]:
+        """An error as it travels, for answers that hold several outcomes."""
+
     def iterate(self, value: Any) -> Iterator[Any]:
         """Iterates over a sync or async iterable; closing the iterator closes the source."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # inside Snakepit's own server the messages are those that it
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
-SNAKEBRIDGE_TOOLS = frozenset(f"snakebridge.{name}" for name in ("call", "stream", "release_ref", "release_session", "helpers"))
+SNAKEBRIDGE_TOOLS = frozenset(f"snakebridge.{name}" for name in ("call", "batch", "stream", "release_ref", "release_session", "helpers"))
 # Names of types that change how a parameter of an adapter of a user's is read.
 _KINDS = ("float", "integer", "tensor")
 _TRUE = ("1", "true", "t", "yes", "y", "on")

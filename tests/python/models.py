@@ -51,6 +51,10 @@ class Doubler:
         """Says of each row with what it was joined."""
         return [f"{getattr(rows, 'dtype', type(rows).__name__)}{tuple(np.shape(rows)[1:])}"] * len(rows)
 
+    def hang(self, rows: Any) -> Any:
+        time.sleep(60)
+        return rows
+
     def count(self, n: int) -> Iterator[int]:
         yield from range(n)
 

@@ -247,9 +247,11 @@ defmodule SnakeBridge.Pool do
   end
 
   @doc false
-  # Puts a new session on a worker of choice, if that is or will be there: `place/2` waits for it.
-  def place_on(pool, session, index) do
-    with :ok <- ensure_running(pool), [{_, size, _}] when index <= size <- :ets.lookup(@pools, pool) do
+  # Puts the nth of several new sessions on a worker of its own, as far as there are as many; `place/2` waits for it.
+  def place_on(pool, session, nth) do
+    with :ok <- ensure_running(pool) do
+      index = rem(nth - 1, size(pool)) + 1
+
       case :ets.lookup(@workers, {pool, index}) do
         [{_, :ready, worker}] ->
           if :ets.insert_new(@placements, {{pool, session}, index, worker.generation, nil}),
@@ -274,10 +276,8 @@ defmodule SnakeBridge.Pool do
   end
 
   @doc false
-  # How many workers a pool has or will have.
-  def size(pool) do
-    with :ok <- ensure_running(pool), [{_, size, _}] <- :ets.lookup(@pools, pool), do: size, else: (_ -> 1)
-  end
+  # How many workers a running pool has or will have.
+  def size(pool), do: :ets.lookup_element(@pools, pool, 2)
 
   # --- sessions ---
 

@@ -132,6 +132,46 @@ defmodule SnakeBridge.Runtime do
     request("snakebridge.call", "helper", fields, runtime, {"helper", name, args})
   end
 
+  @doc """
+  Makes many calls of one function, or of one method of a ref, as one (docs/sessions.md, "Batching"): one result for each list of arguments in `calls`.
+
+  Options: `:args` and `:kwargs` of every call, `:join` (positions of the arguments that are joined along axis 0), `:pad_to` (`:powers_of_two`, or sizes),
+  `:runtime` (what is under `:__runtime__` elsewhere).
+  """
+  @spec call_batch(target() | Ref.t(), atom() | String.t(), [[term()]], keyword()) ::
+          {:ok, [result()]} | {:error, term()}
+  def call_batch(target, function, calls, opts \\ []) do
+    {fields, runtime} =
+      split(
+        [__runtime__: Keyword.get(opts, :runtime, [])] ++ Keyword.get(opts, :kwargs, []),
+        Keyword.get(opts, :args, [])
+      )
+
+    pad_to = with :powers_of_two <- opts[:pad_to], do: "powers_of_two"
+
+    fields =
+      Map.merge(fields, %{
+        "function" => to_string(function),
+        "calls" => calls,
+        "join" => Keyword.get(opts, :join, [0]),
+        "pad_to" => pad_to
+      })
+
+    {kind, fields, runtime} =
+      if is_struct(target, Ref),
+        do: {"method", Map.merge(fields, instance(target)), of(target, runtime)},
+        else: {"dynamic", Map.merge(fields, names(target)), runtime}
+
+    origin = {target, function, fields["args"] ++ List.first(calls, [])}
+
+    with {:ok, outcomes} <- request("snakebridge.batch", kind, fields, runtime, origin) do
+      {:ok,
+       for [fine?, outcome] <- outcomes do
+         if fine?, do: {:ok, outcome}, else: {:error, outcome |> Error.from_wire() |> enrich(origin)}
+       end}
+    end
+  end
+
   # --- streams ---
 
   @doc """
@@ -144,7 +184,13 @@ defmodule SnakeBridge.Runtime do
     do: with({:ok, _} <- stream_to_end(target, function, args, callback, opts), do: :ok)
 
   @doc "As `stream/5`, but `{:ok, value}`: what the generator returned, nil when that is nothing, or the stream was halted, or the client does not tell."
-  @spec stream_to_end(target() | Ref.t(), atom() | String.t(), [term()], (term() -> term()), keyword() | map()) ::
+  @spec stream_to_end(
+          target() | Ref.t(),
+          atom() | String.t(),
+          [term()],
+          (term() -> term()),
+          keyword() | map()
+        ) ::
           {:ok, term()} | {:error, term()}
   def stream_to_end(target, function, args, callback, opts) do
     {kind, fields, runtime} = stream_fields(target, function, args, opts)
@@ -322,7 +368,14 @@ defmodule SnakeBridge.Runtime do
 
   defp payload(client, kind, fields, runtime) do
     fields = if runtime[:result] == :ref, do: Map.put(fields, "result", "ref"), else: fields
-    tagged(client, Payload.call(kind, session(runtime), fields), ["args", "kwargs", "instance", "stream_ref"])
+
+    tagged(client, Payload.call(kind, session(runtime), fields), [
+      "args",
+      "kwargs",
+      "calls",
+      "instance",
+      "stream_ref"
+    ])
   end
 
   defp tagged(client, payload, keys) do

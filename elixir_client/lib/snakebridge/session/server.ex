@@ -18,6 +18,7 @@ defmodule SnakeBridge.Session.Server do
   @backoff_last 5_000
   # A life that lasted this long makes up for earlier failures.
   @healthy_after 5_000
+  @failures_at_choice 2
 
   @typedoc "Where a session is: its server, which life it is in, its Python session, its pool, and its state."
   @type place :: %{
@@ -43,6 +44,14 @@ defmodule SnakeBridge.Session.Server do
   @spec lost?(place()) :: boolean()
   def lost?(place),
     do: match?({_, reason} when is_binary(reason), Pool.placement(place.pool, place.session_id))
+
+  @doc "A caller found that what the state of a place names is not there any more."
+  @spec gone(place(), String.t()) :: :ok
+  def gone(place, reason) do
+    GenServer.call(place.server, {:gone, place.generation, reason})
+  catch
+    :exit, _ -> :ok
+  end
 
   @doc false
   # Called by the pool when the worker of a session has died; most sessions have no server.
@@ -91,6 +100,16 @@ defmodule SnakeBridge.Session.Server do
 
   def handle_call(:await, from, state), do: {:noreply, wait(state, from)}
 
+  # Answered when it is so: the caller looks for the next life then.
+  def handle_call({:gone, generation, reason}, _from, %{status: :ready, generation: generation} = state) do
+    case ended(reason, state) do
+      {:noreply, state} -> {:reply, :ok, state}
+      {:stop, why, state} -> {:stop, why, :ok, state}
+    end
+  end
+
+  def handle_call({:gone, _, _}, _from, state), do: {:reply, :ok, state}
+
   def handle_call(:info, _from, state) do
     worker =
       with %{pool: pool, session_id: id} <- state.place,
@@ -115,12 +134,6 @@ defmodule SnakeBridge.Session.Server do
   @impl true
   def handle_cast({:cast, function}, state),
     do: {:noreply, next_cast(%{state | casts: :queue.in(function, state.casts)})}
-
-  # A caller found that what the state names is not there any more.
-  def handle_cast({:gone, generation, reason}, %{status: :ready, generation: generation} = state),
-    do: ended(reason, state)
-
-  def handle_cast({:gone, _, _}, state), do: {:noreply, state}
 
   @impl true
   def handle_info({:begun, life, id}, %{life: life} = state) do
@@ -170,7 +183,9 @@ defmodule SnakeBridge.Session.Server do
   # --- lives ---
 
   defp begin(state) do
-    options = if state.failures > 0, do: Keyword.delete(state.options, :worker), else: state.options
+    # A worker of choice that cannot be had is given up for any other.
+    options =
+      if state.failures > @failures_at_choice, do: Keyword.delete(state.options, :worker), else: state.options
 
     %{
       state
@@ -205,7 +220,7 @@ defmodule SnakeBridge.Session.Server do
 
   # The first end after a good life is followed by a new one at once.
   defp again(error, state, counts?) do
-    tell(state, :lost, %{})
+    tell(state, :lost, %{}, error)
 
     if state.cast,
       do: Logger.error("SnakeBridge: a cast was running when #{error.message}; it is not run again")
@@ -262,10 +277,12 @@ defmodule SnakeBridge.Session.Server do
 
   defp next_cast(state), do: state
 
-  defp tell(state, event, measurements) do
+  defp tell(state, event, measurements, error \\ nil) do
     metadata = %{session: state.options[:label], pool: state.options[:pool]}
     Telemetry.execute([:snakebridge, :session, event], measurements, metadata)
-    with %{watcher: watcher} <- Map.new(state.options), do: send(watcher, {:session, event, self()})
+
+    with {watcher, index} <- state.options[:watcher],
+         do: GenServer.cast(watcher, {:session, event, index, self(), error})
   end
 
   defp now, do: System.monotonic_time(:millisecond)

@@ -22,7 +22,7 @@ defmodule SnakeBridge.Session.Visit do
 
       with {:error, %Error{} = error} <- result do
         loss = loss(error, place)
-        if loss, do: GenServer.cast(place.server, {:gone, place.generation, loss})
+        if loss, do: Server.gone(place, loss)
 
         if reruns > 0 and again?(error, again),
           do: run(session, work, again, deadline, reruns - 1),
