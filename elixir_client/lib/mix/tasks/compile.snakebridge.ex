@@ -38,7 +38,7 @@ defmodule Mix.Tasks.Compile.Snakebridge do
     if libraries == [] do
       {:noop, []}
     else
-      if changed or options[:force] or not settled?(before, settings),
+      if changed or options[:force] == true or not settled?(before, settings),
         do: generate(settings, libraries, state, options),
         else: finish(:noop, settled(state), state, options)
     end

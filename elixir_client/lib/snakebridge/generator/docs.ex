@@ -25,10 +25,15 @@ defmodule SnakeBridge.Generator.Docs do
     |> paragraphs()
   end
 
-  @doc "The text for a function."
-  @spec function(map()) :: String.t()
-  def function(description) do
-    [description["doc"], python(description)] |> paragraphs()
+  @doc "The text for a function of a module."
+  @spec function(map(), map()) :: String.t()
+  def function(module, description) do
+    doc =
+      if description["kind"] == "new" and description["doc"] == module["doc"],
+        do: summary(description) <> "\n\nThe module's documentation tells the parameters.",
+        else: description["doc"]
+
+    [doc, python(description)] |> paragraphs()
   end
 
   defp python(%{"kind" => "constant", "python" => name}), do: "Python: the constant `#{name}`."

@@ -119,7 +119,7 @@ defmodule SnakeBridge.Generator.Renderer do
 
     source = """
 
-    @doc #{Docs.source(Docs.function(function))}
+    @doc #{Docs.source(Docs.function(module, function))}
     @spec #{name}(#{Enum.join(specs, ", ")}) :: #{elem(returns, 0)}
     def #{name}(#{Enum.join(head, ", ")}) do
       #{opts}#{body}

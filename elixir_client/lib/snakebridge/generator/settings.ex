@@ -3,7 +3,7 @@ defmodule SnakeBridge.Generator.Settings do
   Where a project keeps what is generated, which Python describes its libraries, and which libraries these are. Paths are absolute.
   """
 
-  alias SnakeBridge.Generator.Library
+  alias SnakeBridge.Generator.{Library, Writer}
   alias SnakeBridge.Pool.Python
 
   @enforce_keys [:directory, :out, :manifest, :lock]
@@ -67,7 +67,7 @@ defmodule SnakeBridge.Generator.Settings do
   @doc "What of the settings decides what is generated."
   @spec fingerprint(t()) :: binary()
   def fingerprint(%__MODULE__{} = settings) do
-    {settings.out, settings.python, settings.env, settings.format, settings.libraries}
+    {Writer.renderer(), settings.out, settings.python, settings.env, settings.format, settings.libraries}
     |> :erlang.term_to_binary()
     |> :erlang.md5()
   end
