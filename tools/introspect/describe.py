@@ -1,5 +1,6 @@
-"""The answer: every entry of the plan as the maps that the Elixir side prints from. A symbol that cannot be described is a problem, and the rest
-goes on. The same libraries give the same bytes.
+"""The answer: every entry of the plan as the maps that the Elixir side prints from.
+
+A symbol that cannot be described is a problem, and the rest goes on. The same libraries give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import json
 import warnings
 from typing import Any
 
-from . import docstrings, environment, hints, naming, reading, request, signatures, sources, specs, surface
-from .forms import VAR_KEYWORD, VAR_POSITIONAL, Form, Param
+from . import docstrings, environment, hints, reading, request, signatures, sources, specs, surface
+from .forms import VAR_KEYWORD, VAR_POSITIONAL, Param
 from .hints import UNKNOWN, Hint, Scope
 from .resolve import Entry, Plan, Problem
 from .signatures import Callee, Signature
@@ -32,12 +33,12 @@ def describe(asked: Any) -> dict[str, Any]:
         for library in libraries:
             plan.add(library)
         modules = [_module(entry, plan.problems) for _, entry in sorted(plan.entries.items())]
-    found = {name: known for library in libraries if (known := environment.distribution(library.name)) is not None for name in [library.name]}
+    distributions = [found for library in libraries if (found := environment.distribution(library.name)) is not None]
     return {
         "format": FORMAT,
         "python": environment.python(),
         "adapter": environment.adapter(),
-        "packages": {name: version for name, version in sorted(set(found.values()))},
+        "packages": dict(sorted(set(distributions))),
         "modules": modules,
         "problems": [_problem(problem) for problem in sorted(plan.problems, key=lambda item: (item.library, item.symbol, item.message))],
     }
@@ -169,9 +170,11 @@ def _doc(value: Any, cls: type | None = None) -> str | None:
     if cls is None:
         return text
     init = reading.text(cls.__dict__.get("__init__"), "__doc__")
-    if init and init != object.__init__.__doc__ and init != text and cls.__dict__.get("__init__") is not None and not init.startswith("Initialize self"):
-        return f"{inspect.cleandoc(text)}\n\n{inspect.cleandoc(init)}" if text and not _has_sections(text) else text or init
-    return text
+    if not init or init in (text, object.__init__.__doc__) or init.startswith("Initialize self"):
+        return text
+    if not text or _has_sections(text):
+        return text or init
+    return f"{inspect.cleandoc(text)}\n\n{inspect.cleandoc(init)}"
 
 
 def _has_sections(text: str) -> bool:
@@ -187,12 +190,15 @@ def _generates(value: Any) -> bool:
 
 def _param(param: Param, items: dict[str, docstrings.Item]) -> dict[str, Any]:
     item = items.get(param.name)
+    hint = param.hint
+    if param.default == "None" and hint != UNKNOWN:
+        hint = hints.union([hint, hints.NONE])  # what is the default may be given, too
     return {
         "name": param.name,
         "kind": param.kind,
         "required": param.required and param.kind not in (VAR_POSITIONAL, VAR_KEYWORD),
         "default": param.default,
-        "spec": _argument(param.hint),
+        "spec": _argument(hint),
         "doc": (item.text or None) if item is not None else None,
     }
 
@@ -257,15 +263,21 @@ def _attribute_hint(entry: Entry, member: Member) -> tuple[Hint, str]:
             return hints.read(annotation, Scope(sources.code(module), names, cls)), "signature"
     for module, qualname in _class_places(entry, cls, entry.path or cls.__qualname__):
         found = sources.find(module, f"{qualname}.{member.python}")
-        if found is None:
-            continue
-        scope = Scope(found.source, None, cls)
-        for node in found.nodes:
-            if isinstance(node, sources.Function) and node.returns is not None and not any("setter" in ast.dump(item) for item in node.decorator_list):
-                return hints.read(node.returns, scope), "stub"
-            if isinstance(node, ast.AnnAssign):
-                return hints.read(node.annotation, scope), "stub"
+        declared = [node for node in found.nodes if _declares(node)] if found is not None else []
+        if found is not None and declared:
+            node = declared[0]
+            annotation = node.returns if isinstance(node, sources.Function) else getattr(node, "annotation", None)
+            return hints.read(annotation, Scope(found.source, None, cls)), "stub"
     return UNKNOWN, "docstring" if member.doc else "none" if not surface.has_value(member) else "signature"
+
+
+def _declares(node: ast.stmt) -> bool:
+    """Whether a statement of a stub tells the type of an attribute: its annotation, or the getter of a property."""
+    if isinstance(node, sources.Function):
+        return node.returns is not None and not any(
+            isinstance(item, ast.Attribute) and item.attr == "setter" for item in node.decorator_list
+        )
+    return isinstance(node, ast.AnnAssign)
 
 
 @functools.cache

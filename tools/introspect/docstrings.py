@@ -1,7 +1,7 @@
 """Docstrings of the three common styles (NumPy, Google, Sphinx) as Markdown, with a table of the parameters.
 
-Reading is by lines and forgiving: what is not recognised stays as it was written. The result holds what a page needs, and what is said about
-single parameters and attributes.
+Reading is by lines and forgiving: what is not recognised stays as it was written. The result holds what a page needs, and what is said
+about single parameters and attributes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ _GOOGLE = re.compile(
     r"Examples?|Notes?|References?|See Also|Warnings?|Todo|Methods):\s*$"
 )
 _GOOGLE_ITEM = re.compile(r"^(\*{0,2}\w[\w.]*(?:\s*,\s*\*{0,2}\w+)*)\s*(?:\(([^)]*(?:\([^)]*\)[^)]*)*)\))?\s*:(?:\s+(.*)|$)")
-_SPHINX = re.compile(r"^\s*:(param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|except|exception|ivar|cvar|var|vartype|yields?)\b\s*([^:]*):\s*(.*)$")
+_SPHINX = re.compile(
+    r"^\s*:(param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|except|exception|ivar|cvar|var|vartype|yields?)\b"
+    r"\s*([^:]*):\s*(.*)$"
+)
 _NUMPY_ITEM = re.compile(r"^(\*{0,2}\w+(?:\s*,\s*(?:\*{0,2}\w+|\.\.\.))*)\s*(?::\s*(.*))?$")
-_PARAMETERS = {"parameters", "other parameters", "args", "arguments", "params", "keyword args", "keyword arguments", "keywords", "keyword parameters"}
-_TABLES = {**{name: "Parameters" for name in _PARAMETERS}, "attributes": "Attributes"}
+_PARAMETERS = (
+    *("parameters", "other parameters", "args", "arguments", "params"),
+    *("keyword args", "keyword arguments", "keywords", "keyword parameters"),
+)
+_TABLES = {**dict.fromkeys(_PARAMETERS, "Parameters"), "attributes": "Attributes"}
+_TITLES = {**_TABLES, "return": "Returns", "yield": "Yields", "example": "Examples", "note": "Notes"}
 _DROPPED = {"methods", "todo", "index"}
 _ADDRESS = re.compile(r"(<[^<>\n]*?) at 0x[0-9a-fA-F]+>")
 MAX_DOC = 20_000
@@ -155,7 +162,7 @@ def _merged(sections: list[Section]) -> list[Section]:
         key = section.title.lower()
         if key in _DROPPED or not (section.items or any(line.strip() for line in section.lines)):
             continue
-        title = _TABLES.get(key) or {"return": "Returns", "yield": "Yields", "example": "Examples", "note": "Notes"}.get(key) or section.title or "Notes"
+        title = _TITLES.get(key) or section.title or "Notes"
         # Parameters and Other Parameters are one table.
         before = next((item for item in result if item.title == title and item.items and section.items), None)
         if before is not None:
@@ -171,7 +178,7 @@ def _numpy_items(section: Section) -> list[Item]:
     if title not in _TABLES and title not in ("returns", "yields", "raises", "warns", "receives"):
         return []
     items: list[Item] = []
-    name, kind, text = "", "", []  # type: ignore[var-annotated]
+    name, kind, text = "", "", []
     for line in section.lines:
         if not line.strip():
             text.append("")
@@ -184,7 +191,9 @@ def _numpy_items(section: Section) -> list[Item]:
             named = title in _TABLES or ":" in line
             if match is None or not named:
                 # The type alone, as results and exceptions have it.
-                name, kind = ("", line.strip()) if title not in _TABLES else (line.strip().partition(":")[0].strip(), line.partition(":")[2].strip())
+                name, kind = (
+                    ("", line.strip()) if title not in _TABLES else (line.strip().partition(":")[0].strip(), line.partition(":")[2].strip())
+                )
             else:
                 name, kind = match[1], (match[2] or "").strip()
             text = []
@@ -227,8 +236,8 @@ def _sphinx(lines: list[str]) -> tuple[list[str], list[Section]]:
     rtype = next((" ".join(part.strip() for part in body) for key, _, body in fields if key == "rtype"), "")
     for key, name, body in fields:
         if key in ("param", "parameter", "arg", "argument", "key", "keyword"):
-            *kind, name = name.split() or [""]
-            sections["Parameters"].items.append(_item(name, types.get(name, " ".join(kind)), body))
+            *kind, param = name.split() or [""]
+            sections["Parameters"].items.append(_item(param, types.get(param, " ".join(kind)), body))
         elif key in ("ivar", "cvar", "var"):
             sections["Attributes"].items.append(_item(name.split()[-1] if name else "", types.get(name, ""), body))
         elif key in ("return", "returns"):

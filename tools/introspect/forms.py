@@ -88,9 +88,9 @@ def merged(forms: Sequence[Form]) -> Form:
     columns: dict[str, list[Param]] = {}
     for form in forms:
         for param in form.params:
-            if param.kind == KEYWORD_ONLY and param.name not in known:
-                columns.setdefault(param.name, []).append(param)
-            elif param.kind == POSITIONAL and param.name not in known and not renamed:
+            if (param.kind == KEYWORD_ONLY and param.name not in known) or (
+                param.kind == POSITIONAL and param.name not in known and not renamed
+            ):
                 columns.setdefault(param.name, []).append(param)
     keywords = [
         _joined(column, KEYWORD_ONLY, len(column) == len(forms) and all(param.required and param.kind == KEYWORD_ONLY for param in column))

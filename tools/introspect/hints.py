@@ -1,7 +1,7 @@
 """Type hints in one form, whether they are objects, texts or syntax of a stub.
 
-A `Hint` is what a hint is about (a class, a form of `typing`, or nothing known) and its arguments. Names are looked up in what is loaded and, where
-they exist for type checkers only, in files (`sources`). Nothing is imported and no text is evaluated.
+A `Hint` is what a hint is about (a class, a form of `typing`, or nothing known) and its arguments. Names are looked up in what is loaded
+and, where they exist for type checkers only, in files (`sources`). Nothing is imported and no text is evaluated.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _generic(origin: Any, args: tuple[Any, ...], scope: Scope, depth: int) -> Hi
     if _named(origin, "Annotated", "ClassVar", "Final", "Required", "NotRequired", "ReadOnly"):
         return _read(args[0], scope, depth + 1)
     origin = typing.get_origin(origin) or origin  # typing.List -> list
-    if origin is collections.abc.Callable or isinstance(origin, type) and issubclass(origin, type):
+    if origin is collections.abc.Callable or (isinstance(origin, type) and issubclass(origin, type)):
         return Hint(origin)
     return Hint(origin, tuple(Hint(...) if _is_dots(arg) else _read(arg, scope, depth + 1) for arg in args[:_MAX_ARGS]))
 
@@ -270,17 +270,22 @@ def _attributes(target: Any, names: list[str]) -> Any:
     return target
 
 
+_TYPING = ("typing", "typing_extensions")
+
+
 def _is_type(value: Any) -> bool:
-    return isinstance(value, (type, typing.TypeVar)) or typing.get_origin(value) is not None or type(value).__module__ in ("typing", "typing_extensions", "types")
+    if isinstance(value, (type, typing.TypeVar)) or typing.get_origin(value) is not None:
+        return True
+    return type(value).__module__ in (*_TYPING, "types")
 
 
 def _is_dots(arg: Any) -> bool:
-    return arg is Ellipsis or isinstance(arg, ast.Constant) and arg.value is Ellipsis
+    return arg is Ellipsis or (isinstance(arg, ast.Constant) and arg.value is Ellipsis)
 
 
 def _named(form: Any, *names: str) -> bool:
     """Whether something is one of these forms of typing or typing_extensions."""
-    if type(form).__module__ not in ("typing", "typing_extensions") and getattr(form, "__module__", None) not in ("typing", "typing_extensions"):
+    if type(form).__module__ not in _TYPING and getattr(form, "__module__", None) not in _TYPING:
         return False
     name = getattr(form, "_name", None) or getattr(form, "__name__", None)
     return name in names

@@ -11,6 +11,7 @@ _ROLE = re.compile(r":(?:[\w+.-]+:)*[\w+.-]+:`([^`]+)`")
 _LITERAL = re.compile(r"``(.+?)``")
 _LINK = re.compile(r"`([^`<>]+?)\s*<([^`<>\s]+)>`__?")
 _NAMED_LINK = re.compile(r"`([^`]+)`_\b")
+_SHORT = re.compile(r"`(~[\w.]+)`")
 _FOOTNOTE = re.compile(r"\[(\d+|#\w*)\]_")
 _DIRECTIVE = re.compile(r"^(\s*)\.\.\s+([\w:-]+)::\s*(.*)$")
 _COMMENT = re.compile(r"^\s*\.\.\s+(?!\[)(?:_[^:]+:|\S)")
@@ -18,9 +19,21 @@ _REFERENCE = re.compile(r"^\s*\.\.\s+\[(\w+)\]\s*(.*)$")
 _CODE_SPAN = re.compile(r"(`[^`]*`)")
 _TAG = re.compile(r"<(?=[A-Za-z/!])")
 _CODE_DIRECTIVES = {"code", "code-block", "sourcecode", "testcode", "doctest", "ipython", "parsed-literal", "math", "plot"}
-_NOTES = {"note": "Note", "warning": "Warning", "tip": "Tip", "important": "Important", "caution": "Caution", "attention": "Attention", "seealso": "See also"}
-_VERSIONS = {"versionadded": "Since", "versionchanged": "Changed in", "deprecated": "Deprecated since", "version-added": "Since", "version-changed": "Changed in"}
-_HIDDEN = {"index", "currentmodule", "module", "autosummary", "toctree", "highlight", "only", "image", "figure", "raw", "rubric", "tabularcolumns"}
+_NOTES = {
+    **{name: name.capitalize() for name in ("note", "warning", "tip", "important", "caution", "attention", "hint", "danger")},
+    "seealso": "See also",
+}
+_VERSIONS = {
+    "versionadded": "Since",
+    "versionchanged": "Changed in",
+    "deprecated": "Deprecated since",
+    "version-added": "Since",
+    "version-changed": "Changed in",
+}
+_HIDDEN = {
+    *("index", "currentmodule", "module", "autosummary", "toctree", "highlight"),
+    *("only", "image", "figure", "raw", "rubric", "tabularcolumns"),
+}
 
 
 def inline(text: str) -> str:
@@ -30,6 +43,7 @@ def inline(text: str) -> str:
         text = _LITERAL.sub(lambda match: f"`{match[1].replace('`', '')}`", text)
         text = _ROLE.sub(lambda match: f"`{_target(match[1])}`", text)
         text = _NAMED_LINK.sub(r"\1", text)
+        text = _SHORT.sub(lambda match: f"`{_target(match[1])}`", text)
     if "]_" in text:
         text = _FOOTNOTE.sub(r"[\1]", text)
     if "<" in text:
@@ -110,12 +124,12 @@ def _directive(lines: list[str], at: int, match: re.Match[str], out: list[str]) 
     options = [line for line in body if re.match(r"^\s*:[\w-]+:", line)]
     body = [line for line in body if line not in options]
     if name in _CODE_DIRECTIVES:
-        if name == "math" or name == "parsed-literal":
+        if name in ("math", "parsed-literal"):
             body = [argument, *body] if argument else body
         if any(line.strip() for line in body):
             _fence(out, body, "text" if name == "math" else "python" if name != "parsed-literal" else "")
     elif name in _VERSIONS:
-        text = " ".join([*([] if not body else [line.strip() for line in body if line.strip()])])
+        text = " ".join(line.strip() for line in body if line.strip())
         version, _, rest = argument.partition(" ")
         rest = " ".join(part for part in (rest, text) if part)
         out += ["", f"*{_VERSIONS[name]} {version}*{': ' + inline(rest) if rest else '.'}", ""]

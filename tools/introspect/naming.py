@@ -60,13 +60,13 @@ DUNDERS: Mapping[str, str] = {
 
 # Words that Elixir reads otherwise, special forms, and macros of Kernel without which a module cannot be written.
 RESERVED = frozenset(
-    """
-    after and catch do else end false fn in nil not or rescue true when
-    alias case cond for import quote receive require super try unquote unquote_splicing with
-    def defp defmacro defmacrop defmodule defstruct defexception defprotocol defimpl defdelegate defguard defguardp defoverridable
-    if unless use raise reraise throw is_nil match destructure binding var sigil_c sigil_r sigil_s sigil_w
-    behaviour_info module_info
-    """.split()
+    (
+        *("after", "and", "catch", "do", "else", "end", "false", "fn", "in", "nil", "not", "or", "rescue", "true", "when"),
+        *("alias", "case", "cond", "for", "import", "quote", "receive", "require", "super", "try", "unquote", "unquote_splicing", "with"),
+        *("def", "defp", "defmacro", "defmacrop", "defmodule", "defstruct", "defexception", "defprotocol", "defimpl", "defdelegate"),
+        *("defguard", "defguardp", "defoverridable", "if", "unless", "use", "raise", "reraise", "throw", "is_nil", "match", "destructure"),
+        *("binding", "var", "behaviour_info", "module_info"),
+    )
 )
 
 _WORDS = re.compile(r"[^0-9A-Za-z]+")
@@ -101,7 +101,7 @@ def snake(name: str) -> str:
 def function_name(name: str) -> str:
     """The Elixir name that a Python name asks for; `function_names` settles who gets it."""
     known = DUNDERS.get(name)
-    text = known if known is not None else snake(name.split(".")[-1])
+    text = known if known is not None else snake(name.rsplit(".", maxsplit=1)[-1])
     if not text.isascii():
         text = "".join(char if char.isascii() else f"u{ord(char):x}" for char in text)
     text = re.sub(r"\W", "_", text)

@@ -1,7 +1,7 @@
-"""Looking at libraries without disturbing them: imports, names and attributes, quietly, with every failure as a value or one kind of error.
+"""Looking at libraries without disturbing them: imports, names and attributes, quietly, with every failure as one kind of error.
 
-No property runs and no instance is made. A module's own `__getattr__` does run (lazily loaded names live there), and tells by a warning which names
-are on their way out.
+No property runs and no instance is made. A module's own `__getattr__` does run (lazily loaded names live there), and tells by a warning
+which names are on their way out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from .naming import is_public
 
 # Submodules that are no library: tests, command lines, what others ship inside of a package, and what does something when it is imported.
 _NO_LIBRARY = frozenset(
-    "tests test testing_utils conftest setup core compat vendor vendored externals extern third_party this antigravity idlelib turtledemo".split()
+    (
+        *("tests", "test", "conftest", "setup", "core", "compat"),
+        *("vendor", "vendored", "externals", "extern", "third_party"),
+        *("this", "antigravity", "idlelib", "turtledemo"),
+    )
 )
 _MISSING = object()
 # Values whose class says nothing of where they were made.

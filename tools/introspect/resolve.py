@@ -1,6 +1,7 @@
 """From what is asked (Python paths, Elixir calls, or everything) to what is described: a plan of modules and classes with their members.
 
-Both ways of asking walk the libraries as they are: submodules by name, imported only on the path that is asked for, and classes by attribute.
+Both ways of asking walk the libraries as they are: submodules by name, imported only on the path that is asked for, and classes by
+attribute.
 """
 
 from __future__ import annotations
@@ -62,16 +63,18 @@ class Plan:
         try:
             module = reading.imported(library.name)
         except ImportFailed as failed:
-            self.problems.append(Problem(library.name, library.name, f"{failed}; install it into this Python, or correct the name", "import"))
+            self.problems.append(
+                Problem(library.name, library.name, f"{failed}; install it into this Python, or correct the name", "import")
+            )
             return
         place = _Place(library, module, library.name, library.root)
         if library.all:
             self._walk(place, set())
         for symbol in library.symbols:
-            self._guarded(library, symbol, lambda symbol=symbol: self._symbol(place, symbol))  # type: ignore[misc]
+            self._guarded(library, symbol, lambda symbol=symbol: self._symbol(place, symbol))
         for use in library.uses:
             name = f"{use.module}.{use.function}"
-            self._guarded(library, name, lambda use=use: self._use(place, use), use)  # type: ignore[misc]
+            self._guarded(library, name, lambda use=use: self._use(place, use), use)
 
     def _guarded(self, library: Library, symbol: str, resolve: Any, use: Use | None = None) -> None:
         try:
@@ -189,7 +192,9 @@ class Plan:
                 inside = surface.of_class(entry.cls)
                 name = next((item for item, segment in inside.segments.items() if segment == wanted), None)
                 if name is None:
-                    raise Unknown(_nothing(f"{entry.elixir} ({entry.python_module}.{entry.path})", wanted, inside.segments.values(), "class"))
+                    raise Unknown(
+                        _nothing(f"{entry.elixir} ({entry.python_module}.{entry.path})", wanted, inside.segments.values(), "class")
+                    )
                 entry = self._nested(entry, inside, name, inside.classes[name], add=False)
         if entry is not None and entry.cls is not None:
             self._used(entry, surface.of_class(entry.cls), use)
@@ -294,11 +299,13 @@ def _unlisted(offered: ModuleSurface | ClassSurface, function: str) -> Member | 
 def _no_function(entry: Entry, offered: ModuleSurface | ClassSurface, function: str, names: Iterable[str]) -> str:
     for name, segment in offered.segments.items():
         if naming.snake(name) == function or name == function:
-            return f"{entry.python_module}.{name} is a class: its wrapper is {entry.elixir}.{segment}, and {entry.elixir}.{segment}.new makes an instance"
+            wrapper = f"{entry.elixir}.{segment}"
+            return f"{entry.python_module}.{name} is a class: its wrapper is {wrapper}, and {wrapper}.new makes an instance"
     where = f"{entry.python_module}.{entry.path}" if entry.path else entry.python_module
     return _nothing(f"{entry.elixir} ({where})", function, names, "function")
 
 
 def _nothing(where: str, name: str, names: Iterable[str], what: str = "symbol") -> str:
     near = difflib.get_close_matches(name, sorted(set(names)), n=3)
-    return f"{where} has no {what} {name!r}." + (f" Did you mean {' or '.join(near)}?" if near else " Correct the name, or install a version that has it.")
+    advice = f"Did you mean {' or '.join(near)}?" if near else "Correct the name, or install a version that has it."
+    return f"{where} has no {what} {name!r}. {advice}"

@@ -1,7 +1,7 @@
 """How something is called: its parameters and result, from the first source that knows.
 
-In order: what `inspect` says, a stub, the signature line of the docstring, the text signature of a C function. Where `inspect` tells the parameters but
-not their types, the stub adds those, and overloads.
+In order: what `inspect` says, a stub, the signature line of the docstring, the text signature of a C function. Where `inspect` tells the
+parameters but not their types, the stub adds those, and overloads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class Callee:
     self_class: type | None = None
     doc: str | None = None
     constructor: bool = False
-
 
 
 def of(callee: Callee) -> Signature:
@@ -123,23 +122,24 @@ def _runtime_overloads(callee: Callee) -> tuple[Form, ...]:
 def _stub(callee: Callee) -> list[Form]:
     """The forms in the stub: one for each overload."""
     for module, qualname in callee.places:
-        found = sources.find(module, qualname)
-        if found is None or not found.functions:
+        found = sources.callable_of(sources.find(module, qualname))
+        if found is None:
             continue
         scope = Scope(found.source, None, callee.self_class)
         functions = found.functions
         overloads = [node for node in functions if _decorated(node, "overload")]
-        return [_from_node(node, scope, callee) for node in (overloads or functions[-1:])]
+        # A function of a module may be written as an instance of a class there.
+        receiver = callee.receiver or callee.constructor or (callee.self_class is None and bool(found.owner))
+        return [_from_node(node, scope, receiver) for node in (overloads or functions[-1:])]
     return []
 
 
 def _decorated(node: sources.Function, name: str) -> bool:
-    return any((isinstance(item, ast.Name) and item.id == name) or (isinstance(item, ast.Attribute) and item.attr == name) for item in node.decorator_list)
+    return any(name in (getattr(item, "id", None), getattr(item, "attr", None)) for item in node.decorator_list)
 
 
-def _from_node(node: sources.Function, scope: Scope, callee: Callee) -> Form:
-    receiver = callee.constructor or (callee.receiver and not _decorated(node, "staticmethod"))
-    return from_arguments(node.args, node.returns, scope, receiver)
+def _from_node(node: sources.Function, scope: Scope, receiver: bool) -> Form:
+    return from_arguments(node.args, node.returns, scope, receiver and not _decorated(node, "staticmethod"))
 
 
 def from_arguments(args: ast.arguments, returns: ast.expr | None, scope: Scope, receiver: bool = False) -> Form:
@@ -181,7 +181,8 @@ def _with_stub(told: Form, source: str, stub: list[Form]) -> Signature:
             name = told.params[at].name if param.kind == POSITIONAL_ONLY and at < len(told.params) else param.name
             types.setdefault(name, []).append(param.hint)
     params = tuple(
-        replace(param, hint=hints.union(types[param.name])) if param.hint == UNKNOWN and param.name in types else param for param in told.params
+        replace(param, hint=hints.union(types[param.name])) if param.hint == UNKNOWN and param.name in types else param
+        for param in told.params
     )
     returns = told.returns if told.returns != UNKNOWN else hints.union([form.returns for form in stub])
     return Signature(Form(params, returns), source, tuple(stub) if len(stub) > 1 else ())

@@ -1,12 +1,13 @@
 """Type information in files: `.pyi` stubs, and the imports and aliases of `.py` files that exist for type checkers only.
 
-A file is split at its top-level statements without parsing, and only the statements that are asked for are parsed: stubs of thousands of lines
-cost what one function in them costs. Nothing is imported or run.
+A file is split at its top-level statements without parsing, and only the statements that are asked for are parsed: stubs of thousands of
+lines cost what one function in them costs. Nothing is imported or run.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import re
@@ -157,7 +158,9 @@ def _holds(test: ast.expr) -> bool | None:
                     return here <= bound
                 case _:
                     return None
-        case ast.Compare(left=ast.Attribute(value=ast.Name(id="sys"), attr="platform"), ops=[op], comparators=[ast.Constant(value=str(name))]):
+        case ast.Compare(
+            left=ast.Attribute(value=ast.Name(id="sys"), attr="platform"), ops=[op], comparators=[ast.Constant(value=str(name))]
+        ):
             return (sys.platform == name) == isinstance(op, ast.Eq)
         case _:
             return None
@@ -197,10 +200,8 @@ def _roots(top: str) -> tuple[Path, ...]:
     module = sys.modules.get(top)
     places = getattr(module, "__path__", None)
     if places is not None:
-        try:
+        with contextlib.suppress(TypeError):
             inline += [Path(place) for place in places if Path(place) not in inline]
-        except TypeError:
-            pass
     return (*stubs, *inline)
 
 
@@ -264,6 +265,22 @@ def find(module: str, qualname: str) -> Definition | None:
     for name in rest:
         found = _member(found, name)
     return found
+
+
+def callable_of(found: Definition | None) -> Definition | None:
+    """The functions of a definition; for a variable (`zeros: Final[_Constructor]`), those by which its class is called."""
+    if found is None or found.functions:
+        return found
+    for node in found.nodes:
+        if isinstance(node, ast.AnnAssign):
+            annotation = node.annotation
+            while isinstance(annotation, ast.Subscript):
+                is_form = isinstance(annotation.value, ast.Name) and annotation.value.id in ("Final", "ClassVar", "Annotated")
+                annotation = annotation.slice if is_form else annotation.value
+            if isinstance(annotation, ast.Name):
+                called = _member(top(found.source, annotation.id), "__call__")
+                return called if called is not None and called.functions else None
+    return None
 
 
 def top(source: Source, name: str, depth: int = 0) -> Definition | None:

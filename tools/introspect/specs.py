@@ -1,7 +1,7 @@
 """Type hints as Elixir types: what a value of the hinted type becomes on its way (docs/types.md).
 
-A result says what may come, an argument what may be given; both say `term()` as soon as something is not known for certain, for a spec that is
-wrong is worse than none. In arguments, what is known stays visible before `term()`.
+A result says what may come, an argument what may be given; both say `term()` as soon as something is not known for certain, for a spec
+that is wrong is worse than none. In arguments, what is known stays visible before `term()`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ REF = "SnakeBridge.Ref.t()"
 STREAM = "Enumerable.t()"
 _FLOAT = ("number()", ":infinity", ":neg_infinity", ":nan")
 _MAX_ALTERNATIVES = 8
+_CALLABLE: Any = collections.abc.Callable
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
 
 
@@ -43,7 +44,7 @@ class Spec:
 
 OPEN = Spec(open=True)
 
-# What comes and what may be given, for types without arguments. Looked up along the bases of a class, so the more special types are their own rows.
+# What comes and what may be given, for types without arguments.
 _Row = tuple[tuple[str, ...], tuple[str, ...]]
 _MOMENT = ("NaiveDateTime.t()", "DateTime.t()", "SnakeBridge.Fold.t()", "SnakeBridge.ZonedDateTime.t()")
 _TIME = ("Time.t()", "SnakeBridge.Fold.t()", "SnakeBridge.ZonedTime.t()")
@@ -58,6 +59,14 @@ def _same(*alternatives: str) -> _Row:
     return alternatives, alternatives
 
 
+_IPS: tuple[type, ...] = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv6Interface,
+)
 _TYPES: dict[type, _Row] = {
     type(None): _same("nil"),
     bool: _same("boolean()"),
@@ -83,7 +92,7 @@ _TYPES: dict[type, _Row] = {
     uuid.UUID: _same("SnakeBridge.UUID.t()"),
     re.Pattern: _same("Regex.t()", "SnakeBridge.Pattern.t()"),
     types.SimpleNamespace: _same("SnakeBridge.Namespace.t()"),
-    **{cls: _same("SnakeBridge.IP.t()") for name in dir(ipaddress) if isinstance(cls := getattr(ipaddress, name), type) and name.startswith("IPv")},
+    **dict.fromkeys(_IPS, _same("SnakeBridge.IP.t()")),
 }
 # These are compared by their bases, whatever subclass it is.
 _FAMILIES: tuple[tuple[type, _Row], ...] = (
@@ -114,6 +123,7 @@ _NAMES = {
     "numpy.bool_": "numpy.bool",
     "jax._src.basearray.Array": "jax.Array",
     "jaxlib._jax.Array": "jax.Array",
+    "jax.jaxlib._jax.Array": "jax.Array",
     "jaxlib.xla_extension.Array": "jax.Array",
     "pandas.core.frame.DataFrame": "pandas.DataFrame",
     "polars.dataframe.frame.DataFrame": "polars.DataFrame",
@@ -135,9 +145,9 @@ _ABLE: dict[Any, tuple[str, ...]] = {
 def argument(hint: Hint) -> str:
     """What may be given for a parameter. A ref to such an object always may."""
     spec = _spec(hint, _argument)
-    if not spec.alternatives or len(spec.alternatives) > _MAX_ALTERNATIVES:
+    if len(spec.alternatives) > _MAX_ALTERNATIVES or (spec.open and not set(spec.alternatives) - {REF, "nil"}):
         return TERM
-    return _text([*spec.alternatives, TERM] if spec.open else [*spec.alternatives, REF])
+    return _text([*spec.alternatives, TERM if spec.open else REF]) if spec.alternatives else TERM
 
 
 def result(hint: Hint) -> str:
@@ -167,12 +177,7 @@ def is_stream(hint: Hint) -> bool:
 
 def _text(alternatives: Iterable[str]) -> str:
     unique = list(dict.fromkeys(alternatives))
-    if TERM in unique:
-        unique.remove(TERM)
-        unique.append(TERM)
-    elif "nil" in unique:
-        unique.remove("nil")
-        unique.append("nil")
+    unique.sort(key=lambda item: (REF, "nil", TERM).index(item) if item in (REF, "nil", TERM) else -1)
     if "atom()" in unique:
         unique = [item for item in unique if not item.startswith(":") and item not in ("nil", "boolean()", "true", "false")]
     if "boolean()" in unique:
@@ -230,12 +235,17 @@ def _row(cls: Any) -> _Row | None:
         if _subclass(cls, family):
             return row
     for base in _mro(cls):
-        name = f"{base.__module__}.{base.__qualname__}"
-        found = _BY_NAME.get(_NAMES.get(name, name))
+        found = _BY_NAME.get(_name(base))
         if found is not None:
-            # A subclass of ndarray or DataFrame is a class of its own, which stays in Python.
-            return found if base is cls or "numpy.generic" in {f"{item.__module__}.{item.__qualname__}" for item in _mro(cls)} else ((REF,), found[1])
+            # A subclass of ndarray or DataFrame is a class of its own, which stays in Python; one of a scalar is a scalar.
+            return found if base is cls or any(_name(item) == "numpy.generic" for item in _mro(cls)) else ((REF,), found[1])
     return None
+
+
+def _name(cls: type) -> str:
+    """The name under which a class is known, whichever module it lives in."""
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    return _NAMES.get(name, name)
 
 
 def _container(hint: Hint, side: _Side) -> Spec | None:
@@ -308,7 +318,7 @@ def _argument(hint: Hint) -> Spec:
         return Spec((f"[{element}]",) if element != TERM else ("list()",), True)
     if cls in (collections.abc.Mapping, collections.abc.MutableMapping):
         return Spec(("map()",), True)
-    if cls is collections.abc.Callable:
+    if cls is _CALLABLE:
         return Spec(("function()",), True)
     row = _row(cls)
     if row is not None:
@@ -343,5 +353,5 @@ def _subclass(cls: Any, base: type) -> bool:
 
 def _is_iterator(cls: type) -> bool:
     """As the codec sees it: an iterator that is no context manager. Files are both, and stay objects."""
-    names = {name for base in _mro(cls) for name in ("__next__", "__iter__", "__anext__", "__aiter__", "__enter__") if name in base.__dict__}
-    return {"__anext__", "__aiter__"} <= names or ({"__next__", "__iter__"} <= names and "__enter__" not in names)
+    known = {name for base in _mro(cls) for name in base.__dict__}
+    return {"__anext__", "__aiter__"} <= known or ({"__next__", "__iter__"} <= known and "__enter__" not in known)

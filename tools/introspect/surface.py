@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import inspect
+import keyword
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +33,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A name of a module or class. `value` is what is called or read (a descriptor as it stands in the class), `owner` the class that has it."""
+    """A name of a module or class. `value` is what is called or read (a descriptor as it stands in the class); `owner` has it."""
 
     python: str
     elixir: str
@@ -85,8 +87,7 @@ def of_module(module: types.ModuleType) -> ModuleSurface:
             surface.classes[name] = value
         else:
             values[name] = value
-    modules = {*surface.submodules, *(name for name, value in vars(module).items() if isinstance(value, types.ModuleType) and naming.is_public(name))}
-    surface.segments = naming.class_segments(surface.classes, modules)
+    surface.segments = naming.class_segments(surface.classes, surface.submodules)
     names = naming.function_names(values)
     surface.members = {name: _of_module(name, names[name], value) for name, value in values.items()}
     return surface
@@ -152,26 +153,26 @@ def of_class(cls: type) -> ClassSurface:
             kind = _kind(raw, name, owner, cls)
             if kind is not None:
                 found[name] = (kind, raw, owner)
-    for name, owner in _fields(cls).items():
-        found.setdefault(name, (PROPERTY, _MISSING, owner))
+    for name, declarer in _fields(cls).items():
+        found.setdefault(name, (PROPERTY, _MISSING, declarer))
     if isinstance(cls, enum.EnumMeta):
         for name in _enum_names(cls):
             found[name] = (CONSTANT, cls.__members__.get(name), cls)
     documented = docstrings.read(reading.text(cls, "__doc__")).items("Attributes")
     for name in documented:
-        if name.isidentifier() and naming.is_public(name):
+        if name.isidentifier() and naming.is_public(name) and not keyword.iskeyword(name):
             found.setdefault(name, (PROPERTY, _MISSING, None))
     names = naming.function_names(found, taken=["new"])
     taken = {"new", *names.values()}
     surface.members[INIT] = Member(INIT, "new", NEW, cls, cls)
-    for name, (kind, raw, owner) in sorted(found.items()):
+    for name, (kind, raw, holder) in sorted(found.items()):
         item = documented.get(name)
-        surface.members[name] = Member(name, names[name], kind, raw, owner, item.text if item is not None and raw is _MISSING else None)
-    for name, (kind, raw, owner) in sorted(found.items()):
+        surface.members[name] = Member(name, names[name], kind, raw, holder, item.text if item is not None and raw is _MISSING else None)
+    for name, (kind, raw, holder) in sorted(found.items()):
         if kind == PROPERTY and _settable(raw, cls, name):
             elixir = naming.function_names([f"set_{name}"], taken)[f"set_{name}"]
             taken.add(elixir)
-            surface.members[f"set_{name}"] = Member(name, elixir, SET_PROPERTY, raw, owner)
+            surface.members[f"set_{name}"] = Member(name, elixir, SET_PROPERTY, raw, holder)
     surface.segments = naming.class_segments(surface.classes)
     return surface
 
@@ -181,7 +182,13 @@ def mro(cls: type) -> tuple[type, ...]:
     return type.__dict__["__mro__"].__get__(cls)  # type: ignore[no-any-return]
 
 
-_METHODS = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, functools.partialmethod, functools.singledispatchmethod)
+_METHODS = (
+    types.FunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    functools.partialmethod,
+    functools.singledispatchmethod,
+)
 _DATA = (property, functools.cached_property, types.GetSetDescriptorType, types.MemberDescriptorType, types.DynamicClassAttribute)
 
 
@@ -214,12 +221,19 @@ def _fields(cls: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for owner in mro(cls):
         declared = owner.__dict__.get("__dataclass_fields__")
-        annotations = owner.__dict__.get("__annotations__")
-        names: Iterable[Any] = [*(declared if isinstance(declared, Mapping) else ()), *(annotations if isinstance(annotations, Mapping) else ())]
+        annotations = _annotations(owner)
+        names = [*(declared if isinstance(declared, Mapping) else ()), *annotations]
         for name in names:
             if isinstance(name, str) and naming.is_public(name) and name.isidentifier():
                 found.setdefault(name, owner)
     return found
+
+
+def _annotations(owner: type) -> Mapping[Any, Any]:
+    try:
+        return inspect.get_annotations(owner)
+    except Exception:  # whatever a class keeps under that name
+        return {}
 
 
 def _settable(raw: Any, cls: type, name: str) -> bool:
