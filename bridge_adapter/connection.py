@@ -111,7 +111,7 @@ class Connection:
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
         self.role = ""
-        self.speaks = False  # what calls print goes to this client
+        self.speaks = self.lines = False  # what calls print goes to this client; it wants whole lines
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self._pid = os.getpid()
         self._texts = False  # the client's functions take and give JSON texts
@@ -185,7 +185,7 @@ class Connection:
         asked = params.get("features")
         known: list[Any] = asked if isinstance(asked, list) else []
         self.letters = Letters(self.socket) if "messages" in known else None
-        self.speaks = "output" in known and output.forward()
+        self.speaks, self.lines = "output" in known and output.forward(), "lines" in known
         features = [*FEATURES, *(["output"] if self.speaks else []), *(["messages"] if self.letters is not None else [])]
         welcome = {
             "version": lane.VERSION,

@@ -126,7 +126,7 @@ class Spool:
 
     def _send_all(self, wait: bool) -> bool:
         while True:
-            body = self._unsent or self._message()
+            body = self._unsent or self._message(whole=wait)
             if not body:
                 return True
             socket = self._socket()
@@ -152,8 +152,20 @@ class Spool:
         connection = self._call.connection
         return connection.socket if self._open else connection.voice()  # type: ignore[no-any-return]
 
-    def _message(self) -> bytes:
-        """The next message; nothing when there is nothing to say."""
+    def _keep_begun_line(self, said: list[list[Any]]) -> None:
+        kind, text = said[-1][:2]
+        if kind not in _TEXTS or text.endswith("\n") or len(text) >= _JOINED:
+            return
+        line, end, rest = text.rpartition("\n")
+        self._entries.append([kind, rest])
+        self._size += _size(self._entries[-1])
+        if line or end:
+            said[-1] = [kind, line + end]
+        else:
+            said.pop()
+
+    def _message(self, whole: bool) -> bytes:
+        """The next message; nothing when there is nothing to say. `whole`: a line that has no end yet is said, too."""
         said: list[list[Any]] = []
         with self._lock:
             size = 0
@@ -162,6 +174,8 @@ class Spool:
                 size += _size(entry)
                 said.append(entry)
             self._size -= size
+            if said and not self._entries and not whole and self._call.connection.lines:
+                self._keep_begun_line(said)
             # Counted where it is missing: behind everything that was there when it was dropped.
             if self._dropped and not self._entries:
                 said.append(["dropped", self._dropped])

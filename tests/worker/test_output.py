@@ -76,6 +76,14 @@ def test_what_an_elixir_function_says_comes_in_between(hearing: Client) -> None:
     assert text(hearing) == "after x\n"
 
 
+def test_whole_lines_for_who_wants_them(worker: Worker) -> None:
+    with contextlib.closing(worker.connect(features=("output", "lines"))) as client:
+        client.call("builtins", "exec", "import time\nfor part in ('a', 'b\\nc', 'd\\n', 'e'):\n  print(part, end='')\n  time.sleep(0.05)")
+        entries = said(client)
+        assert all(entry[1].endswith("\n") for entry in entries[:-1])
+        assert "".join(entry[1] for entry in entries) == "ab\ncd\ne"
+
+
 def test_an_error_comes_after_what_was_said_before_it(hearing: Client) -> None:
     with pytest.raises(LaneError):
         hearing.call("builtins", "exec", "print('so far')\nraise ValueError('no further')")

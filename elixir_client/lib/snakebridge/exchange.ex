@@ -3,7 +3,7 @@ defmodule SnakeBridge.Exchange do
   One request and its answer, in the process that makes it. While it waits it runs the functions that Python calls back, here, and what those
   call in turn goes over the same connection: a callback inside a call inside a callback needs one worker and one connection.
   """
-  alias SnakeBridge.{CallbackRegistry, Error, Lane, Pool, SessionManager, Shared}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane, Messages, Output, Pool, SessionManager, Shared}
   alias SnakeBridge.Codec.Options
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Pool.{Slots, Worker}
@@ -185,8 +185,13 @@ defmodule SnakeBridge.Exchange do
             await(worker, connection, id, deadline, options)
 
           {:error, error} ->
-            # The answer came, but is not for this side: the connection is in order.
-            {:answer, {:error, error}}
+            if Lane.notification?(body) do
+              Messages.unreadable(error)
+              await(worker, connection, id, deadline, options)
+            else
+              # The answer came, but is not for this side: the connection is in order.
+              {:answer, {:error, error}}
+            end
         end
 
       {:error, :timeout} ->
@@ -208,6 +213,8 @@ defmodule SnakeBridge.Exchange do
     do: answer(id, params, connection, worker)
 
   defp serve({:notification, "released", ids}, _, _), do: CallbackRegistry.release(ids)
+  defp serve({:notification, "output", said}, _, worker), do: Output.deliver(said, worker.output)
+  defp serve({:notification, "message", [to, message]}, _, _), do: Messages.deliver(to, message)
   defp serve(_, _, _), do: :ok
 
   defp patience(:infinity), do: :infinity
@@ -273,6 +280,7 @@ defmodule SnakeBridge.Exchange do
   def on_behalf(worker, params) do
     if params["call"], do: Process.put(@parent, {key(worker), params["call"]})
     if params["session"] not in [nil, ""], do: Process.put(@session, params["session"])
+    Output.as_caller(params["caller"])
     :ok
   end
 
@@ -486,6 +494,7 @@ defmodule SnakeBridge.Exchange do
     params = %{"tool" => tool, "payload" => payload, "timeout_ms" => timeout_ms(context.deadline)}
     params = if method == "stream", do: Map.put(params, "credit", @credit), else: params
     params = if parent, do: Map.put(params, "parent", parent), else: params
+    params = if worker.output == :worker, do: params, else: Map.put(params, "caller", SessionManager.number())
     session_options = Keyword.get(context.opts, :session_options)
     params = if session_options, do: Map.put(params, "session_options", session_options), else: params
     params = if context.opts[:preserve_identity] == true, do: Map.put(params, "identity", true), else: params

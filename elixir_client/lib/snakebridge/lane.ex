@@ -36,6 +36,10 @@ defmodule SnakeBridge.Lane do
     body
   end
 
+  @doc "Whether a frame's body is a notification, be it readable or not."
+  @spec notification?(binary()) :: boolean()
+  def notification?(body), do: match?(<<0x93, 2, _::binary>>, body)
+
   @doc "The message of a frame's body."
   @spec parse(binary(), Options.t()) :: {:ok, message()} | {:error, Error.t()}
   def parse(body, options) do

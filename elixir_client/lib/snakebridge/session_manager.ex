@@ -57,6 +57,19 @@ defmodule SnakeBridge.SessionManager do
     end
   end
 
+  @doc "The number of the calling process, if it is watched."
+  @spec number() :: Slots.holder() | nil
+  def number, do: Process.get(@tracked)
+
+  @doc "The process of a number, while it lives."
+  @spec process(term()) :: pid() | nil
+  def process(number) do
+    case :ets.lookup(@callers, number) do
+      [caller] -> elem(caller, 1)
+      [] -> nil
+    end
+  end
+
   @impl true
   def init(nil), do: {:ok, Map.new(:ets.tab2list(@callers), fn {number, pid, _, _} -> watch(pid, number) end)}
 

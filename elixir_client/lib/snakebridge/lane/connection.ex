@@ -19,11 +19,14 @@ defmodule SnakeBridge.Lane.Connection do
 
   @connect_timeout 5_000
 
-  @doc "Connects to `unix:/path` or `tcp:host:port` and says hello as a `:call` or `:control` connection."
-  @spec open(String.t(), String.t(), :call | :control) :: {:ok, t()} | {:error, Error.t()}
-  def open(address, token, role) do
+  @doc """
+  Connects to `unix:/path` or `tcp:host:port` and says hello as a `:call` or `:control` connection. `features`: what this side understands
+  besides calls (docs/wire.md).
+  """
+  @spec open(String.t(), String.t(), :call | :control, [String.t()]) :: {:ok, t()} | {:error, Error.t()}
+  def open(address, token, role, features \\ []) do
     with {:ok, socket} <- connect(address) do
-      case hello(socket, token, role) do
+      case hello(socket, token, role, features) do
         {:ok, welcome} ->
           {:ok,
            %__MODULE__{
@@ -64,13 +67,14 @@ defmodule SnakeBridge.Lane.Connection do
     end
   end
 
-  defp hello(socket, token, role) do
+  defp hello(socket, token, role, features) do
     params = %{
       "versions" => [Lane.version()],
       "token" => token,
       "role" => Atom.to_string(role),
       "client" => "elixir",
-      "shared" => true
+      "shared" => true,
+      "features" => features
     }
 
     options = Lane.options([])

@@ -1,12 +1,13 @@
 defmodule SnakeBridge.Pool.Control do
   @moduledoc """
-  The control connection of a worker: cancellations, questions about what runs, and functions that Python calls from threads of its own.
-  User code never blocks it, on either side.
+  The control connection of a worker: cancellations, questions about what runs, functions that Python calls from threads of its own, messages
+  that it sends by itself, and what its threads say when their call has ended. User code never blocks it, on either side.
   """
   use GenServer
 
-  alias SnakeBridge.{CallbackRegistry, Exchange, Lane}
+  alias SnakeBridge.{CallbackRegistry, Exchange, Lane, Messages, Output}
   alias SnakeBridge.Lane.Connection
+  alias SnakeBridge.Output.Late
   alias SnakeBridge.Shared.Keeper
 
   @stats_timeout 2_000
@@ -37,8 +38,9 @@ defmodule SnakeBridge.Pool.Control do
 
   @impl true
   def init(worker) do
-    case Connection.open(worker.address, worker.token, :control) do
+    case Connection.open(worker.address, worker.token, :control, Output.features(worker.output)) do
       {:ok, connection} ->
+        {:ok, late} = Late.start_link(worker)
         :ok = :inet.setopts(connection.socket, active: true)
         if worker.shared, do: Keeper.offer(self())
 
@@ -46,6 +48,9 @@ defmodule SnakeBridge.Pool.Control do
          %{
            worker: worker,
            connection: connection,
+           late: late,
+           # characters that nobody has heard
+           unsaid: 0,
            asked: %{},
            next: 1,
            options: Exchange.options(worker.pool)
@@ -80,7 +85,7 @@ defmodule SnakeBridge.Pool.Control do
   def handle_info({:tcp, _, body}, state) do
     case Lane.parse(body, state.options) do
       {:ok, message} -> {:noreply, handle(message, state)}
-      {:error, error} -> {:stop, error, state}
+      {:error, error} -> unreadable(Lane.notification?(body), error, state)
     end
   end
 
@@ -89,12 +94,33 @@ defmodule SnakeBridge.Pool.Control do
   def handle_info({:tcp_error, _, reason}, state), do: {:stop, reason, state}
   def handle_info(_, state), do: {:noreply, state}
 
+  # What user code sent as a message must not end the connection of everybody.
+  defp unreadable(true, error, state) do
+    Messages.unreadable(error)
+    {:noreply, state}
+  end
+
+  defp unreadable(false, error, state), do: {:stop, error, state}
+
   defp handle({:response, id, nil, answer}, state), do: answered(id, {:ok, answer}, state)
   defp handle({:response, id, _, _}, state), do: answered(id, :no_answer, state)
 
   defp handle({:notification, "released", ids}, state) do
     CallbackRegistry.release(ids)
     state
+  end
+
+  defp handle({:notification, "message", [to, message]}, state) do
+    Messages.deliver(to, message)
+    state
+  end
+
+  defp handle({:notification, "output", [number, call, session, entries] = said}, state) do
+    told = if state.unsaid > 0, do: [number, call, session, [["dropped", state.unsaid] | entries]], else: said
+
+    if Late.say(state.late, told),
+      do: %{state | unsaid: 0},
+      else: %{state | unsaid: state.unsaid + Late.size(said)}
   end
 
   defp handle({:request, id, "callback", params}, state) do

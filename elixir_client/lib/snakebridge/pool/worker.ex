@@ -8,7 +8,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Lane.Connection, Pool, Shared}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane.Connection, Output, Pool, Shared}
   alias SnakeBridge.Pool.{Control, Python, Slots}
 
   @backoff_first 100
@@ -63,7 +63,8 @@ defmodule SnakeBridge.Pool.Worker do
   end
 
   defp open(worker, lease) do
-    with {:ok, connection} <- Connection.open(worker.address, worker.token, :call) do
+    with {:ok, connection} <-
+           Connection.open(worker.address, worker.token, :call, Output.features(worker.output)) do
       connection = Slots.put(worker.slots, lease, connection)
 
       with {:error, reason} <- Connection.give(connection, worker.pid) do
@@ -172,7 +173,7 @@ defmodule SnakeBridge.Pool.Worker do
     state = %{
       pool: pool,
       index: index,
-      options: options,
+      options: Keyword.put(options, :output, Output.mode(options)),
       generation: 0,
       status: :starting,
       port: nil,
@@ -433,6 +434,7 @@ defmodule SnakeBridge.Pool.Worker do
       address: state.worker.address,
       token: state.worker.token,
       max_connections: Keyword.get(state.options, :max_connections, 64),
+      output: state.options[:output],
       # whether it shares memory
       shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
       slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),

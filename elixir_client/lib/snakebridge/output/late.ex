@@ -1,0 +1,52 @@
+defmodule SnakeBridge.Output.Late do
+  @moduledoc """
+  Says what Python threads say when the call that started them has ended. One process per worker, because a group leader may take its time: the
+  control connection of the worker never waits for it. What comes faster than it can be said is dropped and counted.
+  """
+  use GenServer
+
+  require Logger
+
+  alias SnakeBridge.{Output, SessionManager}
+
+  # Notifications, of about 32 KiB each at most.
+  @longest_queue 256
+
+  def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
+
+  @doc "Says the entries of an `output` notification as soon as possible; whether there was room for them."
+  @spec say(pid(), list()) :: boolean()
+  def say(late, [_number, _call, _session, _entries] = said) do
+    case Process.info(late, :message_queue_len) do
+      {_, length} when length < @longest_queue -> GenServer.cast(late, {:say, said}) == :ok
+      _ -> false
+    end
+  end
+
+  @doc "How many characters a notification says."
+  @spec size(list()) :: non_neg_integer()
+  def size([_, _, _, entries]),
+    do: entries |> List.flatten() |> Enum.filter(&is_binary/1) |> Enum.map(&String.length/1) |> Enum.sum()
+
+  @impl true
+  def init(worker), do: {:ok, worker}
+
+  @impl true
+  def handle_cast({:say, [number, call, session, entries]}, worker) do
+    with pid when is_pid(pid) <- SessionManager.process(number),
+         {:group_leader, leader} <- Process.info(pid, :group_leader) do
+      Output.say(entries, %{pid: pid, leader: leader, mode: worker.output, call: call, session: session})
+    else
+      # Its caller has ended: it is the worker's own output, as that of any other code.
+      _ ->
+        for [kind, text] when kind in ["out", "err"] <- entries,
+            line <- String.split(to_string(text), "\n", trim: true),
+            do: Logger.info("python[#{worker.pool}:#{worker.index}] #{line}")
+    end
+
+    {:noreply, worker}
+  end
+
+  @impl true
+  def handle_info(_, worker), do: {:noreply, worker}
+end

@@ -1,0 +1,191 @@
+defmodule SnakeBridge.OutputTest do
+  @moduledoc "What Python prints, logs and warns reaches the process that made the call, and no other."
+  use ExUnit.Case, async: false
+
+  import ExUnit.CaptureIO
+  import ExUnit.CaptureLog
+
+  @moduletag :capture_log
+
+  setup do
+    Logger.configure(level: :debug)
+    on_exit(fn -> Logger.configure(level: :error) end)
+  end
+
+  defp say(text, opts \\ []), do: SnakeBridge.call!("talker", "say", [text], opts)
+
+  test "printed text goes to the caller's group leader before the result is there" do
+    assert capture_io(fn ->
+             assert say("hello") == "hello"
+             IO.puts("after")
+           end) == "hello\nafter\n"
+  end
+
+  test "text without an end of line, and what is no ASCII, arrives as it is" do
+    assert capture_io(fn -> say("50 %…", end: "") end) == "50 %…"
+  end
+
+  test "stderr goes to standard error" do
+    assert capture_io(:stderr, fn ->
+             assert capture_io(fn -> SnakeBridge.call!("talker", "say_both", ["x"]) end) == "x\n"
+           end) == "x\n"
+  end
+
+  test "what a function of the caller says comes where it was called" do
+    text =
+      capture_io(fn ->
+        SnakeBridge.call!("talker", "say_around", [fn word -> IO.puts("in #{word}") end, "x"])
+      end)
+
+    assert text == "before x\nin x\nafter x\n"
+  end
+
+  test "a function that Python calls from a thread says it to the caller, too" do
+    assert capture_io(fn ->
+             SnakeBridge.call!("talker", "call_in_thread", [fn -> IO.puts("from a task") end])
+           end) == "from a task\n"
+  end
+
+  test "concurrent callers hear their own calls and no others" do
+    1..8
+    |> Task.async_stream(fn n ->
+      {n, capture_io(fn -> SnakeBridge.call!("talker", "say_many", ["caller-#{n}", 200]) end)}
+    end)
+    |> Enum.each(fn {:ok, {n, text}} ->
+      assert text == Enum.map_join(0..199, &"caller-#{n} #{&1}\n")
+    end)
+  end
+
+  test "threads, executors and coroutines of a call speak for it" do
+    text =
+      capture_io(fn ->
+        SnakeBridge.call!("talker", "say_in_thread", ["thread"])
+        SnakeBridge.call!("talker", "say_in_pool", ["pool"])
+        SnakeBridge.call!("talker", "say_in_coroutine", ["loop", 1])
+      end)
+
+    assert text == "thread\npool\nloop 0\nloop to_thread\n"
+  end
+
+  test "streams say what they print while they are read" do
+    text = capture_io(fn -> SnakeBridge.stream("talker", "items", [3]) |> Enum.each(&IO.puts/1) end)
+
+    assert text |> String.split("\n", trim: true) |> Enum.sort() ==
+             Enum.sort(~w(0 1 2) ++ for(n <- 0..2, do: "making #{n}"))
+  end
+
+  test "what a thread says after its call goes to the caller while that lives" do
+    {:ok, leader} = StringIO.open("")
+    test = self()
+
+    caller =
+      spawn_link(fn ->
+        Process.group_leader(self(), leader)
+        SnakeBridge.call!("talker", "say_when_open", ["afterwards"], pool: :single)
+        send(test, :called)
+        receive do: (:stop -> :ok)
+      end)
+
+    assert_receive :called, 10_000
+    # The thread says it in the moment in which another call opens the gate.
+    SnakeBridge.call!("talker", "open_gate", [], pool: :single)
+    assert eventually(fn -> StringIO.contents(leader) == {"", "afterwards\n"} end)
+    send(caller, :stop)
+  end
+
+  test "records reach Logger with their level, their place and their call" do
+    log =
+      capture_log([metadata: :all], fn ->
+        SnakeBridge.call!("talker", "record", [30, "%d of %s", 3, "four"])
+      end)
+
+    assert log =~ "[warning] 3 of four" or log =~ "[warn] 3 of four"
+    assert log =~ "python_logger=talker"
+    assert log =~ "python_function=record"
+    assert log =~ "pid=#{:erlang.pid_to_list(self())}"
+    assert log =~ "session_id=#{SnakeBridge.current_session()}"
+  end
+
+  test "every level has its counterpart, and exceptions bring their traceback" do
+    for {level, name} <- [{10, nil}, {20, nil}, {30, "warn"}, {40, "error"}, {50, "critical"}] do
+      log = capture_log(fn -> SnakeBridge.call!("talker", "record", [level, "said"]) end)
+      if name, do: assert(log =~ "[#{name}" and log =~ "said"), else: refute(log =~ "said")
+    end
+
+    assert capture_log(fn -> SnakeBridge.call!("talker", "record_failure") end) =~
+             "no number\nTraceback (most recent call last)"
+  end
+
+  test "warnings reach Logger with their category" do
+    log =
+      capture_log(fn -> SnakeBridge.call!("builtins", "exec", ["import talker\ntalker.warn('careful')"]) end)
+
+    assert log =~ "UserWarning: careful"
+    assert log =~ "[warn"
+  end
+
+  test "a group leader that has ended fails no call" do
+    {:ok, leader} = StringIO.open("")
+
+    Task.async(fn ->
+      Process.group_leader(self(), leader)
+      SnakeBridge.call!("math", "sqrt", [4])
+      StringIO.close(leader)
+      assert say("to nobody") == "to nobody"
+    end)
+    |> Task.await()
+  end
+
+  test "a flood arrives whole" do
+    text = capture_io(fn -> SnakeBridge.call!("talker", "say_many", ["n", 30_000]) end)
+    assert text == Enum.map_join(0..29_999, &"n #{&1}\n")
+  end
+
+  describe "the option output:" do
+    setup context do
+      {:ok, options} = Application.fetch_env!(:snakebridge, :pools) |> Keyword.fetch(:single)
+      name = :"output_#{context.mode}"
+      start_supervised!({SnakeBridge.Pool, options ++ [name: name, output: context.mode]})
+      %{pool: name}
+    end
+
+    @tag mode: :logger
+    test "logger: all of it goes to Logger, line by line", %{pool: pool} do
+      log =
+        capture_log([metadata: :all], fn ->
+          assert capture_io(fn -> say("to the log", pool: pool) end) == ""
+
+          assert capture_io(:stderr, fn -> SnakeBridge.call!("talker", "say_both", ["both"], pool: pool) end) ==
+                   ""
+        end)
+
+      assert log =~ "[info] to the log"
+      assert log =~ "pid=#{:erlang.pid_to_list(self())}"
+      assert length(String.split(log, "both\n")) == 3
+    end
+
+    @tag mode: :worker
+    test "worker: Python prints by itself, and the pool logs it", %{pool: pool} do
+      log =
+        capture_log(fn ->
+          assert capture_io(fn -> say("by itself", pool: pool) end) == ""
+          SnakeBridge.call!("sys", "stdout.flush", [], pool: pool)
+
+          assert eventually(fn ->
+                   :sys.get_state(Process.whereis(:"Elixir.SnakeBridge.Pool.Worker.#{pool}.1")) && true
+                 end)
+        end)
+
+      assert log =~ "python[#{pool}:1] by itself"
+    end
+  end
+
+  test "another value of output: is refused" do
+    assert_raise ArgumentError, ~r/must be :caller, :logger or :worker, not :screen/, fn ->
+      SnakeBridge.Output.mode(output: :screen)
+    end
+  end
+
+  # Asks again until it is so, or the test has run out of its time.
+  defp eventually(condition), do: condition.() || eventually(condition)
+end
