@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import calls, codec, payloads, snakepit, streams
+from . import batching, calls, codec, payloads, snakepit, streams
 from .report import Suite, machine, show
 
 SUITES: dict[str, Suite] = {
@@ -17,6 +17,7 @@ SUITES: dict[str, Suite] = {
     "payloads": payloads.run,
     "codec": codec.run,
     "snakepit": snakepit.run,
+    "batching": batching.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
