@@ -75,7 +75,7 @@ defmodule SnakeBridge.Generator do
         # Where the descriptions are at hand only what is missing is asked for.
         {known, question} =
           case mode do
-            :fill when remembered -> {state.described, missing}
+            :fill when remembered -> {Plan.described(state, manifest), missing}
             :prune -> {%{}, Plan.missing(libraries, %Manifest{}, %{})}
             _ -> {%{}, Plan.with_manifest(libraries, manifest)}
           end
@@ -89,7 +89,7 @@ defmodule SnakeBridge.Generator do
   defp settle(_, _, state, false, _), do: {:ok, %Result{}, state}
 
   defp settle(settings, manifest, state, true, options) do
-    described = Map.take(state.described, Map.keys(manifest.modules))
+    described = Plan.described(state, manifest)
 
     if options[:dry] do
       {:ok, %Result{described: described}, state}

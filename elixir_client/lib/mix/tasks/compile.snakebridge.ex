@@ -66,7 +66,10 @@ defmodule Mix.Tasks.Compile.Snakebridge do
     case Generator.run(settings, libraries, state, run) do
       {:ok, result, state} ->
         if result.written != [], do: Mix.shell().info("Generated #{count(result.written)} of Python wrappers")
-        diagnostics = problems(result.problems, state) ++ drift(result.differences) ++ settled(state)
+
+        diagnostics =
+          problems(result.problems, libraries, state) ++ drift(result.differences) ++ settled(state)
+
         failed? = Enum.any?(diagnostics, &(&1.severity == :error))
         # An open question is asked again by the next run.
         State.write(if(failed?, do: %{state | sources: %{}}, else: state), settings.state)
@@ -96,10 +99,10 @@ defmodule Mix.Tasks.Compile.Snakebridge do
   # --- diagnostics ---
 
   # Unknown uses are told by `settled/1`, in this run and in those that do not ask Python.
-  defp problems(problems, state) do
+  defp problems(problems, libraries, state) do
     for problem <- problems, not (problem["kind"] == "unknown") do
       severity = if problem["kind"] == "import", do: :error, else: :warning
-      diagnostic(severity, problem["message"] <> remedy(problem), place(problem, state))
+      diagnostic(severity, problem["message"] <> remedy(problem), place(problem, libraries, state))
     end
   end
 
@@ -108,11 +111,17 @@ defmodule Mix.Tasks.Compile.Snakebridge do
 
   defp remedy(_), do: ""
 
-  # Where a library that cannot be imported is used first.
-  defp place(%{"use" => %{"module" => module, "function" => function}}, state),
+  defp place(%{"use" => %{"module" => module, "function" => function}}, _, state),
     do: List.first(Sources.places(state.sources, module, function))
 
-  defp place(_, _), do: nil
+  # Where a library that cannot be imported is used first.
+  defp place(%{"kind" => "import", "library" => name}, libraries, state) do
+    with %{uses: [{module, function, _} | _]} <- Enum.find(libraries, &(&1.name == name)),
+         do: List.first(Sources.places(state.sources, module, function)),
+         else: (_ -> nil)
+  end
+
+  defp place(_, _, _), do: nil
 
   defp settled(state) do
     Enum.flat_map(state.settled, fn

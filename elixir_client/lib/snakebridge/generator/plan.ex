@@ -51,6 +51,15 @@ defmodule SnakeBridge.Generator.Plan do
       Enum.all?(manifest.functions, fn {key, {_, _, _, hash}} -> hashes[key] == hash end)
   end
 
+  @doc "The descriptions of what the manifest tells of."
+  @spec described(State.t(), Manifest.t()) :: %{String.t() => map()}
+  def described(%State{described: described}, %Manifest{} = manifest) do
+    for {name, module} <- described, is_map_key(manifest.modules, name), into: %{} do
+      functions = Enum.filter(module["functions"], &is_map_key(manifest.functions, {name, &1["elixir"]}))
+      {name, %{module | "functions" => functions}}
+    end
+  end
+
   @doc "The libraries with all that the manifest has of them added, and the manifest's other libraries."
   @spec with_manifest([Library.t()], Manifest.t()) :: [Library.t()]
   def with_manifest(libraries, manifest) do

@@ -1,0 +1,175 @@
+defmodule SnakeBridge.Generator.ProjectTest do
+  @moduledoc """
+  A project as users have it: this repository as a path dependency, the mix compiler, Python for real. Its steps build on each other, so they are one
+  test.
+  """
+  use ExUnit.Case, async: true
+
+  @python System.get_env("SNAKEBRIDGE_PYTHON") || Path.expand(".venv/bin/python")
+
+  setup_all do
+    directory = Path.join(System.tmp_dir!(), "snakebridge-project-#{System.unique_integer([:positive])}")
+    for folder <- ["lib", "config"], do: File.mkdir_p!(Path.join(directory, folder))
+    on_exit(fn -> File.rm_rf!(directory) end)
+
+    # The dependency as it is built already: compiling it again would take longer than all of this.
+    built = Path.join(directory, "_build/test/lib")
+    File.mkdir_p!(built)
+    {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
+    %{directory: directory}
+  end
+
+  defp write(directory, path, text), do: File.write!(Path.join(directory, path), text)
+
+  defp mix(directory, arguments, env \\ []) do
+    System.cmd("mix", arguments,
+      cd: directory,
+      env: [{"MIX_ENV", "test"}, {"MIX_BUILD_PATH", nil}, {"SNAKEBRIDGE_PYTHON", nil} | env],
+      stderr_to_stdout: true
+    )
+  end
+
+  defp config(directory, libraries) do
+    write(directory, "config/config.exs", """
+    import Config
+    config :snakebridge, libraries: #{inspect(libraries)}, python: #{inspect(@python)}
+    config :snakebridge, pools: [default: [size: 1, python: #{inspect(@python)}]]
+    """)
+  end
+
+  # What lies there, and when it was written.
+  defp generated(directory) do
+    for pattern <- ["lib/snakebridge_generated/**/*.ex", "snakebridge.*"],
+        path <- Path.wildcard(Path.join(directory, pattern)),
+        into: %{} do
+      {Path.relative_to(path, directory), {File.stat!(path).mtime, File.read!(path)}}
+    end
+  end
+
+  @source """
+  defmodule Demo do
+    alias Collections.Counter
+    import Json, only: [dumps!: 2]
+
+    def text(x), do: dumps!(x, sort_keys: true)
+    def counted(x), do: x |> Counter.new!() |> Map.new()
+    def numbers(n), do: Itertools.Count.new_stream(n) |> Enum.take(3)
+    def e, do: Math.e!()
+    def sqrt, do: &Math.sqrt!/1
+  end
+  """
+
+  @tag timeout: 180_000
+  test "compile, change, verify", %{directory: directory} do
+    write(directory, "mix.exs", """
+    defmodule Demo.MixProject do
+      use Mix.Project
+      def project do
+        [app: :demo, version: "0.1.0", compilers: [:snakebridge] ++ Mix.compilers(),
+         deps: [{:snakebridge, path: #{inspect(File.cwd!())}}]]
+      end
+    end
+    """)
+
+    libraries = [:json, :math, :collections, :itertools]
+    config(directory, libraries)
+    write(directory, "lib/demo.ex", @source)
+
+    # Cold: what the sources use is generated, and compiles without a warning.
+    {output, status} = mix(directory, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+    assert output =~ "Generated 4 files of Python wrappers"
+    refute output =~ "warning"
+    first = generated(directory)
+
+    assert Map.keys(first) |> Enum.sort() == [
+             "lib/snakebridge_generated/collections/counter.ex",
+             "lib/snakebridge_generated/itertools/count.ex",
+             "lib/snakebridge_generated/json.ex",
+             "lib/snakebridge_generated/math.ex",
+             "snakebridge.lock",
+             "snakebridge.manifest.exs"
+           ]
+
+    program = """
+    %{"a" => 2} = Demo.counted(["a", "a"])
+    "{\\"a\\": 1, \\"b\\": 2}" = Demo.text(%{"b" => 2, "a" => 1})
+    [5, 6, 7] = Demo.numbers(5)
+    true = Demo.e() == :math.exp(1)
+    4.0 = Demo.sqrt().(16)
+    """
+
+    {output, status} = mix(directory, ["run", "-e", program])
+    assert {status, output} == {0, output}
+
+    # Warm: Python is not started, nothing is written. A source that is only touched changes nothing.
+    broken = [{"SNAKEBRIDGE_OFFLINE", "1"}]
+    File.touch!(Path.join(directory, "lib/demo.ex"))
+    assert {_, 0} = mix(directory, ["compile"], broken)
+    assert generated(directory) == first
+
+    # A fresh checkout: nothing is remembered, and Python is still not needed.
+    File.rm!(Path.join(directory, "_build/test/lib/demo/.mix/compile.snakebridge"))
+    assert {output, 0} = mix(directory, ["compile"], broken)
+    refute output =~ "error"
+    assert generated(directory) == first
+
+    # What is new cannot be had without Python, and the error says so.
+    write(directory, "lib/more.ex", "defmodule More do\n  def f(x), do: Math.cos!(x)\nend\n")
+    assert {output, 1} = mix(directory, ["compile"], broken)
+    assert output =~ "Math.cos must be described by Python"
+
+    # With Python it is added; unknown names are warnings at their place.
+    write(
+      directory,
+      "lib/more.ex",
+      "defmodule More do\n  def f(x), do: Math.cos!(x)\n  def g, do: Math.sqrtt(2)\nend\n"
+    )
+
+    assert {output, 0} = mix(directory, ["compile"])
+    assert output =~ "sqrtt" and output =~ "sqrt?" and output =~ "lib/more.ex:3"
+    second = generated(directory)
+    {_, math} = second["lib/snakebridge_generated/math.ex"]
+    assert math =~ "def cos!(" and math =~ "def sqrt!("
+
+    assert Map.delete(second, "lib/snakebridge_generated/math.ex") |> Map.drop(["snakebridge.manifest.exs"]) ==
+             first |> Map.drop(["lib/snakebridge_generated/math.ex", "snakebridge.manifest.exs"])
+
+    # Said again without asking again.
+    assert {output, 0} = mix(directory, ["compile"], broken)
+    assert output =~ "lib/more.ex:3"
+
+    # The environment is as it was.
+    write(directory, "lib/more.ex", "defmodule More do\n  def f(x), do: Math.cos!(x)\nend\n")
+    {output, status} = mix(directory, ["snakebridge.verify"])
+    assert {status, output} == {0, output}
+    assert output =~ "functions are as generated"
+
+    # And then it is not.
+    manifest = Path.join(directory, "snakebridge.manifest.exs")
+    lock = Path.join(directory, "snakebridge.lock")
+    text = File.read!(manifest)
+    File.write!(manifest, String.replace(text, ~r/"cos\(x, \/\)", "\w+"/, ~s("cos(x, y\)", "0")))
+    File.write!(lock, File.read!(lock) |> String.replace(~r/\{:python, "[^"]+"\}/, ~s({:python, "3.0.1"})))
+    assert {output, 1} = mix(directory, ["snakebridge.verify"])
+    assert output =~ "Python 3.0.1 -> 3."
+    assert output =~ "~ Math.cos: cos(x, y)\n    now cos(x, /)"
+
+    # Taken over by gen, pruned to what is used, and added to by name.
+    write(directory, "lib/more.ex", "defmodule More do\nend\n")
+    assert {_, 0} = mix(directory, ["snakebridge.gen", "--prune"])
+    refute File.read!(manifest) =~ "cos"
+    refute File.read!(lock) =~ "3.0.1"
+    assert {output, 0} = mix(directory, ["snakebridge.gen", "string", "--only", "capwords", "--dry-run"])
+    assert output =~ "PyString (lib/snakebridge_generated/py_string.ex): capwords"
+    refute File.exists?(Path.join(directory, "lib/snakebridge_generated/py_string.ex"))
+    assert {output, 1} = mix(directory, ["snakebridge.gen", "string", "--only", "capword"])
+    assert output =~ "capwords"
+
+    # A library that cannot be imported is an error where it is used.
+    config(directory, [:not_a_library | libraries])
+    write(directory, "lib/more.ex", "defmodule More do\n  def f, do: NotALibrary.f()\nend\n")
+    assert {output, 1} = mix(directory, ["compile"])
+    assert output =~ "error: " and output =~ "not_a_library" and output =~ "lib/more.ex:2"
+  end
+end
