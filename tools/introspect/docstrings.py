@@ -10,7 +10,7 @@ import inspect
 import re
 from dataclasses import dataclass, field
 
-from .markup import inline, prose
+from .markup import one_line, prose
 
 _UNDERLINE = re.compile(r"^\s*[-=~]{3,}\s*$")
 _GOOGLE = re.compile(
@@ -71,7 +71,7 @@ class Doc:
         """The page: prose, then tables and sections. None when nothing is said."""
         parts = [prose(self.summary)]
         for section in self.sections:
-            body = _table(section) if section.items else prose(section.lines)
+            body = _table(section) if section.items else prose(_listed(section))
             if body:
                 parts.append(f"## {section.title}\n\n{body}")
         text = "\n\n".join(part for part in parts if part).strip()
@@ -255,7 +255,7 @@ def _sphinx(lines: list[str]) -> tuple[list[str], list[Section]]:
 
 
 def _item(name: str, kind: str, text: list[str]) -> Item:
-    return Item(name, kind, inline(" ".join(line.strip() for line in text if line.strip())))
+    return Item(name, kind, one_line(text))
 
 
 def _table(section: Section) -> str:
@@ -268,6 +268,13 @@ def _table(section: Section) -> str:
         label = " ".join(part for part in (f"`{_code(item.name)}`" if item.name else "", _type(item.type)) if part)
         rows.append(f"- {label} – {item.text}" if label and item.text else f"- {label or item.text}")
     return "\n".join(rows)
+
+
+def _listed(section: Section) -> list[str]:
+    """See Also is a list of names, with what is said about them on the lines below."""
+    if section.title != "See Also":
+        return section.lines
+    return [f"- {line}" if line[:1].strip() and not line.startswith(("-", "*", "..")) else line for line in section.lines]
 
 
 def _type(text: str) -> str:

@@ -78,8 +78,7 @@ def merged(forms: Sequence[Form]) -> Form:
         renamed = renamed or (len(names) > 1 and any(param.kind == POSITIONAL for param in column))
         # A parameter that only some forms have, or that follows one that may be left out, may be left out.
         required = len(column) == len(lists) and all(param.required for param in column) and all(param.required for param in positional)
-        kind = POSITIONAL if by_name and all(param.kind == POSITIONAL for param in positional[-1:]) else POSITIONAL_ONLY
-        kind = POSITIONAL if by_name and not positional else kind
+        kind = POSITIONAL if by_name else POSITIONAL_ONLY
         positional.append(_joined(column, kind, required))
     # Positional-only parameters come first: what stands before one is positional, too.
     last = max((at for at, param in enumerate(positional) if param.kind == POSITIONAL_ONLY), default=-1)

@@ -53,6 +53,21 @@ def inline(text: str) -> str:
     return text
 
 
+def one_line(lines: list[str]) -> str:
+    """A paragraph on one line, for a cell of a table; directives of versions become words, others their text."""
+    words: list[str] = []
+    for line in lines:
+        directive = _DIRECTIVE.match(line)
+        if directive is None:
+            words.append(line.strip())
+        elif directive[2] in _VERSIONS:
+            version, _, rest = directive[3].partition(" ")
+            words.append(f"*{_VERSIONS[directive[2]]} {version}.* {rest}".rstrip())
+        elif directive[3]:
+            words.append(directive[3].strip())
+    return inline(" ".join(word for word in words if word))
+
+
 def _target(text: str) -> str:
     """What a role shows: `~numpy.linalg.norm` is norm, `text <target>` is text."""
     text = text.strip()
