@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from bridge_adapter.codec.packed import Packer
 from bridge_adapter.codec.segments import Segments
 from bridge_adapter.config import Config
 from bridge_adapter.loop import EventLoop, settle
+from bridge_adapter.pause import Pause
 from bridge_adapter.sessions import Session, Sessions
-from bridge_adapter.tools import STREAM_TOOLS, TOOLS
+from bridge_adapter.tools import STREAM_TOOLS, TOOLS, Watch
 from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ class Dispatcher:
         self.calls = CallTable()
         self.loop = EventLoop()
         self.callbacks = CallbackHub(self.loop, self.calls)
+        self.pause = Pause()
+        self.watch: Watch | None = None  # reloads changed modules
         self.draining = False
         self.serials = itertools.count(1)
 
@@ -117,6 +121,22 @@ class Dispatcher:
                 raise errors.InvalidRequest(f"the tool {request.tool} does not stream; use `call`")
             raise unknown_tool(request.tool)
         return tool
+
+    def reload_changed(self, call: Call) -> None:
+        """Reloads modules whose files have changed, unless other calls run: then the next call tries again."""
+        watch = self.watch
+        assert watch is not None
+        changed = watch.changed()
+        if changed:
+            with self.pause.alone(call, 0.0) as others:
+                if not others:
+                    watch.run_again(changed)
+
+    def watch_files(self, directories: list[str]) -> None:
+        """From now on, modules from these directories are reloaded when their files change."""
+        from bridge_adapter import logs
+
+        self.watch = Watch(directories, logs.notice, self.sessions.live_objects)
 
     def _users(self, asked: Asked, name: str, method: str) -> Tool:
         """A tool of the user's adapter."""
@@ -201,19 +221,31 @@ class _Entered:
             if self._request.options is not None:
                 session.configure(self._request.options)
             if session.concurrent:
-                return session
+                return self._inside(session)
             owner = session.lock.owner
             if owner is not None and call.parent is None and self._request.form.encoding == "tagged":
                 # Snakepit does not tell from where a call is made. While the session waits for an Elixir function, it may be from there.
                 call.host = owner.innermost_asking()
             self._lock = session.lock.acquire(call)
             if not session.closed:
-                return session
+                return self._inside(session)
             # Released while this call waited: what comes now is a new session of that name.
             self._lock.release()
             self._lock = None
 
+    def _inside(self, session: Session) -> Session:
+        dispatcher, call = self._dispatcher, self._request.call
+        try:
+            dispatcher.pause.enter(call)
+            if dispatcher.watch is not None and dispatcher.watch.due():
+                call.run(lambda: dispatcher.reload_changed(call))
+        except BaseException:
+            self.__exit__()
+            raise
+        return session
+
     def __exit__(self, *_: object) -> None:
+        self._dispatcher.pause.leave(self._request.call)
         if self._lock is not None:
             self._lock.release()
 
@@ -313,6 +345,12 @@ class Context:
         return self.session.refs.add(value, self.module, self.library, self.serial)
 
     # --- tools.registry.ToolContext ---
+
+    def alone(self, seconds: float) -> AbstractContextManager[int]:
+        return self._dispatcher.pause.alone(self.request.call, seconds)
+
+    def live_objects(self) -> Iterable[tuple[str, Iterable[Any]]]:
+        return self._dispatcher.sessions.live_objects()
 
     def entry_of(self, obj: Any) -> RefEntry | None:
         return self.session.refs.entry_of(obj)

@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--label-output", action="store_true", help="begin each line that a call prints with the call's correlation id")
     parser.add_argument("--adapter", metavar="MODULE.CLASS", help="an adapter for Snakepit: serves the tools that are not SnakeBridge's")
     parser.add_argument("--elixir-address", default="", metavar="HOST:PORT", help="the gRPC server of Elixir, for that adapter")
+    parser.add_argument("--watch", action="append", default=[], metavar="DIR", help="reload modules from there when their files change")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
@@ -90,7 +91,10 @@ def main(argv: list[str] | None = None) -> int:
         from bridge_adapter import output
 
         output.install()
-    Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter).run()
+    executor = Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter)
+    if arguments.watch:
+        executor.watch(arguments.watch)
+    executor.run()
     return 0
 
 
@@ -185,6 +189,10 @@ class Executor:
         self._ids = itertools.count(1)
         self._open = 0
         self._stopping = threading.Event()
+
+    def watch(self, directories: list[str]) -> None:
+        """Reloads modules from these directories when their files change."""
+        self._dispatcher.watch_files(directories)
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Does not return: the process ends here, whatever user code does."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bridge_adapter.calls import Call
@@ -254,6 +254,10 @@ class Sessions:
             _close_generator(obj)
         session.close()
         return count
+
+    def live_objects(self) -> list[tuple[str, Iterable[Any]]]:
+        """The ids of all sessions, and the objects that each holds."""
+        return [(session.id, session.refs.objects()) for session in list(self._sessions.values())]
 
     def ref_count(self) -> int:
         return sum(len(session.refs) for session in list(self._sessions.values()))

@@ -10,6 +10,7 @@ from .call import call
 from .helpers import index
 from .registry import Payload, Tool, ToolContext
 from .release import release_ref, release_session
+from .reload import Watch, reload
 from .stream import stream
 
 TOOLS: dict[str, Tool] = {
@@ -18,6 +19,7 @@ TOOLS: dict[str, Tool] = {
     "snakebridge.release_ref": release_ref,
     "snakebridge.release_session": release_session,
     "snakebridge.helpers": index,
+    "snakebridge.reload": reload,
 }
 
 STREAM_TOOLS: dict[str, Callable[[Payload, ToolContext], Iterator[Any]]] = {
@@ -25,4 +27,4 @@ STREAM_TOOLS: dict[str, Callable[[Payload, ToolContext], Iterator[Any]]] = {
     "snakebridge.call": stream,
 }
 
-__all__ = ["STREAM_TOOLS", "TOOLS"]
+__all__ = ["STREAM_TOOLS", "TOOLS", "Watch"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from bridge_adapter.codec import Ref, StreamRef
@@ -39,6 +40,12 @@ class ToolContext(Protocol):
 
     def describe(self, error: BaseException) -> dict[str, Any]:
         """An error as it travels, for answers that hold several outcomes."""
+
+    def alone(self, seconds: float) -> AbstractContextManager[int]:
+        """Context in which no other call runs user code; its value says how many still do, after that many seconds."""
+
+    def live_objects(self) -> Iterable[tuple[str, Iterable[Any]]]:
+        """The ids of all sessions, and the objects that each holds."""
 
     def iterate(self, value: Any) -> Iterator[Any]:
         """Iterates over a sync or async iterable; closing the iterator closes the source."""
