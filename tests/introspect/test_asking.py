@@ -19,10 +19,23 @@ FILES = {
         def mean(x): ...
         def _hidden(): ...
     """,
-    "_impl.py": "class Ridge:\n    def fit(self, X): return self\n    def len(self): ...\n    def __len__(self): return 0\n    class Part:\n        def go(self): ...",
+    "_impl.py": """
+        class Ridge:
+            def fit(self, X): return self
+            def len(self): ...
+            def __len__(self): return 0
+            class Part:
+                def go(self): ...
+        """,
     "linear_model.py": "from ._impl import Ridge\n__all__ = ['Ridge', 'alpha']\nalpha = 1\ndef beyond(): ...",
     "ridge.py": "",
-    "lazy/__init__.py": "def __getattr__(name):\n    if name == 'late':\n        return lambda x: x\n    raise AttributeError(name)\n__all__ = ['late', 'never']",
+    "lazy/__init__.py": """
+        __all__ = ['late', 'never']
+        def __getattr__(name):
+            if name == 'late':
+                return lambda x: x
+            raise AttributeError(name)
+        """,
     "tests/__init__.py": "raise SystemExit('tests must not be imported')",
     "conftest.py": "raise SystemExit('conftest must not be imported')",
     "broken.py": "raise RuntimeError('no such device')",

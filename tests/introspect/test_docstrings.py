@@ -156,7 +156,20 @@ def test_inline_markup_becomes_markdown(written: str, markdown: str) -> None:
 
 def test_directives_become_markdown() -> None:
     text = markup.prose(
-        [".. note::", "   Take care.", "", ".. deprecated:: 2.0 Use g.", "", ".. code-block:: python", "", "   f(1)", "", ".. math:: x^2", "", ".. index:: f"]
+        [
+            ".. note::",
+            "   Take care.",
+            "",
+            ".. deprecated:: 2.0 Use g.",
+            "",
+            ".. code-block:: python",
+            "",
+            "   f(1)",
+            "",
+            ".. math:: x^2",
+            "",
+            ".. index:: f",
+        ]
     )
     assert text == "> **Note**: Take care.\n\n*Deprecated since 2.0*: Use g.\n\n```python\nf(1)\n```\n\n```text\nx^2\n```"
 

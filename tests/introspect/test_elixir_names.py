@@ -12,7 +12,14 @@ from bridge_adapter.tools.introspect import naming
 
 @pytest.mark.parametrize(
     ("python", "elixir"),
-    [("linear_model", "LinearModel"), ("json", "Json"), ("Ridge", "Ridge"), ("float64", "Float64"), ("JSONEncoder", "JSONEncoder"), ("_x_y", "XY")],
+    [
+        ("linear_model", "LinearModel"),
+        ("json", "Json"),
+        ("Ridge", "Ridge"),
+        ("float64", "Float64"),
+        ("JSONEncoder", "JSONEncoder"),
+        ("_x_y", "XY"),
+    ],
 )
 def test_a_segment_is_camel_case_and_keeps_capitals_and_digits(python: str, elixir: str) -> None:
     assert naming.segment(python) == elixir

@@ -104,7 +104,7 @@ def test_what_is_no_parameter_list_is_not_read_as_one() -> None:
 
 
 def test_a_docstring_and_a_text_signature_stand_in_for_a_signature(library: Library) -> None:
-    code = '''
+    code = """
     class Untold:
         def __init__(self, doc=None, text=None):
             self.__doc__, self.__text_signature__ = doc, text
@@ -115,7 +115,7 @@ def test_a_docstring_and_a_text_signature_stand_in_for_a_signature(library: Libr
     documented = Untold("documented(x[, y])\\n\\nSays how it is called.")
     texted = Untold("Nothing of use.", "($module, a, /, b=<unrepresentable>)")
     unknown = Untold()
-    '''
+    """
     told = functions(answer(library("untold", {"__init__.py": code}), symbols=["documented", "texted", "unknown"]), "Untold")
     assert (told["documented"]["signature"], told["documented"]["source"]) == ("documented(x, y=...)", "docstring")
     assert told["documented"]["doc"] == "Says how it is called."

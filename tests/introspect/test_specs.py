@@ -57,8 +57,8 @@ CASES: list[tuple[Any, str]] = [
     (Counter, "map()"),
     (set[str], "MapSet.t(String.t())"),
     (frozenset[str], "SnakeBridge.FrozenSet.t()"),
-    (Optional[int], "integer() | nil"),
-    (Union[None, str, int], "String.t() | integer() | nil"),
+    (Optional[int], "integer() | nil"),  # noqa: UP045
+    (Union[None, str, int], "String.t() | integer() | nil"),  # noqa: UP007
     (Literal["a", 1, None, True], "String.t() | 1 | true | nil"),
     (Iterator[int], "Enumerable.t()"),
     (Generator[int, None, None], "Enumerable.t()"),
@@ -113,7 +113,7 @@ def test_a_result_is_what_comes(annotation: Any, spec: str) -> None:
     [
         (int, "integer() | SnakeBridge.Ref.t()"),
         (str, "String.t() | atom() | SnakeBridge.Ref.t()"),
-        (Optional[int], "integer() | SnakeBridge.Ref.t() | nil"),
+        (int | None, "integer() | SnakeBridge.Ref.t() | nil"),
         (list[int], "[integer() | SnakeBridge.Ref.t()] | term()"),
         (Sequence[Any], "list() | term()"),
         (Callable[[int], str], "function() | term()"),

@@ -131,7 +131,12 @@ def test_only_what_is_asked_for_is_parsed(library: Library) -> None:
 
 
 def test_a_stub_that_imports_itself_in_a_circle_ends(library: Library) -> None:
-    files = {"__init__.py": "def f(a): ...", "__init__.pyi": "from .a import *\nfrom .a import f", "a.pyi": "from .b import *", "b.pyi": "from .a import *"}
+    files = {
+        "__init__.py": "def f(a): ...",
+        "__init__.pyi": "from .a import *\nfrom .a import f",
+        "a.pyi": "from .b import *",
+        "b.pyi": "from .a import *",
+    }
     assert functions(answer(library("circle", files), symbols=["f"]), "Circle")["f"]["returns"] == "term()"
 
 

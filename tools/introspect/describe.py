@@ -32,7 +32,7 @@ def describe(asked: Any) -> dict[str, Any]:
         plan = Plan()
         for library in libraries:
             plan.add(library)
-        modules = [_module(entry, plan.problems) for _, entry in sorted(plan.entries.items())]
+        modules = [module for _, entry in sorted(plan.entries.items()) if (module := _guarded(entry, plan.problems)) is not None]
     distributions = [found for library in libraries if (found := environment.distribution(library.name)) is not None]
     return {
         "format": FORMAT,
@@ -49,15 +49,26 @@ def _problem(problem: Problem) -> dict[str, Any]:
     return {"library": problem.library, "symbol": problem.symbol, "message": problem.message, "kind": problem.kind, "use": use}
 
 
+def _guarded(entry: Entry, problems: list[Problem]) -> dict[str, Any] | None:
+    try:
+        return _module(entry, problems)
+    except Exception as error:
+        problems.append(_failed(entry, entry.python_path("").rstrip(".") or entry.python_module, error))
+        return None
+
+
+def _failed(entry: Entry, symbol: str, error: Exception) -> Problem:
+    message = f"{symbol} cannot be described: {type(error).__name__}: {reading.said(error)}"
+    return Problem(entry.library.name, symbol, message, "failed")
+
+
 def _module(entry: Entry, problems: list[Problem]) -> dict[str, Any]:
     functions = []
     for key, member in entry.members.items():
         try:
             functions.append(_function(entry, key, member))
         except Exception as error:
-            symbol = entry.python_path(member.python)
-            message = f"{symbol} cannot be described: {type(error).__name__}: {reading.said(error)}"
-            problems.append(Problem(entry.library.name, symbol, message, "failed"))
+            problems.append(_failed(entry, entry.python_path(member.python), error))
     distribution = environment.distribution(entry.library.name)
     subject = entry.cls if entry.cls is not None else entry.module
     return {
@@ -69,10 +80,14 @@ def _module(entry: Entry, problems: list[Problem]) -> dict[str, Any]:
         "doc": _markdown(reading.text(subject, "__doc__"), entry.path or ""),
         "version": distribution[1] if distribution is not None else None,
         "source_url": environment.source_url(entry.library.name),
-        "bases": [] if entry.cls is None else [_full_name(base) for base in entry.cls.__bases__ if base is not object],
+        "bases": [] if entry.cls is None else [_full_name(base) for base in _bases(entry.cls) if base is not object],
         "whole": entry.whole,
         "functions": sorted(functions, key=lambda item: (item["elixir"], item["python"])),
     }
+
+
+def _bases(cls: type) -> tuple[type, ...]:
+    return type.__dict__["__bases__"].__get__(cls)  # type: ignore[no-any-return]
 
 
 def _full_name(cls: type) -> str:
@@ -256,7 +271,7 @@ def _attribute_hint(entry: Entry, member: Member) -> tuple[Hint, str]:
         if told.form.returns != UNKNOWN:
             return told.form.returns, "signature"
     if member.owner is not None:
-        annotation = vars(member.owner).get("__annotations__", {}).get(member.python, inspect.Parameter.empty)
+        annotation = surface.annotations(member.owner).get(member.python, inspect.Parameter.empty)
         if annotation is not inspect.Parameter.empty:
             module = member.owner.__module__
             names = vars(owner_module) if (owner_module := reading.loaded(module)) is not None else None

@@ -90,11 +90,11 @@ def public_names(module: types.ModuleType) -> list[str]:
 
 
 def _is_own(value: Any, module: types.ModuleType) -> bool:
-    if isinstance(value, types.ModuleType):
-        return False
     if type(value) in _PLAIN:
         return True
     try:
+        if isinstance(value, types.ModuleType):
+            return False
         origin = getattr(value, "__module__", None)
     except Exception:
         return True  # it cannot say; whoever uses it will see

@@ -75,6 +75,7 @@ class Plan:
         for use in library.uses:
             name = f"{use.module}.{use.function}"
             self._guarded(library, name, lambda use=use: self._use(place, use), use)
+        self.entries = {name: entry for name, entry in self.entries.items() if entry.whole or entry.members}
 
     def _guarded(self, library: Library, symbol: str, resolve: Any, use: Use | None = None) -> None:
         try:
@@ -117,7 +118,11 @@ class Plan:
             message = f"{place.python}.{name} is announced but cannot be had: {reason}"
             self.problems.append(Problem(place.library.name, entry.python_path(name), message, "failed"))
         for name in surface.main_classes(offered):
-            self._whole_class(self._class(place, offered, name, offered.classes[name]))
+            try:
+                self._whole_class(self._class(place, offered, name, offered.classes[name]))
+            except Exception as error:
+                message = f"{place.python}.{name} cannot be looked at: {type(error).__name__}: {reading.said(error)}"
+                self.problems.append(Problem(place.library.name, entry.python_path(name), message, "failed"))
 
     def _whole_class(self, entry: Entry, depth: int = 0) -> None:
         assert entry.cls is not None

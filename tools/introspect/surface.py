@@ -76,16 +76,15 @@ def of_module(module: types.ModuleType) -> ModuleSurface:
     for name in reading.public_names(module):
         try:
             value = reading.attribute(module, name, current=True)
+            is_module, is_class = isinstance(value, types.ModuleType), isinstance(value, type)
         except reading.Deprecated:
             continue
-        except AttributeError as error:
-            surface.failed[name] = reading.said(error)
+        except Exception as error:  # a name that cannot be had, or an object that cannot even be asked what it is
+            surface.failed[name] = f"{type(error).__name__}: {reading.said(error)}"
             continue
-        if isinstance(value, types.ModuleType):
-            continue
-        if isinstance(value, type):
+        if is_class:
             surface.classes[name] = value
-        else:
+        elif not is_module:
             values[name] = value
     surface.segments = naming.class_segments(surface.classes, surface.submodules)
     names = naming.function_names(values)
@@ -221,17 +220,17 @@ def _fields(cls: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for owner in mro(cls):
         declared = owner.__dict__.get("__dataclass_fields__")
-        annotations = _annotations(owner)
-        names = [*(declared if isinstance(declared, Mapping) else ()), *annotations]
+        annotated = annotations(owner)
+        names = [*(declared if isinstance(declared, Mapping) else ()), *annotated]
         for name in names:
             if isinstance(name, str) and naming.is_public(name) and name.isidentifier():
                 found.setdefault(name, owner)
     return found
 
 
-def _annotations(owner: type) -> Mapping[Any, Any]:
+def annotations(owner: type) -> Mapping[Any, Any]:
     try:
-        return inspect.get_annotations(owner)
+        return inspect.getannotations(owner)
     except Exception:  # whatever a class keeps under that name
         return {}
 
