@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lane_client import Client, LaneError, payload
 
 from bridge_adapter.codec import Ref
@@ -128,6 +132,35 @@ def test_functions_take_arguments_of_all_calls_and_several_that_are_joined(clien
     # What is not joined must be equal within a batch.
     answers = values(function(client, "scale", [[2.0, rows(1), 0.0], [3.0, rows(1), 0.0], [2.0, rows(5), 0.0]], join=[1]))
     assert [float(answer[0][0]) for answer in answers] == [2.0, 3.0, 10.0]
+
+
+ARRAYS = st.builds(
+    lambda rows, tail, dtype, start: (np.arange(rows * math.prod(tail)).reshape(rows, *tail) + start).astype(dtype),
+    st.integers(0, 4),
+    st.sampled_from([(), (2,), (3,), (2, 1)]),
+    st.sampled_from(["float64", "float32", "int64", "complex128"]),
+    st.integers(0, 100),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(inputs=st.lists(ARRAYS, max_size=12), pad_to=st.sampled_from([None, "powers_of_two", [3, 8]]))
+def test_whatever_is_batched_each_caller_gets_what_it_would_have_got_alone(
+    client: Client, model: Ref, inputs: list[np.ndarray[Any, Any]], pad_to: Any
+) -> None:
+    answers = values(method(client, model, "predict", [[part] for part in inputs], pad_to=pad_to))
+    for part, answer in zip(inputs, answers, strict=True):
+        alone = part * 2.0
+        assert (answer.dtype, answer.shape) == (alone.dtype, alone.shape)
+        assert np.array_equal(answer, alone)
+
+
+def test_a_caller_that_speaks_json_batches_too(client: Client) -> None:
+    fields = payload("models", "triple") | {"calls": [[[1, 2]], [[3]], [5]], "session_id": "s"}
+    texts = {name: json.dumps(value).encode() for name, value in fields.items()}
+    answer = json.loads(client.tool("snakebridge.batch", texts, encoding="tagged", schema=2))
+    assert [ok for ok, _ in answer] == [True, True, False]
+    assert "a joined argument must be a list" in answer[2][1]["message"]
 
 
 def test_jax_arrays_stay_jax_arrays(client: Client) -> None:
