@@ -116,6 +116,18 @@ defmodule SnakeBridge do
   @spec stream_next(StreamRef.t(), keyword()) :: {:ok, term()} | :done | {:error, term()}
   def stream_next(ref, opts \\ []), do: Runtime.stream_next(ref, opts)
 
+  # --- development ---
+
+  @doc """
+  Runs a changed Python module again in every worker of every pool, between calls: `SnakeBridge.reload("my_models")`. The answer says in how many
+  `workers` it was done, which modules were `reloaded`, and which sessions hold objects of the old code (`stale`), which go on as they are.
+
+  Options: `pool: :name`, `deep: true` (its submodules, too), `wait: ms` (for calls that run, 5 000; `running` says how many still did). A
+  module with a mistake stays as it was in that worker, and the mistake is the error (docs/development.md).
+  """
+  @spec reload(module() | String.t(), keyword()) :: {:ok, SnakeBridge.Reload.report()} | {:error, Error.t()}
+  def reload(module, opts \\ []), do: SnakeBridge.Reload.reload(module, opts)
+
   # --- sessions and refs ---
 
   @doc "The session in which this process's calls run."

@@ -189,7 +189,7 @@ defmodule SnakeBridge.Pool do
     do: if(:ets.member(@pools, pool) and whereis(pool) != nil, do: :ok, else: ensure(pool))
 
   defp choose(pool, context) do
-    ready = for [worker] <- :ets.match(@workers, {{pool, :_}, :ready, :"$1"}), do: worker
+    ready = ready(pool)
 
     case ready do
       [] ->
@@ -332,6 +332,14 @@ defmodule SnakeBridge.Pool do
 
   defp sessions(%{counts: counts}), do: :atomics.get(counts, 3)
   defp sessions(_), do: 0
+
+  @doc false
+  # The pools that were started.
+  def names, do: for({name, _, _} <- :ets.tab2list(@pools), whereis(name) != nil, do: name)
+
+  @doc false
+  # The workers of a pool that take calls now.
+  def ready(pool), do: for([worker] <- :ets.match(@workers, {{pool, :_}, :ready, :"$1"}), do: worker)
 
   @doc false
   def put_worker(pool, index, status, worker), do: :ets.insert(@workers, {{pool, index}, status, worker})

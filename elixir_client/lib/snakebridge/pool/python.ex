@@ -3,7 +3,7 @@ defmodule SnakeBridge.Pool.Python do
 
   import Bitwise
 
-  alias SnakeBridge.Shared
+  alias SnakeBridge.{Reload, Shared}
 
   @doc "Starts an executor; it is ready when it has said so."
   @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
@@ -24,7 +24,8 @@ defmodule SnakeBridge.Pool.Python do
           :hide,
           {:line, 8192},
           {:args,
-           ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++ shared(options)},
+           ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
+             shared(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}
         ])
