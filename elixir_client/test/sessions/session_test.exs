@@ -160,6 +160,14 @@ defmodule SnakeBridge.SessionTest do
     assert :ok = Session.await(session)
   end
 
+  test "an init that calls its own session is told so, and does not wait for itself" do
+    name = :"session_#{System.unique_integer([:positive])}"
+    {:ok, session} = Session.start_link(name: name, init: fn -> Session.call(name, :pid) end, max_failures: 9)
+    assert {:error, %Error{message: message}} = Session.await(session)
+    assert message =~ "use the state that it has in hand"
+    Session.stop(session)
+  end
+
   test "who waits for a session no longer than allowed is told what it waited for" do
     {:ok, gate} = Agent.start_link(fn -> nil end)
 

@@ -24,7 +24,12 @@ defmodule SnakeBridge.Session.Life do
     :ok
   end
 
+  @doc "Whether the calling process is a life of that server's."
+  @spec of?(pid()) :: boolean()
+  def of?(server), do: Process.get(__MODULE__) == server
+
   defp begin(server, options) do
+    Process.put(__MODULE__, server)
     if RuntimeClient.current() == Pool, do: SessionManager.track()
     chosen = Keyword.take(options, [:pinned, :concurrent, :pool, :timeout])
     {:ok, id} = SessionContext.create([session_id: SessionManager.auto_session()] ++ chosen)

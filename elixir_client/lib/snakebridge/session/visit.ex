@@ -4,7 +4,7 @@ defmodule SnakeBridge.Session.Visit do
   asked for. Decides what is run again when the session was lost meanwhile.
   """
   alias SnakeBridge.{Error, Pool, Ref, RuntimeClient, SessionContext, StreamRef}
-  alias SnakeBridge.Session.Server
+  alias SnakeBridge.Session.{Life, Server}
 
   @type work :: (state :: term() -> term())
   @type answer :: {:ok, term()} | :ok | {:error, Error.t() | term()}
@@ -43,6 +43,13 @@ defmodule SnakeBridge.Session.Visit do
   defp known(%{} = place, _, _, _), do: {:ok, place}
 
   defp known(nil, server, session, deadline) do
+    if Life.of?(server),
+      do:
+        raise(
+          ArgumentError,
+          "init, warm_up or a cast of the session #{inspect(session)} calls that session, which waits for it; use the state that it has in hand"
+        )
+
     GenServer.call(server, :await, Pool.left(deadline))
   catch
     :exit, {:timeout, _} ->
