@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import batching, calls, codec, payloads, snakepit, streams
+from . import batching, calls, codec, payloads, snakepit, streams, wrappers
 from .report import Suite, machine, show
 
 SUITES: dict[str, Suite] = {
@@ -18,6 +18,7 @@ SUITES: dict[str, Suite] = {
     "codec": codec.run,
     "snakepit": snakepit.run,
     "batching": batching.run,
+    "wrappers": wrappers.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -58,7 +58,7 @@ def show(rows: list[Row], as_json: bool) -> None:
     for row in rows:
         p50, p99 = (f"{x:.1f}" if x is not None else "" for x in (row.p50_us, row.p99_us))
         ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
-        value = f"{row.value:,.{2 if row.unit == 'x' else 1}f}"
+        value = f"{row.value:,.{2 if row.unit in ('x', 's') else 1}f}"
         print(f"{row.id:<32}{value:>14}  {row.unit:<9}{p50:>9}{p99:>9}{ratio:>9}  {row.ratio_to or ''}")
 
 

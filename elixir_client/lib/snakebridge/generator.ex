@@ -4,7 +4,18 @@ defmodule SnakeBridge.Generator do
   the lock. `mix snakebridge.gen` and the compiler are thin around it; docs/wrappers.md tells the whole.
   """
 
-  alias SnakeBridge.Generator.{Introspection, Library, Lock, Manifest, Plan, Settings, State, Writer}
+  alias SnakeBridge.Generator.{
+    Introspection,
+    Library,
+    Lock,
+    Manifest,
+    Names,
+    Plan,
+    Renderer,
+    Settings,
+    State,
+    Writer
+  }
 
   defmodule Result do
     @moduledoc """
@@ -39,6 +50,52 @@ defmodule SnakeBridge.Generator do
          {:ok, lock} <- Lock.read(settings.lock),
          :ok <- same_roots(libraries, manifest, options[:mode]) do
       run(settings, libraries, state, options, manifest, lock)
+    end
+  end
+
+  @doc """
+  Generates wrapper modules and loads them, without files: for scripts, Livebooks and IEx. `libraries` are as in the configuration; of a library
+  without options its own module is wrapped. Returns the modules.
+
+      SnakeBridge.Generator.define(json: [only: ["dumps"]])
+      #=> [Json]
+
+  Options: `:python`, the Python that describes them; without it that of the configuration.
+  """
+  @spec define([atom() | String.t() | {atom() | String.t(), keyword()}], keyword()) :: [module()]
+  def define(libraries, options \\ []) do
+    config = :snakebridge |> Application.get_all_env() |> Keyword.put(:libraries, libraries)
+    settings = Settings.new(File.cwd!(), config, options)
+
+    question =
+      for library <- settings.libraries do
+        if library.all or library.symbols != [], do: library, else: %{library | symbols: [""]}
+      end
+
+    case Introspection.run(settings, question, &IO.puts(:stderr, &1)) do
+      {:ok, %{"modules" => modules, "problems" => problems}} ->
+        for %{"kind" => kind, "message" => message} <- problems, kind in ["import", "unknown"] do
+          raise ArgumentError, message
+        end
+
+        load(modules)
+
+      {:error, message} ->
+        raise ArgumentError, message
+    end
+  end
+
+  defp load(modules) do
+    classes = modules |> Map.new(&{&1["elixir"], &1}) |> Writer.classes()
+    before = Code.compiler_options(ignore_module_conflict: true)
+
+    try do
+      for description <- modules,
+          source = Renderer.render(description, Map.get(classes, description["elixir"], [])),
+          {module, _} <- Code.compile_string(source, Names.file(description["elixir"])),
+          do: module
+    after
+      Code.compiler_options(before)
     end
   end
 
