@@ -58,14 +58,15 @@ DUNDERS: Mapping[str, str] = {
     "__ge__": "ge",
 }
 
-# Words that Elixir reads otherwise, special forms, and macros of Kernel without which a module cannot be written.
+# Words that Elixir reads otherwise, special forms, and macros of Kernel without which a module cannot be written. What else Kernel has is
+# left out of a module that has the same (`import Kernel, except: ...`).
 RESERVED = frozenset(
     (
         *("after", "and", "catch", "do", "else", "end", "false", "fn", "in", "nil", "not", "or", "rescue", "true", "when"),
         *("alias", "case", "cond", "for", "import", "quote", "receive", "require", "super", "try", "unquote", "unquote_splicing", "with"),
         *("def", "defp", "defmacro", "defmacrop", "defmodule", "defstruct", "defexception", "defprotocol", "defimpl", "defdelegate"),
-        *("defguard", "defguardp", "defoverridable", "if", "unless", "use", "raise", "reraise", "throw", "is_nil", "match", "destructure"),
-        *("binding", "var", "behaviour_info", "module_info"),
+        *("defguard", "defguardp", "defoverridable", "if", "unless"),
+        *("behaviour_info", "module_info"),
     )
 )
 
