@@ -22,7 +22,7 @@ from .gguf_file import Config
 from .model import Batch, Params, advance
 from .sampling import Choice, Sampling
 
-AHEAD = 32  # tokens that may wait for their consumer
+AHEAD = 16  # tokens that may wait for their consumer
 CHUNKS = (128, 32)  # how many tokens of a prompt are read at once, each a compilation
 _LOOK_SECONDS = 0.05  # an interruption only strikes between two waits
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +34,14 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, (int, float), 0 <= self.temperature <= 100, "a number from 0 to 100")
-        _check("top_k", self.top_k, (int,), 0 <= self.top_k < 1 << 31, "an integer >= 0; 0 keeps every token")
-        _check("top_p", self.top_p, (int, float), 0 < self.top_p <= 1, "a number above 0, at most 1")
-        _check("seed", self.seed, (int,), 0 <= self.seed < 1 << 32, "an integer from 0 to 2^32 - 1")
+        _check("temperature", self.temperature, (int, float), (0, 100), "a number from 0 to 100")
+        _check("top_k", self.top_k, (int,), (0, (1 << 31) - 1), "an integer >= 0; 0 keeps every token")
+        _check("top_p", self.top_p, (int, float), (1e-6, 1), "a number above 0, at most 1")
+        _check("seed", self.seed, (int,), (0, (1 << 32) - 1), "an integer from 0 to 2^32 - 1")
 
 
-def _check(name: str, value: object, types: tuple[type, ...], fits: bool, rule: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, types) or not fits:
+def _check(name: str, value: Any, types: tuple[type, ...], bounds: tuple[float, float], rule: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, types) or not bounds[0] <= value <= bounds[1]:
         raise ValueError(f"{name} must be {rule}, not {str(value)[:40]}")
 
 

@@ -50,7 +50,10 @@ class Tokenizer:
         self._kept = lru_cache(maxsize=1 << 15)(self._word)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text. special: texts like `<|im_end|>` become the control tokens that they name."""
+        """Token ids of a text. special: texts like `<|im_end|>` become the control tokens that they name.
+
+        Bytes that the vocabulary does not have are left out: a few control characters, and part of what lies beyond U+40000.
+        """
         if not special:
             return [id for word in _words(text) for id in self._of_word(word)]
         ids: list[int] = []
@@ -116,7 +119,7 @@ class Tokenizer:
                 before[following[left]] = left
             offer(before[left])
             offer(left)
-        return tuple(self._ids[part] for part in parts if part)
+        return tuple(self._ids[part] for part in parts if part in self._ids)
 
 
 class TextStream:
