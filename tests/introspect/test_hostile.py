@@ -100,6 +100,21 @@ def test_no_property_runs_and_no_instance_is_made(library: Library) -> None:
     assert watched.ran == []
 
 
+def test_classes_that_say_they_equal_others_are_described_as_themselves(library: Library) -> None:
+    code = """
+    class Equal(type):
+        def __eq__(cls, other): return True
+        def __hash__(cls): return 1
+    class First(metaclass=Equal):
+        def one(self) -> "First": ...
+    class Second(metaclass=Equal):
+        def two(self) -> "Second | int": ...
+    """
+    answered = answer(library("equal", {"__init__.py": code}), symbols=["First", "Second"])
+    assert list(functions(answered, "Equal.First")) == ["new", "one"]
+    assert functions(answered, "Equal.Second")["two"]["returns"] == "integer() | SnakeBridge.Ref.t()"
+
+
 def test_warnings_of_the_library_stay_silent(library: Library) -> None:
     code = "import warnings\nwarnings.warn('imported', DeprecationWarning)\ndef f(): ..."
     with warnings.catch_warnings():

@@ -162,6 +162,28 @@ def test_iterators_and_generators_are_streams_and_others_when_they_are_asked_to_
     assert functions(described, "Streams")["generates"]["returns"] == "Enumerable.t()"
 
 
+def test_declared_fields_are_properties_and_those_of_data_classes_can_be_set(library: Library) -> None:
+    code = """
+    from dataclasses import dataclass
+    @dataclass
+    class Point:
+        x: float
+        name: str = ""
+    @dataclass(frozen=True)
+    class Fixed:
+        x: int
+    class Noted:
+        later: bytes
+    """
+    described = answer(library("fields", {"__init__.py": code}), all=True)
+    point = functions(described, "Fields.Point")
+    assert point["x"]["kind"] == point["name"]["kind"] == "property"
+    assert point["x"]["returns"].startswith("number()")
+    assert point["set_x"]["params"][0]["spec"].startswith("number()")
+    assert "set_x" not in functions(described, "Fields.Fixed")
+    assert functions(described, "Fields.Noted")["later"]["returns"].startswith("SnakeBridge.Bytes.t()")
+
+
 def test_defaults_are_texts_without_addresses(library: Library) -> None:
     code = """
     import enum

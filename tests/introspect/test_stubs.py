@@ -120,9 +120,14 @@ def test_methods_constructors_and_attributes_are_found_in_classes_and_their_base
     assert thing["size"]["returns"] == "integer()"
 
 
-def test_nothing_is_imported_for_a_stub(stubbed: str) -> None:
-    answer(stubbed, symbols=["aliased"])
-    assert "stubbed._inner" not in sys.modules
+def test_other_libraries_are_not_imported_for_a_hint_and_known_by_name_alone(library: Library) -> None:
+    stub = "from colorsys_free import Other\nfrom polars import DataFrame\ndef f(a): ...\ndef g() -> Other: ...\ndef h() -> DataFrame: ..."
+    name = library("foreign", {"__init__.py": "def f(a): ...\ndef g(): ...\ndef h(): ...", "__init__.pyi": stub})
+    loaded = "polars" in sys.modules
+    told = functions(answer(name, symbols=["f", "g", "h"]), "Foreign")
+    assert told["g"]["returns"] == "term()"
+    assert told["h"]["returns"] == "SnakeBridge.Arrow.t() | SnakeBridge.Ref.t()"
+    assert ("polars" in sys.modules) == loaded
 
 
 def test_only_what_is_asked_for_is_parsed(library: Library) -> None:

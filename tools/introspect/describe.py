@@ -271,7 +271,7 @@ def _attribute_hint(entry: Entry, member: Member) -> tuple[Hint, str]:
         if told.form.returns != UNKNOWN:
             return told.form.returns, "signature"
     if member.owner is not None:
-        annotation = surface.annotations(member.owner).get(member.python, inspect.Parameter.empty)
+        annotation = surface.declared_types(member.owner).get(member.python, inspect.Parameter.empty)
         if annotation is not inspect.Parameter.empty:
             module = member.owner.__module__
             names = vars(owner_module) if (owner_module := reading.loaded(module)) is not None else None

@@ -1,13 +1,15 @@
 """Type hints in one form, whether they are objects, texts or syntax of a stub.
 
 A `Hint` is what a hint is about (a class, a form of `typing`, or nothing known) and its arguments. Names are looked up in what is loaded
-and, where they exist for type checkers only, in files (`sources`). Nothing is imported and no text is evaluated.
+and, where they exist for type checkers only, in files (`sources`). No text is evaluated, and nothing is imported but modules of the library
+itself and of the standard library.
 """
 
 from __future__ import annotations
 
 import ast
 import collections.abc
+import functools
 import inspect
 import sys
 import types
@@ -16,20 +18,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import sources
+from . import reading, sources
 from .sources import Source
 
 _DEPTH = 24
 _MAX_ARGS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hint:
-    """`origin` is a class, a form of typing (Any, Union, Literal, Optional), or None when it is not known what is meant."""
+    """`origin` is a class, a form of typing (Union, Literal), the name of a class elsewhere, or None when it is not known what is meant.
+
+    Hints are compared by the identity of their origins: classes of some libraries say that they equal others.
+    """
 
     origin: Any
     args: tuple[Hint, ...] = ()
     values: tuple[Any, ...] = ()  # of Literal
+
+    def _key(self) -> tuple[Any, ...]:
+        return (
+            self.origin if isinstance(self.origin, str) else id(self.origin),
+            self.args,
+            tuple((type(value).__name__, repr(value)) for value in self.values),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hint) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
 
 UNKNOWN = Hint(None)
@@ -90,7 +108,7 @@ def _generic(origin: Any, args: tuple[Any, ...], scope: Scope, depth: int) -> Hi
     if origin is typing.Literal:
         values = tuple(arg.value if isinstance(arg, ast.Constant) else arg for arg in args)
         return UNKNOWN if any(isinstance(value, ast.expr) for value in values) else Hint(origin, values=values)
-    if origin in (types.UnionType, typing.Union):
+    if origin is types.UnionType or origin is typing.Union:
         return union([_read(arg, scope, depth + 1) for arg in args[:_MAX_ARGS]])
     if origin is typing.Optional:
         return union([_read(args[0], scope, depth + 1), NONE])
@@ -141,6 +159,8 @@ def _subscript(value: ast.expr, args: list[ast.expr], scope: Scope, depth: int) 
         return _read(found.node, found.scope, depth + 1)
     if found is None:
         return UNKNOWN
+    if isinstance(found, _Foreign):
+        return Hint(found.name)
     if _named(found, "Optional"):
         return union([_read(args[0], scope, depth + 1), NONE])
     if _named(found, "Union"):
@@ -152,6 +172,29 @@ def _subscript(value: ast.expr, args: list[ast.expr], scope: Scope, depth: int) 
         # A generic alias that is an object (numpy.typing.NDArray).
         return _read(found, scope, depth + 1)
     return _generic(found, tuple(args), scope, depth)
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreign:
+    """A name in a library that the described one may do without: known by its name alone, whether it is loaded or not."""
+
+    name: str
+
+
+def _is_familiar(module: str, scope: Scope) -> bool:
+    """Whether a module may be looked into. What is described must not depend on which other libraries happen to be loaded, so it is the
+    library itself, the standard library, and numpy, which the array libraries share."""
+    top = module.partition(".")[0]
+    own = scope.source.module.partition(".")[0] if scope.source is not None else ""
+    return top in (own, "numpy", "typing_extensions", "_typeshed") or top in sys.stdlib_module_names
+
+
+@functools.cache
+def _importable(module: str) -> types.ModuleType | None:
+    try:
+        return reading.imported(module) if module != "_typeshed" else None
+    except reading.ImportFailed:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +210,8 @@ def _found(found: Any, scope: Scope, depth: int) -> Hint:
         return _read(found.node, found.scope, depth + 1)
     if found is None:
         return UNKNOWN
+    if isinstance(found, _Foreign):
+        return Hint(found.name)
     if isinstance(found, typing._SpecialGenericAlias):  # type: ignore[attr-defined]
         return Hint(typing.get_origin(found))
     return _object(found, scope, depth + 1)
@@ -200,9 +245,7 @@ def _in_source(source: Source, names: list[str], scope: Scope, depth: int) -> An
     if imported is not None:
         module, name = imported.module, imported.name
         if name is None:
-            while rest and f"{module}.{rest[0]}" in sys.modules:
-                module, rest = f"{module}.{rest[0]}", rest[1:]
-            return _of_module(module, rest, scope, depth) if rest else sys.modules.get(module)
+            return _of_module(module, rest, scope, depth)
         return _of_module(module, [name, *rest], scope, depth)
     if source.defines(head):
         return _of_module(source.module, names, scope, depth, source)
@@ -217,23 +260,23 @@ _SAME = {("_typeshed", "Incomplete"): typing.Any, ("_typeshed", "Unused"): typin
 
 
 def _of_module(module: str, names: list[str], scope: Scope, depth: int, source: Source | None = None) -> Any:
-    """What a dotted name of a module means: the loaded object where it is a type, else the alias in a file."""
-    if not names:
+    """What a dotted name of a module means: the object where it is a type, else the alias in a file, or a name in a foreign library."""
+    if not names or depth > _DEPTH:
         return None
     known = _SAME.get((module, names[0]))
     if known is not None:
         return known
-    loaded = sys.modules.get(module)
-    if loaded is None and module in ("typing_extensions", "collections.abc", "typing", "types"):
-        loaded = typing
+    if not _is_familiar(module, scope):
+        return _Foreign(f"{module}.{'.'.join(names)}")
+    loaded = _importable(module)
     if loaded is not None:
         found = _attributes(loaded, names)
         if found is not None and _is_type(found):
             return found
-    if f"{module}.{names[0]}" in sys.modules and len(names) > 1:
-        return _of_module(f"{module}.{names[0]}", names[1:], scope, depth + 1)
+    if len(names) > 1:
+        return _of_module(f"{module}.{names[0]}", names[1:], scope, depth + 1) if _importable(f"{module}.{names[0]}") else None
     source = source or sources.stub(module) or sources.code(module)
-    if source is None or len(names) > 1 or depth > _DEPTH:
+    if source is None:
         return None
     if not source.defines(names[0]):
         return _in_source(source, names, scope, depth + 1)

@@ -31,6 +31,7 @@ STREAM = "Enumerable.t()"
 _FLOAT = ("number()", ":infinity", ":neg_infinity", ":nan")
 _MAX_ALTERNATIVES = 8
 _CALLABLE: Any = collections.abc.Callable
+_LISTS = (collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Collection, collections.abc.Iterable)
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
 
 
@@ -168,7 +169,7 @@ def value(constant: Any) -> str:
 
 def is_stream(hint: Hint) -> bool:
     """Whether what a function returns is read item by item."""
-    if hint.origin in _AWAITED and hint.args:
+    if _is(hint.origin, *_AWAITED) and hint.args:
         return is_stream(hint.args[-1])
     if hint.origin is typing.Union:
         return all(is_stream(item) for item in hint.args)
@@ -272,9 +273,12 @@ def _container(hint: Hint, side: _Side) -> Spec | None:
 
 def _result(hint: Hint) -> Spec:
     cls = hint.origin
+    if isinstance(cls, str):
+        named = _BY_NAME.get(_NAMES.get(cls, cls))
+        return Spec(named[0]) if named is not None else OPEN
     if not isinstance(cls, type):
         return OPEN
-    if cls in _AWAITED:
+    if _is(cls, *_AWAITED):
         return _spec(hint.args[-1], _result) if hint.args else OPEN
     if _is_iterator(cls):
         return Spec((STREAM,))
@@ -297,13 +301,16 @@ def _of_class(cls: type) -> Spec:
         if base is tuple:
             is_named = any("_fields" in item.__dict__ or "n_sequence_fields" in item.__dict__ for item in _mro(cls))
             return Spec(("SnakeBridge.NamedTuple.t()",)) if is_named else OPEN
-        if base in (str, bytes, int, float, complex, dict, list, set, frozenset):
+        if _is(base, str, bytes, int, float, complex, dict, list, set, frozenset):
             return _result(Hint(base))
     return Spec((REF,))
 
 
 def _argument(hint: Hint) -> Spec:
     cls = hint.origin
+    if isinstance(cls, str):
+        named = _BY_NAME.get(_NAMES.get(cls, cls))
+        return _closed(named[1]) if named is not None else OPEN
     able = _ABLE.get(cls) if isinstance(cls, collections.abc.Hashable) else None
     if able is not None:
         return Spec(able, True)
@@ -313,19 +320,23 @@ def _argument(hint: Hint) -> Spec:
     if container is not None:
         # Python seldom insists: a tuple does for a list, a range for a set. What is hinted is told first.
         return Spec(container.alternatives, True)
-    if cls in (collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Collection, collections.abc.Iterable):
+    if _is(cls, *_LISTS):
         element = _inner(hint.args[0], _argument) if hint.args else TERM
         return Spec((f"[{element}]",) if element != TERM else ("list()",), True)
-    if cls in (collections.abc.Mapping, collections.abc.MutableMapping):
+    if _is(cls, collections.abc.Mapping, collections.abc.MutableMapping):
         return Spec(("map()",), True)
     if cls is _CALLABLE:
         return Spec(("function()",), True)
     row = _row(cls)
     if row is not None:
-        return Spec(tuple(text for text in row[1] if text != TERM), TERM in row[1])
-    if _is_abstract(cls) or cls in (object, type):
+        return _closed(row[1])
+    if _is_abstract(cls) or _is(cls, object, type):
         return OPEN
     return Spec((REF,), True)
+
+
+def _closed(alternatives: tuple[str, ...]) -> Spec:
+    return Spec(tuple(text for text in alternatives if text != TERM), TERM in alternatives)
 
 
 # The abstract scalars of numpy, whose instances are of all kinds.
@@ -348,7 +359,12 @@ def _mro(cls: Any) -> tuple[type, ...]:
 
 def _subclass(cls: Any, base: type) -> bool:
     """By inheritance alone: what a metaclass would say is not asked."""
-    return base in _mro(cls)
+    return any(item is base for item in _mro(cls))
+
+
+def _is(cls: Any, *classes: Any) -> bool:
+    """Identity: some classes say that they equal others."""
+    return any(cls is item for item in classes)
 
 
 def _is_iterator(cls: type) -> bool:

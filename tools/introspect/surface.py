@@ -132,9 +132,19 @@ def _is_callable(value: Any) -> bool:
 # --- classes ---
 
 
-@functools.cache
+# By identity: classes of some libraries say that they equal others.
+_classes: dict[int, ClassSurface] = {}
+
+
 def of_class(cls: type) -> ClassSurface:
     """The public surface of a class, with what it inherits from anything but object."""
+    known = _classes.get(id(cls))
+    if known is None or known.cls is not cls:
+        known = _classes[id(cls)] = _of_class(cls)
+    return known
+
+
+def _of_class(cls: type) -> ClassSurface:
     surface = ClassSurface(cls)
     found: dict[str, tuple[str, Any, type | None]] = {}
     for owner in mro(cls):
@@ -153,7 +163,9 @@ def of_class(cls: type) -> ClassSurface:
             if kind is not None:
                 found[name] = (kind, raw, owner)
     for name, declarer in _fields(cls).items():
-        found.setdefault(name, (PROPERTY, _MISSING, declarer))
+        # The default of a field stands in the class; what is meant is the field.
+        if name not in found or (found[name][0] == CONSTANT and name in getattr(cls, "__dataclass_fields__", ())):
+            found[name] = (PROPERTY, _MISSING, declarer)
     if isinstance(cls, enum.EnumMeta):
         for name in _enum_names(cls):
             found[name] = (CONSTANT, cls.__members__.get(name), cls)
@@ -220,7 +232,7 @@ def _fields(cls: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for owner in mro(cls):
         declared = owner.__dict__.get("__dataclass_fields__")
-        annotated = annotations(owner)
+        annotated = declared_types(owner)
         names = [*(declared if isinstance(declared, Mapping) else ()), *annotated]
         for name in names:
             if isinstance(name, str) and naming.is_public(name) and name.isidentifier():
@@ -228,9 +240,9 @@ def _fields(cls: type) -> dict[str, type]:
     return found
 
 
-def annotations(owner: type) -> Mapping[Any, Any]:
+def declared_types(owner: type) -> Mapping[Any, Any]:
     try:
-        return inspect.getannotations(owner)
+        return inspect.get_annotations(owner)
     except Exception:  # whatever a class keeps under that name
         return {}
 
