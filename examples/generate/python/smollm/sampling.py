@@ -41,7 +41,7 @@ class Sampling:
 
 
 def _check(name: str, value: Any, types: tuple[type, ...], bounds: tuple[float, float], rule: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, types) or not bounds[0] <= value <= bounds[1]:
+    if type(value) not in types or not bounds[0] <= value <= bounds[1]:
         raise ValueError(f"{name} must be {rule}, not {str(value)[:40]}")
 
 
