@@ -5,7 +5,8 @@ defmodule SnakeBridge.Pool do
       config :snakebridge, pools: [default: [size: 2, python: "/venv/bin/python", env: [{"PYTHONPATH", "priv/python"}]]]
 
   Options of a pool: `:size` (workers; default: schedulers, at most 4), `:python`, `:env`, `:cd`, `:max_connections` (per worker, 64),
-  `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
+  `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
+  `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
 
   A session lives on one worker, the one with the fewest sessions when it began. The calling process itself sends and receives on a connection
   that it takes from a table, so a call passes through no other process. A dead worker is restarted with growing delays (100 ms to 5 s); its
