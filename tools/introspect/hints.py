@@ -299,15 +299,15 @@ def _either(nodes: list[ast.expr]) -> ast.expr:
 
 
 def _attributes(target: Any, names: list[str]) -> Any:
-    """A loaded object by its path; properties and module-level __getattr__ are left alone."""
+    """An object by its path; properties and module-level __getattr__ are left alone."""
     for name in names:
         space = getattr(target, "__dict__", None)
         if not isinstance(space, Mapping):
             return None
         if name in space:
             target = space[name]
-        elif isinstance(target, types.ModuleType) and f"{target.__name__}.{name}" in sys.modules:
-            target = sys.modules[f"{target.__name__}.{name}"]
+        elif isinstance(target, types.ModuleType) and hasattr(target, "__path__"):
+            target = _importable(f"{target.__name__}.{name}")
         else:
             return None
     return target
