@@ -111,4 +111,4 @@ def _joined(column: Sequence[Param], kind: str, required: bool) -> Param:
 
 def _variadic(forms: Sequence[Form], kind: str) -> tuple[Param, ...]:
     found = [param for form in forms for param in form.params if param.kind == kind]
-    return (Param(found[0].name, kind, False, None, hints.union([param.hint for param in found])),) if found else ()
+    return (Param(found[0].name.lstrip("_"), kind, False, None, hints.union([param.hint for param in found])),) if found else ()

@@ -320,10 +320,16 @@ def _member(found: Definition | None, name: str, depth: int = 0) -> Definition |
     for base in node.bases:
         expression = base.value if isinstance(base, ast.Subscript) else base
         if isinstance(expression, ast.Name) and expression.id != node.name:
-            inherited = _member(top(found.source, expression.id), name, depth + 1)
+            inherited = _member(_class_named(expression.id, found.source), name, depth + 1)
             if inherited is not None:
                 return inherited
     return None
+
+
+def _class_named(name: str, source: Source) -> Definition | None:
+    found = top(source, name)
+    builtins = stub("builtins") if found is None else None
+    return top(builtins, name) if builtins is not None else found
 
 
 _members: dict[int, tuple[ast.ClassDef, dict[str, list[ast.stmt]]]] = {}
