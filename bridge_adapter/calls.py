@@ -43,6 +43,7 @@ class Call:
         "reason",
         "root",
         "session",
+        "session_id",
         "spool",
         "started",
         "timeout_ms",
@@ -60,7 +61,8 @@ class Call:
         self.deadline = None if timeout_ms is None else self.started + timeout_ms / 1000
         self.reason: str | None = None
         self.label = ""
-        self.session: Any = None
+        self.session: Any = None  # while it runs
+        self.session_id = ""
         self.connection: Any = None  # where callbacks of this call go
         self.caller = 0  # the client's number for the process that makes the call
         self.spool: Spool | None = None  # what it has said, once it has said something

@@ -286,6 +286,7 @@ class Connection:
                 self._innermost = outer
                 if call.spool is not None:
                     call.spool.finish()
+                call.session = None  # threads that it has started know the call, but do not keep the session's objects
         except Disconnected:
             raise
         except errors.CallCancelled:

@@ -217,7 +217,7 @@ class _Entered:
         session_id = session_of(self._request)
         while True:
             session = sessions.open(session_id)
-            call.session = session
+            call.session, call.session_id = session, session_id
             if self._request.options is not None:
                 session.configure(self._request.options)
             if session.concurrent:

@@ -183,8 +183,7 @@ class Spool:
         if not said:
             return b""
         call = self._call
-        session = call.session.id if call.session is not None else ""
-        return _pack(lane.notification("output", [call.caller, list(call.key), session, said]))
+        return _pack(lane.notification("output", [call.caller, list(call.key), call.session_id, said]))
 
 
 def _size(entry: list[Any]) -> int:

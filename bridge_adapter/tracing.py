@@ -43,7 +43,7 @@ def current_call() -> CallInfo | None:
     trace = call.trace
     return CallInfo(
         tool=call.label,
-        session_id=call.session.id if call.session is not None else "",
+        session_id=call.session_id,
         correlation_id=str(trace.get("correlation_id", "")),
         traceparent=str(trace.get("traceparent", "")),
         tracestate=str(trace.get("tracestate", "")),

@@ -131,6 +131,16 @@ def test_a_thread_that_outlives_its_call_speaks_over_the_control_connection(work
     assert said(hearing) == []
 
 
+def test_a_thread_that_outlives_its_call_keeps_no_objects_of_its_session(worker: Worker, client: Client) -> None:
+    client.call("builtins", "exec", "import talker; talker.gate.clear()", session="other")
+    client.call("sample", "Acc", 77, session="short")
+    client.call("talker", "say_when_open", "afterwards", session="short")
+    client.tool("snakebridge.release_session", {"session_id": "short"})
+    code = "__import__('gc').collect() and 0 or sum(type(o).__name__ == 'Acc' and o.value == 77 for o in __import__('gc').get_objects())"
+    assert client.call("builtins", "eval", code, session="other") == 0
+    client.call("talker", "open_gate", session="other")
+
+
 def test_output_of_a_stream_comes_before_the_item_that_follows_it(hearing: Client) -> None:
     order: list[Any] = []
     id = hearing.open_stream(payload("talker", "items", [3]))
