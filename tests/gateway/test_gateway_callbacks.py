@@ -90,6 +90,13 @@ def test_a_function_that_fails_is_an_exception_in_python(gateway: Gateway, way: 
         gateway.execute("apply", function("fail"), 1, module=MODULE)
 
 
+def test_python_may_call_by_itself_but_not_send(gateway: Gateway) -> None:
+    assert gateway.execute("call", function("double"), 21, module="bridge_adapter.elixir") == 42
+    assert gateway.execute("connected", module="bridge_adapter.elixir") is False
+    with pytest.raises(ToolFailed, match="through Snakepit, which only lets Python call functions; pass a function that sends"):
+        gateway.execute("send", "somebody", 1, module="bridge_adapter.elixir")
+
+
 def test_a_function_that_elixir_does_not_know_says_so(gateway: Gateway) -> None:
     with pytest.raises(ToolFailed, match=r"^RuntimeError: Callback failed: not_found$"):
         gateway.execute("apply", function("unknown"), 1, module=MODULE)
