@@ -222,7 +222,11 @@ defmodule SnakeBridge.Generator do
     %{settings: settings, manifest: manifest, lock: lock, mode: mode} = context
     kept = if mode == :prune, do: %Manifest{}, else: manifest
     unknown = for %{"kind" => "unknown"} = problem <- result.problems, do: problem
-    missed = for %{"use" => nil, "library" => name, "symbol" => symbol} <- unknown, do: {name, symbol}
+
+    missed =
+      for %{"use" => nil, "library" => name, "symbol" => symbol} <- unknown,
+          mark <- [symbol, "~" <> symbol],
+          do: {name, mark}
 
     roots = Map.merge(kept.libraries, Map.new(libraries, &{&1.name, &1.root}))
     asked = MapSet.difference(MapSet.union(kept.asked, MapSet.new(Plan.asked(libraries))), MapSet.new(missed))

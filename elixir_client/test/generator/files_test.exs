@@ -138,6 +138,18 @@ defmodule SnakeBridge.Generator.FilesTest do
     assert Enum.find(joined, &(&1["elixir"] == "a"))["hash"] == "new"
   end
 
+  test "a function that shall be a stream now is asked for again" do
+    [library] = SnakeBridge.Generator.Library.parse(demo: [include: ["f"], stream: ["f"]])
+    described = described([module("Demo", [function("f")])])
+    before = Manifest.new(%{"demo" => "Demo"}, [{"demo", "f"}], described)
+    assert [%{symbols: ["f"], stream: ["f"]}] = Plan.missing([library], before, %{})
+    asked = Plan.asked([library])
+    manifest = Manifest.new(%{"demo" => "Demo"}, asked, described)
+    assert Plan.missing([library], manifest, %{}) == []
+    [bare] = SnakeBridge.Generator.Library.parse([:demo])
+    assert [%{stream: ["f"]}] = Plan.with_manifest([bare], manifest)
+  end
+
   test "set-up: what is there is left alone" do
     lock = Lock.new(answer([]))
     assert Environment.install("/venv", lock, %{"demo" => "1.0", "bridge-adapter" => "0.1.0"}, "/half") == []

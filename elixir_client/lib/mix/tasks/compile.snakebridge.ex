@@ -40,7 +40,7 @@ defmodule Mix.Tasks.Compile.Snakebridge do
     else
       if changed or options[:force] == true or not settled?(before, settings),
         do: generate(settings, libraries, state, options),
-        else: finish(:noop, settled(state), state, options)
+        else: finish(:noop, settled(state), options)
     end
   end
 
@@ -73,17 +73,17 @@ defmodule Mix.Tasks.Compile.Snakebridge do
         failed? = Enum.any?(diagnostics, &(&1.severity == :error))
         # An open question is asked again by the next run.
         State.write(if(failed?, do: %{state | sources: %{}}, else: state), settings.state)
-        finish(if(result.written ++ result.removed == [], do: :noop, else: :ok), diagnostics, state, options)
+        finish(if(result.written ++ result.removed == [], do: :noop, else: :ok), diagnostics, options)
 
       {:error, message} ->
-        finish(:error, [diagnostic(:error, message, nil)], state, options)
+        finish(:error, [diagnostic(:error, message, nil)], options)
     end
   end
 
   defp count([_]), do: "1 file"
   defp count(files), do: "#{length(files)} files"
 
-  defp finish(status, diagnostics, _state, options) do
+  defp finish(status, diagnostics, options) do
     diagnostics = Enum.uniq(diagnostics)
     Enum.each(diagnostics, &print/1)
 

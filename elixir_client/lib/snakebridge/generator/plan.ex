@@ -17,17 +17,22 @@ defmodule SnakeBridge.Generator.Plan do
       library
       | all: library.all and not MapSet.member?(manifest.asked, {library.name, "*"}),
         symbols:
-          Enum.reject(
-            library.symbols,
-            &(MapSet.member?(manifest.asked, {library.name, &1}) or
-                is_map_key(settled, {:symbol, library.name, &1}))
-          ),
+          for {symbol, mark} <- marked(library),
+              not MapSet.member?(manifest.asked, {library.name, mark}),
+              not is_map_key(settled, {:symbol, library.name, symbol}),
+              uniq: true do
+            symbol
+          end,
         uses:
           Enum.reject(library.uses, fn {module, function, _} ->
             Manifest.covers?(manifest, module, function) or is_map_key(settled, {:use, module, function})
           end)
     }
   end
+
+  # Each symbol with how the manifest notes that it was asked for. What shall be a stream is asked for, too, and noted with a `~`: that a function
+  # was described before says nothing about its `_stream` form.
+  defp marked(library), do: Enum.map(library.symbols, &{&1, &1}) ++ Enum.map(library.stream, &{&1, "~" <> &1})
 
   defp wanted?(library), do: library.all or library.symbols != [] or library.uses != []
 
@@ -69,12 +74,15 @@ defmodule SnakeBridge.Generator.Plan do
       end
 
     for library <- libraries ++ others do
-      asked = for {name, symbol} <- manifest.asked, name == library.name, do: symbol
+      asked = for {name, mark} <- manifest.asked, name == library.name, do: mark
+      {streams, symbols} = Enum.split_with(asked, &String.starts_with?(&1, "~"))
+      streams = library.stream ++ Enum.map(streams, &String.trim_leading(&1, "~"))
 
       %{
         library
-        | all: library.all or "*" in asked,
-          symbols: library.symbols ++ List.delete(asked, "*"),
+        | all: library.all or "*" in symbols,
+          symbols: library.symbols ++ List.delete(symbols, "*") ++ streams,
+          stream: streams,
           uses: library.uses ++ Manifest.uses(manifest, library.name)
       }
     end
@@ -84,8 +92,9 @@ defmodule SnakeBridge.Generator.Plan do
   @spec asked([Library.t()]) :: [{String.t(), String.t()}]
   def asked(libraries) do
     for library <- libraries,
-        symbol <- if(library.all, do: ["*" | library.symbols], else: library.symbols),
-        do: {library.name, symbol}
+        marks = Enum.map(marked(library), &elem(&1, 1)),
+        mark <- if(library.all, do: ["*" | marks], else: marks),
+        do: {library.name, mark}
   end
 
   @doc "Descriptions with further ones: functions of a module are joined, and the newer description of each holds."

@@ -49,7 +49,10 @@ defmodule SnakeBridge.Generator.TermFile do
 
       _ ->
         File.mkdir_p!(Path.dirname(path))
-        File.write!(path, text)
+        # A compiler or an editor that reads at this moment sees the old text or the new one.
+        beside = "#{path}.#{System.pid()}"
+        File.write!(beside, text)
+        File.rename!(beside, path)
         true
     end
   end
