@@ -6,6 +6,9 @@ defmodule SnakeBridge.SnakepitClientTest do
   alias SnakeBridge.{Error, Pool, Ref, RuntimeClient, SnakepitClient}
   alias SnakeBridge.Test.Json
 
+  @compile {:no_warn_undefined,
+            [OverSnakepit.Math, OverSnakepit.Collections.Deque, OverSnakepit.Itertools.Count]}
+
   @snakepit """
   defmodule Snakepit.Error do
     defexception [:category, :message, :details]
@@ -235,6 +238,33 @@ defmodule SnakeBridge.SnakepitClientTest do
     end
 
     refute_received {_, :item, _}
+  end
+
+  test "generated modules are the same over Snakepit as over the embedded pool" do
+    SnakeBridge.Generator.define(
+      math: [module: "OverSnakepit.Math", only: ["pi", "hypot"]],
+      collections: [module: "OverSnakepit.Collections", only: ["deque"]],
+      itertools: [module: "OverSnakepit.Itertools", only: ["count"]]
+    )
+
+    alias OverSnakepit.{Collections, Itertools, Math}
+
+    used = fn ->
+      queue = Collections.Deque.new!([1, 2, 3], maxlen: 3)
+      nil = Collections.Deque.append!(queue, {4, ~D[2026-01-02]})
+      {:error, error} = Math.hypot("x")
+
+      {Math.pi!(), Math.hypot(3, 4), Collections.Deque.maxlen(queue), Collections.Deque.get_item(queue, 2),
+       Itertools.Count.new_stream(5) |> Enum.take(2), error.category, error.python_type, error.message}
+    end
+
+    over_snakepit = used.()
+
+    assert {pi, {:ok, 5.0}, {:ok, 3}, {:ok, {4, ~D[2026-01-02]}}, [5, 6], :python_error, "TypeError", _} =
+             over_snakepit
+
+    assert pi == :math.pi()
+    assert over_snakepit == RuntimeClient.with_client(Pool, used)
   end
 
   test "a crash is told, and an idempotent call is made again by the worker", %{door: door} do
