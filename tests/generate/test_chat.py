@@ -1,0 +1,93 @@
+"""The chat in a terminal of its own: words appear, Ctrl-C ends the answer and not the program, /reset forgets, /quit ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "\n> "
+
+
+class Terminal:
+    """A program at a pseudo terminal, of which it is the session's leader, as in a terminal window."""
+
+    def __init__(self, *command: str) -> None:
+        environment = {**os.environ, "SNAKEBRIDGE_PYTHON": sys.executable, "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.chdir(ROOT)
+            os.execvpe(command[0], command, environment)
+        self._seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def until(self, pattern: str) -> str:
+        """What appears up to the first match of a pattern, colours left out."""
+        while (match := re.search(pattern, self._seen)) is None:
+            ready, _, _ = select.select([self._fd], [], [], 100)
+            try:
+                data = os.read(self._fd, 4096) if ready else b""
+            except OSError:  # how Linux tells that the program has closed its terminal
+                data = b""
+            assert data, f"{pattern!r} did not come after: {self._seen}"
+            self._seen += re.sub(r"\x1b\[[0-9;]*m", "", data.decode("utf-8", "replace")).replace("\r\n", "\n")
+        shown, self._seen = self._seen[: match.end()], self._seen[match.end() :]
+        return shown
+
+    def status(self) -> int:
+        """Waits for the end."""
+        pid, self._pid = self._pid, 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def close(self) -> None:
+        """Ends the program if it has not ended."""
+        os.close(self._fd)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self.status()
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    chat = Terminal("mix", "run", "examples/generate/chat.exs", "--temperature", "0", "--max-tokens", "2000")
+    yield chat
+    chat.close()
+
+
+def test_a_conversation_in_a_terminal(terminal: Terminal) -> None:
+    terminal.until(PROMPT)
+    terminal.type("What is 12 times 12?\n")
+    assert re.search(r"12 times 12 is[^[]*\n\[\d+ tokens", terminal.until(PROMPT))
+    terminal.type("Count from one to two thousand.\n")
+    terminal.until(r"\n\S+ \S+")
+    terminal.type("\x03")
+    assert "[interrupted]" in terminal.until(PROMPT)
+    terminal.type("/reset\n")
+    assert "Forgotten." in terminal.until(PROMPT)
+    terminal.type("\x03")  # nothing to end, unless the signal takes longer than the next words
+    terminal.type("What is 12 times 12?\n")
+    terminal.until(PROMPT)
+    terminal.type("What is 12 times 12?\n")
+    assert "12 times 12 is" in terminal.until(PROMPT)
+    terminal.type("/quit\n")
+    assert terminal.status() == 0
+
+
+@pytest.mark.parametrize("end", ["/quit\n", ""])
+def test_a_conversation_through_a_pipe(end: str) -> None:
+    environment = {**os.environ, "SNAKEBRIDGE_PYTHON": sys.executable, "LC_ALL": "C.UTF-8"}
+    command = ["setsid", "mix", "run", "examples/generate/chat.exs", "--temperature", "0", "--max-tokens", "3"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, input=f"Hello\n{end}", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "[3 tokens" in done.stdout
