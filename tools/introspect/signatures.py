@@ -139,7 +139,9 @@ def _decorated(node: sources.Function, name: str) -> bool:
 
 
 def _from_node(node: sources.Function, scope: Scope, receiver: bool) -> Form:
-    return from_arguments(node.args, node.returns, scope, receiver and not _decorated(node, "staticmethod"))
+    # A class method of C is bound where it is asked, and its stub writes the class nevertheless.
+    receiver = (receiver or _decorated(node, "classmethod")) and not _decorated(node, "staticmethod")
+    return from_arguments(node.args, node.returns, scope, receiver)
 
 
 def from_arguments(args: ast.arguments, returns: ast.expr | None, scope: Scope, receiver: bool = False) -> Form:

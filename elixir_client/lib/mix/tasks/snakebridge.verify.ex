@@ -70,7 +70,7 @@ defmodule Mix.Tasks.Snakebridge.Verify do
       for {_, line} <- drift, do: Mix.shell().error("  " <> line)
 
       Mix.raise(
-        "the environment drifted from snakebridge.lock and the manifest in #{length(drift)} points; mix snakebridge.setup brings back what they say, " <>
+        "the environment drifted from snakebridge.lock and the manifest (#{length(drift)} differences); mix snakebridge.setup brings back what they say, " <>
           "mix snakebridge.gen takes over what is there"
       )
     end
