@@ -309,7 +309,7 @@ defmodule SnakeBridge.SharedTest do
     end)
   end
 
-  defp eventually(check, tries \\ 2_000)
+  defp eventually(check, tries \\ 2_000_000)
   defp eventually(_, 0), do: false
 
   defp eventually(check, tries) do
