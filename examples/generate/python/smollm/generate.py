@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +39,11 @@ class Model:
         self._engine = Engine(config, params, slots)
         # The engine's thread knows the engine only, so a model that nobody holds ends it.
         weakref.finalize(self, self._engine.close)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights: what a decode step reads at least."""
+        return sum(array.nbytes for array in jax.tree.leaves(self._params))
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self._engine.slots} slots>"
