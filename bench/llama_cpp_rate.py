@@ -7,8 +7,9 @@ import os
 import statistics
 import sys
 import time
+from itertools import pairwise
 
-import llama_cpp
+import llama_cpp  # type: ignore[import-not-found]
 
 TOKENS = 64
 PROMPT = "<|im_start|>user\nTell me a long story about a fox.<|im_end|>\n<|im_start|>assistant\n"
@@ -23,5 +24,5 @@ for _ in range(3):
         moments.append(time.perf_counter())
         if len(moments) == TOKENS or token == model.token_eos():
             break
-    seconds += [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    seconds += [later - earlier for earlier, later in pairwise(moments)]
 print(json.dumps({"tok_s": 1 / statistics.median(seconds), "version": llama_cpp.__version__}))
