@@ -1,4 +1,4 @@
-"""A language model streamed to Elixir: `tok_s_1`, `tok_s_8`, `ttft_ms`, and `bridge_overhead`, what a token costs more than in a Python loop.
+"""A language model streamed to Elixir: `tok_s_1`, `tok_s_8`, `ttft_ms`, and `bridge_overhead`, what a token costs more than in Python.
 
 `vs_llama_cpp` needs an interpreter that has llama-cpp-python, in the environment variable BENCH_LLAMA_CPP_PYTHON; it runs before and
 after, so that a busy machine slows both.
