@@ -116,6 +116,11 @@ class CallbackHub:
         return dropped
 
 
+def unreadable(error: Exception) -> CallbackError:
+    """The exception for an answer of Elixir that cannot be decoded."""
+    return CallbackError(f"what the Elixir function returned cannot be read here: {error}")
+
+
 def error_from(error: Any) -> CallbackError:
     """The exception for an error answer of Elixir."""
     fields = error if isinstance(error, dict) else {"message": str(error)}

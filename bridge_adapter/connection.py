@@ -15,7 +15,7 @@ from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import __version__, errors, garbage, lane, output
-from bridge_adapter.callbacks import error_from
+from bridge_adapter.callbacks import error_from, unreadable
 from bridge_adapter.calls import Call
 from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer, Unpacker
@@ -209,17 +209,20 @@ class Connection:
     # --- messages ---
 
     def _decode(self, body: bytes | memoryview) -> Message | None:
-        """The message of a body; a request that cannot be decoded is answered here, and None returned."""
+        """The message of a body. Of one that cannot be decoded, whoever sent or awaits it is told here, and None returned."""
         self._resolver.reset()
         if self._outlet is not None:
             self._outlet.opened = False
         try:
             return lane.parse(self._unpacker.unpack(body))
         except (CodecError, errors.BridgeError) as error:
-            id = lane.peek_id(body)
-            if id is None:
-                raise errors.ProtocolError(f"a message that cannot be read: {error}") from error
-            self._answer_error(id, error, None)
+            match lane.peek(body):
+                case lane.REQUEST, id:
+                    self._answer_error(id, error, None)
+                case lane.RESPONSE, id:
+                    self._answered(id, None, unreadable(error))
+                case _:
+                    raise errors.ProtocolError(f"a message that cannot be read: {error}") from error
             return None
 
     def _take(self, body: bytes | memoryview) -> None:
@@ -235,13 +238,17 @@ class Connection:
         elif message.kind == lane.NOTIFICATION:
             self._notice(message)
         else:
-            answer = self._answers.pop(message.id, None)
-            if answer is not None:
-                unresolved = self._resolver.unresolved
-                answer.set(
-                    message.body,
-                    error_from(message.error) if message.error is not None else (unresolved[0].error if unresolved else None),
-                )
+            unresolved = self._resolver.unresolved
+            self._answered(
+                message.id,
+                message.body,
+                error_from(message.error) if message.error is not None else (unresolved[0].error if unresolved else None),
+            )
+
+    def _answered(self, id: int, value: Any, error: BaseException | None) -> None:
+        answer = self._answers.pop(id, None)
+        if answer is not None:
+            answer.set(value, error)
 
     def _serve_request(self, message: Message) -> None:
         name = message.name

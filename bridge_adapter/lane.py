@@ -98,14 +98,15 @@ def frame(body: bytes) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def peek_id(body: bytes | memoryview) -> int | None:
-    """The id of a request whose body cannot be decoded as a whole, so that its error finds the one who asked."""
+def peek(body: bytes | memoryview) -> tuple[int, int] | None:
+    """REQUEST or RESPONSE and its id, for a body that cannot be decoded as a whole, so that its error finds the one who waits for it."""
     unpacker = msgpack.Unpacker(max_buffer_size=64)
     unpacker.feed(bytes(body[:16]))
     try:
-        if unpacker.read_array_header() == 4 and unpacker.unpack() == REQUEST:
-            id = unpacker.unpack()
-            return id if type(id) is int else None
+        if unpacker.read_array_header() == 4:
+            kind, id = unpacker.unpack(), unpacker.unpack()
+            if type(kind) is int and kind in (REQUEST, RESPONSE) and type(id) is int:
+                return kind, id
     except Exception:
         return None
     return None

@@ -130,6 +130,24 @@ def gen_callback(f: Any, n: int) -> Iterator[Any]:
         yield f(i)
 
 
+def gen_opaque(name: str, data: bytes) -> Iterator[Any]:
+    """Yields terms that may not be known where they are read."""
+    try:
+        while True:
+            yield opaque(data)
+    finally:
+        log.append(("closed", name))
+
+
+def gen_attempts(f: Any, *xs: Any) -> Iterator[Any]:
+    for x in xs:
+        yield attempt(f, x)
+
+
+def gen_offer(f: Any, data: bytes, x: Any) -> Iterator[Any]:
+    yield from offer(f, data, x)
+
+
 async def coroutine(x: int) -> int:
     await asyncio.sleep(0.001)
     return x + 1
@@ -217,6 +235,38 @@ def apply_in_thread(f: Any, x: Any) -> Any:
     thread.start()
     thread.join()
     return outcome[0]
+
+
+def opaque(data: bytes) -> Any:
+    """An Elixir term as Python holds it: signed bytes, which only who signed them can read."""
+    from bridge_adapter.codec import OpaqueTerm
+
+    return OpaqueTerm(data)
+
+
+def offer(f: Any, data: bytes, x: Any) -> list[Any]:
+    """What a function answers to a term of which it may not know the signature, and to a value."""
+    return [attempt(f, opaque(data)), attempt(f, x)]
+
+
+def apply_opaque(f: Any, data: bytes) -> Any:
+    return f(opaque(data))
+
+
+def in_thread(name: str, *args: Any) -> Any:
+    """What a function of this module returns when a thread of user code's own runs it."""
+    return apply_in_thread(lambda _: globals()[name](*args), None)
+
+
+def attempts(f: Any, *xs: Any) -> list[Any]:
+    return [attempt(f, x) for x in xs]
+
+
+def attempt(f: Any, *args: Any) -> Any:
+    try:
+        return f(*args)
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {error}"
 
 
 kept: list[Any] = []

@@ -7,6 +7,7 @@ import socket
 import threading
 from typing import Any
 
+import msgpack
 import pytest
 from lane_client import Client, LaneError, Worker, payload
 
@@ -117,3 +118,59 @@ def test_a_client_that_vanishes_inside_a_callback_ends_the_call(worker: Worker, 
     assert message.name == "callback"
     leaver.close()
     assert client.call("math", "sqrt", 4, session="v") == 2.0  # its session is free again
+
+
+UNREADABLE = b"\xd4\x7f\x00"  # an extension that nobody knows
+
+
+def answer_unreadably(client: Client, message: lane.Message | None) -> None:
+    assert message is not None
+    assert message.name == "callback"
+    client.lane.send(b"\x94\x01" + msgpack.packb(message.id) + b"\xc0" + UNREADABLE)
+
+
+def test_an_answer_that_cannot_be_read_is_an_error_where_the_function_was_called(client: Client) -> None:
+    function = client.function("odd", 1, lambda x: x)
+    fields = payload("sample", "attempts", [function, 1, 2])
+    client.send(lane.request(1000, "call", {"tool": "snakebridge.call", "payload": fields}))
+    answer_unreadably(client, client.receive())
+    failed, answered = client.answer(1000)
+    assert failed.startswith("CallbackError: what the Elixir function returned cannot be read here: ")
+    assert answered == 2
+    assert client.call("math", "sqrt", 4) == 2.0
+
+
+def test_an_answer_that_cannot_be_read_costs_no_stream(client: Client) -> None:
+    id = client.open_stream(payload("sample", "gen_attempts", [client.function("odd", 1, lambda x: x), 1, 2]))
+    answer_unreadably(client, client.receive())
+    items: list[Any] = []
+    assert client.answer(id, items.extend) == {"items": 2}
+    assert (items[0].split(":")[0], items[1]) == ("CallbackError", 2)
+    assert client.call("math", "sqrt", 4) == 2.0
+
+
+def test_an_answer_on_the_control_connection_that_cannot_be_read_leaves_it_open(client: Client, control: Client) -> None:
+    function = client.function("odd", 1, lambda x: x)
+    control.functions = client.functions
+    fields = payload("sample", "apply_in_thread", [function, 1])
+    client.send(lane.request(1000, "call", {"tool": "snakebridge.call", "payload": fields}))
+    answer_unreadably(control, control.receive())
+    with pytest.raises(LaneError):
+        client.answer(1000)
+    assert control.request("ping", None)["time"] > 0
+
+
+def test_a_request_that_cannot_be_read_is_answered_inside_a_callback_too(client: Client) -> None:
+    def ask(_: Any) -> Any:
+        client.lane.send(b"\x94\x00" + msgpack.packb(2000) + b"\xa4call" + UNREADABLE)
+        with pytest.raises(LaneError, match="decode_error"):
+            client.answer(2000)
+        return "asked"
+
+    assert client.call("sample", "apply", client.function("ask", 1, ask), 1) == "asked"
+
+
+def test_an_answer_to_nothing_is_let_go_whether_it_can_be_read_or_not(client: Client) -> None:
+    client.send(lane.response(77, None, 1))
+    client.lane.send(b"\x94\x01\x4d\xc0" + UNREADABLE)
+    assert client.call("math", "sqrt", 4) == 2.0

@@ -87,10 +87,11 @@ def test_heads_are_the_beginning_of_the_messages_they_stand_for() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.binary(max_size=30))
-def test_the_id_of_a_request_is_found_in_front_of_garbage(id: int, garbage: bytes) -> None:
-    head = b"\x94\x00" + msgpack.packb(id)
-    assert lane.peek_id(head + garbage) == id
-    assert lane.peek_id(b"\x94\x01" + garbage) is None
+def test_what_a_message_is_and_its_id_are_found_in_front_of_garbage(id: int, garbage: bytes) -> None:
+    for kind in (lane.REQUEST, lane.RESPONSE):
+        assert lane.peek(bytes([0x94, kind]) + msgpack.packb(id) + garbage) == (kind, id)
+    assert lane.peek(b"\x93\x02" + garbage) is None
+    assert lane.peek(b"\x94\xc2" + msgpack.packb(id) + garbage) is None
 
 
 @pytest.mark.parametrize("sizes", [[0, 1, 5], [70_000, 3], [20 << 20], [65_532, 65_533, 65_536]])

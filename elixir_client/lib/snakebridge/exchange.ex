@@ -107,6 +107,13 @@ defmodule SnakeBridge.Exchange do
     {:error, Worker.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}")}
   end
 
+  # What came is no message: nothing after it can be trusted.
+  defp settle({:garbage, error}, worker, connection, id) do
+    Worker.cancel(worker, connection.id, id, "cancelled")
+    Worker.discard(worker, connection)
+    {:error, error}
+  end
+
   defp settle(:late, worker, connection, id) do
     Worker.cancel(worker, connection.id, id, "deadline")
     Worker.discard(worker, connection)
@@ -126,7 +133,7 @@ defmodule SnakeBridge.Exchange do
         {:answer, result} ->
           result
 
-        {:refused, error} ->
+        {unsent_or_unread, error} when unsent_or_unread in [:refused, :garbage] ->
           {:error, error}
 
         {:broken, outcome, reason} ->
@@ -185,12 +192,17 @@ defmodule SnakeBridge.Exchange do
             await(worker, connection, id, deadline, options)
 
           {:error, error} ->
-            if Lane.notification?(body) do
-              Messages.unreadable(error)
-              await(worker, connection, id, deadline, options)
-            else
+            case Lane.peek(body) do
               # The answer came, but is not for this side: the connection is in order.
-              {:answer, {:error, error}}
+              {:response, ^id} ->
+                {:answer, {:error, error}}
+
+              :garbage ->
+                {:garbage, error}
+
+              other ->
+                unreadable(other, error, connection)
+                await(worker, connection, id, deadline, options)
             end
         end
 
@@ -212,10 +224,23 @@ defmodule SnakeBridge.Exchange do
   defp serve({:request, id, "callback", params}, connection, worker),
     do: answer(id, params, connection, worker)
 
+  defp serve({:request, id, method, _}, connection, _),
+    do: Connection.send(connection, Lane.refusal(id, "protocol_error", "a client has no method #{method}"))
+
   defp serve({:notification, "released", ids}, _, _), do: CallbackRegistry.release(ids)
   defp serve({:notification, "output", said}, _, worker), do: Output.deliver(said, worker.output)
   defp serve({:notification, "message", [to, message]}, _, _), do: Messages.deliver(to, message)
   defp serve(_, _, _), do: :ok
+
+  @doc "What cannot be read costs nobody but the one who sent it: a request is refused, a notification told, another call's answer let go."
+  @spec unreadable({atom(), term()}, Error.t(), Connection.t()) :: :ok | {:error, term()}
+  def unreadable({:request, id}, %Error{message: message}, connection) do
+    text = "the arguments for the Elixir function cannot be read: #{message}"
+    Connection.send(connection, Lane.refusal(id, "decode_error", text))
+  end
+
+  def unreadable({:notification, _}, error, _), do: Messages.unreadable(error)
+  def unreadable({:response, _}, _, _), do: :ok
 
   defp patience(:infinity), do: :infinity
   defp patience(deadline), do: Pool.left(deadline) + @slack
@@ -229,51 +254,56 @@ defmodule SnakeBridge.Exchange do
     marker = {{:callback, self()}, key(worker), params["call"]}
     :ets.insert(@in_use, marker)
 
-    {error, result, owner} =
+    outcome =
       try do
         call_back(name, params)
       after
         :ets.delete_object(@in_use, marker)
       end
 
-    encode = fn -> Lane.response(id, error, result, options) end
-
-    with {:ok, body, functions} <- CallbackRegistry.sending(key(worker), owner, encode),
+    with {:ok, result, owner} <- outcome,
+         {:ok, body, functions} <- pack_result(id, result, {key(worker), owner}, options),
          :ok <- send_with(functions, connection, body) do
       :ok
     else
+      {:failed, category, message, type} ->
+        Connection.send(connection, Lane.refusal(id, category, message, type))
+
       # Python waits for an answer, whatever has become of this one.
       {failed, %Error{message: message}} when failed in [:error, :refused] ->
-        error = failure("callback_error", "the function's result cannot be sent: #{message}")
-        {:ok, body} = Lane.response(id, error, nil, options)
-        Connection.send(connection, body)
+        text = "the function's result cannot be sent: #{message}"
+        Connection.send(connection, Lane.refusal(id, "callback_error", text))
 
       {:broken, _, reason} ->
         {:error, reason}
     end
   end
 
+  defp pack_result(id, result, {holder, owner}, options) do
+    CallbackRegistry.sending(holder, owner, fn -> Lane.response(id, nil, result, options) end)
+  catch
+    # Encoders of the user run here.
+    kind, reason -> {:error, Error.new(:encode_error, Exception.format_banner(kind, reason))}
+  end
+
   # Functions in the result belong to whoever owns the function: a process that only runs it may end with it.
   defp call_back(name, %{"args" => args, "kwargs" => kwargs}) do
     case CallbackRegistry.fetch(name) do
       {:ok, function, owner} ->
-        {nil, run(function, args, kwargs), owner}
+        {:ok, run(function, args, Lane.plain(kwargs)), owner}
 
       :error ->
         text = "the Elixir function #{name} is gone: the process that passed it has ended"
-        {failure("callback_gone", text), nil, self()}
+        {:failed, "callback_gone", text, nil}
     end
   rescue
-    error -> {failure("callback_error", Exception.message(error), inspect(error.__struct__)), nil, self()}
+    error -> {:failed, "callback_error", Exception.message(error), inspect(error.__struct__)}
   catch
-    kind, reason -> {failure("callback_error", "#{kind}: #{inspect(reason, limit: 20)}"), nil, self()}
+    kind, reason -> {:failed, "callback_error", "#{kind}: #{inspect(reason, limit: 20)}", nil}
   end
 
   defp run(function, args, kwargs) when map_size(kwargs) == 0, do: apply(function, args)
   defp run(function, args, kwargs), do: apply(function, args ++ [kwargs])
-
-  defp failure(category, message, type \\ nil),
-    do: %{"category" => category, "message" => message, "type" => type}
 
   @doc "Makes the calling process act for the call that a `callback` request belongs to."
   @spec on_behalf(map(), map()) :: :ok
@@ -362,7 +392,7 @@ defmodule SnakeBridge.Exchange do
             next(stream)
 
           {:error, error} ->
-            {:error, error, halt(stream)}
+            unread(Lane.peek(body), error, stream)
         end
 
       {:error, :timeout} ->
@@ -374,6 +404,19 @@ defmodule SnakeBridge.Exchange do
         forget_with(stream.worker, stream.functions)
         {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
     end
+  end
+
+  defp unread({:notification, "items"}, error, stream), do: {:error, error, halt(stream)}
+  defp unread({:response, id}, error, %Stream{id: id} = stream), do: {:error, error, finish(stream)}
+
+  defp unread(:garbage, error, stream) do
+    Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+    {:error, error, drop(stream)}
+  end
+
+  defp unread(other, error, stream) do
+    unreadable(other, error, stream.connection)
+    next(stream)
   end
 
   # A function that the generator calls runs here, and may call on over this connection.
@@ -407,19 +450,30 @@ defmodule SnakeBridge.Exchange do
   end
 
   defp drain(%Stream{connection: connection, id: id} = stream, until) do
-    with {:ok, body} <- Connection.receive(connection, Pool.left(until)),
-         {:ok, message} <- Lane.parse(body, stream.options) do
-      case message do
-        {:response, ^id, _, _} ->
+    with {:ok, body} <- Connection.receive(connection, Pool.left(until)) do
+      case Lane.parse(body, stream.options) do
+        {:ok, {:response, ^id, _, _}} ->
           finish(stream)
 
-        other ->
+        {:ok, other} ->
           nested_serve(stream, other)
           drain(stream, until)
+
+        {:error, error} ->
+          drain_unread(Lane.peek(body), error, stream, until)
       end
     else
       _ -> drop(stream)
     end
+  end
+
+  defp drain_unread({:response, id}, _, %Stream{id: id} = stream, _), do: finish(stream)
+  defp drain_unread(:garbage, _, stream, _), do: drop(stream)
+
+  # Nobody wants the items any more.
+  defp drain_unread(other, error, stream, until) do
+    unless other == {:notification, "items"}, do: unreadable(other, error, stream.connection)
+    drain(stream, until)
   end
 
   @doc """

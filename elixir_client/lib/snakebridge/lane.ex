@@ -8,6 +8,9 @@ defmodule SnakeBridge.Lane do
   @version 1
   # A value of the allowed depth lies inside: message, params, payload, args.
   @envelope_depth 4
+  # Bytes that an error message may have, and characters that are left of a longer one.
+  @message_limit 64 * 1024
+  @shown 8 * 1024
 
   @type message ::
           {:request, non_neg_integer(), String.t(), term()}
@@ -36,9 +39,32 @@ defmodule SnakeBridge.Lane do
     body
   end
 
-  @doc "Whether a frame's body is a notification, be it readable or not."
-  @spec notification?(binary()) :: boolean()
-  def notification?(body), do: match?(<<0x93, 2, _::binary>>, body)
+  @doc "An error answer to a request. A long message is cut: whatever else fails, this must reach who waits for it."
+  @spec refusal(non_neg_integer(), String.t(), String.t(), String.t() | nil) :: iodata()
+  def refusal(id, category, message, type \\ nil) do
+    message = if byte_size(message) > @message_limit, do: String.slice(message, 0, @shown), else: message
+    error = %{"category" => category, "message" => message, "type" => type}
+    {:ok, body} = Packed.encode([1, id, error, nil], [])
+    body
+  end
+
+  @doc "What a body is whose values cannot be read: its first bytes say who waits for it."
+  @spec peek(binary()) ::
+          {:request | :response, non_neg_integer()} | {:notification, String.t()} | :garbage
+  def peek(<<0x94, 0, rest::binary>>), do: peek_id(:request, rest)
+  def peek(<<0x94, 1, rest::binary>>), do: peek_id(:response, rest)
+
+  # The methods of notifications are shorter than 32 bytes.
+  def peek(<<0x93, 2, 0b101::3, size::5, method::binary-size(size), _::binary>>), do: {:notification, method}
+  def peek(_), do: :garbage
+
+  defp peek_id(kind, <<id, _::binary>>) when id < 0x80, do: {kind, id}
+
+  for {head, bits} <- [{0xCC, 8}, {0xCD, 16}, {0xCE, 32}, {0xCF, 64}] do
+    defp peek_id(kind, <<unquote(head), id::unquote(bits), _::binary>>), do: {kind, id}
+  end
+
+  defp peek_id(_, _), do: :garbage
 
   @doc "The message of a frame's body."
   @spec parse(binary(), Options.t()) :: {:ok, message()} | {:error, Error.t()}
@@ -62,8 +88,11 @@ defmodule SnakeBridge.Lane do
   end
 
   # Where dicts come as ordered maps, the maps of the lane itself do, too.
-  defp plain(%OrderedMap{pairs: pairs}), do: Map.new(pairs)
-  defp plain(other), do: other
+
+  @doc "A map of the lane or of keyword arguments, whatever dicts come as."
+  @spec plain(term()) :: term()
+  def plain(%OrderedMap{pairs: pairs}), do: Map.new(pairs)
+  def plain(other), do: other
 
   defp deep_plain(%OrderedMap{pairs: pairs}),
     do: Map.new(pairs, fn {key, value} -> {key, deep_plain(value)} end)

@@ -90,4 +90,80 @@ defmodule SnakeBridge.CallbacksTest do
     function = fn -> :mine end
     assert function == call!("identity", [function])
   end
+
+  test "where dicts come as ordered maps, functions still get keyword arguments as a map, or none" do
+    options = [__runtime__: [pool: :single, maps: :ordered]]
+    assert 1 == SnakeBridge.call!("sample", "apply", [& &1, 1], options)
+
+    keyed = fn a, keywords -> [a, keywords == %{"k" => 2}] end
+    assert [1, true] == SnakeBridge.call!("sample", "apply", [keyed, 1], [k: 2] ++ options)
+  end
+
+  describe "what cannot be read or sent" do
+    # A pid as the other pool's worker got it: signed, but not for this one. And which lives the workers of the pool are in.
+    setup do
+      %{foreign: SnakeBridge.call!("builtins", "getattr", [self(), "data"]), before: generations()}
+    end
+
+    test "as an argument is an error in Python; the call goes on", %{foreign: foreign, before: before} do
+      offered = [&(&1 * 2), foreign, 21]
+
+      for {function, args} <- [{"offer", offered}, {"in_thread", ["offer" | offered]}] do
+        assert [
+                 "CallbackError: the arguments for the Elixir function cannot be read: an opaque term" <> _,
+                 42
+               ] = call!(function, args)
+      end
+
+      assert ["CallbackError: the arguments" <> _, 42] =
+               SnakeBridge.stream("sample", "gen_offer", offered, @one) |> Enum.to_list()
+
+      nested = fn -> call!("offer", [& &1, foreign, 2]) end
+      assert ["CallbackError: the arguments" <> _, 2] = call!("apply", [nested])
+      assert generations() == before
+    end
+
+    test "is the error of a call that lets it pass", %{foreign: foreign, before: before} do
+      assert {:error, %Error{category: :callback_error, python_type: "RuntimeError", message: message}} =
+               SnakeBridge.call("sample", "apply_opaque", [fn _ -> :never end, foreign], @one)
+
+      assert message =~ "cannot be read: an opaque term came in that was not sent from here"
+      assert 3.0 == SnakeBridge.call!("math", "sqrt", [9], @one)
+      assert generations() == before
+    end
+
+    test "as an item ends its stream, and nothing else", %{foreign: foreign, before: before} do
+      assert_raise Error, ~r/an opaque term came in that was not sent from here/, fn ->
+        SnakeBridge.stream("sample", "gen_opaque", ["foreign", foreign], @one) |> Enum.take(3)
+      end
+
+      assert {"closed", "foreign"} in call!("take_log", [])
+      assert 3.0 == SnakeBridge.call!("math", "sqrt", [9], @one)
+      assert generations() == before
+    end
+
+    test "as a result is an error in Python, from every thread", %{before: before} do
+      # Deeper than a message may be; and a struct without its fields, on which its encoder fails.
+      deep = fn _ -> Enum.reduce(1..2_000, [], fn _, inner -> [inner] end) end
+      broken = fn _ -> Map.delete(%SnakeBridge.Test.Temperature{}, :kelvin) end
+
+      for function <- [deep, broken], {name, args} <- [{"attempts", []}, {"in_thread", ["attempts"]}] do
+        assert ["CallbackError: the function's result cannot be sent: " <> _] =
+                 call!(name, args ++ [function, 1])
+      end
+
+      assert generations() == before
+    end
+
+    test "because the function was killed by a link is an error in Python", %{before: before} do
+      killed = fn _ -> Process.exit(self(), :kill) && Process.sleep(:infinity) end
+
+      assert ["CallbackError: the process that ran the Elixir function has died: :killed"] ==
+               call!("in_thread", ["attempts", killed, 1])
+
+      assert generations() == before
+    end
+  end
+
+  defp generations, do: for(%{generation: n} <- SnakeBridge.Pool.info(:single), do: n)
 end

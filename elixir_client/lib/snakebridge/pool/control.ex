@@ -52,6 +52,8 @@ defmodule SnakeBridge.Pool.Control do
            # characters that nobody has heard
            unsaid: 0,
            asked: %{},
+           # task => the request of Python that it answers
+           answering: %{},
            next: 1,
            options: Exchange.options(worker.pool)
          }}
@@ -85,22 +87,37 @@ defmodule SnakeBridge.Pool.Control do
   def handle_info({:tcp, _, body}, state) do
     case Lane.parse(body, state.options) do
       {:ok, message} -> {:noreply, handle(message, state)}
-      {:error, error} -> unreadable(Lane.notification?(body), error, state)
+      {:error, error} -> unreadable(Lane.peek(body), error, state)
     end
   end
 
   def handle_info({:unanswered, id}, state), do: {:noreply, answered(id, :no_answer, state)}
+
+  def handle_info({task, _}, state) when is_map_key(state.answering, task) do
+    Process.demonitor(task, [:flush])
+    {:noreply, %{state | answering: Map.delete(state.answering, task)}}
+  end
+
+  # It may have been killed, by a link of the function's, before it answered; Python ignores a second answer.
+  def handle_info({:DOWN, task, :process, _, reason}, state) when is_map_key(state.answering, task) do
+    {id, answering} = Map.pop(state.answering, task)
+    text = "the process that ran the Elixir function has died: #{inspect(reason, limit: 20)}"
+    Connection.send(state.connection, Lane.refusal(id, "callback_error", text))
+    {:noreply, %{state | answering: answering}}
+  end
+
   def handle_info({:tcp_closed, _}, state), do: {:stop, :normal, state}
   def handle_info({:tcp_error, _, reason}, state), do: {:stop, reason, state}
   def handle_info(_, state), do: {:noreply, state}
 
-  # What user code sent as a message must not end the connection of everybody.
-  defp unreadable(true, error, state) do
-    Messages.unreadable(error)
+  # What user code sent must not end the connection of everybody.
+  defp unreadable(:garbage, error, state), do: {:stop, error, state}
+  defp unreadable({:response, id}, _, state), do: {:noreply, answered(id, :no_answer, state)}
+
+  defp unreadable(other, error, state) do
+    Exchange.unreadable(other, error, state.connection)
     {:noreply, state}
   end
-
-  defp unreadable(false, error, state), do: {:stop, error, state}
 
   defp handle({:response, id, nil, answer}, state), do: answered(id, {:ok, answer}, state)
   defp handle({:response, id, _, _}, state), do: answered(id, :no_answer, state)
@@ -126,11 +143,21 @@ defmodule SnakeBridge.Pool.Control do
   defp handle({:request, id, "callback", params}, state) do
     %{worker: worker, connection: connection} = state
 
-    Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
-      # The task acts for the call that brought the function: what it calls runs inside that call's session.
-      Exchange.on_behalf(worker, params)
-      Exchange.answer(id, params, connection, worker)
-    end)
+    task =
+      Task.Supervisor.async_nolink(SnakeBridge.Tasks, fn ->
+        # The task acts for the call that brought the function: what it calls runs inside that call's session.
+        Exchange.on_behalf(worker, params)
+        Exchange.answer(id, params, connection, worker)
+      end)
+
+    %{state | answering: Map.put(state.answering, task.ref, id)}
+  end
+
+  defp handle({:request, id, method, _}, state) do
+    Connection.send(
+      state.connection,
+      Lane.refusal(id, "protocol_error", "a client has no method #{method}")
+    )
 
     state
   end
