@@ -177,18 +177,30 @@ def _array_module(value: Any) -> str | None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
+    """Whether the function could tell them apart. Equality does not say: 1 == 1.0 == True, 0.0 == -0.0, and [1] == [True]."""
+    kind = type(one)
+    if one is other or kind is not type(other):
+        return one is other
     try:
+        if kind in (str, bytes, int, bool):
+            return bool(one == other)
+        if kind in (list, tuple):
+            return len(one) == len(other) and all(map(_same, one, other))
+        if kind is dict:
+            return len(one) == len(other) and all(map(_same, one.items(), other.items()))
         if _array_module(one) is not None:
-            import numpy
-
-            return one.dtype == other.dtype and numpy.array_equal(one, other)
-        return bool(one == other)
+            return one.dtype == other.dtype and one.shape == other.shape and _same(*_contents(one, other))
+        return bool(one == other) and repr(one) == repr(other)
     except Exception:  # a comparison of the user's, or one without a truth value
         return False
+
+
+def _contents(one: Any, other: Any) -> tuple[Any, Any]:
+    if one.dtype.hasobject:
+        return one.tolist(), other.tolist()
+    import numpy
+
+    return numpy.asarray(one).tobytes(), numpy.asarray(other).tobytes()
 
 
 # --- joining ---

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ class Doubler:
             raise ValueError("a row is negative")
         return self.predict(rows)
 
+    def quitting(self, rows: Any) -> Any:
+        """As predict, but a negative row wants to end the process the polite way."""
+        if np.min(rows) < 0:
+            sys.exit(7)
+        return self.predict(rows)
+
     def deadly(self, rows: Any) -> Any:
         """As predict, but a negative row ends the process."""
         if np.min(rows) < 0:
@@ -50,6 +57,15 @@ class Doubler:
     def kinds(self, rows: Any) -> list[str]:
         """Says of each row with what it was joined."""
         return [f"{getattr(rows, 'dtype', type(rows).__name__)}{tuple(np.shape(rows)[1:])}"] * len(rows)
+
+    def told(self, rows: Any, notify: Callable[[], object] | None) -> Any:
+        """Tells that it has begun and goes on until it is interrupted; at once where there is nobody to tell."""
+        if notify is not None:
+            notify()
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                time.sleep(0.005)
+        return rows
 
     def hang(self, rows: Any) -> Any:
         time.sleep(60)
@@ -90,6 +106,10 @@ class Doubler:
 
 def triple(rows: Any) -> Any:
     return np.asarray(rows) * 3
+
+
+def labelled(rows: Any, label: Any) -> list[str]:
+    return [repr(label)] * len(rows)
 
 
 def scale(factor: float, rows: Any, offsets: Any, *, shift: float = 0.0) -> Any:

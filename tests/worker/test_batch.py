@@ -105,6 +105,20 @@ def test_an_error_reaches_only_its_own_caller(client: Client, model: Ref) -> Non
     assert sum(sizes(client, model)) == 14
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [1, 1.0, True, 0.0, -0.0],
+        [[1], [1.0], [True], (1,), [[1]], [-0.0], [0.0]],
+        [{"k": 1}, {"k": True}, {"k": 1.0}, {1: "k"}, {True: "k"}],
+        [np.array([0.0]), np.array([-0.0]), np.array([[0.0]]), np.array([0.0], "float32"), np.array([0])],
+    ],
+)
+def test_calls_are_joined_only_if_the_function_cannot_tell_their_other_arguments_apart(client: Client, labels: list[Any]) -> None:
+    calls = [[["row"], label] for label in labels for _ in range(2)]
+    assert values(function(client, "labelled", calls)) == [[repr(label)] for label in labels for _ in range(2)]
+
+
 def test_an_answer_that_cannot_be_split_is_an_error_however_few_are_joined(client: Client, model: Ref) -> None:
     for calls in ([[rows(1)]], [[rows(1)], [rows(2)]]):
         for ok, error in method(client, model, "mean", calls):

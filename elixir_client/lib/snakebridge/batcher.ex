@@ -73,7 +73,7 @@ defmodule SnakeBridge.Batcher do
   def start_link(options) do
     options = checked(options)
     {name, options} = Keyword.pop(options, :name)
-    options = Keyword.put(options, :label, inspect(name))
+    options = Keyword.put(options, :label, if(name, do: inspect(name), else: "without a name"))
     GenServer.start_link(__MODULE__, options, if(name, do: [name: name], else: []))
   end
 
@@ -81,21 +81,32 @@ defmodule SnakeBridge.Batcher do
   Calls the function with these arguments, together with others. `timeout:` (ms, or `:infinity`) includes waiting.
   """
   @spec call(GenServer.server(), [term()], keyword()) :: {:ok, term()} | {:error, Error.t()}
-  def call(batcher, args, opts \\ []) when is_list(args) do
+  # length/1 in the guard: an improper list is the caller's mistake, and must not end the batcher.
+  def call(batcher, args, opts \\ []) when is_list(args) and length(args) >= 0 do
     deadline = Pool.deadline(opts[:timeout] || Application.get_env(:snakebridge, :timeout, 120_000))
 
     try do
-      GenServer.call(batcher, {:call, args, deadline}, Pool.left(deadline))
+      # What is left, as clocks of nodes differ.
+      left = Pool.left(deadline)
+      GenServer.call(batcher, {:call, args, left}, left)
     catch
       :exit, {:timeout, _} ->
         {:error,
          Error.new(:timeout, "the batcher #{inspect(batcher)} did not answer in time; give a longer timeout:")}
 
-      :exit, _ ->
+      :exit, {:noproc, _} ->
         {:error,
          Error.new(
            :unavailable,
            "no batcher runs as #{inspect(batcher)}: start it with {SnakeBridge.Batcher, ...} in a supervision tree"
+         )}
+
+      :exit, {reason, _} ->
+        {:error,
+         Error.new(
+           :unavailable,
+           "the batcher #{inspect(batcher)} ended before it answered: #{inspect(reason, limit: 5)}; " <>
+             "it is not known whether the call took effect"
          )}
     end
   end
@@ -137,11 +148,30 @@ defmodule SnakeBridge.Batcher do
     unless options[:count] in [:rows, :calls],
       do: raise(ArgumentError, "count: must be :rows or :calls, not #{inspect(options[:count])}")
 
-    Keyword.merge(options, of: of(options), join: List.wrap(options[:join]))
+    join = List.wrap(options[:join])
+
+    for {key, rule, fine?} <- [
+          {:join, "a position >= 0 or a list of them",
+           join != [] and Enum.all?(join, &(is_integer(&1) and &1 >= 0))},
+          {:pad_to, ":powers_of_two or a list of sizes > 0", padding?(options[:pad_to])},
+          {:args, "a list, or a function of the state that returns one",
+           is_list(options[:args]) or is_function(options[:args], 1)},
+          {:kwargs, "a keyword list", Keyword.keyword?(options[:kwargs])}
+        ],
+        not fine?,
+        do: raise(ArgumentError, "#{key}: must be #{rule}, not #{inspect(options[key])}")
+
+    Keyword.merge(options, of: of(options), join: join)
   end
 
+  defp padding?(sizes) when sizes in [nil, :powers_of_two], do: true
+  defp padding?([_ | _] = sizes), do: Enum.all?(sizes, &(is_integer(&1) and &1 > 0))
+  defp padding?(_), do: false
+
   defp of(options) do
-    case Map.new(Keyword.take(options, [:session, :sessions, :method, :module, :function])) do
+    named = Keyword.take(options, [:session, :sessions, :method, :module, :function])
+
+    case for {key, value} <- named, value != nil, into: %{}, do: {key, value} do
       %{session: session, method: _} ->
         {:session, session}
 
@@ -167,68 +197,124 @@ defmodule SnakeBridge.Batcher do
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
-    runners = for _ <- 1..(options[:max_in_flight] || in_flight(options[:of])), do: Runner.start(options)
 
-    {:ok,
-     %{
-       options: options,
-       idle: runners,
-       # runner => the entries it has
-       busy: %{},
-       queue: :queue.new(),
-       waiting: 0,
-       rows: 0,
-       timer: nil
-     }}
+    with {:ok, most} <- in_flight(options) do
+      state = %{
+        options: options,
+        idle: for(_ <- 1..most, do: Runner.start(options)),
+        # runner => the entries it has, and the monitors of those callers that still live
+        busy: %{},
+        queue: :queue.new(),
+        waiting: 0,
+        rows: 0,
+        timer: nil
+      }
+
+      {:ok, state}
+    end
   end
 
-  defp in_flight({:sessions, pool}), do: SessionPool.size(pool)
-  defp in_flight(_), do: 1
+  defp in_flight(options) do
+    case {options[:max_in_flight], options[:of]} do
+      {nil, {:sessions, pool}} -> {:ok, SessionPool.size(pool)}
+      {most, _} -> {:ok, most || 1}
+    end
+  catch
+    :exit, _ ->
+      {_, pool} = options[:of]
+
+      {:stop,
+       Error.new(
+         :unavailable,
+         "no pool of sessions runs as #{inspect(pool)}: start it before its batcher, or say max_in_flight:"
+       )}
+  end
 
   @impl true
-  def handle_call({:call, args, deadline}, from, state) do
+  def handle_call({:call, args, left}, from, state) do
     if state.waiting >= state.options[:max_queue] do
       {:reply, {:error, refusal(state)}, state}
     else
       rows = if state.options[:count] == :calls, do: 1, else: rows(args, hd(state.options[:join]))
-      entry = %{from: from, args: args, rows: rows, came: System.monotonic_time(), deadline: deadline}
-
-      {:noreply,
-       advance(%{
-         state
-         | queue: :queue.in(entry, state.queue),
-           waiting: state.waiting + 1,
-           rows: state.rows + rows
-       })}
+      came = System.monotonic_time()
+      entry = %{from: from, args: args, rows: rows, came: came, deadline: Pool.deadline(left)}
+      queue = :queue.in(entry, state.queue)
+      {:noreply, advance(%{state | queue: queue, waiting: state.waiting + 1, rows: state.rows + rows})}
     end
   end
 
   @impl true
   def handle_info(:due, state), do: {:noreply, advance(%{state | timer: nil})}
 
-  def handle_info({:idle, runner}, state) when is_map_key(state.busy, runner),
-    do: {:noreply, advance(%{state | busy: Map.delete(state.busy, runner), idle: [runner | state.idle]})}
+  def handle_info({:idle, runner}, state) when is_map_key(state.busy, runner) do
+    {_, state} = done(state, runner)
+    {:noreply, advance(%{state | idle: [runner | state.idle]})}
+  end
 
-  def handle_info({:EXIT, runner, reason}, state) do
-    case Map.pop(state.busy, runner) do
-      {nil, _} ->
-        if runner in state.idle,
-          do: {:noreply, %{state | idle: [Runner.start(state.options) | List.delete(state.idle, runner)]}},
-          else: {:noreply, state}
+  # A caller died while its batch ran. When nobody is left who waits for it, it is given up like any call whose caller died; else those who
+  # come next would wait for its deadline.
+  def handle_info({:DOWN, monitor, :process, _, _}, state) do
+    case Enum.find(state.busy, fn {_, batch} -> is_map_key(batch.callers, monitor) end) do
+      {runner, %{callers: callers}} when map_size(callers) == 1 ->
+        {_, state} = done(state, runner)
+        Process.unlink(runner)
+        Process.exit(runner, :kill)
+        {:noreply, state |> replaced() |> advance()}
 
-      {entries, busy} ->
-        error =
-          Error.new(
-            :unavailable,
-            "the process that made the batch ended: #{inspect(reason, limit: 10)}; call again"
-          )
+      {runner, _} ->
+        {_, state} = pop_in(state.busy[runner].callers[monitor])
+        {:noreply, state}
 
-        for entry <- entries, do: GenServer.reply(entry.from, {:error, error})
-        {:noreply, advance(%{state | busy: busy, idle: [Runner.start(state.options) | state.idle]})}
+      nil ->
+        {:noreply, state}
     end
   end
 
+  def handle_info({:EXIT, runner, reason}, state) when is_map_key(state.busy, runner) do
+    {entries, state} = done(state, runner)
+    text = "the process that made the batch ended: #{inspect(reason, limit: 10)}; call again"
+    refuse(entries, text)
+    {:noreply, state |> replaced() |> advance()}
+  end
+
+  def handle_info({:EXIT, runner, _}, state) do
+    if runner in state.idle,
+      do: {:noreply, replaced(%{state | idle: List.delete(state.idle, runner)})},
+      else: {:noreply, state}
+  end
+
   def handle_info(_, state), do: {:noreply, state}
+
+  # Linked processes do not end with one that ends normally.
+  @impl true
+  def terminate(_reason, state) do
+    text = "the batcher #{state.options[:label]} was stopped"
+    refuse(:queue.to_list(state.queue), text <> " before the call began")
+
+    for {runner, %{entries: entries}} <- state.busy do
+      Process.exit(runner, :kill)
+      refuse(entries, text <> "; it is not known whether the call took effect")
+    end
+
+    for runner <- state.idle, do: Process.exit(runner, :kill)
+  end
+
+  defp refuse(entries, text),
+    do: for(entry <- entries, do: GenServer.reply(entry.from, {:error, Error.new(:unavailable, text)}))
+
+  defp given(state, runner, entries) do
+    Runner.run(runner, entries)
+    callers = for %{from: {pid, _}} <- entries, into: %{}, do: {Process.monitor(pid), nil}
+    put_in(state.busy[runner], %{entries: entries, callers: callers})
+  end
+
+  defp done(state, runner) do
+    {%{entries: entries, callers: callers}, state} = pop_in(state.busy[runner])
+    for {monitor, _} <- callers, do: Process.demonitor(monitor, [:flush])
+    {entries, state}
+  end
+
+  defp replaced(state), do: %{state | idle: [Runner.start(state.options) | state.idle]}
 
   # --- when a batch goes ---
 
@@ -240,8 +326,7 @@ defmodule SnakeBridge.Batcher do
     case left(state) do
       0 ->
         {entries, state} = take(state)
-        Runner.run(runner, entries)
-        advance(%{state | idle: idle, busy: Map.put(state.busy, runner, entries)})
+        %{state | idle: idle} |> given(runner, entries) |> advance()
 
       ms ->
         timer = state.timer || Process.send_after(self(), :due, ms)
@@ -285,12 +370,15 @@ defmodule SnakeBridge.Batcher do
     )
   end
 
+  # Whatever is no array or list goes along as one row: Python tells its caller.
   defp rows(args, position) do
     case Enum.at(args, position) do
-      %kind{shape: shape} when kind in [Tensor, ZeroCopyRef, :"Elixir.Nx.Tensor"] and tuple_size(shape) > 0 ->
+      %kind{shape: shape}
+      when kind in [Tensor, ZeroCopyRef, :"Elixir.Nx.Tensor"] and is_integer(elem(shape, 0)) and
+             elem(shape, 0) >= 0 ->
         elem(shape, 0)
 
-      list when is_list(list) ->
+      list when length(list) >= 0 ->
         length(list)
 
       _ ->

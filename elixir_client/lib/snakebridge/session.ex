@@ -74,7 +74,8 @@ defmodule SnakeBridge.Session do
     GenServer.start_link(Server, options, if(name, do: [name: name], else: []))
   end
 
-  defp checked(options) do
+  @doc false
+  def checked(options) do
     case Keyword.keys(options) -- @options do
       [] ->
         :ok
@@ -92,6 +93,8 @@ defmodule SnakeBridge.Session do
 
     unless options[:warm_up] == nil or is_function(options[:warm_up], 1),
       do: raise(ArgumentError, "warm_up: must be a function of the state, not #{inspect(options[:warm_up])}")
+
+    Pool.deadline(options[:timeout] || 0)
 
     unless match?(n when is_integer(n) and n >= 0, Keyword.get(options, :max_failures, 0)),
       do:
@@ -119,6 +122,13 @@ defmodule SnakeBridge.Session do
     again = if opts[:idempotent] == true, do: :all, else: :nothing
     Visit.run(session, work, again, deadline(opts[:timeout]))
   end
+
+  def call(_, work, _) when is_function(work),
+    do:
+      raise(
+        ArgumentError,
+        "the function of a call takes the session's state, as fn state -> ... end, not #{inspect(work)}"
+      )
 
   def call(session, method, args), do: call(session, method, args, [])
 
@@ -186,7 +196,7 @@ defmodule SnakeBridge.Session do
 
   def cast(session, work, _, _) when is_function(work, 1), do: GenServer.cast(session, {:cast, work})
 
-  def cast(session, method, args, opts) do
+  def cast(session, method, args, opts) when is_list(args) do
     {work, _, _} = method_call(method, args, opts)
     GenServer.cast(session, {:cast, work})
   end
@@ -219,7 +229,7 @@ defmodule SnakeBridge.Session do
     end
   end
 
-  def stream(session, method, args, opts) do
+  def stream(session, method, args, opts) when is_list(args) do
     stream(session, fn state ->
       {target, name} = target(state, method)
       SnakeBridge.stream(target, name, args, opts)

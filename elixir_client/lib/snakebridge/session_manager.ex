@@ -6,7 +6,7 @@ defmodule SnakeBridge.SessionManager do
   """
   use GenServer
 
-  alias SnakeBridge.{Pool, Shared}
+  alias SnakeBridge.{Pool, SessionContext, Shared}
   alias SnakeBridge.Pool.Slots
 
   @tracked :snakebridge_tracked
@@ -97,7 +97,11 @@ defmodule SnakeBridge.SessionManager do
 
   defp ended(Pool, pid, number, session) do
     Pool.abandon(pid, number)
-    if Pool.placed?(session), do: later(fn -> Pool.release_session(session) end)
+
+    # One that never came to a worker may still have options.
+    if Pool.placed?(session),
+      do: later(fn -> Pool.release_session(session) end),
+      else: SessionContext.forget(session)
   end
 
   defp ended(client, _, _, session), do: later(fn -> client.ended(session) end)

@@ -77,7 +77,12 @@ defmodule SnakeBridge.SessionPool do
       do:
         raise(ArgumentError, "strategy: must be :least_busy or :round_robin, not #{inspect(own[:strategy])}")
 
-    Keyword.put(own, :session_options, session)
+    unless is_integer(own[:max_queue]) and own[:max_queue] >= 0,
+      do: raise(ArgumentError, "max_queue: must be an integer >= 0, not #{inspect(own[:max_queue])}")
+
+    Pool.deadline(own[:queue_timeout])
+    # Here, where the caller sees it, and not in a child that cannot start.
+    Keyword.put(own, :session_options, Session.checked(session))
   end
 
   @impl true
@@ -103,11 +108,11 @@ defmodule SnakeBridge.SessionPool do
     Supervisor.init([{Desk, desk} | sessions], strategy: :one_for_one, max_restarts: 10 * options[:size])
   end
 
-  defp desk(name), do: Module.concat(name, Desk)
+  defp desk(name), do: Module.concat(name, "Desk")
 
   @doc "One of the sessions, by its number from 1, for what `SnakeBridge.Session` can do."
   @spec session(atom(), pos_integer()) :: GenServer.name()
-  def session(name, index), do: {:via, Registry, {SnakeBridge.Sessions, {:pooled, name, index}}}
+  def session(name, index), do: Module.concat(name, "Session#{index}")
 
   @doc "How many sessions a running pool has."
   @spec size(atom()) :: pos_integer()
@@ -156,7 +161,7 @@ defmodule SnakeBridge.SessionPool do
     do: borrow(name, function, deadline(opts[:timeout]))
 
   defp borrow(name, function, deadline) do
-    with {:ok, {index, _} = lease} <- Desk.checkout(desk(name), deadline) do
+    with {:ok, {index, _} = lease} <- Desk.checkout(desk(name), name, deadline) do
       try do
         function.(session(name, index))
       after

@@ -63,7 +63,7 @@ defmodule SnakeBridge.BatcherTest do
   test "an error reaches only the caller with the bad input, also when that ends the process" do
     session = session()
 
-    for {method, category} <- [nonnegative: :python_error, deadly: :worker_crash] do
+    for {method, category} <- [nonnegative: :python_error, quitting: :python_error, deadly: :worker_crash] do
       batcher = batcher(session: session, method: method, max_batch: 8)
       numbers = [1, 2, 3, 4, -5, 6, 7, 8]
       results = together(batcher, Enum.map(numbers, &row/1))
@@ -74,6 +74,63 @@ defmodule SnakeBridge.BatcherTest do
           else: assert({:ok, %Tensor{shape: {1, 2}}} = result)
       end
     end
+  end
+
+  test "an input that cannot travel, or is none at all, reaches only its own caller" do
+    session = session()
+    {:ok, elsewhere} = SnakeBridge.call("models", "Doubler", [], pool: :batchers)
+    deep = Enum.reduce(1..1000, [], fn _, inner -> [inner] end)
+    short = %{row(1) | data: <<1>>}
+    shapeless = %{row(1) | shape: {:two, 2}}
+    bad = [short, shapeless, [elsewhere], deep, [1 | 2], :none]
+    batcher = batcher(session: session, method: :predict, count: :calls, max_batch: 2 * length(bad))
+    inputs = Enum.flat_map(bad, &[row(1), &1])
+
+    for [good, bad] <- batcher |> together(inputs) |> Enum.chunk_every(2) do
+      assert {:ok, %Tensor{shape: {1, 2}}} = good
+      assert {:error, %Error{category: category}} = bad
+      assert category in [:encode_error, :session_mismatch, :limit_exceeded, :invalid_request]
+    end
+
+    counting_rows = batcher(session: session, method: :predict, max_delay: 1)
+    assert [{:error, _}, {:error, _}, {:error, _}] = together(counting_rows, [shapeless, [1 | 2], :none])
+    assert {:ok, _} = Batcher.call(counting_rows, [row(1)])
+  end
+
+  test "a batch that nobody waits for any more is given up" do
+    batcher = batcher(session: session(), method: :told, max_delay: 0)
+    me = self()
+    caller = spawn(fn -> Batcher.call(batcher, [[1], fn -> send(me, :begun) end]) end)
+    assert_receive :begun, 20_000
+    Process.exit(caller, :kill)
+    assert {:ok, [2]} = Batcher.call(batcher, [[2], nil], timeout: 20_000)
+  end
+
+  test "a batcher that is stopped takes its processes along, and tells those who wait" do
+    me = self()
+    session = session()
+    {:ok, batcher} = Batcher.start_link(session: session, method: :told, max_delay: 0, max_in_flight: 2)
+    monitors = for runner <- :sys.get_state(batcher).idle, do: Process.monitor(runner)
+
+    running =
+      for _ <- 1..2, do: Task.async(fn -> Batcher.call(batcher, [[1], fn -> send(me, :begun) end]) end)
+
+    assert_receive :begun, 20_000
+    until(fn -> map_size(:sys.get_state(batcher).busy) == 2 end)
+    waiting = Task.async(fn -> Batcher.call(batcher, [[1], nil]) end)
+    until(fn -> :sys.get_state(batcher).waiting == 1 end)
+    GenServer.stop(batcher)
+    for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, :process, _, _}, 5_000)
+
+    for {:error, error} <- Task.await_many(running),
+        do:
+          assert(
+            %Error{category: :unavailable, message: "the batcher without a name was stopped; it is" <> _} =
+              error
+          )
+
+    assert {:error, %Error{message: message}} = Task.await(waiting)
+    assert message =~ "stopped before the call began"
   end
 
   test "an error says where it comes from" do
@@ -187,6 +244,21 @@ defmodule SnakeBridge.BatcherTest do
     end
 
     assert_raise ArgumentError, ~r/no option :maxbatch/, fn -> Batcher.start_link(maxbatch: 1) end
+
+    for {key, value} <- [join: [], join: -1, pad_to: :threes, pad_to: [0], args: 5, kwargs: %{a: 1}] do
+      assert_raise ArgumentError, ~r/^#{key}: must be/, fn ->
+        Batcher.start_link([{:session, :any}, {:method, :predict}, {key, value}])
+      end
+    end
+
+    Process.flag(:trap_exit, true)
+    assert {:error, %Error{message: message}} = Batcher.start_link(sessions: :no_sessions, method: :predict)
+    assert message =~ "no pool of sessions runs as :no_sessions"
+
+    args = batcher(session: session(), method: :predict, args: fn _ -> throw(:away) end, max_delay: 0)
+    assert {:error, %Error{category: :invalid_request, message: message}} = Batcher.call(args, [row(1)])
+    assert message =~ "(throw) :away"
+
     assert {:error, %Error{category: :unavailable}} = Batcher.call(:no_batcher, [1])
     wrong = batcher(session: session(), method: {:no, :key}, max_delay: 0)
 

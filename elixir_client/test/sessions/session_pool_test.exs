@@ -136,7 +136,18 @@ defmodule SnakeBridge.SessionPoolTest do
     end
 
     assert {:error, %Error{category: :unavailable, message: message}} = SessionPool.call(:no_pool, :pid, [])
-    assert message =~ "start it with {SnakeBridge.SessionPool"
+    assert message =~ "runs as :no_pool: start it with {SnakeBridge.SessionPool"
+
+    for {options, rule} <- [
+          {[init: 1], "init: must"},
+          {[max_queue: -1], "max_queue: must"},
+          {[queue_timeout: "1"], "a timeout"},
+          {[nme: 1], "no option :nme"}
+        ] do
+      assert_raise ArgumentError, ~r/#{rule}/, fn ->
+        SessionPool.start_link(Keyword.merge([name: :x, init: fn -> :ok end], options))
+      end
+    end
   end
 
   defp until(check, tries \\ 500) do

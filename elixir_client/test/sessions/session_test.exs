@@ -202,6 +202,64 @@ defmodule SnakeBridge.SessionTest do
     assert_receive {:notes, ["after", "d"]}, 5_000
   end
 
+  test "a cast that fails over what is not the session's does not end the session" do
+    {:ok, other} = SnakeBridge.call("models", "Doubler", [], pool: @pool)
+    :ok = SnakeBridge.release_ref(other)
+    session = start([])
+    me = self()
+    Session.cast(session, :note, ["kept"])
+    Session.cast(session, fn _ -> SnakeBridge.call_method(other, :pid) end)
+    Session.cast(session, fn model -> send(me, {:notes, SnakeBridge.get_attr!(model, :notes)}) end)
+    assert_receive {:notes, ["kept"]}, 10_000
+    assert %{lives: 1, failures: 0} = Session.info(session)
+  end
+
+  test "a cast that finds its session gone in every life is given up after its third" do
+    session = start([])
+    me = self()
+
+    Session.cast(session, fn model ->
+      send(me, :tried)
+      :ok = SnakeBridge.release_ref(model)
+      SnakeBridge.call_method(model, :pid)
+    end)
+
+    Session.cast(session, fn _ -> send(me, :next) end)
+    for _ <- 1..3, do: assert_receive(:tried, 10_000)
+    assert_receive :next, 10_000
+    refute_received :tried
+    assert %{lives: 4} = Session.info(session)
+  end
+
+  test "who waits for a session that is given up because its process was killed is told so" do
+    me = self()
+
+    session =
+      start(
+        max_failures: 0,
+        init: fn ->
+          send(me, {:life, self()})
+          receive(do: (:never -> :ok))
+        end
+      )
+
+    assert_receive {:life, life}, 5_000
+    waiting = Task.async(fn -> Session.await(session) end)
+    until_it(fn -> :sys.get_state(session).waiting != [] end)
+    Process.exit(life, :kill)
+    assert {:error, %Error{category: :session_lost, message: message}} = Task.await(waiting)
+    assert message =~ "its process ended: :killed"
+  end
+
+  test "attempts that never came to Python leave no options behind" do
+    session = start(init: fn -> :wrong end)
+    until_it(fn -> Session.info(session).failures >= 2 end)
+    id = Session.info(session).session_id
+    assert is_binary(id)
+    stop_supervised!(session)
+    until_it(fn -> SnakeBridge.SessionContext.options(id) == {%{}, []} end)
+  end
+
   test "streams come lazily, leave no trace in the consumer, and raise when the worker dies" do
     session = start([])
     mine = SnakeBridge.current_session()
@@ -256,6 +314,8 @@ defmodule SnakeBridge.SessionTest do
   test "options that it does not have, and those that are wrong, are refused" do
     assert_raise ArgumentError, ~r/no option :pol/, fn -> Session.start_link(init: model(), pol: 1) end
     assert_raise ArgumentError, ~r/init: must be a function/, fn -> Session.start_link(name: :x) end
+    assert_raise ArgumentError, ~r/a timeout is/, fn -> Session.start_link(init: model(), timeout: "1") end
+    assert_raise ArgumentError, ~r/takes the session's state/, fn -> Session.call(:x, fn -> 1 end) end
   end
 
   # --- parts ---
@@ -282,6 +342,8 @@ defmodule SnakeBridge.SessionTest do
     on_exit(fn -> File.rm(path) end)
     path
   end
+
+  defp until_it(check), do: assert(eventually(check))
 
   # Releases happen in the background.
   defp eventually(check, tries \\ 300) do

@@ -50,8 +50,9 @@ defmodule SnakeBridge.Batcher.Runner do
     end
   end
 
-  # Who died, or gave up, is dropped.
-  defp awaited?(%{from: {pid, _}, deadline: deadline}), do: Process.alive?(pid) and Pool.left(deadline) != 0
+  # Who died, or gave up, is dropped. Of callers on other nodes only the latter is known here.
+  defp awaited?(%{from: {pid, _}, deadline: deadline}),
+    do: (node(pid) != node() or Process.alive?(pid)) and Pool.left(deadline) != 0
 
   defp measured(entries, options) do
     started = System.monotonic_time()
@@ -69,7 +70,13 @@ defmodule SnakeBridge.Batcher.Runner do
     Telemetry.execute([:snakebridge, :batch, :stop], measurements, %{batcher: options[:label]})
   end
 
-  # Python keeps errors apart; only the end of its process hits all. Then each stands for itself: the one that ends it again has done it.
+  # These are nobody's input's fault: what was asked for in halves would answer the same.
+  @everybodys [:timeout, :cancelled, :unavailable, :session_lost, :worker_start, :session_deadlock] ++
+                [:unauthorized, :protocol_error, :protocol_mismatch, :unsupported_version]
+
+  # Python keeps the errors of the function apart. The end of its process hits all: then each stands for itself, and the one that ends it again
+  # has done it. So does an argument that cannot travel (a ref that is gone, a tensor whose data is too short): the batch is halved until it
+  # stands alone.
   defp attempt(entries, options) do
     case ask(entries, options) do
       {:ok, results} ->
@@ -77,6 +84,11 @@ defmodule SnakeBridge.Batcher.Runner do
 
       {:error, %Error{category: :worker_crash}} when length(entries) > 1 ->
         for entry <- entries, awaited?(entry), do: attempt([entry], options)
+
+      {:error, %Error{category: category}} when length(entries) > 1 and category not in @everybodys ->
+        {some, others} = Enum.split(entries, div(length(entries), 2))
+        attempt(some, options)
+        attempt(others, options)
 
       {:error, error} ->
         for entry <- entries, do: GenServer.reply(entry.from, {:error, error})
@@ -94,12 +106,16 @@ defmodule SnakeBridge.Batcher.Runner do
       :module -> call(nil, calls, options, deadline)
     end
   rescue
-    # A wrong option, which is found out here; the callers are told.
-    error ->
-      {:error,
-       Error.new(:invalid_request, "the batch cannot be called: #{Exception.message(error)}", %{
-         stacktrace: Exception.format_stacktrace(__STACKTRACE__)
-       })}
+    error in Error -> {:error, error}
+    error -> {:error, refusal(Exception.message(error), __STACKTRACE__)}
+  catch
+    kind, reason -> {:error, refusal(Exception.format_banner(kind, reason), __STACKTRACE__)}
+  end
+
+  # A wrong option, or a value that cannot be written; the callers are told.
+  defp refusal(text, stacktrace) do
+    details = %{stacktrace: Exception.format_stacktrace(stacktrace)}
+    Error.new(:invalid_request, "the batch cannot be called: #{text}", details)
   end
 
   defp call(state, calls, options, deadline) do
@@ -109,6 +125,13 @@ defmodule SnakeBridge.Batcher.Runner do
         else: Session.target(state, options[:method])
 
     args = with function when is_function(function, 1) <- options[:args], do: function.(state)
+
+    unless is_list(args),
+      do:
+        raise(
+          ArgumentError,
+          "the function args: must return a list of arguments, not #{inspect(args, limit: 5)}"
+        )
 
     Runtime.call_batch(
       target,

@@ -17,7 +17,7 @@ defmodule SnakeBridge.Session.Life do
     :proc_lib.spawn_link(fn -> RuntimeClient.with_client(client, fn -> begin(server, options) end) end)
   end
 
-  @doc "Has a function run with the state; `{:ran, pid, :done | :unbegun}` tells what came of it."
+  @doc "Has a function run with the state; `{:ran, pid, :done | {:unbegun, why}}` tells what came of it."
   @spec run(pid(), (term() -> term())) :: :ok
   def run(life, function) do
     send(life, {:run, function})
@@ -39,7 +39,7 @@ defmodule SnakeBridge.Session.Life do
     case prepare(options) do
       {:ok, state} ->
         send(server, {:ready, self(), state})
-        serve(server, state, options)
+        serve(server, %{pool: options[:pool], session_id: id, state: state}, options[:label])
 
       {:error, error} ->
         send(server, {:failed, self(), error})
@@ -80,37 +80,40 @@ defmodule SnakeBridge.Session.Life do
 
   defp failure(text), do: Error.new(:unavailable, text)
 
-  defp serve(server, state, options) do
+  defp serve(server, place, label) do
     receive do
       {:run, function} ->
-        send(server, {:ran, self(), outcome(options[:label], fn -> function.(state) end)})
+        send(server, {:ran, self(), outcome(label, place, function)})
 
       # Answers to requests that were given up, or whatever strayed here.
       _ ->
         :ok
     end
 
-    serve(server, state, options)
+    serve(server, place, label)
   end
 
-  # A cast that found its worker gone has not begun, and is not a failure: the next life runs it.
-  defp outcome(label, function) do
-    with {:error, error} <- function.(), do: failed(label, error)
+  # A cast that found its session gone has not begun, and is not a failure: the next life runs it.
+  defp outcome(label, place, function) do
+    with {:error, error} <- function.(place.state), do: failed(label, place, error)
   rescue
-    error in Error -> failed(label, error)
+    error in Error -> failed(label, place, error)
     error -> log(label, Exception.format(:error, error, __STACKTRACE__))
   catch
     kind, reason -> log(label, Exception.format(kind, reason, __STACKTRACE__))
   else
-    :unbegun -> :unbegun
+    {:unbegun, _} = unbegun -> unbegun
     _ -> :done
   end
 
-  defp failed(label, %Error{} = error) do
-    if Visit.again?(error, :unbegun), do: :unbegun, else: log(label, Exception.message(error))
+  # What is gone may be something else that the cast uses: another session's ref, another pool's worker. That is a failure.
+  defp failed(label, place, %Error{} = error) do
+    if Visit.again?(error, :unbegun) and Visit.lost?(error, place),
+      do: {:unbegun, Exception.message(error)},
+      else: log(label, Exception.message(error))
   end
 
-  defp failed(label, reason), do: log(label, inspect(reason))
+  defp failed(label, _, reason), do: log(label, inspect(reason))
 
   defp log(label, text) do
     Logger.error("SnakeBridge: a cast to the session #{label} failed: #{text}")

@@ -19,6 +19,8 @@ defmodule SnakeBridge.Session.Server do
   # A life that lasted this long makes up for earlier failures.
   @healthy_after 5_000
   @failures_at_choice 2
+  # How often a cast that found its session gone is given to the next life.
+  @reruns 2
 
   @typedoc "Where a session is: its server, which life it is in, its Python session, its pool, and its state."
   @type place :: %{
@@ -79,6 +81,7 @@ defmodule SnakeBridge.Session.Server do
       failures: 0,
       last_error: nil,
       waiting: [],
+      # of each the function, and how often it found its session gone
       casts: :queue.new(),
       # the one that runs
       cast: nil
@@ -133,7 +136,7 @@ defmodule SnakeBridge.Session.Server do
 
   @impl true
   def handle_cast({:cast, function}, state),
-    do: {:noreply, next_cast(%{state | casts: :queue.in(function, state.casts)})}
+    do: {:noreply, next_cast(%{state | casts: :queue.in({function, 0}, state.casts)})}
 
   @impl true
   def handle_info({:begun, life, id}, %{life: life} = state) do
@@ -156,13 +159,15 @@ defmodule SnakeBridge.Session.Server do
   def handle_info({:failed, life, error}, %{life: life} = state), do: failed(error, state)
 
   def handle_info({:ran, life, outcome}, %{life: life} = state) do
-    casts = if outcome == :unbegun, do: :queue.in_r(state.cast, state.casts), else: state.casts
-    state = %{state | cast: nil, casts: casts}
+    state = %{state | cast: nil, casts: left(outcome, state)}
 
     # The next one is not sent after a worker that is gone.
-    if state.status == :ready and (outcome == :unbegun or lost?(state.place)),
-      do: ended("its worker died", state),
-      else: {:noreply, next_cast(state)}
+    cond do
+      state.status != :ready -> {:noreply, state}
+      lost?(state.place) -> ended("its worker died", state)
+      outcome != :done -> ended(elem(outcome, 1), state)
+      true -> {:noreply, next_cast(state)}
+    end
   end
 
   def handle_info({:lost, id, reason}, %{status: :ready, session_id: id} = state), do: ended(reason, state)
@@ -231,8 +236,9 @@ defmodule SnakeBridge.Session.Server do
 
     cond do
       state.failures > most ->
-        Logger.error("SnakeBridge: #{error.message}; given up after #{most} attempts in a row")
-        {:stop, {:shutdown, {:session_failed, error}}, state}
+        Logger.error("SnakeBridge: #{error.message}; given up (max_failures: #{most})")
+        for from <- state.waiting, do: GenServer.reply(from, {:error, error})
+        {:stop, {:shutdown, {:session_failed, error}}, %{state | waiting: []}}
 
       state.failures == 0 ->
         Logger.warning("SnakeBridge: #{error.message}; it begins again")
@@ -264,11 +270,24 @@ defmodule SnakeBridge.Session.Server do
 
   defp wait(state, from), do: %{state | waiting: [from | state.waiting]}
 
+  defp left({:unbegun, _}, %{cast: {function, reruns}} = state) when reruns < @reruns,
+    do: :queue.in_r({function, reruns + 1}, state.casts)
+
+  defp left({:unbegun, reason}, state) do
+    Logger.error(
+      "SnakeBridge: a cast to the session #{state.options[:label]} failed: #{reason}; given up after #{@reruns + 1} attempts"
+    )
+
+    state.casts
+  end
+
+  defp left(:done, state), do: state.casts
+
   defp next_cast(%{status: :ready, cast: nil} = state) do
     case :queue.out(state.casts) do
-      {{:value, function}, casts} ->
+      {{:value, {function, _} = cast}, casts} ->
         Life.run(state.life, function)
-        %{state | casts: casts, cast: function}
+        %{state | casts: casts, cast: cast}
 
       {:empty, _} ->
         state

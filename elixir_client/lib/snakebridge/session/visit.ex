@@ -98,6 +98,10 @@ defmodule SnakeBridge.Session.Visit do
 
   # --- what was lost, what is run again ---
 
+  @doc "Whether a place is gone, as this error says or the pool knows."
+  @spec lost?(Error.t(), %{pool: atom(), session_id: String.t(), state: term()}) :: boolean()
+  def lost?(error, place), do: loss(error, place) != nil or Server.lost?(place)
+
   # Why the state is gone, if this error says so. (The pool itself tells the server when a worker dies; it may not be its pool.)
   defp loss(%Error{category: :session_lost} = error, place), do: if(about?(error, place), do: error.message)
 

@@ -14,8 +14,8 @@ defmodule SnakeBridge.SessionPool.Desk do
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: options[:desk])
 
   @doc "Borrows a session; waits for one until the deadline, or until the patience of the pool is at an end."
-  @spec checkout(atom(), integer() | :infinity) :: {:ok, lease()} | {:error, Error.t()}
-  def checkout(desk, deadline) do
+  @spec checkout(atom(), atom(), integer() | :infinity) :: {:ok, lease()} | {:error, Error.t()}
+  def checkout(desk, pool, deadline) do
     # The desk answers in any case: a session that is given to somebody who is gone would be lost for a while.
     GenServer.call(desk, {:checkout, Pool.left(deadline)}, :infinity)
   catch
@@ -23,7 +23,7 @@ defmodule SnakeBridge.SessionPool.Desk do
       {:error,
        Error.new(
          :unavailable,
-         "no pool of sessions runs as #{inspect(desk)}: start it with {SnakeBridge.SessionPool, ...} in a supervision tree"
+         "no pool of sessions runs as #{inspect(pool)}: start it with {SnakeBridge.SessionPool, ...} in a supervision tree"
        )}
   end
 
