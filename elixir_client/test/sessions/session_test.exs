@@ -183,6 +183,8 @@ defmodule SnakeBridge.SessionTest do
              Session.call(session, fn _ -> 1 end, timeout: 20)
 
     assert message =~ "init still runs"
+    for _ <- 1..5, do: assert({:error, _} = Session.await(session, 1))
+    assert length(:sys.get_state(session).waiting) < 5
     assert %{status: :starting} = Session.info(session)
     send(gate, :go)
     assert :ok = Session.await(session)

@@ -94,14 +94,14 @@ defmodule SnakeBridge.Session.Server do
   def handle_continue(:begin, state), do: {:noreply, begin(state)}
 
   @impl true
-  def handle_call(:await, from, %{status: :ready} = state) do
+  def handle_call({:await, left}, from, %{status: :ready} = state) do
     # The caller may have seen the end of the worker before the word of it came here.
     if lost?(state.place),
-      do: ended("its worker died", wait(state, from)),
+      do: ended("its worker died", wait(state, from, left)),
       else: {:reply, {:ok, state.place}, state}
   end
 
-  def handle_call(:await, from, state), do: {:noreply, wait(state, from)}
+  def handle_call({:await, left}, from, state), do: {:noreply, wait(state, from, left)}
 
   # Answered when it is so: the caller looks for the next life then.
   def handle_call({:gone, generation, reason}, _from, %{status: :ready, generation: generation} = state) do
@@ -181,8 +181,7 @@ defmodule SnakeBridge.Session.Server do
   @impl true
   def terminate(_reason, state) do
     error = Error.new(:unavailable, "the session #{state.options[:label]} was stopped")
-    for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    end_life(state)
+    state |> answer({:error, error}) |> end_life()
   end
 
   # --- lives ---
@@ -204,9 +203,9 @@ defmodule SnakeBridge.Session.Server do
 
   defp ready(state, place) do
     {:ok, _} = Registry.register(@registry, self(), place)
-    for from <- state.waiting, do: GenServer.reply(from, {:ok, place})
     tell(state, :ready, %{duration: (now() - state.since) * 1000})
-    next_cast(%{state | status: :ready, place: place, waiting: [], since: now(), last_error: nil})
+    state = answer(state, {:ok, place})
+    next_cast(%{state | status: :ready, place: place, since: now(), last_error: nil})
   end
 
   # The life is over although it had begun well, or its process died.
@@ -219,8 +218,7 @@ defmodule SnakeBridge.Session.Server do
   defp failed(error, state) do
     text = "the session #{state.options[:label]} cannot begin: #{Exception.message(error)}"
     told = %{error | message: text, python_type: nil, notes: []}
-    for from <- state.waiting, do: GenServer.reply(from, {:error, told})
-    again(told, %{state | waiting: []}, true)
+    again(told, answer(state, {:error, told}), true)
   end
 
   # The first end after a good life is followed by a new one at once.
@@ -237,8 +235,7 @@ defmodule SnakeBridge.Session.Server do
     cond do
       state.failures > most ->
         Logger.error("SnakeBridge: #{error.message}; given up (max_failures: #{most})")
-        for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-        {:stop, {:shutdown, {:session_failed, error}}, %{state | waiting: []}}
+        {:stop, {:shutdown, {:session_failed, error}}, answer(state, {:error, error})}
 
       state.failures == 0 ->
         Logger.warning("SnakeBridge: #{error.message}; it begins again")
@@ -268,7 +265,16 @@ defmodule SnakeBridge.Session.Server do
 
   # --- parts ---
 
-  defp wait(state, from), do: %{state | waiting: [from | state.waiting]}
+  # Those who gave up are forgotten: where init hangs, somebody may ask again and again.
+  defp wait(state, from, left) do
+    waiting = for {_, deadline} = waits <- state.waiting, Pool.left(deadline) != 0, do: waits
+    %{state | waiting: [{from, Pool.deadline(left)} | waiting]}
+  end
+
+  defp answer(state, answer) do
+    for {from, _} <- state.waiting, do: GenServer.reply(from, answer)
+    %{state | waiting: []}
+  end
 
   defp left({:unbegun, _}, %{cast: {function, reruns}} = state) when reruns < @reruns,
     do: :queue.in_r({function, reruns + 1}, state.casts)

@@ -50,7 +50,8 @@ defmodule SnakeBridge.Session.Visit do
           "init, warm_up or a cast of the session #{inspect(session)} calls that session, which waits for it; use the state that it has in hand"
         )
 
-    GenServer.call(server, :await, Pool.left(deadline))
+    left = Pool.left(deadline)
+    GenServer.call(server, {:await, left}, left)
   catch
     :exit, {:timeout, _} ->
       {:error,
