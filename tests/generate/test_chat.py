@@ -7,7 +7,6 @@ import pty
 import re
 import select
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,11 +81,3 @@ def test_a_conversation_in_a_terminal(terminal: Terminal) -> None:
     assert "12 times 12 is" in terminal.until(PROMPT)
     terminal.type("/quit\n")
     assert terminal.status() == 0
-
-
-def test_a_conversation_through_a_pipe() -> None:
-    environment = {**os.environ, "SNAKEBRIDGE_PYTHON": sys.executable, "LC_ALL": "C.UTF-8"}
-    command = ["setsid", "mix", "run", "examples/generate/chat.exs", "--temperature", "0", "--max-tokens", "3"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, input="Hello\n", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "[3 tokens" in done.stdout
