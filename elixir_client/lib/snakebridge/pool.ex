@@ -15,6 +15,7 @@ defmodule SnakeBridge.Pool do
   use Supervisor
 
   alias SnakeBridge.{Error, Exchange, SessionManager}
+  alias SnakeBridge.Exchange.Nesting
   alias SnakeBridge.Pool.{Python, Slots, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
@@ -27,8 +28,8 @@ defmodule SnakeBridge.Pool do
 
   @doc false
   def create_tables do
-    for name <- [@pools, @workers, @placements, Slots.table(), SessionManager.table(), Exchange.table()] do
-      kind = if name == Exchange.table(), do: :bag, else: :set
+    for name <- [@pools, @workers, @placements, Slots.table(), SessionManager.table(), Nesting.table()] do
+      kind = if name == Nesting.table(), do: :bag, else: :set
       :ets.new(name, [:named_table, :public, kind, read_concurrency: true, write_concurrency: true])
     end
 
@@ -123,13 +124,13 @@ defmodule SnakeBridge.Pool do
 
   @impl true
   def execute_stream(tool, payload, callback, opts) do
-    with {:ok, stream} <- open_stream(tool, payload, opts), do: Exchange.each(stream, callback)
+    with {:ok, stream} <- open_stream(tool, payload, opts), do: Exchange.Stream.each(stream, callback)
   end
 
-  @doc "Opens a stream for lazy reading with `SnakeBridge.Exchange.next/1`."
+  @doc "Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`."
   def open_stream(tool, payload, opts) do
-    with_worker(payload, opts, fn worker, session, context ->
-      Exchange.open_stream(worker, session, tool, payload, context)
+    with_worker(payload, opts, fn worker, _session, context ->
+      Exchange.Stream.open(worker, tool, payload, context)
     end)
   end
 

@@ -36,7 +36,7 @@ defmodule SnakeBridge.PulledStream do
     end
   end
 
-  @doc "The next items, in the form of `SnakeBridge.Exchange.next/1`."
+  @doc "The next items, in the form of `SnakeBridge.Exchange.Stream.next/1`."
   @spec next(t()) :: {:items, [term()], t()} | {:done, t()} | {:error, term(), t()}
   def next(%__MODULE__{process: process, monitor: monitor, tag: tag} = stream) do
     unless stream.asked, do: send(process, {tag, :more})

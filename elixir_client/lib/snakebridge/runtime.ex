@@ -254,10 +254,10 @@ defmodule SnakeBridge.Runtime do
   end
 
   defp next(%PulledStream{} = stream), do: PulledStream.next(stream)
-  defp next(stream), do: SnakeBridge.Exchange.next(stream)
+  defp next(stream), do: SnakeBridge.Exchange.Stream.next(stream)
 
   defp halt(%PulledStream{} = stream), do: PulledStream.halt(stream)
-  defp halt(stream), do: SnakeBridge.Exchange.halt(stream)
+  defp halt(stream), do: SnakeBridge.Exchange.Stream.halt(stream)
 
   # Items as the callback wants them.
   defp receiving(client, callback) do

@@ -5,7 +5,8 @@ defmodule SnakeBridge.Pool.Control do
   """
   use GenServer
 
-  alias SnakeBridge.{CallbackRegistry, Exchange, Lane, Messages, Output}
+  alias SnakeBridge.{CallbackRegistry, Lane, Messages, Output}
+  alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Output.Late
   alias SnakeBridge.Shared.Keeper
@@ -55,7 +56,7 @@ defmodule SnakeBridge.Pool.Control do
            # task => the request of Python that it answers
            answering: %{},
            next: 1,
-           options: Exchange.options(worker.pool)
+           options: Request.options(worker.pool)
          }}
 
       {:error, error} ->
@@ -115,7 +116,7 @@ defmodule SnakeBridge.Pool.Control do
   defp unreadable({:response, id}, _, state), do: {:noreply, answered(id, :no_answer, state)}
 
   defp unreadable(other, error, state) do
-    Exchange.unreadable(other, error, state.connection)
+    Serving.unreadable(other, error, state.connection)
     {:noreply, state}
   end
 
@@ -146,19 +147,15 @@ defmodule SnakeBridge.Pool.Control do
     task =
       Task.Supervisor.async_nolink(SnakeBridge.Tasks, fn ->
         # The task acts for the call that brought the function: what it calls runs inside that call's session.
-        Exchange.on_behalf(worker, params)
-        Exchange.answer(id, params, connection, worker)
+        Nesting.on_behalf(worker, params)
+        Serving.answer(id, params, connection, worker)
       end)
 
     %{state | answering: Map.put(state.answering, task.ref, id)}
   end
 
-  defp handle({:request, id, method, _}, state) do
-    Connection.send(
-      state.connection,
-      Lane.refusal(id, "protocol_error", "a client has no method #{method}")
-    )
-
+  defp handle({:request, _, _, _} = request, state) do
+    Serving.refuse(request, state.connection)
     state
   end
 

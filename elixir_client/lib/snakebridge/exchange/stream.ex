@@ -1,0 +1,202 @@
+defmodule SnakeBridge.Exchange.Stream do
+  @moduledoc """
+  An open stream: a connection that is busy with it until it ends or is halted. Python sends as many items as it has credit for, and the
+  process that reads them serves what the generator asks for meanwhile.
+  """
+  alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
+  alias SnakeBridge.Exchange.{Nesting, Request, Serving}
+  alias SnakeBridge.Lane.Connection
+  alias SnakeBridge.Pool.Worker
+
+  @halt_timeout 2_000
+
+  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet
+  defstruct [:worker, :connection, :id, :deadline, :options, :value, functions: [], owed: 0, open: true]
+
+  @type t :: %__MODULE__{}
+
+  @doc "Opens a stream. It must be read to its end, or halted."
+  @spec open(map(), String.t(), map(), map()) :: {:ok, t()} | {:error, Error.t()}
+  def open(worker, tool, payload, context) do
+    holder = SessionManager.track()
+    options = Request.options(context.pool, Request.form(context.opts))
+    id = Request.id()
+    from = {worker, Nesting.parent(worker)}
+
+    with {:ok, body, functions, _} <- Request.encode(id, "stream", tool, payload, context, from, options),
+         {:ok, connection} <- Request.checkout(worker, holder, id, context, functions) do
+      case Request.send_with(functions, connection, body) do
+        :ok ->
+          {:ok,
+           %__MODULE__{
+             worker: worker,
+             connection: connection,
+             id: id,
+             deadline: context.deadline,
+             functions: functions,
+             options: options
+           }}
+
+        unsent ->
+          Exchange.settle(unsent, worker, connection, id)
+      end
+    end
+  end
+
+  @doc "The next items of a stream, as many as have come."
+  @spec next(t()) :: {:items, [term()], t()} | {:done, t()} | {:error, Error.t(), t()}
+  def next(%__MODULE__{open: false} = stream), do: {:done, stream}
+
+  def next(%__MODULE__{connection: connection, id: id} = stream) do
+    stream = give_credit(stream)
+
+    case Connection.receive(connection, Request.patience(stream.deadline)) do
+      {:ok, body} ->
+        case Lane.parse(body, stream.options) do
+          {:ok, {:notification, "items", [^id, items]}} ->
+            {:items, items, %{stream | owed: stream.owed + length(items)}}
+
+          {:ok, {:response, ^id, nil, result}} ->
+            {:done, %{finish(stream) | value: result["value"]}}
+
+          {:ok, {:response, ^id, error, _}} ->
+            {:error, Error.from_wire(error), finish(stream)}
+
+          {:ok, other} ->
+            serve(stream, other)
+            next(stream)
+
+          {:error, error} ->
+            unread(Lane.peek(body), error, stream)
+        end
+
+      {:error, :timeout} ->
+        Worker.cancel(stream.worker, connection.id, id, "deadline")
+        {:error, Request.timeout_error(), drop(stream)}
+
+      {:error, reason} ->
+        stream = drop(stream)
+        Request.forget_with(stream.worker, stream.functions)
+        {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
+    end
+  end
+
+  defp unread({:notification, "items"}, error, stream), do: {:error, error, halt(stream)}
+  defp unread({:response, id}, error, %__MODULE__{id: id} = stream), do: {:error, error, finish(stream)}
+
+  defp unread(:garbage, error, stream) do
+    Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+    {:error, error, drop(stream)}
+  end
+
+  defp unread(other, error, stream) do
+    Serving.unreadable(other, error, stream.connection)
+    next(stream)
+  end
+
+  # A function that the generator calls runs here, and may call on over this connection.
+  defp serve(%__MODULE__{worker: worker, connection: connection, id: id}, message),
+    do: Nesting.within(worker, connection, id, fn -> Serving.serve(message, connection, worker) end)
+
+  # Half of the credit is left when the other half is given: the generator need not wait.
+  defp give_credit(%__MODULE__{owed: owed} = stream) do
+    if owed * 2 < Request.credit() do
+      stream
+    else
+      Connection.send(stream.connection, Lane.notification("credit", [stream.id, owed]))
+      %{stream | owed: 0}
+    end
+  end
+
+  @doc "Ends a stream early: the generator is closed, and its `finally` has run when this returns."
+  @spec halt(t()) :: t()
+  def halt(%__MODULE__{open: false} = stream), do: stream
+
+  def halt(%__MODULE__{connection: connection, id: id, worker: worker} = stream) do
+    # Whichever the executor sees first: it may be waiting for credit, or running the generator.
+    Connection.send(connection, Lane.notification("cancel", [id, "halted"]))
+    Worker.cancel(worker, connection.id, id, "halted")
+    drain(stream, System.monotonic_time(:millisecond) + @halt_timeout)
+  end
+
+  defp drain(%__MODULE__{connection: connection, id: id} = stream, until) do
+    with {:ok, body} <- Connection.receive(connection, Pool.left(until)) do
+      case Lane.parse(body, stream.options) do
+        {:ok, {:response, ^id, _, _}} ->
+          finish(stream)
+
+        {:ok, other} ->
+          serve(stream, other)
+          drain(stream, until)
+
+        {:error, error} ->
+          drain_unread(Lane.peek(body), error, stream, until)
+      end
+    else
+      _ -> drop(stream)
+    end
+  end
+
+  defp drain_unread({:response, id}, _, %__MODULE__{id: id} = stream, _), do: finish(stream)
+  defp drain_unread(:garbage, _, stream, _), do: drop(stream)
+
+  # Nobody wants the items any more.
+  defp drain_unread(other, error, stream, until) do
+    unless other == {:notification, "items"}, do: Serving.unreadable(other, error, stream.connection)
+    drain(stream, until)
+  end
+
+  @doc """
+  Hands the items of a stream to a function: `{:ok, what the generator returned}`, or `:ok` when it was halted. `:halt` or `{:halt, reason}` from the
+  function ends it.
+  """
+  @spec each(t(), (term() -> term())) :: :ok | {:ok, term()} | {:error, term()}
+  def each(stream, callback) do
+    case next(stream) do
+      {:items, items, stream} ->
+        case hand_over(items, callback, stream) do
+          :cont -> each(stream, callback)
+          result -> result
+        end
+
+      {:done, stream} ->
+        {:ok, stream.value}
+
+      {:error, error, _} ->
+        {:error, error}
+    end
+  end
+
+  defp hand_over(items, callback, stream) do
+    Enum.reduce_while(items, :cont, fn item, :cont ->
+      case callback.(item) do
+        :halt -> {:halt, halted(stream, :ok)}
+        {:halt, reason} -> {:halt, halted(stream, {:error, reason})}
+        _ -> {:cont, :cont}
+      end
+    end)
+  rescue
+    error ->
+      halt(stream)
+      reraise error, __STACKTRACE__
+  catch
+    kind, reason ->
+      halt(stream)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp halted(stream, result) do
+    halt(stream)
+    result
+  end
+
+  defp finish(stream) do
+    Worker.checkin(stream.worker, stream.connection)
+    %{stream | open: false}
+  end
+
+  defp drop(stream) do
+    Worker.discard(stream.worker, stream.connection)
+    %{stream | open: false}
+  end
+end
