@@ -7,7 +7,7 @@ defmodule SnakeBridge.Exchange do
   alias SnakeBridge.Codec.Options
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Slots, Worker}
+  alias SnakeBridge.Pool.{Connections, Slots, Worker}
 
   @typedoc """
   What became of a request: its answer; not sent, because it is too large; not sent or not answered, because the connection broke; answered
@@ -46,7 +46,7 @@ defmodule SnakeBridge.Exchange do
         # A type of the user whose loader throws, for example: what the connection brings next is not for the next call.
         kind, reason ->
           Worker.cancel(worker, connection.id, id, "cancelled")
-          Worker.discard(worker, connection)
+          Connections.discard(worker, connection)
           :erlang.raise(kind, reason, __STACKTRACE__)
       else
         outcome -> settle(outcome, worker, connection, id)
@@ -57,30 +57,30 @@ defmodule SnakeBridge.Exchange do
   @doc "The result of a request, and what becomes of the connection that it had for itself."
   @spec settle(outcome(), map(), Connection.t(), pos_integer()) :: {:ok, term()} | {:error, Error.t()}
   def settle({:answer, result}, worker, connection, _) do
-    Worker.checkin(worker, connection)
+    Connections.checkin(worker, connection)
     result
   end
 
   def settle({:refused, error}, worker, connection, _) do
-    Worker.checkin(worker, connection)
+    Connections.checkin(worker, connection)
     {:error, error}
   end
 
   def settle({:broken, outcome, reason}, worker, connection, _) do
-    Worker.discard(worker, connection)
+    Connections.discard(worker, connection)
     {:error, broken(worker, outcome, reason)}
   end
 
   # What came is no message: nothing after it can be trusted.
   def settle({:garbage, error}, worker, connection, id) do
     Worker.cancel(worker, connection.id, id, "cancelled")
-    Worker.discard(worker, connection)
+    Connections.discard(worker, connection)
     {:error, error}
   end
 
   def settle(:late, worker, connection, id) do
     Worker.cancel(worker, connection.id, id, "deadline")
-    Worker.discard(worker, connection)
+    Connections.discard(worker, connection)
     {:error, Request.timeout_error()}
   end
 
@@ -173,7 +173,7 @@ defmodule SnakeBridge.Exchange do
   @doc "Cancels what a dead process had in flight, and closes its connections."
   @spec abandon(pid(), Slots.holder()) :: :ok
   def abandon(pid, holder) do
-    Worker.abandon(holder)
+    Connections.abandon(holder)
     Nesting.forget(pid)
     :ok
   end

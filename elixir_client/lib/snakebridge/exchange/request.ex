@@ -7,7 +7,7 @@ defmodule SnakeBridge.Exchange.Request do
   alias SnakeBridge.Codec.Options
   alias SnakeBridge.Exchange.Nesting
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Slots, Worker}
+  alias SnakeBridge.Pool.{Connections, Slots}
 
   # The executor interrupts a call at its deadline and answers; only if it cannot does the client give up by itself.
   @slack 300
@@ -102,7 +102,7 @@ defmodule SnakeBridge.Exchange.Request do
   @spec checkout(map(), Slots.holder(), pos_integer(), map(), functions()) ::
           {:ok, Connection.t()} | {:error, Error.t()}
   def checkout(worker, holder, id, context, functions) do
-    with {:error, error} <- Worker.checkout(worker, holder, id, context.deadline) do
+    with {:error, error} <- Connections.checkout(worker, holder, id, context.deadline) do
       CallbackRegistry.release(functions)
       {:error, error}
     end

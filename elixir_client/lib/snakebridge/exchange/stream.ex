@@ -6,7 +6,7 @@ defmodule SnakeBridge.Exchange.Stream do
   alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.Worker
+  alias SnakeBridge.Pool.{Connections, Worker}
 
   @halt_timeout 2_000
 
@@ -191,12 +191,12 @@ defmodule SnakeBridge.Exchange.Stream do
   end
 
   defp finish(stream) do
-    Worker.checkin(stream.worker, stream.connection)
+    Connections.checkin(stream.worker, stream.connection)
     %{stream | open: false}
   end
 
   defp drop(stream) do
-    Worker.discard(stream.worker, stream.connection)
+    Connections.discard(stream.worker, stream.connection)
     %{stream | open: false}
   end
 end

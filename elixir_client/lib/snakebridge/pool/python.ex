@@ -138,4 +138,14 @@ defmodule SnakeBridge.Pool.Python do
     File.rm_rf(directory)
     :ok
   end
+
+  @doc "Kills a Python process, and what user code started: it lives in its process group."
+  @spec kill(pos_integer() | nil) :: :ok
+  def kill(nil), do: :ok
+
+  # The shell's own kill, on purpose: the kill program of procps-ng 4.0.2 (Debian 12) reads "-1234" as "-1", every process there is.
+  def kill(os_pid) when is_integer(os_pid) and os_pid > 1 do
+    System.cmd("/bin/sh", ["-c", "kill -s KILL -- -#{os_pid} #{os_pid} 2>/dev/null; true"])
+    :ok
+  end
 end

@@ -8,14 +8,13 @@ defmodule SnakeBridge.Pool.Worker do
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Lane.Connection, Output, Pool, Shared}
-  alias SnakeBridge.Pool.{Control, Python, Slots}
+  alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
+  alias SnakeBridge.Pool.{Control, LastWords, Python, Queue, Slots}
 
   @backoff_first 100
   @backoff_last 5_000
   # A worker that lived this long did not die of its start.
   @healthy_after 1_000
-  @tail_lines 40
   @idle_kept 4
   @idle_sweep 10_000
   @look_every 20
@@ -38,51 +37,12 @@ defmodule SnakeBridge.Pool.Worker do
       {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
   end
 
-  # --- connections ---
-
   @doc """
-  Takes a connection for `holder` (`SnakeBridge.SessionManager.track/0`), a new one if need be; waits its turn when all are in use. `request`
-  is what to cancel when the holder dies.
+  Waits until a connection may be free. The answer is only a hint to look again: a connection that was handed to a process which gave up
+  meanwhile would be lost.
   """
-  @spec checkout(map(), Slots.holder(), pos_integer(), integer() | :infinity) ::
-          {:ok, Connection.t()} | {:error, Error.t()}
-  def checkout(worker, holder, request, deadline) do
-    case Slots.take(worker.slots, holder, request) do
-      {:ready, connection} ->
-        {:ok, connection}
-
-      {:empty, lease} ->
-        open(worker, lease)
-
-      :none ->
-        with :look_again <- wait_turn(worker, deadline), do: checkout(worker, holder, request, deadline)
-    end
-  rescue
-    # The pool was stopped, and the table of its connections has gone with it.
-    ArgumentError -> {:error, crash(worker, :not_started, "its pool was stopped")}
-  end
-
-  defp open(worker, lease) do
-    with {:ok, connection} <-
-           Connection.open(worker.address, worker.token, :call, Output.features(worker.output)) do
-      connection = Slots.put(worker.slots, lease, connection)
-
-      with {:error, reason} <- Connection.give(connection, worker.pid) do
-        discard(worker, connection)
-        {:error, crash(worker, :not_started, inspect(reason))}
-      else
-        :ok -> {:ok, connection}
-      end
-    else
-      {:error, error} ->
-        Slots.give_up(worker.slots, lease)
-        freed(worker)
-        {:error, crash(worker, :not_started, error.message)}
-    end
-  end
-
-  # The answer is only a hint to look again: a connection that was handed to a process which gave up meanwhile would be lost.
-  defp wait_turn(worker, deadline) do
+  @spec wait_turn(map(), integer() | :infinity) :: :look_again | {:error, Error.t()}
+  def wait_turn(worker, deadline) do
     GenServer.call(worker.pid, {:wait, worker.generation}, Pool.left(deadline))
   catch
     :exit, {:timeout, _} ->
@@ -99,40 +59,10 @@ defmodule SnakeBridge.Pool.Worker do
       {:error, crash(worker, :not_started, "its pool was stopped")}
   end
 
-  @doc "Gives a connection back."
-  @spec checkin(map(), Connection.t()) :: :ok
-  def checkin(worker, connection) do
-    Slots.back(worker.slots, connection)
-    freed(worker)
-  end
-
-  @doc "Closes a connection that cannot be used any more."
-  @spec discard(map(), Connection.t()) :: :ok
-  def discard(worker, connection) do
-    Slots.close(worker.slots, connection)
-    freed(worker)
-  end
-
-  defp freed(worker) do
-    if :atomics.get(worker.counts, 2) > 0, do: GenServer.cast(worker.pid, {:freed, worker.generation})
-    :ok
-  end
-
-  @doc "Cancels what a dead process had in flight on any worker, closes its connections and frees their slots."
-  @spec abandon(Slots.holder()) :: :ok
-  def abandon(holder) do
-    for worker <- Slots.workers(), held <- Slots.held(worker.slots, holder) do
-      case held do
-        %Connection{lease: {_, _, request}} = connection ->
-          cancel(worker, connection.id, request, "caller_down")
-          discard(worker, connection)
-
-        lease ->
-          Slots.give_up(worker.slots, lease)
-          freed(worker)
-      end
-    end
-
+  @doc "Says that a connection is free now, if anybody waits for one."
+  @spec freed(map()) :: :ok
+  def freed(worker) do
+    if Queue.waiting?(worker), do: GenServer.cast(worker.pid, {:freed, worker.generation})
     :ok
   end
 
@@ -183,9 +113,9 @@ defmodule SnakeBridge.Pool.Worker do
       directory: nil,
       worker: nil,
       control: nil,
-      tail: :queue.new(),
+      words: LastWords.new(),
       waiting: [],
-      queue: :queue.new(),
+      queue: Queue.new(),
       asking: [],
       # dead workers, some of whose connections were still held when they died
       retired: [],
@@ -201,7 +131,14 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_continue(:start, state), do: {:noreply, start(state)}
 
   defp start(state) do
-    state = %{state | generation: state.generation + 1, status: :starting, tail: :queue.new(), started: now()}
+    state = %{
+      state
+      | generation: state.generation + 1,
+        status: :starting,
+        words: LastWords.new(),
+        started: now()
+    }
+
     Pool.put_worker(state.pool, state.index, :starting, %{})
 
     case Python.open(state.options) do
@@ -254,11 +191,8 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
 
   def handle_call({:wait, generation}, from, %{generation: generation, status: :ready} = state) do
-    if :queue.is_empty(state.queue), do: Process.send_after(self(), {:look, generation}, @look_every)
-    queue = :queue.in(from, state.queue)
-    # Counted first, then looked: whoever frees a connection from here on tells us.
-    :atomics.put(state.worker.counts, 2, :queue.len(queue))
-    {:noreply, %{state | queue: wake(queue, state.worker)}}
+    if Queue.empty?(state.queue), do: Process.send_after(self(), {:look, generation}, @look_every)
+    {:noreply, %{state | queue: Queue.join(state.queue, from, state.worker)}}
   end
 
   def handle_call({:wait, _}, _from, state),
@@ -280,7 +214,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   @impl true
   def handle_cast({:freed, generation}, %{generation: generation, status: :ready} = state),
-    do: {:noreply, %{state | queue: wake(state.queue, state.worker)}}
+    do: {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
 
   def handle_cast({:freed, _}, state), do: {:noreply, state}
 
@@ -301,14 +235,14 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_info({port, {:data, {_, line}}}, %{port: port} = state), do: {:noreply, line(line, state)}
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
-    {:noreply, died(state, describe(status))}
+    {:noreply, died(state, LastWords.describe(status))}
   end
 
   def handle_info({:start, generation}, %{generation: generation, port: nil} = state),
     do: {:noreply, start(state)}
 
   def handle_info({:not_ready, generation}, %{generation: generation, status: :starting} = state) do
-    kill(state)
+    Python.kill(state.os_pid)
     {:noreply, died(state, "it was not ready within its start timeout")}
   end
 
@@ -341,7 +275,7 @@ defmodule SnakeBridge.Pool.Worker do
 
     if stuck? do
       Logger.warning("SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed")
-      kill(state)
+      Python.kill(state.os_pid)
     end
 
     {:noreply, state}
@@ -349,8 +283,8 @@ defmodule SnakeBridge.Pool.Worker do
 
   # A hint may have gone to a caller that had just given up or died; nobody waits longer than this for the next one.
   def handle_info({:look, generation}, %{generation: generation, status: :ready} = state) do
-    queue = wake(state.queue, state.worker)
-    unless :queue.is_empty(queue), do: Process.send_after(self(), {:look, generation}, @look_every)
+    queue = Queue.wake(state.queue, state.worker)
+    unless Queue.empty?(queue), do: Process.send_after(self(), {:look, generation}, @look_every)
     {:noreply, %{state | queue: queue}}
   end
 
@@ -362,7 +296,7 @@ defmodule SnakeBridge.Pool.Worker do
     if state.status == :ready do
       Slots.shrink(state.worker.slots, @idle_kept)
       # Who was woken and killed in the same moment has woken nobody else.
-      {:noreply, %{state | queue: wake(state.queue, state.worker)}}
+      {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
     else
       {:noreply, state}
     end
@@ -370,7 +304,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   # The control connection broke while the process lives: it is of no use without.
   def handle_info({:EXIT, control, _}, %{control: control} = state) when is_pid(control) do
-    kill(state)
+    Python.kill(state.os_pid)
     {:noreply, %{state | control: nil}}
   end
 
@@ -380,30 +314,10 @@ defmodule SnakeBridge.Pool.Worker do
   def terminate(_reason, state) do
     Pool.drop_worker(state.pool, state.index)
     if state.port != nil and Port.info(state.port) != nil, do: Port.close(state.port)
-    kill(state)
+    Python.kill(state.os_pid)
     retire(state)
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
-  end
-
-  # --- connections ---
-
-  # Tells the first in the queue that still lives to look again.
-  defp wake(queue, worker) do
-    queue = :queue.filter(fn {pid, _} -> Process.alive?(pid) end, queue)
-
-    queue =
-      case Slots.free?(worker.slots) && :queue.out(queue) do
-        {{:value, from}, rest} ->
-          GenServer.reply(from, :look_again)
-          rest
-
-        _ ->
-          queue
-      end
-
-    :atomics.put(worker.counts, 2, :queue.len(queue))
-    queue
   end
 
   defp retire(%{status: :ready, worker: worker}) do
@@ -452,22 +366,15 @@ defmodule SnakeBridge.Pool.Worker do
         %{state | status: :ready, worker: worker, control: control, waiting: []}
 
       {:error, error} ->
-        kill(state)
+        Python.kill(state.os_pid)
         died(state, Exception.message(error))
     end
   end
 
   defp line(text, state) do
-    # User code prints what it likes; logs and error messages are text.
-    text = printable(text)
+    text = LastWords.printable(text)
     Logger.info(fn -> "python[#{state.pool}:#{state.index}] #{text}" end)
-    tail = :queue.in(text, state.tail)
-    tail = if :queue.len(tail) > @tail_lines, do: :queue.drop(tail), else: tail
-    %{state | tail: tail}
-  end
-
-  defp printable(text) do
-    for part <- String.chunk(text, :valid), into: "", do: if(String.valid?(part), do: part, else: "\uFFFD")
+    %{state | words: LastWords.add(state.words, text)}
   end
 
   defp died(%{status: :starting} = state, how) do
@@ -475,12 +382,12 @@ defmodule SnakeBridge.Pool.Worker do
 
     failed(
       state,
-      "Python (#{Python.executable(state.options) |> elem(1)}) ended before it was ready: #{how}.#{words(state)}#{advice(state)}"
+      "Python (#{Python.executable(state.options) |> elem(1)}) ended before it was ready: #{how}.#{LastWords.quoted(state.words)}#{LastWords.advice(state.words)}"
     )
   end
 
   defp died(state, how) do
-    text = "#{how}.#{words(state)}"
+    text = "#{how}.#{LastWords.quoted(state.words)}"
     Pool.put_worker(state.pool, state.index, :down, %{})
     Pool.mark_lost(state.pool, state.index, how)
     if state.control, do: Process.exit(state.control, :kill)
@@ -493,9 +400,9 @@ defmodule SnakeBridge.Pool.Worker do
          outcome: :not_started
        })}
 
-    for from <- :queue.to_list(state.queue), do: GenServer.reply(from, gone)
+    Queue.dismiss(state.queue, gone)
     # What user code started lives in the process group of the worker.
-    kill(state)
+    Python.kill(state.os_pid)
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
     backoff = if now() - state.started > @healthy_after, do: @backoff_first, else: state.backoff
@@ -506,44 +413,10 @@ defmodule SnakeBridge.Pool.Worker do
       | status: :starting,
         retired: [state.worker | state.retired],
         asking: [],
-        queue: :queue.new(),
+        queue: Queue.new(),
         last_death: {state.generation, text},
         backoff: backoff
     })
-  end
-
-  defp words(state) do
-    case :queue.to_list(state.tail) do
-      [] -> ""
-      lines -> " Its last words: #{lines |> Enum.join("\n") |> String.slice(-4096..-1)}"
-    end
-  end
-
-  defp advice(state) do
-    if Enum.any?(:queue.to_list(state.tail), &String.contains?(&1, "bridge_adapter")) do
-      " Install the Python half with: pip install bridge-adapter (or set config :snakebridge, pools: [default: [python: ...]])"
-    else
-      ""
-    end
-  end
-
-  defp describe(status) when status > 128,
-    do: "it was killed by signal #{status - 128}#{signal(status - 128)}"
-
-  defp describe(status), do: "it exited with status #{status}"
-
-  defp signal(9), do: " (SIGKILL: out of memory, or killed by hand)"
-  defp signal(11), do: " (SIGSEGV: a crash in native code)"
-  defp signal(6), do: " (SIGABRT)"
-  defp signal(15), do: " (SIGTERM)"
-  defp signal(_), do: ""
-
-  defp kill(%{os_pid: nil}), do: :ok
-
-  # The shell's own kill, on purpose: the kill program of procps-ng 4.0.2 (Debian 12) reads "-1234" as "-1", every process there is.
-  defp kill(%{os_pid: pid}) when is_integer(pid) and pid > 1 do
-    System.cmd("/bin/sh", ["-c", "kill -s KILL -- -#{pid} #{pid} 2>/dev/null; true"])
-    :ok
   end
 
   defp now, do: System.monotonic_time(:millisecond)

@@ -1,0 +1,82 @@
+defmodule SnakeBridge.Pool.Connections do
+  @moduledoc """
+  The connections to a Python process, as callers take them and give them back: no process of ours stands in between, unless all are in
+  use. `SnakeBridge.Pool.Slots` knows who holds which.
+  """
+  alias SnakeBridge.{Error, Lane.Connection, Output}
+  alias SnakeBridge.Pool.{Slots, Worker}
+
+  @doc """
+  Takes a connection for `holder` (`SnakeBridge.SessionManager.track/0`), a new one if need be; waits its turn when all are in use. `request`
+  is what to cancel when the holder dies.
+  """
+  @spec checkout(map(), Slots.holder(), pos_integer(), integer() | :infinity) ::
+          {:ok, Connection.t()} | {:error, Error.t()}
+  def checkout(worker, holder, request, deadline) do
+    case Slots.take(worker.slots, holder, request) do
+      {:ready, connection} ->
+        {:ok, connection}
+
+      {:empty, lease} ->
+        open(worker, lease)
+
+      :none ->
+        with :look_again <- Worker.wait_turn(worker, deadline),
+             do: checkout(worker, holder, request, deadline)
+    end
+  rescue
+    # The pool was stopped, and the table of its connections has gone with it.
+    ArgumentError -> {:error, Worker.crash(worker, :not_started, "its pool was stopped")}
+  end
+
+  defp open(worker, lease) do
+    with {:ok, connection} <-
+           Connection.open(worker.address, worker.token, :call, Output.features(worker.output)) do
+      connection = Slots.put(worker.slots, lease, connection)
+
+      with {:error, reason} <- Connection.give(connection, worker.pid) do
+        discard(worker, connection)
+        {:error, Worker.crash(worker, :not_started, inspect(reason))}
+      else
+        :ok -> {:ok, connection}
+      end
+    else
+      {:error, error} ->
+        Slots.give_up(worker.slots, lease)
+        Worker.freed(worker)
+        {:error, Worker.crash(worker, :not_started, error.message)}
+    end
+  end
+
+  @doc "Gives a connection back."
+  @spec checkin(map(), Connection.t()) :: :ok
+  def checkin(worker, connection) do
+    Slots.back(worker.slots, connection)
+    Worker.freed(worker)
+  end
+
+  @doc "Closes a connection that cannot be used any more."
+  @spec discard(map(), Connection.t()) :: :ok
+  def discard(worker, connection) do
+    Slots.close(worker.slots, connection)
+    Worker.freed(worker)
+  end
+
+  @doc "Cancels what a dead process had in flight on any worker, closes its connections and frees their slots."
+  @spec abandon(Slots.holder()) :: :ok
+  def abandon(holder) do
+    for worker <- Slots.workers(), held <- Slots.held(worker.slots, holder) do
+      case held do
+        %Connection{lease: {_, _, request}} = connection ->
+          Worker.cancel(worker, connection.id, request, "caller_down")
+          discard(worker, connection)
+
+        lease ->
+          Slots.give_up(worker.slots, lease)
+          Worker.freed(worker)
+      end
+    end
+
+    :ok
+  end
+end
