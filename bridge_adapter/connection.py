@@ -6,24 +6,22 @@ connection goes on serving requests, so a callback inside a call inside a callba
 
 from __future__ import annotations
 
-import hmac
-import itertools
-import os
-import threading
 import time
-from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import __version__, errors, garbage, lane, output
+from bridge_adapter import errors, lane, output
 from bridge_adapter.callbacks import error_from, unreadable
 from bridge_adapter.calls import Call
-from bridge_adapter.codec import CallbackRef, CodecError, LimitExceeded, Ref, StreamRef
+from bridge_adapter.codec import CodecError, LimitExceeded
 from bridge_adapter.codec.packed import Packer, Unpacker
 from bridge_adapter.codec.segments import Outlet
-from bridge_adapter.dispatch import PACKED, Context, Dispatcher, Form, Request, UnresolvedRef, from_tool
+from bridge_adapter.dispatch import Dispatcher, Request, from_tool
+from bridge_adapter.hello import Hello, welcome
+from bridge_adapter.incoming import Resolver, form_of
 from bridge_adapter.letters import Letters
 from bridge_adapter.outbox import stream_items
-from bridge_adapter.refs import unknown
+from bridge_adapter.questions import Questions
+from bridge_adapter.stats import stats
 from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
@@ -31,66 +29,6 @@ if TYPE_CHECKING:
     from bridge_adapter.user_adapter.adapter import Asked
 
 _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
-FEATURES = ["stream", "callback", "cancel", "tagged"]
-
-
-class Disconnected(errors.BridgeError, ConnectionError):
-    """The client is gone while its call waited for it."""
-
-    category = "unavailable"
-
-
-class Resolver:
-    """Decodes the refs and callbacks of incoming messages before it is known which session they are for."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self.foreign: set[str] = set()
-        self.unresolved: list[UnresolvedRef] = []
-        self.callbacks: list[Any] = []
-
-    def reset(self) -> None:
-        if self.foreign:
-            self.foreign = set()
-        if self.unresolved:
-            self.unresolved = []
-        if self.callbacks:
-            self.callbacks = []
-
-    def resolve(self, ref: Ref | StreamRef) -> Any:
-        self.foreign.add(ref.session)
-        session = self._dispatcher.sessions.find(ref.session)
-        try:
-            if session is None:
-                raise unknown(ref.id, ref.session)
-            return session.refs.get(ref.id).obj
-        except errors.UnknownRef as error:
-            missing = UnresolvedRef(ref, error)
-            self.unresolved.append(missing)
-            return missing
-
-    def callback(self, ref: CallbackRef) -> Any:
-        callback = self._dispatcher.callbacks.callable(ref)
-        self.callbacks.append(callback)
-        return callback
-
-    def opaque(self, value: Any) -> Any:
-        raise errors.BridgeError(f"a {type(value).__name__} cannot be sent outside a call")
-
-
-def _form(params: dict[str, Any], outlet: Outlet | None) -> Form:
-    if params.get("encoding") == "tagged":
-        return Form("tagged", 2 if params.get("schema") == 2 else 1)
-    if params.get("encoding") == "plain":
-        return Form("plain")
-    identity, shared = params.get("identity") is True, params.get("shared")
-    if shared is None or outlet is None:
-        return Form(identity=True) if identity else PACKED
-    if not isinstance(shared, list) or [type(part) for part in shared] != [int, int, bool]:
-        raise errors.InvalidRequest(f"shared must be [bytes that may be written, bytes from which on, always], not {str(shared)[:40]}")
-    room, threshold, always = shared
-    # A new segment costs more than the socket, so one is only written for who will use it as such: who passes segments, or asks.
-    return Form(identity=identity, shared=(room, threshold)) if always or outlet.opened else Form(identity=identity)
 
 
 class Connection:
@@ -102,19 +40,17 @@ class Connection:
         self._dispatcher = dispatcher
         self._token = token
         self._resolver = Resolver(dispatcher)
-        self._packer = Packer(self._resolver, dispatcher.limits)
+        self.packer = Packer(self._resolver, dispatcher.limits)
         self._unpacker = Unpacker(self._resolver, lane.wire_limits(dispatcher.limits))
         self._outlet: Outlet | None = None  # segments, for a client that knows them
         self._innermost: Call | None = None
-        self._asked = itertools.count(1)
+        self._questions = Questions(dispatcher)
         self._credits: dict[int, int] = {}
         self._told: list[str] = []  # released functions of which the client may not have read yet
-        self._answers: dict[int, _Answer] = {}  # control connection: requests that other threads wait for
         self.role = ""
         self.speaks = self.lines = False  # what calls print goes to this client; it wants whole lines
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
-        self._pid = os.getpid()
-        self._texts = False  # the client's functions take and give JSON texts
+        self.texts = False  # the client's functions take and give JSON texts
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -141,8 +77,7 @@ class Connection:
             hub.controls.remove(self)
         if self.letters is not None:
             self.letters.close()
-        for answer in list(self._answers.values()):
-            answer.set(None, Disconnected("the client closed its control connection before it answered"))
+        self._questions.close()
 
     # --- hello ---
 
@@ -167,42 +102,22 @@ class Connection:
         return True
 
     def _welcome(self, message: Message) -> None:
-        params = message.body
-        if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
-            raise errors.ProtocolError(f"the first message must be the request hello, not {message.name or 'something else'}")
-        if not hmac.compare_digest(str(params.get("token", "")).encode("utf-8", "replace"), self._token.encode()):
-            raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
-        versions = params.get("versions")
-        if not isinstance(versions, list) or lane.VERSION not in versions:
-            raise errors.UnsupportedVersion(
-                f"this worker speaks version {lane.VERSION} of the lane, the client {versions}; update the older one"
-            )
-        self.role = str(params.get("role", "call"))
-        self._texts = params.get("texts") is True
+        hello = Hello.of(message, self._token)
+        self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
-        if params.get("shared") is True and segments is not None:
-            self._packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
-        asked = params.get("features")
-        known: list[Any] = asked if isinstance(asked, list) else []
-        self.letters = Letters(self.socket) if "messages" in known else None
-        self.speaks, self.lines = "output" in known and output.forward(), "lines" in known
-        features = [*FEATURES, *(["output"] if self.speaks else []), *(["messages"] if self.letters is not None else [])]
-        welcome = {
-            "version": lane.VERSION,
-            "conn": self.id,
-            "pid": os.getpid(),
-            "adapter_version": __version__,
-            "features": [*features, "shared"] if self._outlet is not None else features,
-            "max_frame": limits.frame,
-            "max_depth": limits.depth,
-        }
+        if hello.shared and segments is not None:
+            self.packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
+        self.letters = Letters(self.socket) if "messages" in hello.features else None
+        self.speaks, self.lines = "output" in hello.features and output.forward(), "lines" in hello.features
+        does = {"output": self.speaks, "messages": self.letters is not None, "shared": self._outlet is not None}
         if self.role == "control":
             self._dispatcher.callbacks.controls.append(self)
-        self.socket.send(self._packer.pack(lane.response(message.id, None, welcome)))
+        features = [feature for feature, done in does.items() if done]
+        self.socket.send(self.packer.pack(lane.response(message.id, None, welcome(self.id, limits, features))))
 
     def _say_goodbye(self, error: BaseException, id: int = 0) -> None:
         try:
-            self.socket.send(self._packer.pack(lane.response(id, errors.to_wire(error), None)))
+            self.socket.send(self.packer.pack(lane.response(id, errors.to_wire(error), None)))
         except OSError:
             return
 
@@ -220,7 +135,7 @@ class Connection:
                 case lane.REQUEST, id:
                     self._answer_error(id, error, None)
                 case lane.RESPONSE, id:
-                    self._answered(id, None, unreadable(error))
+                    self._questions.answered(id, None, unreadable(error))
                 case _:
                     raise errors.ProtocolError(f"a message that cannot be read: {error}") from error
             return None
@@ -239,27 +154,22 @@ class Connection:
             self._notice(message)
         else:
             unresolved = self._resolver.unresolved
-            self._answered(
+            self._questions.answered(
                 message.id,
                 message.body,
                 error_from(message.error) if message.error is not None else (unresolved[0].error if unresolved else None),
             )
-
-    def _answered(self, id: int, value: Any, error: BaseException | None) -> None:
-        answer = self._answers.pop(id, None)
-        if answer is not None:
-            answer.set(value, error)
 
     def _serve_request(self, message: Message) -> None:
         name = message.name
         if name in ("call", "stream") and self.role != "control":
             self._serve_call(message)
         elif name == "ping":
-            self.socket.send(self._packer.pack(lane.response(message.id, None, {"time": time.time()})))
+            self.socket.send(self.packer.pack(lane.response(message.id, None, {"time": time.time()})))
         elif name == "stats":
-            self.socket.send(self._packer.pack(lane.response(message.id, None, stats(self._dispatcher, message.body))))
+            self.socket.send(self.packer.pack(lane.response(message.id, None, stats(self._dispatcher, message.body))))
         elif name == "recycle" and self.role == "control":
-            self.socket.send(self._packer.pack(lane.response(message.id, None, self._recycle(message.body))))
+            self.socket.send(self.packer.pack(lane.response(message.id, None, self._recycle(message.body))))
         else:
             methods = "ping, stats, recycle" if self.role == "control" else "call, stream, ping, stats"
             self._answer_error(
@@ -283,9 +193,9 @@ class Connection:
             dispatcher.calls.add(call)
             try:
                 if message.name == "call":
-                    value = dispatcher.run(request, self._packer)
+                    value = dispatcher.run(request, self.packer)
                     if request.form.encoding == "tagged":
-                        value = self._packer.pack(value)
+                        value = self.packer.pack(value)
                 else:
                     value = stream_items(self, dispatcher, request, message)
             finally:
@@ -294,7 +204,7 @@ class Connection:
                 if call.spool is not None:
                     call.spool.finish()
                 call.session = None  # threads that it has started know the call, but do not keep the session's objects
-        except Disconnected:
+        except errors.Disconnected:
             raise
         except errors.CallCancelled:
             error = errors.CallWasCancelled("the call in whose callback this one was made was cancelled")
@@ -333,7 +243,7 @@ class Connection:
             call,
             tool,
             payload,
-            _form(params, self._outlet),
+            form_of(params, self._outlet),
             params.get("binary"),
             params.get("session_options") if asked is None else asked.options,
             asked,
@@ -361,7 +271,7 @@ class Connection:
     def _answer_error(self, id: int, error: BaseException, request: Request | None) -> None:
         fields = self._dispatcher.error(error, request)
         self._tell_released()
-        self.socket.send(self._packer.pack(lane.response(id, fields, None)))
+        self.socket.send(self.packer.pack(lane.response(id, fields, None)))
 
     def _notice(self, message: Message) -> None:
         match message.name, message.body:
@@ -385,7 +295,7 @@ class Connection:
         if hub.released:
             dropped = hub.take_released()
             self._told += dropped
-            self.socket.send(self._packer.pack(lane.notification("released", dropped)))
+            self.socket.send(self.packer.pack(lane.notification("released", dropped)))
 
     # --- streams ---
 
@@ -409,16 +319,17 @@ class Connection:
     def await_credit(self, id: int, call: Call) -> None:
         """Serves the connection until the client gives credit or the call is cancelled."""
         while self._credits[id] <= 0 and call.reason is None:
-            self._serve_one(call)
+            self.serve_one(call)
 
-    def _serve_one(self, call: Call, until: float | None = None) -> None:
+    def serve_one(self, call: Call, until: float | None = None) -> None:
+        """Takes one message, once it comes; returns without one when the call is cancelled or `until` has passed."""
         while not self.socket.ready(_LOOK_SECONDS if until is None else max(0.0, min(_LOOK_SECONDS, until - time.monotonic()))):
             if call.reason is not None or (until is not None and time.monotonic() >= until):
                 return
         body = self.socket.receive()
         if body is None:
             call.cancel("caller_down")
-            raise Disconnected("the client closed the connection while its call was running")
+            raise errors.Disconnected("the client closed the connection while its call was running")
         self._take(body)
 
     # --- callbacks, messages, output ---
@@ -437,119 +348,4 @@ class Connection:
 
     def ask(self, params: dict[str, Any], call: Call | None, session: str, timeout: float | None = None) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
-        if os.getpid() != self._pid:
-            raise errors.CallbackGone("Elixir functions cannot be called in a process that Python code has forked; call them in the worker")
-        until = None if timeout is None else time.monotonic() + timeout
-        if call is None:
-            return self._ask(params, None, session, until)
-        with call.waits_for_elixir():
-            if call.connection is not self:
-                return self._ask(params, call, session, until)
-            with call.shielded():
-                if call.spool is not None:
-                    call.spool.flush(wait=True)  # what was said before is heard before
-                return self._ask(params, call, session, until)
-
-    def _ask(self, params: dict[str, Any], call: Call | None, session: str, until: float | None) -> Any:
-        id = next(self._asked)
-        answer = _Answer()
-        self._answers[id] = answer
-        context = self._context(call, session)
-        try:
-            self.socket.send(self._pack_for(call, context, id, {**params, "session": session}))
-            if self.role == "control":
-                answer.wait(call, until)
-            else:
-                assert call is not None
-                while not answer.ready:
-                    if call.reason is not None:
-                        raise errors.CallCancelled
-                    self._serve_one(call, until)
-                    if until is not None and not answer.ready and time.monotonic() >= until:
-                        raise errors.NoAnswer
-        finally:
-            self._answers.pop(id, None)
-        value = answer.value()
-        return self._dispatcher.callback_result(value, context) if self._texts else value
-
-    def _context(self, call: Call | None, session_id: str) -> Context:
-        dispatcher = self._dispatcher
-        session = dispatcher.sessions.open(session_id or "default")
-        return Context(dispatcher, session, Request(call or Call((self.id, 0)), "snakebridge.callback", {}))
-
-    def _pack_for(self, call: Call | None, context: Context, id: int, params: dict[str, Any]) -> bytes:
-        """A callback request whose opaque values become refs of the call's session. From a foreign thread it needs a packer of its own."""
-        dispatcher = self._dispatcher
-        params["call"] = list(call.key) if call is not None else None
-        if call is not None and call.caller:
-            params["caller"] = call.caller
-        if call is not None and call.trace:
-            params["trace"] = call.trace
-        if self._texts:
-            params["timeout_ms"] = None if call is None or call.deadline is None else max(0, int((call.deadline - time.monotonic()) * 1000))
-            args, kwargs = params["args"], params.pop("kwargs")
-            params["args"] = dispatcher.encode_value([*args, kwargs] if kwargs else args, Form("tagged"), self._packer, context)
-        packer = self._packer if self.role != "control" else Packer(None, dispatcher.limits)
-        return dispatcher.encode_value(lane.request(id, "callback", params), PACKED, packer, context)
-
-
-class _Answer:
-    """The answer of Elixir to one callback, across threads."""
-
-    __slots__ = ("_error", "_gate", "_value", "ready")
-
-    def __init__(self) -> None:
-        self._gate = allocate_lock()
-        self._gate.acquire()
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self.ready = False
-
-    def set(self, value: Any, error: BaseException | None) -> None:
-        if not self.ready:
-            self._value, self._error, self.ready = value, error, True
-            self._gate.release()
-
-    def wait(self, call: Call | None, until: float | None) -> None:
-        """Blocks until the answer is there, or the call that carried the function is cancelled. Raises NoAnswer when it is late."""
-        if call is None:
-            self._acquire(until)
-            return
-        with call.while_waiting(lambda: self.set(None, call.interruption())):
-            self._acquire(until)
-
-    def _acquire(self, until: float | None) -> None:
-        if until is None:
-            self._gate.acquire()
-        elif not self._gate.acquire(timeout=max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX))):
-            raise errors.NoAnswer
-
-    def value(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-def stats(dispatcher: Dispatcher, asked: Any) -> dict[str, Any]:
-    """What the executor is doing, for `stats`."""
-    now = time.monotonic()
-    more = {"gc": garbage.collections()} if isinstance(asked, dict) and asked.get("gc") is True else {}
-    return {
-        "active": [[*call.key, int((now - call.started) * 1000), call.label, call.reason] for call in dispatcher.calls.active()],
-        "sessions": len(dispatcher.sessions),
-        "refs": dispatcher.sessions.ref_count(),
-        "threads": threading.active_count(),
-        "rss_mb": _rss_mb(),
-        "draining": dispatcher.draining,
-        **more,
-    }
-
-
-def _rss_mb() -> float:
-    try:
-        with open("/proc/self/statm") as statm:
-            return round(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-    except OSError:
-        import resource
-
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        return self._questions.ask(self, params, call, session, timeout)

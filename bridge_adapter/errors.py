@@ -100,6 +100,12 @@ class Unavailable(BridgeError):
     category = "unavailable"
 
 
+class Disconnected(BridgeError, ConnectionError):
+    """The client is gone while its call waited for it."""
+
+    category = "unavailable"
+
+
 class CallbackError(BridgeError, RuntimeError):
     """The Elixir function that Python called raised."""
 

@@ -1,0 +1,65 @@
+"""The first message of every connection: who the client is, what it understands, and what this worker answers (docs/wire.md section 2.1).
+
+A client that does not know the token, or speaks no version of the lane that this worker does, is refused here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge_adapter import __version__, errors, lane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bridge_adapter.codec import Limits
+    from bridge_adapter.lane import Message
+
+FEATURES = ("stream", "callback", "cancel", "tagged")  # of every connection
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a client said of itself. texts: its functions take and give JSON texts; shared: it can read shared memory."""
+
+    role: str
+    texts: bool
+    shared: bool
+    features: Sequence[Any]
+
+    @classmethod
+    def of(cls, message: Message, token: str) -> Hello:
+        """Raises ProtocolError, Unauthorized or UnsupportedVersion for a client that is not served."""
+        params = message.body
+        if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
+            raise errors.ProtocolError(f"the first message must be the request hello, not {message.name or 'something else'}")
+        if not hmac.compare_digest(str(params.get("token", "")).encode("utf-8", "replace"), token.encode()):
+            raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
+        versions = params.get("versions")
+        if not isinstance(versions, list) or lane.VERSION not in versions:
+            raise errors.UnsupportedVersion(
+                f"this worker speaks version {lane.VERSION} of the lane, the client {versions}; update the older one"
+            )
+        features = params.get("features")
+        return cls(
+            role=str(params.get("role", "call")),
+            texts=params.get("texts") is True,
+            shared=params.get("shared") is True,
+            features=features if isinstance(features, list) else (),
+        )
+
+
+def welcome(id: int, limits: Limits, features: Sequence[str]) -> dict[str, Any]:
+    """The answer: which connection this is, and what it will do beyond FEATURES."""
+    return {
+        "version": lane.VERSION,
+        "conn": id,
+        "pid": os.getpid(),
+        "adapter_version": __version__,
+        "features": [*FEATURES, *features],
+        "max_frame": limits.frame,
+        "max_depth": limits.depth,
+    }
