@@ -1,4 +1,5 @@
-# The whole of it in one program: values, a class in a session, a lazy stream, a callback, and a real job that reports as it goes.
+# The whole of it in one program: values, a class in a session, a lazy stream, a callback, a real job that reports as it goes, and a
+# language model.
 #
 #     make demo            or: mix run examples/demo.exs [--cancel-after BLOCKS]
 
@@ -10,7 +11,9 @@ defmodule Demo do
 
   def run(args) do
     {options, _, _} = OptionParser.parse(args, strict: [cancel_after: :integer])
-    {us, _} = :timer.tc(fn -> Enum.each(parts(options), &part/1) end)
+    # Who wants to see a cancellation wants to see only that.
+    parts = if options[:cancel_after], do: [restoration(options)], else: parts(options)
+    {us, _} = :timer.tc(fn -> Enum.each(parts, &part/1) end)
     IO.puts("\nDone in #{Float.round(us / 1.0e6, 1)} s.")
   end
 
@@ -20,9 +23,13 @@ defmodule Demo do
       {"A class, its methods and attributes, in a session", &session/0},
       {"A lazy stream: Python counts forever, Elixir takes what it wants", &stream/0},
       {"A callback: Python calls Elixir, which calls Python", &callback/0},
-      {"Restoring a photograph with JAX, watched from Elixir", fn -> restore(options) end}
+      restoration(options),
+      {"A language model (SmolLM2-135M, in JAX) answers, word by word", &converse/0}
     ]
   end
+
+  defp restoration(options),
+    do: {"Restoring a photograph with JAX, watched from Elixir", fn -> restore(options) end}
 
   defp part({title, code}) do
     IO.puts(IO.ANSI.format(["\n", :bright, title]))
@@ -179,6 +186,26 @@ defmodule Demo do
     images = [blurred, result["image"], difference]
     titles = ["blurred and noised", "restored", "error x 4"]
     SnakeBridge.call!(flow, "save_panel", [Path.expand("#{@out}/restoration.png"), images], titles: titles)
+  end
+
+  # --- a language model ---
+
+  defp converse do
+    python = Path.expand("generate/python", __DIR__)
+    {:ok, _} = SnakeBridge.Pool.start_link(name: :llm, size: 1, env: [{"PYTHONPATH", python}])
+    model = SnakeBridge.call!("smollm", "load", [], slots: 1, pool: :llm, __runtime__: [timeout: 120_000])
+    question = "Why is the sky blue? Answer in one sentence."
+    IO.write("  #{question}\n  > ")
+    messages = [%{"role" => "user", "content" => question}]
+
+    SnakeBridge.stream(model, :generate, [messages],
+      max_tokens: 60,
+      callback: fn
+        {:chunk, piece} -> piece |> String.replace("\n", "\n    ") |> IO.write()
+        {:done, stats} -> IO.puts("\n  #{stats["tokens"]} tokens, then #{stats["finish_reason"]}")
+        {:error, error} -> raise error
+      end
+    )
   end
 
   defp db(value), do: "#{:io_lib.format("~.2f", [value])} dB"

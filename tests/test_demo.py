@@ -30,6 +30,7 @@ def test_the_demo_does_what_it_says() -> None:
     gain = re.search(r"gain \+([0-9.]+) dB", output)
     assert gain is not None
     assert float(gain.group(1)) > 1.5
+    assert re.search(r"\n  > (.{20,})\n  [0-9]+ tokens, then (end|length)\n", output, re.S)
     image = Image.open(picture)
     assert image.size[0] > 3 * 500
     assert image.size[1] > 500
