@@ -34,6 +34,7 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy -p bridge_adapter -p bench
+	MYPYPATH=examples/generate/python $(PY) -m mypy -p smollm
 	mix format --check-formatted
 	mix compile --warnings-as-errors
 
