@@ -248,6 +248,11 @@ def on_behalf(call: Call) -> Iterator[None]:
         _current.reset(token)
 
 
+def serve(call: Call) -> None:
+    """Makes `call` the current call of this thread for good: also of what its `threading.excepthook` says at its end."""
+    _current.set(call)
+
+
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     import ctypes
 

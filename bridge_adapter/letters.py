@@ -12,7 +12,7 @@ from bridge_adapter.errors import Unavailable
 if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket
 
-MOST = 10_000
+MOST = 100_000
 ROOM = 32 << 20  # bytes; a single message may have more when nothing else waits
 _SMALL = 1 << 15  # sent by whoever posts it, if the socket takes it at once
 

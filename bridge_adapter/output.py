@@ -44,6 +44,10 @@ class _Stream(io.TextIOBase):
     def errors(self) -> str | None:  # type: ignore[override]
         return self._stream.errors
 
+    def close(self) -> None:
+        """Standard streams are everybody's: code that closes one has finished with it, and others go on."""
+        self.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)  # buffer, reconfigure, name, ...
 
@@ -93,11 +97,14 @@ class Forwarded(_Stream):
 
     def write(self, text: str) -> int:
         _check(text)
+        if _silent.on:
+            return len(text)
         said = heard_by_caller()
         if said is None:
             return self._stream.write(text)
-        if text and not _silent.on:
-            said.text(self._kind, text)
+        if text:
+            # Classes derived from str may join, slice and measure as they like.
+            said.text(self._kind, text if type(text) is str else str.__str__(text))
         return len(text)
 
     def flush(self) -> None:
@@ -112,17 +119,27 @@ class _Bytes(io.RawIOBase):
     def __init__(self, stream: Forwarded) -> None:
         self._text = stream
 
+    def close(self) -> None:
+        """As of the stream: what wraps it for a while closes it with itself, and others go on."""
+        self.flush()
+
     def writable(self) -> bool:
         return True
+
+    def isatty(self) -> bool:
+        return self._text.isatty()
 
     def fileno(self) -> int:
         return self._text.fileno()
 
     def write(self, data: Any) -> int:
         raw = bytes(data)
-        if heard_by_caller() is None:
+        if _silent.on:
+            return len(raw)
+        said = heard_by_caller()
+        if said is None:
             return self._text._stream.buffer.write(raw)
-        self._text.write(raw.decode("utf-8", "replace"))
+        said.raw(self._text._kind, raw)
         return len(raw)
 
     def flush(self) -> None:

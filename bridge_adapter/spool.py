@@ -6,6 +6,7 @@ the control connection. A client that does not read holds a call up for a second
 
 from __future__ import annotations
 
+import codecs
 import threading
 import time
 from collections import deque
@@ -29,16 +30,18 @@ _STALLED_SECONDS = 0.02
 _ENTRY = 64  # what an entry counts besides its text
 _TEXTS = ("out", "err")
 _JOINED = 1024  # shorter texts are joined as they come
+_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Spool:
     """What one call has said and its client has not got yet. Any thread may write; messages are sent one at a time, in order."""
 
-    __slots__ = ("_call", "_dropped", "_entries", "_lock", "_open", "_patience", "_sending", "_size", "_unsent", "queued")
+    __slots__ = ("_begun", "_call", "_dropped", "_entries", "_lock", "_open", "_patience", "_sending", "_size", "_unsent", "queued")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._entries: deque[list[Any]] = deque()
+        self._begun: dict[str, codecs.IncrementalDecoder] = {}  # kind -> bytes that are only part of a character
         self._size = 0
         self._dropped = 0
         self._unsent = b""  # a message that was made and could not be sent yet
@@ -56,6 +59,16 @@ class Spool:
         else:
             for start in range(0, len(text), PIECE):
                 self.entry([kind, text[start : start + PIECE]])
+
+    def raw(self, kind: str, data: bytes) -> None:
+        """Adds bytes of UTF-8, which may end in the middle of a character."""
+        with self._lock:
+            begun = self._begun.get(kind)
+            if begun is None:
+                begun = self._begun[kind] = _decoder("replace")
+            text = begun.decode(data)
+        if text:
+            self.text(kind, text)
 
     def entry(self, entry: list[Any]) -> None:
         """Adds an entry of docs/wire.md section 2.3. Its second field is a text, or its third."""
@@ -120,6 +133,9 @@ class Spool:
 
     def finish(self) -> None:
         """The call has ended: sends what is left before its answer. What comes now goes through the control connection."""
+        for kind, begun in list(self._begun.items()):
+            if rest := begun.decode(b"", final=True):
+                self.text(kind, rest)
         with self._sending:
             self._send_all(wait=True)
             self._open = False

@@ -40,8 +40,8 @@ def follow_calls() -> None:
 
 def _run(self: threading.Thread, call: Call) -> None:
     self.__dict__.pop("run", None)  # it holds the thread itself
-    with calls.on_behalf(call):
-        self.run()
+    calls.serve(call)
+    self.run()
 
 
 def _work(call: Call, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
+import logging.handlers
+import queue
 import sys
 import threading
 import time
@@ -33,6 +36,25 @@ def say_both(text: str) -> None:
 def say_bytes(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def say_bytes_one_by_one(data: bytes) -> None:
+    for byte in data:
+        sys.stdout.buffer.write(bytes([byte]))
+
+
+def close_and_say(text: str) -> None:
+    """Closes what it was given, as scripts do, and a wrapper that closes what it wraps."""
+    io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8").write(text)
+    sys.stdout.close()
+    sys.stdout.buffer.write(text.encode())
+    print(text)
+
+
+def fail_in_thread() -> None:
+    thread = threading.Thread(target=int, args=("x",))
+    thread.start()
+    thread.join()
 
 
 def say_around(function: Any, text: str) -> Any:
@@ -121,6 +143,63 @@ def record_with_handlers(path: str) -> None:
     for handler in handlers:
         own.removeHandler(handler)
         handler.close()
+
+
+def record_through_queue(text: str) -> None:
+    """A set-up whose handlers run on a thread of their own."""
+    records: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    listener = logging.handlers.QueueListener(records, logging.StreamHandler())
+    own = logging.getLogger("talker.queued")
+    own.addHandler(logging.handlers.QueueHandler(records))
+    listener.start()
+    own.error(text)
+    listener.stop()
+    own.handlers.clear()
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def odd_records() -> None:
+    own = logging.getLogger("talker")
+    own.error(Unspeakable())
+    own.error("%s", Unspeakable())
+    own.log(10**30, "a level beyond measure")
+    own.handle(logging.LogRecord("odd", 40, "odd.py", 10**30, "a line beyond measure", (), None))
+    own.handle(logging.makeLogRecord({"msg": "no name", "levelno": 40, "name": None, "lineno": None}))
+
+
+class Counted(str):
+    """Text that is not joined like other text."""
+
+    def __add__(self, other: Any) -> Any:
+        return Counted("?")
+
+    __radd__ = __add__
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+
+def say_counted(text: str) -> None:
+    sys.stdout.write("-")
+    sys.stdout.write(Counted(text))
+
+
+def record_and_warn_when_open(text: str) -> None:
+    """From a thread that goes on when the call has ended."""
+
+    def wait() -> None:
+        gate.wait(20)
+        logger.error(text)
+        warnings.warn(text, UserWarning, stacklevel=1)
+
+    gate.clear()
+    threading.Thread(target=wait).start()
 
 
 def warn(text: str) -> None:

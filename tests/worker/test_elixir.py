@@ -92,7 +92,7 @@ def test_objects_cannot_be_sent_between_calls(talking: Client, post: Client) -> 
 
 
 def test_a_client_that_does_not_take_its_messages_costs_an_error_and_no_memory(talking: Client, post: Client) -> None:
-    talking.call("talker", "flood_between_calls", PID, 20_000)
+    talking.call("talker", "flood_between_calls", PID, 40_000)
     assert "Backlog: " in (told := talking.call("talker", "result_of_background"))
     assert "wait for the Elixir client" in told
     got = [next_message(post) for _ in range(10_000)]

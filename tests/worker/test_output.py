@@ -68,6 +68,29 @@ def test_stderr_is_told_apart_and_bytes_are_text(hearing: Client) -> None:
     assert said(hearing) == [["out", "lone \\udc80"]]
 
 
+def test_characters_whose_bytes_come_one_by_one_are_whole(hearing: Client) -> None:
+    hearing.call("talker", "say_bytes_one_by_one", "äö€😀\n".encode())
+    assert text(hearing) == "äö€😀\n"
+    hearing.call("talker", "say_bytes_one_by_one", "cut €".encode()[:-1])
+    assert text(hearing) == "cut \ufffd"
+
+
+def test_streams_that_user_code_closes_go_on_for_others(hearing: Client) -> None:
+    for _ in range(2):
+        hearing.call("talker", "close_and_say", "x")
+        assert text(hearing) == "xxx\n"
+
+
+def test_text_of_a_class_of_its_own_is_text(hearing: Client) -> None:
+    hearing.call("talker", "say_counted", "odd")
+    assert text(hearing) == "-odd"
+
+
+def test_an_exception_that_ends_a_thread_is_told_to_the_caller(hearing: Client) -> None:
+    hearing.call("talker", "fail_in_thread")
+    assert "ValueError: invalid literal for int()" in text(hearing, "err")
+
+
 def test_what_an_elixir_function_says_comes_in_between(hearing: Client) -> None:
     seen: list[str] = []
     function = hearing.function("f", 1, lambda word: seen.append(text(hearing) + word) or word)
@@ -219,6 +242,21 @@ def test_records_follow_pythons_levels_and_are_said_once(hearing: Client, tmp_pa
     hearing.call("talker", "record_with_handlers", str(tmp_path / "log"))
     assert [entry[:3] for entry in said(hearing)] == [["log", 40, "handled"]]
     assert (tmp_path / "log").read_text() == "handled\n"
+
+
+def test_handlers_on_a_thread_of_their_own_do_not_say_it_again(hearing: Client) -> None:
+    hearing.call("talker", "record_through_queue", "queued")
+    assert [entry[:3] for entry in said(hearing)] == [["log", 40, "queued"]]
+
+
+def test_odd_records_arrive_and_fail_no_call(hearing: Client) -> None:
+    hearing.call("talker", "odd_records")
+    entries = said(hearing)
+    assert [entry[1] for entry in entries] == [40, 40, (1 << 31) - 1, 40, 40]
+    assert [entry[2] for entry in entries][2:] == ["a level beyond measure", "a line beyond measure", "no name"]
+    assert entries[0][2] == "a record of Unspeakable cannot be formatted: RuntimeError"
+    hearing.call("talker", "say", "goes on")
+    assert text(hearing) == "goes on\n"
 
 
 def test_warnings_carry_category_and_place_and_can_be_caught(hearing: Client) -> None:

@@ -11,6 +11,9 @@ defmodule SnakeBridge.Output do
 
   alias SnakeBridge.SessionManager
 
+  # Bytes; Logger cuts messages at 8192 unless it is told otherwise.
+  @longest_line 8000
+
   @typedoc "Whose words these are: the process that made the call, its group leader, and the call."
   @type speaker :: %{pid: pid(), leader: pid(), mode: :caller | :logger, call: list(), session: String.t()}
 
@@ -64,8 +67,8 @@ defmodule SnakeBridge.Output do
 
   defp say_one(["out", text], %{mode: :caller} = speaker), do: IO.write(speaker.leader, plain(text))
   defp say_one(["err", text], %{mode: :caller}), do: IO.write(:standard_error, plain(text))
-  defp say_one(["out", text], speaker), do: log(:info, line(text), [], speaker)
-  defp say_one(["err", text], speaker), do: log(:warning, line(text), [], speaker)
+  defp say_one(["out", text], speaker), do: log_lines(:info, text, speaker)
+  defp say_one(["err", text], speaker), do: log_lines(:warning, text, speaker)
 
   defp say_one(["log", level, message, logger, module, function, path, line], speaker) do
     metadata = [python_logger: logger, python_module: module, python_function: function]
@@ -91,6 +94,21 @@ defmodule SnakeBridge.Output do
   # A newer worker says something that this version does not know.
   defp say_one(_, _), do: :ok
 
+  # A record per line, none so long that Logger would cut it.
+  defp log_lines(level, text, speaker) do
+    for line <- text |> plain() |> String.trim_trailing("\n") |> String.split("\n"),
+        part <- parts(line),
+        do: log(level, part, [], speaker)
+  end
+
+  defp parts(line) when byte_size(line) <= @longest_line, do: [line]
+
+  defp parts(line) do
+    # Characters have up to four bytes.
+    {part, rest} = String.split_at(line, div(@longest_line, 4))
+    [part | parts(rest)]
+  end
+
   defp log(level, message, metadata, speaker) do
     ours = [pid: speaker.pid, gl: speaker.leader, session_id: speaker.session, python_call: speaker.call]
     Logger.bare_log(level, message, metadata ++ ours)
@@ -106,8 +124,6 @@ defmodule SnakeBridge.Output do
   defp level(level) when level > 20, do: :notice
   defp level(level) when level == 20, do: :info
   defp level(_), do: :debug
-
-  defp line(text), do: text |> plain() |> String.trim_trailing("\n")
 
   defp plain(text) when is_binary(text), do: text
   defp plain(other), do: to_string(other)
