@@ -105,7 +105,15 @@ def say_when_open(text: str) -> None:
         gate.wait(20)
         print(text)
 
-    threading.Thread(target=wait).start()
+    gate.clear()
+    threading.Thread(target=wait, name="talker").start()
+
+
+def join_threads() -> None:
+    """Waits for the threads that the gate has let go."""
+    for thread in threading.enumerate():
+        if thread.name == "talker":
+            thread.join(20)
 
 
 def open_gate() -> None:
@@ -199,7 +207,7 @@ def record_and_warn_when_open(text: str) -> None:
         warnings.warn(text, UserWarning, stacklevel=1)
 
     gate.clear()
-    threading.Thread(target=wait).start()
+    threading.Thread(target=wait, name="talker").start()
 
 
 def warn(text: str) -> None:
@@ -253,6 +261,22 @@ def send(to: Any, message: Any) -> None:
 def send_numbers(to: Any, count: int) -> None:
     for number in range(count):
         elixir.send(to, number)
+
+
+def send_by_turns(targets: list[Any], count: int) -> None:
+    for number in range(count):
+        elixir.send(targets[0] if number % 1000 else targets[-1], number)
+
+
+def send_around(to: Any, read: Any) -> list[Any]:
+    seen = []
+    for number in range(1, 4):
+        elixir.send(to, number)
+        if number != 3:
+            seen.append(read())
+        if number == 1:
+            seen.append(read())
+    return seen
 
 
 def send_in_thread(to: Any, message: Any) -> None:

@@ -8,10 +8,40 @@ defmodule SnakeBridge.Messages do
   whatever tuple `GenServer.whereis/1` knows.
   """
   @spec deliver(term(), term()) :: :ok
-  def deliver(to, message) do
+  def deliver(to, message), do: deliver(to, message, &send/2)
+
+  # What waits until this process can read it, latest first.
+  @held :snakebridge_held
+
+  @doc """
+  The same, in a process that waits for the call which sends: it reads none of its own messages before it goes on, and every look at the socket
+  passes over all that are in its mailbox. So these come together, by `hand_over/0`.
+  """
+  @spec deliver_in_call(term(), term()) :: :ok
+  def deliver_in_call(to, message), do: deliver(to, message, &hold_or_send/2)
+
+  defp hold_or_send(receiver, message) when receiver == self(),
+    do: Process.put(@held, [message | Process.get(@held, [])])
+
+  defp hold_or_send(receiver, message) do
+    # An alias may be this process, too.
+    if is_reference(receiver), do: hand_over()
+    send(receiver, message)
+  end
+
+  @doc "Puts what the calling process was sent by its own call into its mailbox: before it goes on with code of its own."
+  @spec hand_over() :: :ok
+  def hand_over do
+    case Process.delete(@held) do
+      nil -> :ok
+      held -> held |> Enum.reverse() |> Enum.each(&send(self(), &1))
+    end
+  end
+
+  defp deliver(to, message, deliver) do
     case receiver(to) do
       nil -> Logger.warning("Python sent a message to #{inspect(to)}, and no process has that name")
-      receiver -> send(receiver, message)
+      receiver -> deliver.(receiver, message)
     end
 
     :ok

@@ -76,20 +76,76 @@ defmodule SnakeBridge.OutputTest do
 
   test "what a thread says after its call goes to the caller while that lives" do
     {:ok, leader} = StringIO.open("")
+    caller = caller(leader, "say_when_open", ["afterwards"])
+    # The thread says it in the moment in which another call opens the gate.
+    SnakeBridge.call!("talker", "open_gate", [], pool: :single)
+    assert eventually(fn -> StringIO.contents(leader) == {"", "afterwards\n"} end)
+    send(caller, :stop)
+  end
+
+  test "what a thread records when its caller has ended goes to Logger all the same" do
+    log =
+      capture_log(fn ->
+        Task.await(
+          Task.async(fn ->
+            SnakeBridge.call!("talker", "record_and_warn_when_open", ["nobody there"], pool: :single)
+          end)
+        )
+
+        # The thread waits for this, and the worker for nobody.
+        SnakeBridge.call!("talker", "open_gate", [], pool: :single)
+        SnakeBridge.call!("talker", "join_threads", [], pool: :single)
+        say_late()
+      end)
+
+    assert log =~ "[error] nobody there"
+    assert log =~ ~r/\[warn(ing)?\] +UserWarning: nobody there/
+  end
+
+  test "a group leader that does not answer holds up no other caller's threads" do
+    deaf = spawn_link(fn -> receive do: (:stop -> :ok) end)
+    {:ok, leader} = StringIO.open("")
+
+    log =
+      capture_log(fn ->
+        [first, second] =
+          for {text, leader} <- [{"unheard", deaf}, {"heard", leader}] do
+            caller = caller(leader, "say_when_open", [text])
+            SnakeBridge.call!("talker", "open_gate", [], pool: :single)
+            SnakeBridge.call!("talker", "join_threads", [], pool: :single)
+            caller
+          end
+
+        assert eventually(fn -> StringIO.contents(leader) == {"", "heard\n"} end)
+        for caller <- [first, second], do: send(caller, :stop)
+      end)
+
+    assert log =~ "its group leader #{inspect(deaf)} does not answer"
+    send(deaf, :stop)
+  end
+
+  # A process that makes a call, and stays.
+  defp caller(leader, function, args) do
     test = self()
 
     caller =
       spawn_link(fn ->
         Process.group_leader(self(), leader)
-        SnakeBridge.call!("talker", "say_when_open", ["afterwards"], pool: :single)
-        send(test, :called)
+        SnakeBridge.call!("talker", function, args, pool: :single)
+        send(test, {:called, self()})
         receive do: (:stop -> :ok)
       end)
 
-    assert_receive :called, 10_000
-    # The thread says it in the moment in which another call opens the gate.
+    assert_receive {:called, ^caller}, 10_000
+    caller
+  end
+
+  # Returns when all that threads have said so far was said here.
+  defp say_late do
+    {:ok, leader} = StringIO.open("")
+    caller = caller(leader, "say_when_open", ["last"])
     SnakeBridge.call!("talker", "open_gate", [], pool: :single)
-    assert eventually(fn -> StringIO.contents(leader) == {"", "afterwards\n"} end)
+    assert eventually(fn -> StringIO.contents(leader) == {"", "last\n"} end)
     send(caller, :stop)
   end
 
@@ -162,6 +218,12 @@ defmodule SnakeBridge.OutputTest do
       assert log =~ "[info] to the log"
       assert log =~ "pid=#{:erlang.pid_to_list(self())}"
       assert length(String.split(log, "both\n")) == 3
+
+      # Logger cuts what is longer than 8 KiB.
+      text = Enum.map_join(1..3_000, "\n", &"line #{&1}.") <> "\n" <> String.duplicate("€", 20_000)
+      log = capture_log(fn -> say(text, pool: pool) end)
+      for n <- [1, 2, 1_499, 3_000], do: assert(log =~ "[info] line #{n}.\n")
+      assert length(String.split(log, "€")) == 20_001
     end
 
     @tag mode: :worker

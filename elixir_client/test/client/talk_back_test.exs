@@ -14,6 +14,20 @@ defmodule SnakeBridge.TalkBackTest do
     assert for(_ <- 1..100, do: receive(do: (n -> n), after: (0 -> :nothing))) == Enum.to_list(0..99)
   end
 
+  test "a hundred thousand messages of a call are there when it returns, under whatever name" do
+    Process.register(self(), :talk_back_many)
+    {:ok, nil} = talk("send_by_turns", [[self(), "talk_back_many"], 100_000])
+    assert Process.info(self(), :message_queue_len) == {:message_queue_len, 100_000}
+    for n <- 0..99_999, do: assert_received(^n)
+  end
+
+  test "a function reads what was sent before it was called, and not what is sent after" do
+    read = fn -> receive(do: (n when is_integer(n) -> n), after: (0 -> nil)) end
+    assert talk("send_around", [self(), read]) == {:ok, [1, nil, 2]}
+    assert_received 3
+    refute_received _
+  end
+
   test "a message is any value, and to anybody" do
     message = {:done, %{"loss" => 0.5, :at => ~D[2024-02-29]}, [<<255>>, nil]}
     {:ok, nil} = talk("send", [self(), message])

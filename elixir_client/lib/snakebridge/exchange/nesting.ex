@@ -4,7 +4,7 @@ defmodule SnakeBridge.Exchange.Nesting do
   on another connection, names that call as its parent, so that it runs inside the same session.
   """
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Output
+  alias SnakeBridge.{Messages, Output}
 
   # {:callback, process} => the calls in whose callbacks it is
   @in_use :snakebridge_in_use
@@ -33,12 +33,14 @@ defmodule SnakeBridge.Exchange.Nesting do
       wait.()
     after
       Process.put(@stack, outer)
+      Messages.hand_over()
     end
   end
 
   @doc "Runs the function of a callback: processes that it starts find the call that it is made in."
   @spec in_callback(map(), term(), (() -> result)) :: result when result: term()
   def in_callback(worker, call, function) do
+    Messages.hand_over()
     marker = {{:callback, self()}, key(worker), call}
     :ets.insert(@in_use, marker)
 

@@ -15,7 +15,7 @@ defmodule SnakeBridge.Exchange.Serving do
   def serve({:request, _, _, _} = request, connection, _), do: refuse(request, connection)
   def serve({:notification, "released", ids}, _, _), do: CallbackRegistry.release(ids)
   def serve({:notification, "output", said}, _, worker), do: Output.deliver(said, worker.output)
-  def serve({:notification, "message", [to, message]}, _, _), do: Messages.deliver(to, message)
+  def serve({:notification, "message", [to, message]}, _, _), do: Messages.deliver_in_call(to, message)
   def serve(_, _, _), do: :ok
 
   @doc "Answers a request that no client knows."
