@@ -249,6 +249,7 @@ class Connection:
             asked,
             set(resolver.foreign),
             list(resolver.unresolved),
+            [] if message.name == "call" else None,
         )
         for callback in resolver.callbacks:
             self._dispatcher.callbacks.carried(callback, call, str(payload.get("session_id") or "default"))

@@ -67,6 +67,7 @@ class Request:
     asked: Asked | None = None  # of a call of the user's adapter: its payload is plain JSON
     foreign: set[str] = field(default_factory=set)  # sessions of the refs that the payload named
     unresolved: list[UnresolvedRef] = field(default_factory=list)
+    returned: list[Callback] | None = None  # functions in the answer of a call: they are not told as dropped before it
 
 
 @dataclass(slots=True, eq=False)
@@ -339,6 +340,8 @@ class Context:
 
     def opaque(self, value: Any) -> Any:
         if isinstance(value, Callback):
+            if self.request.returned is not None:
+                self.request.returned.append(value)
             return value.ref
         if isinstance(value, UnresolvedRef):
             return value.ref

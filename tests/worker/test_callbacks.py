@@ -120,6 +120,14 @@ def test_a_client_that_vanishes_inside_a_callback_ends_the_call(worker: Worker, 
     assert client.call("math", "sqrt", 4, session="v") == 2.0  # its session is free again
 
 
+def test_a_function_is_told_as_dropped_only_after_the_answer_that_holds_it(client: Client) -> None:
+    given = [client.function(f"given{n}", 0, lambda: None) for n in range(3)]
+    assert client.call("sample", "attempts", client.function("give", 1, lambda n: given[n]), 0, 1, 2) == given
+    assert not {ref.id for ref in given} & set(client.released)
+    assert client.call("math", "sqrt", 4) == 2.0
+    assert "given0" in client.released
+
+
 UNREADABLE = b"\xd4\x7f\x00"  # an extension that nobody knows
 
 

@@ -53,7 +53,7 @@ defmodule SnakeBridge.Pool.Control do
            # characters that nobody has heard
            unsaid: 0,
            asked: %{},
-           # task => the request of Python that it answers
+           # request of Python => monitor of the process that answers it
            answering: %{},
            next: 1,
            options: Request.options(worker.pool)
@@ -94,17 +94,20 @@ defmodule SnakeBridge.Pool.Control do
 
   def handle_info({:unanswered, id}, state), do: {:noreply, answered(id, :no_answer, state)}
 
-  def handle_info({task, _}, state) when is_map_key(state.answering, task) do
-    Process.demonitor(task, [:flush])
-    {:noreply, %{state | answering: Map.delete(state.answering, task)}}
+  def handle_info({:answered, id}, state) do
+    {monitor, answering} = Map.pop(state.answering, id)
+    Process.demonitor(monitor, [:flush])
+    {:noreply, %{state | answering: answering}}
   end
 
-  # It may have been killed, by a link of the function's, before it answered; Python ignores a second answer.
-  def handle_info({:DOWN, task, :process, _, reason}, state) when is_map_key(state.answering, task) do
-    {id, answering} = Map.pop(state.answering, task)
-    text = "the process that ran the Elixir function has died: #{inspect(reason, limit: 20)}"
+  # A process that runs a function has been killed, by a link of the function's, before it answered.
+  def handle_info({:DOWN, monitor, :process, _, reason}, state) do
+    {id, _} = Enum.find(state.answering, fn {_, of} -> of == monitor end)
+    # It may have been dead before it was watched.
+    why = if reason == :noproc, do: "", else: ": #{inspect(reason, limit: 20)}"
+    text = "the process that ran the Elixir function has died#{why}"
     Connection.send(state.connection, Lane.refusal(id, "callback_error", text))
-    {:noreply, %{state | answering: answering}}
+    {:noreply, %{state | answering: Map.delete(state.answering, id)}}
   end
 
   def handle_info({:tcp_closed, _}, state), do: {:stop, :normal, state}
@@ -143,15 +146,17 @@ defmodule SnakeBridge.Pool.Control do
 
   defp handle({:request, id, "callback", params}, state) do
     %{worker: worker, connection: connection} = state
+    control = self()
 
-    task =
-      Task.Supervisor.async_nolink(SnakeBridge.Tasks, fn ->
+    {:ok, pid} =
+      Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
         # The task acts for the call that brought the function: what it calls runs inside that call's session.
         Nesting.on_behalf(worker, params)
         Serving.answer(id, params, connection, worker)
+        send(control, {:answered, id})
       end)
 
-    %{state | answering: Map.put(state.answering, task.ref, id)}
+    %{state | answering: Map.put(state.answering, id, Process.monitor(pid))}
   end
 
   defp handle({:request, _, _, _} = request, state) do
