@@ -124,13 +124,18 @@ class Dispatcher:
         return tool
 
     def reload_changed(self, call: Call) -> None:
-        """Reloads modules whose files have changed, unless other calls run: then the next call tries again."""
+        """Reloads modules whose files have changed, unless other calls go on running: then a later call tries again."""
         watch = self.watch
         assert watch is not None
         changed = watch.changed()
         if changed:
-            with self.pause.alone(call, 0.0) as others:
-                if not others:
+            from bridge_adapter.tools.reload import PAUSE_SECONDS
+
+            # New calls wait meanwhile, or a worker that is never idle would never be alone.
+            with self.pause.alone(call, PAUSE_SECONDS) as others:
+                if others:
+                    watch.later()
+                else:
                     watch.run_again(changed)
 
     def watch_files(self, directories: list[str]) -> None:

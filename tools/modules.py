@@ -5,18 +5,38 @@ modules as they were. Source files only, read anew each time, so that a change w
 from __future__ import annotations
 
 import ast
+import importlib
 import linecache
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 
 def source(module: ModuleType) -> Path | None:
-    """The file that a module's code is in; None for what is built in, compiled or made at run time."""
+    """The file that a module's code is in, even if that is another one by now; None for what is built in, compiled or made up."""
+    origin = origin_of(module)
+    if origin is None or origin.is_file():
+        return origin
+    spec = _found_anew(module)
+    return Path(spec.origin) if spec is not None and spec.origin is not None and spec.origin.endswith(".py") else None
+
+
+def origin_of(module: ModuleType) -> Path | None:
+    """The Python file that a module was loaded from, which may be gone."""
     origin = getattr(getattr(module, "__spec__", None), "origin", None)
-    return Path(origin) if isinstance(origin, str) and origin.endswith(".py") and Path(origin).is_file() else None
+    return Path(origin) if isinstance(origin, str) and origin.endswith(".py") else None
+
+
+def _found_anew(module: ModuleType) -> ModuleSpec | None:
+    # A module has become a package, or the other way round, or lies elsewhere on the path.
+    assert module.__spec__ is not None
+    name = module.__spec__.name
+    above = name.rpartition(".")[0]
+    importlib.invalidate_caches()
+    return PathFinder.find_spec(name, getattr(sys.modules.get(above), "__path__", None) if above else None)
 
 
 def family(name: str) -> list[str]:
@@ -36,6 +56,7 @@ def run_again(names: Collection[str]) -> list[str]:
         for name in order:
             module = sys.modules[name]
             before.append((module, dict(module.__dict__)))
+            _move(module)
             exec(compiled[name], module.__dict__)  # the user's own module
     except BaseException:
         for module, names_before in reversed(before):
@@ -44,6 +65,19 @@ def run_again(names: Collection[str]) -> list[str]:
             module.__dict__.update(names_before)
         raise
     return order
+
+
+def _move(module: ModuleType) -> None:
+    """Gives a module whose file is another one by now the names that say so."""
+    origin = origin_of(module)
+    if origin is None or origin.is_file() or (spec := _found_anew(module)) is None:
+        return
+    names = {"__spec__": spec, "__loader__": spec.loader, "__package__": spec.parent, "__file__": spec.origin, "__cached__": spec.cached}
+    module.__dict__.update(names)
+    if spec.submodule_search_locations is not None:
+        module.__path__ = spec.submodule_search_locations
+    else:
+        module.__dict__.pop("__path__", None)
 
 
 def _compiled(module: ModuleType) -> CodeType:

@@ -16,6 +16,8 @@ from .registry import Payload, ToolContext, invalid
 
 WAIT_MS = 5_000
 LOOK_SECONDS = 0.5
+PAUSE_SECONDS = 0.25  # how long a call that has met a change holds up new ones, until those that run have ended
+BUSY_SECONDS = 2.0  # when to try again where they had not
 _INFO, _WARNING, _ERROR = 20, 30, 40
 
 Objects = Iterable[tuple[str, Iterable[Any]]]
@@ -37,9 +39,14 @@ def reload(payload: Payload, context: ToolContext) -> dict[str, Any]:
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return {"reloaded": [], "stale": [], "running": 0}
-    if modules.source(loaded) is None:
-        raise invalid(f"{name} has no Python source file that could be run again; restart the worker to load another version of it")
     names = modules.family(name) if payload.get("deep") is True else [name]
+    if modules.source(loaded) is None:
+        gone = modules.origin_of(loaded)
+        if gone is not None:
+            raise invalid(f"{name} was loaded from {gone}, which is gone; put the file back, or restart the worker")
+        # A package without an __init__.py has no code of its own, but its submodules have.
+        if payload.get("deep") is not True or not names:
+            raise invalid(f"{name} has no Python source file that could be run again; restart the worker to load another version of it")
     with context.alone(wait / 1000) as running:
         reloaded = modules.run_again(names)
         return {"reloaded": reloaded, "stale": modules.stale(context.live_objects(), reloaded), "running": running}
@@ -64,6 +71,10 @@ class Watch:
     def due(self) -> bool:
         """True when it is time to look again, which is asked at every call."""
         return time.monotonic() >= self._next
+
+    def later(self) -> None:
+        """To be called when the worker was too busy for what has changed: its calls need not be held up at every look."""
+        self._next = time.monotonic() + BUSY_SECONDS
 
     def changed(self) -> list[str]:
         """The modules whose files are no longer as they were loaded."""

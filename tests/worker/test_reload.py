@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,47 @@ def test_what_is_not_loaded_or_has_no_source_is_told(changing: Worker) -> None:
             reload(client, "")
 
 
+def value(client: Client, module: str, name: str) -> Any:
+    return client.tool("snakebridge.call", payload(module, name) | {"call_type": "module_attr", "attr": name})
+
+
+def test_a_module_may_become_a_package_and_a_module_again(changing: Worker, project: Path) -> None:
+    with contextlib.closing(changing.connect()) as client:
+        (project / "moving.py").write_text("depth = 1\n")
+        assert value(client, "moving", "depth") == 1
+        (project / "moving.py").unlink()
+        with pytest.raises(LaneError, match=r"moving was loaded from .*moving.py, which is gone; put the file back"):
+            reload(client, "moving")
+
+        package = project / "moving"
+        package.mkdir()
+        (package / "__init__.py").write_text("from .inner import depth\nraise OSError('halfway')\n")
+        (package / "inner.py").write_text("depth = 2\n")
+        with pytest.raises(LaneError, match="halfway"):
+            reload(client, "moving")
+        assert (value(client, "moving", "depth"), value(client, "moving", "__package__")) == (1, "")
+        (package / "__init__.py").write_text("from .inner import depth\n")
+        assert reload(client, "moving")["reloaded"] == ["moving"]
+        assert (value(client, "moving", "depth"), value(client, "moving", "__package__")) == (2, "moving")
+
+        (package / "__init__.py").rename(project / "moving.py")
+        (project / "moving.py").write_text("depth = 3\n")
+        assert reload(client, "moving")["reloaded"] == ["moving"]
+        assert value(client, "moving", "depth") == 3
+
+
+def test_deep_reloads_what_is_in_a_package_without_code_of_its_own(changing: Worker, project: Path) -> None:
+    with contextlib.closing(changing.connect()) as client:
+        (project / "space").mkdir()
+        (project / "space" / "part.py").write_text("depth = 1\n")
+        assert value(client, "space.part", "depth") == 1
+        (project / "space" / "part.py").write_text("depth = 2\n")
+        assert reload(client, "space", deep=True)["reloaded"] == ["space.part"]
+        assert value(client, "space.part", "depth") == 2
+        with pytest.raises(LaneError, match="space has no Python source file"):
+            reload(client, "space")
+
+
 def test_it_waits_for_calls_that_run_and_holds_up_new_ones(changing: Worker, project: Path) -> None:
     with contextlib.closing(changing.connect()) as busy, contextlib.closing(changing.connect()) as client:
         client.call("shapes.model", "answer")
@@ -160,6 +203,26 @@ def test_a_watched_module_and_what_imports_it_follow_their_files(watching: Worke
         [[kind, level, text, *_]] = [entry for note in client.notes for entry in note.body[3]]
         assert (kind, level) == ("log", 30)
         assert text == "reloaded shapes.model, shapes, shapes_user; sessions that hold objects of the old code: holder: 1 (Net)"
+
+
+def test_a_worker_that_is_never_idle_reloads_what_is_watched_too(watching: Worker, project: Path) -> None:
+    done = threading.Event()
+
+    def keep_busy(name: str) -> None:
+        with contextlib.closing(watching.connect()) as client:
+            while not done.is_set():
+                client.call("time", "sleep", 0.003, session=name)
+
+    with ThreadPoolExecutor(3) as pool, contextlib.closing(watching.connect()) as client:
+        busy = [pool.submit(keep_busy, f"busy {number}") for number in range(3)]
+        try:
+            for version in (1, 22, 333):
+                (project / "shapes" / "model.py").write_text(MODEL.format(version=version))
+                until(client, version, "shapes_user", "ask")
+        finally:
+            done.set()
+        for one in busy:
+            one.result()
 
 
 def test_a_watched_mistake_is_told_once_and_the_old_code_goes_on(watching: Worker, project: Path) -> None:
