@@ -31,7 +31,8 @@ their Elixir names.
 
 The way of a request: `request` reads it, `resolve` finds it in the `surface` of modules and classes, which `naming` gives their names, and
 `describe` asks `signatures` (with `forms`, `sources` for stubs, `hints` for annotations, `defaults`), `specs` and `docstrings` (with
-`markup`). `reading` is the one place where libraries are imported, `environment` knows the installed distributions.
+`markup`). `importing` is the one place where libraries are imported, `reading` looks at them, `environment` knows the installed
+distributions.
 """
 
 from .describe import describe

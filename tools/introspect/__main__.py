@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     source, target = map(Path, arguments)
+    _undisturbed()
     try:
         asked = Unpacker().unpack(source.read_bytes())
         answer = Packer().pack(describe(asked))
@@ -32,6 +34,14 @@ def main(arguments: list[str]) -> int:
         print(f"introspection of {source} failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _undisturbed() -> None:
+    """A library that reads input on import meets its end instead of waiting; one that crashes in C leaves a trace."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    faulthandler.enable()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import warnings
 from typing import Any
 
-from . import docstrings, environment, hints, reading, request, signatures, sources, specs, surface
+from . import docstrings, environment, hints, importing, reading, request, signatures, sources, specs, surface
 from .forms import VAR_KEYWORD, VAR_POSITIONAL, Param
 from .hints import UNKNOWN, Hint, Scope
 from .resolve import Entry, Plan, Problem
@@ -58,7 +58,7 @@ def _guarded(entry: Entry, problems: list[Problem]) -> dict[str, Any] | None:
 
 
 def _failed(entry: Entry, symbol: str, error: Exception) -> Problem:
-    message = f"{symbol} cannot be described: {type(error).__name__}: {reading.said(error)}"
+    message = f"{symbol} cannot be described: {type(error).__name__}: {importing.said(error)}"
     return Problem(entry.library.name, symbol, message, "failed")
 
 

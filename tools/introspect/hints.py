@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import reading, sources
+from . import importing, sources
 from .sources import Source
 
 _DEPTH = 24
@@ -192,8 +192,8 @@ def _is_familiar(module: str, scope: Scope) -> bool:
 @functools.cache
 def _importable(module: str) -> types.ModuleType | None:
     try:
-        return reading.imported(module) if module != "_typeshed" else None
-    except reading.ImportFailed:
+        return importing.imported(module) if module != "_typeshed" else None
+    except importing.ImportFailed:
         return None
 
 

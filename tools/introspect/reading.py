@@ -1,4 +1,4 @@
-"""Looking at libraries without disturbing them: imports, names and attributes, quietly, with every failure as one kind of error.
+"""Looking at libraries without disturbing them: names, attributes and submodules, quietly, with every failure as one kind of error.
 
 No property runs and no instance is made. A module's own `__getattr__` does run (lazily loaded names live there), and tells by a warning
 which names are on their way out.
@@ -6,7 +6,6 @@ which names are on their way out.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import pkgutil
 import sys
@@ -14,6 +13,7 @@ import types
 import warnings
 from typing import Any
 
+from .importing import imported, said
 from .naming import is_public
 
 # Submodules that are no library: tests, command lines, what others ship inside of a package, and what does something when it is imported.
@@ -29,38 +29,8 @@ _MISSING = object()
 _PLAIN = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, type(None))
 
 
-class ImportFailed(Exception):
-    """A module cannot be imported; the message says why."""
-
-
 class Deprecated(AttributeError):
     """A name that its module still has, and warns about."""
-
-
-def imported(name: str) -> types.ModuleType:
-    """The module of that name. Raises ImportFailed whatever its import raised."""
-    known = sys.modules.get(name)
-    if isinstance(known, types.ModuleType):
-        return known
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name or name.startswith(f"{error.name}."):
-            raise ImportFailed(f"{name} cannot be imported: there is no module {error.name}") from None
-        raise ImportFailed(f"{name} cannot be imported: it needs {error.name}, which is not installed") from None
-    except (Exception, SystemExit) as error:
-        raise ImportFailed(f"{name} cannot be imported: {type(error).__name__}: {said(error)}") from None
-    return module
-
-
-def said(error: BaseException) -> str:
-    """The text of an exception, on one line; some fail even at that."""
-    try:
-        return " ".join(str(error).split())[:300]
-    except Exception:
-        return "(its text cannot be read)"
 
 
 def attribute(module: types.ModuleType, name: str, *, current: bool = False) -> Any:

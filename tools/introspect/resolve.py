@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import naming, reading, surface
-from .reading import ImportFailed
+from . import importing, naming, reading, surface
+from .importing import ImportFailed
 from .request import Library, Use
 from .surface import ClassSurface, Member, ModuleSurface
 
@@ -61,11 +61,9 @@ class Plan:
     def add(self, library: Library) -> None:
         """All that is asked about one library."""
         try:
-            module = reading.imported(library.name)
+            module = importing.imported(library.name)
         except ImportFailed as failed:
-            self.problems.append(
-                Problem(library.name, library.name, f"{failed}; install it into this Python, or correct the name", "import")
-            )
+            self.problems.append(Problem(library.name, library.name, str(failed), "import"))
             return
         place = _Place(library, module, library.name, library.root)
         if library.all:
@@ -86,7 +84,7 @@ class Plan:
         except ImportFailed as failed:
             self.problems.append(Problem(library.name, symbol, str(failed), "import", use))
         except Exception as error:
-            message = f"{symbol} cannot be looked at: {type(error).__name__}: {reading.said(error)}"
+            message = f"{symbol} cannot be looked at: {type(error).__name__}: {importing.said(error)}"
             self.problems.append(Problem(library.name, symbol, message, "failed", use))
 
     # --- everything ---
@@ -96,7 +94,7 @@ class Plan:
         try:
             offered = surface.of_module(place.module)
         except Exception as error:
-            message = f"{place.python} cannot be looked at: {type(error).__name__}: {reading.said(error)}"
+            message = f"{place.python} cannot be looked at: {type(error).__name__}: {importing.said(error)}"
             self.problems.append(Problem(place.library.name, place.python, message, "failed"))
             return
         if offered.members or offered.classes or not offered.failed:
@@ -121,7 +119,7 @@ class Plan:
             try:
                 self._whole_class(self._class(place, offered, name, offered.classes[name]))
             except Exception as error:
-                message = f"{place.python}.{name} cannot be looked at: {type(error).__name__}: {reading.said(error)}"
+                message = f"{place.python}.{name} cannot be looked at: {type(error).__name__}: {importing.said(error)}"
                 self.problems.append(Problem(place.library.name, entry.python_path(name), message, "failed"))
 
     def _whole_class(self, entry: Entry, depth: int = 0) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import docstrings, naming, reading
+from . import docstrings, importing, naming, reading
 
 FUNCTION, NEW, METHOD, CLASS_METHOD, STATIC_METHOD, PROPERTY, CONSTANT, SET_PROPERTY = (
     "function",
@@ -80,7 +80,7 @@ def of_module(module: types.ModuleType) -> ModuleSurface:
         except reading.Deprecated:
             continue
         except Exception as error:  # a name that cannot be had, or an object that cannot even be asked what it is
-            surface.failed[name] = f"{type(error).__name__}: {reading.said(error)}"
+            surface.failed[name] = f"{type(error).__name__}: {importing.said(error)}"
             continue
         if is_class:
             surface.classes[name] = value

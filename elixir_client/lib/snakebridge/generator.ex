@@ -120,8 +120,14 @@ defmodule SnakeBridge.Generator do
     remembered = Plan.remembered?(state, manifest)
     intact = intact?(manifest, settings)
 
+    # A lock that got lost comes back, where there is a Python to say what it holds.
+    unlocked =
+      Lock.empty?(lock) and manifest.modules != %{} and options[:python] != false and
+        match?({:ok, _}, Settings.executable(settings))
+
     cond do
-      mode == :fill and (missing == [] or (options[:python] == false and not Plan.needed?(missing))) and
+      mode == :fill and not unlocked and
+        (missing == [] or (options[:python] == false and not Plan.needed?(missing))) and
           (remembered or intact) ->
         settle(settings, manifest, state, remembered, options)
 
@@ -132,7 +138,7 @@ defmodule SnakeBridge.Generator do
         # Where the descriptions are at hand only what is missing is asked for.
         {known, question} =
           case mode do
-            :fill when remembered -> {Plan.described(state, manifest), missing}
+            :fill when remembered and not unlocked -> {Plan.described(state, manifest), missing}
             :prune -> {%{}, Plan.missing(libraries, %Manifest{}, %{})}
             _ -> {%{}, Plan.with_manifest(libraries, manifest)}
           end

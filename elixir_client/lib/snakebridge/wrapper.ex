@@ -77,14 +77,17 @@ defmodule SnakeBridge.Wrapper do
   @doc "The options, which must hold the keywords that Python has no default for."
   @spec required(keyword(), [atom()], module(), atom()) :: keyword()
   def required(opts, names, module, function) do
-    case Enum.reject(names, &Keyword.has_key?(options(opts), &1)) do
+    given = if Keyword.keyword?(opts), do: opts, else: []
+
+    case Enum.reject(names, &Keyword.has_key?(given, &1)) do
       [] ->
         opts
 
       missing ->
         raise ArgumentError,
-              "#{inspect(module)}.#{function} needs #{Enum.map_join(missing, ", ", &"#{&1}:")} among its options: Python takes it by name " <>
-                "only and has no default for it; add #{Enum.map_join(missing, ", ", &"#{&1}: ...")} to the call"
+              "#{inspect(module)}.#{function} needs #{Enum.map_join(missing, ", ", &"#{&1}:")} among its options, a keyword list after all " <>
+                "other arguments: Python takes it by name only and has no default for it; add " <>
+                "#{Enum.map_join(missing, ", ", &"#{&1}: ...")} to the call"
     end
   end
 

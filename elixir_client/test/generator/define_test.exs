@@ -85,6 +85,12 @@ defmodule SnakeBridge.Generator.DefineTest do
     assert RuntimeClient.with_client(Stub, fn -> call("Math", :sqrt!, [2]) end) == 42
   end
 
+  test "what a library prints on import is shown, in whatever encoding" do
+    printed = capture_io(:stderr, fn -> Generator.define([noisy: [only: ["quiet"]]], python: @python) end)
+    assert printed =~ "on \uFFFD import"
+    assert call("Noisy", :quiet!, []) == "done"
+  end
+
   test "names that are not there are told with those that are near" do
     error = assert_raise ArgumentError, fn -> Generator.define([math: [only: ["sqrrt"]]], python: @python) end
     assert error.message =~ "sqrrt" and error.message =~ "sqrt"

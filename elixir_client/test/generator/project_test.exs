@@ -46,6 +46,8 @@ defmodule SnakeBridge.Generator.ProjectTest do
     end
   end
 
+  defp contents(files), do: Map.new(files, fn {path, {_, text}} -> {path, text} end)
+
   @source """
   defmodule Demo do
     alias Collections.Counter
@@ -113,6 +115,23 @@ defmodule SnakeBridge.Generator.ProjectTest do
     assert {output, 0} = mix(directory, ["compile"], broken)
     refute output =~ "error"
     assert generated(directory) == first
+
+    # A lock that got lost comes back; what a merge left in one of the files is told at once.
+    File.rm!(Path.join(directory, "snakebridge.lock"))
+    assert {_, 0} = mix(directory, ["compile"], broken)
+    refute File.exists?(Path.join(directory, "snakebridge.lock"))
+    assert {_, 0} = mix(directory, ["compile"])
+    assert contents(generated(directory)) == contents(first)
+
+    for file <- ["snakebridge.lock", "snakebridge.manifest.exs"] do
+      write(directory, file, "<<<<<<< ours\n" <> elem(first[file], 1))
+      assert {output, 1} = mix(directory, ["compile"], broken)
+      assert output =~ file and output =~ "merge conflict"
+      write(directory, file, elem(first[file], 1))
+    end
+
+    assert {_, 0} = mix(directory, ["compile"], broken)
+    first = generated(directory)
 
     # What is new cannot be had without Python, and the error says so.
     write(directory, "lib/more.ex", "defmodule More do\n  def f(x), do: Math.cos!(x)\nend\n")

@@ -50,11 +50,14 @@ defmodule Mix.Tasks.Compile.Snakebridge do
   @impl true
   def clean, do: File.rm(Project.settings().state)
 
-  # Nothing was left open, and the files are as they were written.
-  defp settled?(%State{sources: sources, rendered: rendered}, settings) do
-    sources != %{} and File.exists?(settings.manifest) and
+  # Nothing was left open, and the files are as they were left.
+  defp settled?(%State{sources: sources, rendered: rendered, kept: kept}, settings) do
+    sources != %{} and kept == kept(settings) and
+      File.exists?(settings.manifest) == File.exists?(settings.lock) and
       Enum.all?(rendered, fn {path, {stat, _}} -> State.stat(path) == stat end)
   end
+
+  defp kept(settings), do: Map.new([settings.manifest, settings.lock], &{&1, State.stat(&1)})
 
   defp generate(settings, libraries, state, options) do
     run = [
@@ -72,7 +75,8 @@ defmodule Mix.Tasks.Compile.Snakebridge do
 
         failed? = Enum.any?(diagnostics, &(&1.severity == :error))
         # An open question is asked again by the next run.
-        State.write(if(failed?, do: %{state | sources: %{}}, else: state), settings.state)
+        state = if failed?, do: %{state | sources: %{}}, else: %{state | kept: kept(settings)}
+        State.write(state, settings.state)
         finish(if(result.written ++ result.removed == [], do: :noop, else: :ok), diagnostics, options)
 
       {:error, message} ->
@@ -106,8 +110,12 @@ defmodule Mix.Tasks.Compile.Snakebridge do
     end
   end
 
-  defp remedy(%{"kind" => "import"}),
-    do: " (install it into the Python that config :snakebridge names, or run mix snakebridge.setup)"
+  defp remedy(%{"kind" => "import", "message" => message}) do
+    if message =~ "install it",
+      do:
+        " (config :snakebridge, python: names the Python; mix snakebridge.setup makes one as the lock says)",
+      else: ""
+  end
 
   defp remedy(_), do: ""
 

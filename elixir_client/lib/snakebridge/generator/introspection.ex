@@ -18,9 +18,10 @@ defmodule SnakeBridge.Generator.Introspection do
         arguments = ["-P", "-m", "bridge_adapter.tools.introspect", question, answer]
 
         options = [stderr_to_stdout: true, cd: settings.directory, env: environment(settings)]
-        {output, status} = System.cmd(python, arguments, options)
+        {bytes, status} = System.cmd(python, arguments, options)
+        output = readable(bytes)
         if status == 0 and String.trim(output) != "", do: say.(String.trim_trailing(output))
-        read(status, answer, output, python)
+        read(status, answer, output, python, libraries)
       end)
     else
       {:error, %{message: message}} -> {:error, message}
@@ -30,7 +31,7 @@ defmodule SnakeBridge.Generator.Introspection do
 
   defp environment(settings), do: for({name, value} <- settings.env, do: {to_string(name), value})
 
-  defp read(0, answer, _, _) do
+  defp read(0, answer, _, _, _) do
     with {:ok, bytes} <- File.read(answer), {:ok, %{"format" => 1} = term} <- Packed.decode(bytes) do
       {:ok, term}
     else
@@ -40,7 +41,7 @@ defmodule SnakeBridge.Generator.Introspection do
     end
   end
 
-  defp read(status, _, output, python) do
+  defp read(status, _, output, python, libraries) do
     remedy =
       if output =~ "No module named" and output =~ "bridge_adapter",
         do:
@@ -48,10 +49,20 @@ defmodule SnakeBridge.Generator.Introspection do
         else: ""
 
     {:error,
-     "#{python} could not describe the libraries (exit status #{status}):\n#{last_lines(output)}#{remedy}"}
+     "#{python} could not describe #{Enum.map_join(libraries, ", ", & &1.name)} (exit status #{status}):\n" <>
+       "#{last_lines(output)}#{remedy}"}
   end
 
-  defp last_lines(output), do: output |> String.split("\n", trim: true) |> Enum.take(-12) |> Enum.join("\n")
+  # A traceback of a hanging or crashing import is longer than most.
+  defp last_lines(output) do
+    case String.split(output, "\n", trim: true) do
+      [] -> "(it said nothing; what ends the process on import?)"
+      lines -> lines |> Enum.take(-30) |> Enum.join("\n")
+    end
+  end
+
+  # Libraries print what they like, in any encoding.
+  defp readable(bytes), do: to_string(%SnakeBridge.Text{wtf8: bytes})
 
   defp in_directory(fun) do
     directory =

@@ -61,7 +61,9 @@ defmodule SnakeBridge.Generator.Settings do
   @spec executable(t()) :: {:ok, String.t()} | {:error, String.t()}
   def executable(%__MODULE__{} = settings) do
     options = if settings.python, do: [python: settings.python], else: []
-    Python.executable(options)
+
+    with {:error, message} <- Python.executable(options),
+         do: {:error, String.replace(message, "pools: [default: [python: ...]]", "python: ...")}
   end
 
   @doc "What of the settings decides what is generated."

@@ -1,12 +1,18 @@
 defmodule SnakeBridge.Generator.State do
   @moduledoc """
   What the generator remembers between runs, in the build directory: the uses found in each source, the descriptions that Python gave, the files
-  written, and what Python said it does not have. All of it can be found out again; it only saves work.
+  written, what Python said it does not have, and how manifest and lock were left. All of it can be found out again; it only saves work.
   """
 
-  @version 1
+  @version 2
 
-  defstruct version: @version, fingerprint: nil, sources: %{}, described: %{}, rendered: %{}, settled: %{}
+  defstruct version: @version,
+            fingerprint: nil,
+            sources: %{},
+            described: %{},
+            rendered: %{},
+            settled: %{},
+            kept: %{}
 
   @type stat :: {mtime :: integer(), size :: non_neg_integer()}
 
@@ -16,7 +22,8 @@ defmodule SnakeBridge.Generator.State do
           sources: %{Path.t() => {stat(), binary(), [SnakeBridge.Generator.Scanner.Use.t()]}},
           described: %{String.t() => map()},
           rendered: %{Path.t() => {stat(), key :: binary()}},
-          settled: %{term() => String.t()}
+          settled: %{term() => String.t()},
+          kept: %{Path.t() => stat() | nil}
         }
 
   @doc "Reads a state; one that is absent, broken or of another version is empty."
