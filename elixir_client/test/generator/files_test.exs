@@ -3,7 +3,7 @@ defmodule SnakeBridge.Generator.FilesTest do
 
   import SnakeBridge.Described
 
-  alias SnakeBridge.Generator.{Environment, Lock, Manifest, Plan, TermFile, Verify, Writer}
+  alias SnakeBridge.Generator.{Environment, Lock, Manifest, Plan, Settings, TermFile, Verify, Writer}
 
   setup do
     directory = Path.join(System.tmp_dir!(), "snakebridge-files-#{System.unique_integer([:positive])}")
@@ -149,6 +149,21 @@ defmodule SnakeBridge.Generator.FilesTest do
     [bare] = SnakeBridge.Generator.Library.parse([:demo])
     assert [%{stream: ["f"]}] = Plan.with_manifest([bare], manifest)
   end
+
+  test "the path of a Python is meant from the project; a bare name is looked for", %{directory: directory} do
+    python = Path.join(directory, "python")
+    File.write!(python, "#!/bin/sh\n")
+    File.chmod!(python, 0o755)
+    settings = &Settings.new(directory, python: &1)
+    from_here = Path.relative_to(directory, "/") |> then(&Path.join([up(), &1, "python"]))
+    assert Settings.executable(settings.(from_here)) == {:ok, python}
+    assert Settings.executable(settings.("sh")) == {:ok, System.find_executable("sh")}
+    assert {:error, message} = Settings.executable(settings.("none/python"))
+    assert message =~ Path.expand("none/python") and message =~ "config :snakebridge, python: ..."
+  end
+
+  # From the working directory to the root.
+  defp up, do: File.cwd!() |> Path.split() |> tl() |> Enum.map_join("/", fn _ -> ".." end)
 
   test "set-up: what is there is left alone" do
     lock = Lock.new(answer([]))

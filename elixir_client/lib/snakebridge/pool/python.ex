@@ -54,6 +54,7 @@ defmodule SnakeBridge.Pool.Python do
   @spec executable(keyword()) :: {:ok, String.t()} | {:error, String.t()}
   def executable(options) do
     named = Keyword.get(options, :python) || System.get_env("SNAKEBRIDGE_PYTHON")
+    named = named && whole(named)
     venv = Path.expand(".venv/bin/python")
 
     cond do
@@ -75,6 +76,9 @@ defmodule SnakeBridge.Pool.Python do
          "no Python found; install Python 3.11 or newer, or set config :snakebridge, pools: [default: [python: ...]]"}
     end
   end
+
+  # A path is meant from here, as a shell reads it; a bare name is looked for in PATH.
+  defp whole(name), do: if(name =~ "/", do: Path.expand(name), else: name)
 
   defp private_directory do
     path =
