@@ -92,7 +92,7 @@ class Forwarded(_Stream):
 
     def __init__(self, stream: TextIO, kind: str) -> None:
         super().__init__(stream)
-        self._kind = kind
+        self.kind = kind
         self.buffer = _Bytes(self)
 
     def write(self, text: str) -> int:
@@ -102,15 +102,30 @@ class Forwarded(_Stream):
         said = heard_by_caller()
         if said is None:
             return self._stream.write(text)
+        target = self._target(said)
+        if not isinstance(target, Forwarded):
+            return target.write(text)  # type: ignore[no-any-return]
         if text:
             # Classes derived from str may join, slice and measure as they like.
-            said.text(self._kind, text if type(text) is str else str.__str__(text))
+            said.text(target.kind, text if type(text) is str else str.__str__(text))
         return len(text)
 
     def flush(self) -> None:
         """Text of calls needs none: it goes out by itself, and before the call's answer."""
-        if heard_by_caller() is None:
+        said = heard_by_caller()
+        if said is None:
             self._stream.flush()
+        elif not isinstance(target := self._target(said), Forwarded):
+            target.flush()
+
+    def _target(self, said: spool.Spool) -> Any:
+        """This stream, or what its call has put in its place (bridge_adapter.redirects)."""
+        return (said.redirected.get(self.kind) or [self])[-1] if said.redirected else self
+
+    def __getattr__(self, name: str) -> Any:
+        said = heard_by_caller()
+        target = self if said is None else self._target(said)
+        return super().__getattr__(name) if isinstance(target, Forwarded) else getattr(target, name)  # sys.stdout.getvalue()
 
 
 class _Bytes(io.RawIOBase):
@@ -139,7 +154,8 @@ class _Bytes(io.RawIOBase):
         said = heard_by_caller()
         if said is None:
             return self._text._stream.buffer.write(raw)
-        said.raw(self._text._kind, raw)
+        if text := said.characters(self._text.kind, raw):
+            self._text.write(text)
         return len(raw)
 
     def flush(self) -> None:
@@ -179,12 +195,13 @@ def forward() -> bool:
         return False
     with _installing:
         if not _pid:
-            from bridge_adapter import logs, threads
+            from bridge_adapter import logs, redirects, threads
 
             sys.stdout = Forwarded(sys.stdout, "out")
             sys.stderr = Forwarded(sys.stderr, "err")
             logs.forward()
             threads.follow_calls()
+            redirects.follow_calls()
             _pid = os.getpid()
     return True
 

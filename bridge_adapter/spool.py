@@ -36,7 +36,20 @@ _decoder = codecs.getincrementaldecoder("utf-8")
 class Spool:
     """What one call has said and its client has not got yet. Any thread may write; messages are sent one at a time, in order."""
 
-    __slots__ = ("_begun", "_call", "_dropped", "_entries", "_lock", "_open", "_patience", "_sending", "_size", "_unsent", "queued")
+    __slots__ = (
+        "_begun",
+        "_call",
+        "_dropped",
+        "_entries",
+        "_lock",
+        "_open",
+        "_patience",
+        "_sending",
+        "_size",
+        "_unsent",
+        "queued",
+        "redirected",
+    )
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -51,6 +64,7 @@ class Spool:
         self._lock = threading.RLock()
         self._sending = threading.Lock()
         self.queued = False
+        self.redirected: dict[str, list[Any]] = {}  # kind -> what gets it instead, the latest last
 
     def text(self, kind: str, text: str) -> None:
         """Adds text of "out" or "err"."""
@@ -60,15 +74,13 @@ class Spool:
             for start in range(0, len(text), PIECE):
                 self.entry([kind, text[start : start + PIECE]])
 
-    def raw(self, kind: str, data: bytes) -> None:
-        """Adds bytes of UTF-8, which may end in the middle of a character."""
+    def characters(self, kind: str, data: bytes) -> str:
+        """The text of bytes of UTF-8; what is only part of a character waits for the rest."""
         with self._lock:
             begun = self._begun.get(kind)
             if begun is None:
                 begun = self._begun[kind] = _decoder("replace")
-            text = begun.decode(data)
-        if text:
-            self.text(kind, text)
+            return begun.decode(data)
 
     def entry(self, entry: list[Any]) -> None:
         """Adds an entry of docs/wire.md section 2.3. Its second field is a text, or its third."""

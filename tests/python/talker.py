@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import logging.handlers
@@ -49,6 +50,25 @@ def close_and_say(text: str) -> None:
     sys.stdout.close()
     sys.stdout.buffer.write(text.encode())
     print(text)
+
+
+def say_redirected(text: str) -> list[str]:
+    """Redirects, and waits in there until the gate opens."""
+    with contextlib.redirect_stdout(io.StringIO()) as outer:
+        print(text, "outer")
+        told.set()
+        gate.wait(20)
+        with contextlib.redirect_stdout(io.StringIO()) as inner, contextlib.redirect_stderr(sys.stdout):
+            print(text, "inner", file=sys.stderr)
+            sys.stdout.buffer.write(b"bytes\n")
+            say_in_thread("thread")
+        with contextlib.redirect_stdout(sys.stdout):
+            print(text, "same", flush=True)
+        assert sys.stdout.getvalue() == outer.getvalue()  # type: ignore[attr-defined]
+    with contextlib.redirect_stderr(sys.stdout), contextlib.redirect_stdout(sys.stderr):
+        print(text, "crossed")
+        print(text, "crossed", file=sys.stderr)
+    return [outer.getvalue(), inner.getvalue()]
 
 
 def fail_in_thread() -> None:

@@ -86,6 +86,28 @@ def test_text_of_a_class_of_its_own_is_text(hearing: Client) -> None:
     assert text(hearing) == "-odd"
 
 
+def test_what_a_call_redirects_is_its_own_output_and_nobody_elses(worker: Worker, hearing: Client) -> None:
+    caught = {name: [f"{name} outer\n{name} same\n", f"{name} inner\nbytes\nthread\n"] for name in ("a", "b")}
+    hearing.call("builtins", "exec", "import talker; talker.gate.clear(); talker.told.clear()")
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(contextlib.closing(worker.connect(features=("output",)))) for _ in range(2))
+        ids = []
+        for name, client in (("a", first), ("b", second)):
+            ids.append(next(client.ids))
+            fields = payload("talker", "say_redirected", name, session=name)
+            client.send(lane.request(ids[-1], "call", {"tool": "snakebridge.call", "payload": fields}))
+            assert hearing.call("talker", "wait_until_told") is True
+            hearing.call("builtins", "exec", "import talker; talker.told.clear()")
+        hearing.call("talker", "say", "meanwhile")
+        assert text(hearing) == "meanwhile\n"
+        hearing.call("talker", "open_gate")
+        for name, client, id in (("a", first, ids[0]), ("b", second, ids[1])):
+            assert client.answer(id) == caught[name]
+            assert text(client) == f"{name} crossed\n" * 2
+    hearing.call("talker", "say", "afterwards")
+    assert text(hearing) == "afterwards\n"
+
+
 def test_an_exception_that_ends_a_thread_is_told_to_the_caller(hearing: Client) -> None:
     hearing.call("talker", "fail_in_thread")
     assert "ValueError: invalid literal for int()" in text(hearing, "err")
