@@ -28,6 +28,8 @@ def forward() -> None:
             handle(self, record)
             return
         said.entry(_entry(record))
+        if record.levelno >= logging.ERROR:
+            said.flush_now()  # these may be last words
         record.__dict__[_SAID] = True
         with output.silent():
             handle(self, record)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import errors, lane, tracing
+from bridge_adapter import calls, errors, lane, tracing
 from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool
 from bridge_adapter.tools.registry import ToolError
 
@@ -121,8 +121,13 @@ class _Producer:
         close: Callable[[], None] | None = getattr(self._source, "close", None)
         if close is None:
             return
+
+        def closing() -> None:
+            with calls.on_behalf(self._request.call):  # what its `finally` prints is the stream's
+                close()
+
         with self._dispatcher.entered(self._request) as session:
-            session.run(close)
+            session.run(closing)
 
 
 class Outbox:

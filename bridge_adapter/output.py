@@ -108,14 +108,18 @@ class Forwarded(_Stream):
         if text:
             # Classes derived from str may join, slice and measure as they like.
             said.text(target.kind, text if type(text) is str else str.__str__(text))
+            if target.kind == "err" and "\n" in text:
+                said.flush_now()  # as stderr does: these may be last words
         return len(text)
 
     def flush(self) -> None:
-        """Text of calls needs none: it goes out by itself, and before the call's answer."""
+        """Text of calls goes out by itself, and before the call's answer: this is for who wants it at once."""
         said = heard_by_caller()
         if said is None:
             self._stream.flush()
-        elif not isinstance(target := self._target(said), Forwarded):
+        elif isinstance(target := self._target(said), Forwarded):
+            said.flush_now()
+        else:
             target.flush()
 
     def _target(self, said: spool.Spool) -> Any:

@@ -134,6 +134,14 @@ class Spool:
                     return
                 time.sleep(0.001)
 
+    def flush_now(self) -> None:
+        """Sends what there is without waiting for anybody; what the client does not take at once goes as ever."""
+        if calls.running() is not self._call:
+            self.flush()
+            return
+        with self._call.shielded():
+            self.flush()
+
     def flush(self, *, wait: bool = False) -> bool:
         """Sends what there is; `wait`: even if the client takes its time. True when nothing is left."""
         if not self._sending.acquire(blocking=wait):

@@ -140,6 +140,22 @@ def open_gate() -> None:
     gate.set()
 
 
+def last_words(text: str) -> None:
+    import os
+
+    print(text, end="", flush=True)
+    print(text, "err", file=sys.stderr)
+    logger.error(text)
+    os._exit(3)
+
+
+def items_and_last_words(count: int) -> Any:
+    try:
+        yield from range(count)
+    finally:
+        print("closed")
+
+
 def items(count: int) -> Any:
     for number in range(count):
         print("making", number)

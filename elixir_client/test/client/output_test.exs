@@ -192,6 +192,29 @@ defmodule SnakeBridge.OutputTest do
     |> Task.await()
   end
 
+  test "what a generator prints when its stream is left reaches the reader" do
+    text =
+      capture_io(fn ->
+        assert SnakeBridge.stream("talker", "items_and_last_words", [100_000]) |> Enum.take(2) == [0, 1]
+      end)
+
+    assert text == "closed\n"
+  end
+
+  test "last words of a worker reach the caller: stderr, errors, and what was flushed" do
+    log =
+      capture_log(fn ->
+        assert capture_io(:stderr, fn ->
+                 assert capture_io(fn ->
+                          assert {:error, %{category: :worker_crash}} =
+                                   SnakeBridge.call("talker", "last_words", ["oh"], pool: :single)
+                        end) == "oh"
+               end) == "oh err\n"
+      end)
+
+    assert log =~ "[error] oh"
+  end
+
   test "a flood arrives whole" do
     text = capture_io(fn -> SnakeBridge.call!("talker", "say_many", ["n", 30_000]) end)
     assert text == Enum.map_join(0..29_999, &"n #{&1}\n")
