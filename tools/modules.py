@@ -21,7 +21,8 @@ def source(module: ModuleType) -> Path | None:
     if origin is None or origin.is_file():
         return origin
     spec = _found_anew(module)
-    return Path(spec.origin) if spec is not None and spec.origin is not None and spec.origin.endswith(".py") else None
+    found = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return found if found is not None and found.suffix == ".py" and found.is_file() else None  # not inside of an archive
 
 
 def origin_of(module: ModuleType) -> Path | None:

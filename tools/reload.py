@@ -43,7 +43,7 @@ def reload(payload: Payload, context: ToolContext) -> dict[str, Any]:
     if modules.source(loaded) is None:
         gone = modules.origin_of(loaded)
         if gone is not None:
-            raise invalid(f"{name} was loaded from {gone}, which is gone; put the file back, or restart the worker")
+            raise invalid(f"{name} was loaded from {gone}, which is no file (any more); put it back, or restart the worker")
         # A package without an __init__.py has no code of its own, but its submodules have.
         if payload.get("deep") is not True or not names:
             raise invalid(f"{name} has no Python source file that could be run again; restart the worker to load another version of it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,8 +109,14 @@ def test_a_module_with_a_mistake_stays_as_it_was(changing: Worker, project: Path
         assert client.call("builtins", "hasattr", client.call("importlib", "import_module", "shapes.model"), "extra") is False
 
 
-def test_what_is_not_loaded_or_has_no_source_is_told(changing: Worker) -> None:
+def test_what_is_not_loaded_or_has_no_source_is_told(changing: Worker, project: Path) -> None:
     with contextlib.closing(changing.connect()) as client:
+        with zipfile.ZipFile(project / "packed.zip", "w") as archive:
+            archive.writestr("packed.py", "depth = 1")
+        client.call("sys", "path.append", str(project / "packed.zip"))
+        assert value(client, "packed", "depth") == 1
+        with pytest.raises(LaneError, match=r"packed was loaded from .*packed.py, which is no file"):
+            reload(client, "packed")
         assert reload(client, "shapes.model") == {"reloaded": [], "stale": [], "running": 0}
         with pytest.raises(LaneError, match="No module named 'no_such_module'"):
             reload(client, "no_such_module")
@@ -128,7 +135,7 @@ def test_a_module_may_become_a_package_and_a_module_again(changing: Worker, proj
         (project / "moving.py").write_text("depth = 1\n")
         assert value(client, "moving", "depth") == 1
         (project / "moving.py").unlink()
-        with pytest.raises(LaneError, match=r"moving was loaded from .*moving.py, which is gone; put the file back"):
+        with pytest.raises(LaneError, match=r"moving was loaded from .*moving.py, which is no file"):
             reload(client, "moving")
 
         package = project / "moving"
