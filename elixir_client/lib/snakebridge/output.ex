@@ -9,6 +9,7 @@ defmodule SnakeBridge.Output do
   """
   require Logger
 
+  alias SnakeBridge.Output.Voice
   alias SnakeBridge.SessionManager
 
   # Bytes; Logger cuts messages at 8192 unless it is told otherwise.
@@ -65,8 +66,12 @@ defmodule SnakeBridge.Output do
     :exit, _ -> :ok
   end
 
-  defp say_one(["out", text], %{mode: :caller} = speaker), do: IO.write(speaker.leader, plain(text))
-  defp say_one(["err", text], %{mode: :caller}), do: IO.write(:standard_error, plain(text))
+  defp say_one(["out", text], %{mode: :caller} = speaker),
+    do: Voice.write(speaker.leader, plain(text), speaker.pid)
+
+  defp say_one(["err", text], %{mode: :caller} = speaker),
+    do: Voice.write(:standard_error, plain(text), speaker.pid)
+
   defp say_one(["out", text], speaker), do: log_lines(:info, text, speaker)
   defp say_one(["err", text], speaker), do: log_lines(:warning, text, speaker)
 

@@ -120,7 +120,27 @@ defmodule SnakeBridge.OutputTest do
         for caller <- [first, second], do: send(caller, :stop)
       end)
 
-    assert log =~ "its group leader #{inspect(deaf)} does not answer"
+    assert log =~ "#{inspect(deaf)} does not answer"
+    send(deaf, :stop)
+  end
+
+  test "a group leader that does not answer holds no call up for ever, and leaves nothing in the mailbox" do
+    deaf = spawn_link(fn -> receive do: (:stop -> :ok) end)
+
+    log =
+      capture_log(fn ->
+        caller =
+          Task.async(fn ->
+            Process.flag(:trap_exit, true)
+            Process.group_leader(self(), deaf)
+            answers = for _ <- 1..3, do: say("unheard")
+            {answers, Process.info(self(), :messages)}
+          end)
+
+        assert Task.await(caller, 20_000) == {List.duplicate("unheard", 3), {:messages, []}}
+      end)
+
+    assert length(String.split(log, "does not answer")) == 2
     send(deaf, :stop)
   end
 
