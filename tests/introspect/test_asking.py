@@ -152,6 +152,13 @@ def test_a_library_that_is_not_installed_is_a_problem_and_the_others_are_describ
     assert modules(answered) == {"Asked": False}
 
 
+def test_the_files_of_what_is_no_installed_package_are_named(asked: str) -> None:
+    own = describe({"format": 1, "libraries": [{"library": asked, "symbols": ["mean"]}, {"library": "json"}, {"library": "numpy"}]})["own"]
+    assert list(own) == [asked]
+    assert any(path.endswith("__init__.py") for path in own[asked])
+    assert own[asked] == sorted(own[asked])
+
+
 def test_the_root_may_be_another_module(asked: str) -> None:
     assert list(modules(answer(asked, root="My.Lib", symbols=["linear_model.alpha"]))) == ["My.Lib.LinearModel"]
 

@@ -15,7 +15,8 @@ REQUEST and ANSWER are files of one packed term each (nil, booleans, integers, f
               stream    Python paths that are streams whatever their annotation says
 
     ANSWER    {format, python: {version, implementation, platform, executable}, adapter, packages: {name: version},
-               modules: [MODULE], problems: [{library, symbol, message, kind, use}]}
+               own: {library: [files of a library that is the project's own]}, modules: [MODULE],
+               problems: [{library, symbol, message, kind, use}]}
               kind of a problem: import, unknown (the message names what is near), clash, failed (the symbol could not be described)
     MODULE    {elixir, kind: module|class, library, python_module, class (dotted inside of classes), doc, version, source_url, bases,
                whole (false: only what was asked for), functions: [FUNCTION]}

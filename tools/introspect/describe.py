@@ -39,6 +39,7 @@ def describe(asked: Any) -> dict[str, Any]:
         "python": environment.python(),
         "adapter": environment.adapter(),
         "packages": dict(sorted(set(distributions))),
+        "own": {library.name: files for library in libraries if (files := environment.own_files(library.name))},
         "modules": modules,
         "problems": [_problem(problem) for problem in sorted(plan.problems, key=lambda item: (item.library, item.symbol, item.message))],
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import platform
 import sys
 import sysconfig
+from pathlib import Path
 from typing import Any
 
 _SOURCE_LABELS = ("source", "source code", "repository", "github", "code", "homepage", "home", "home-page")
@@ -57,6 +59,30 @@ def _top_levels_if_needed(top: str) -> list[str]:
     except importlib.metadata.PackageNotFoundError:
         return _top_levels().get(top, [])
     return []
+
+
+def own_files(library: str) -> list[str]:
+    """The loaded sources, with their stubs, of a library that is no installed package but the project's own: they change. Sorted."""
+    top = library.partition(".")[0]
+    if top in sys.stdlib_module_names or not _is_own(library):
+        return []
+    files: set[str] = set()
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None) if name == top or name.startswith(f"{top}.") else None
+        if isinstance(source, str) and source.endswith(".py"):
+            files.update(path for path in (source, f"{source}i") if Path(path).is_file())
+    return sorted(files)
+
+
+def _is_own(library: str) -> bool:
+    found = distribution(library)
+    if found is None:
+        return True
+    try:
+        origin = json.loads(importlib.metadata.distribution(found[0]).read_text("direct_url.json") or "{}")
+        return bool(origin.get("dir_info", {}).get("editable"))
+    except (importlib.metadata.PackageNotFoundError, ValueError, AttributeError):
+        return False
 
 
 @functools.cache

@@ -19,15 +19,17 @@ defmodule SnakeBridge.Generator do
 
   defmodule Result do
     @moduledoc """
-    What a run did: files written and removed, `problems` as introspection tells them, and how the environment differs from the lock.
+    What a run did: files written and removed, `problems` as introspection tells them, the Python files of the project's own libraries, and how
+    the environment differs from the lock.
     """
-    defstruct written: [], removed: [], described: %{}, problems: [], differences: [], asked: false
+    defstruct written: [], removed: [], described: %{}, problems: [], own: %{}, differences: [], asked: false
 
     @type t :: %__MODULE__{
             written: [Path.t()],
             removed: [Path.t()],
             described: %{String.t() => map()},
             problems: [map()],
+            own: %{String.t() => [Path.t()]},
             differences: [String.t()],
             asked: boolean()
           }
@@ -116,6 +118,9 @@ defmodule SnakeBridge.Generator do
 
   defp run(settings, libraries, state, options, manifest, lock) do
     mode = options[:mode] || :fill
+    # The project's own Python changes under our hands; what it did not have it may have now.
+    stale = if mode == :fill and options[:python] != false, do: stale(libraries, state), else: []
+    state = if stale == [], do: state, else: %{state | settled: %{}}
     missing = Plan.missing(libraries, manifest, state.settled)
     remembered = Plan.remembered?(state, manifest)
     intact = intact?(manifest, settings)
@@ -126,7 +131,7 @@ defmodule SnakeBridge.Generator do
         match?({:ok, _}, Settings.executable(settings))
 
     cond do
-      mode == :fill and not unlocked and
+      mode == :fill and not unlocked and stale == [] and
         (missing == [] or (options[:python] == false and not Plan.needed?(missing))) and
           (remembered or intact) ->
         settle(settings, manifest, state, remembered, options)
@@ -138,14 +143,30 @@ defmodule SnakeBridge.Generator do
         # Where the descriptions are at hand only what is missing is asked for.
         {known, question} =
           case mode do
-            :fill when remembered and not unlocked -> {Plan.described(state, manifest), missing}
-            :prune -> {%{}, Plan.missing(libraries, %Manifest{}, %{})}
-            _ -> {%{}, Plan.with_manifest(libraries, manifest)}
+            :fill when remembered and not unlocked ->
+              others = Enum.reject(missing, &(&1.name in stale))
+              {unchanged(state, manifest, stale), Plan.anew(libraries, manifest, stale) ++ others}
+
+            :prune ->
+              {%{}, Plan.missing(libraries, %Manifest{}, %{})}
+
+            _ ->
+              {%{}, Plan.with_manifest(libraries, manifest)}
           end
 
         context = %{settings: settings, manifest: manifest, lock: lock, mode: mode, options: options}
         ask(context, libraries, question, known, state)
     end
+  end
+
+  # One that is not configured any more is not asked for.
+  defp stale(libraries, state),
+    do: Enum.filter(State.stale(state), fn name -> Enum.any?(libraries, &(&1.name == name)) end)
+
+  defp unchanged(state, manifest, stale) do
+    state
+    |> Plan.described(manifest)
+    |> Map.reject(fn {_, description} -> description["library"] in stale end)
   end
 
   # Nothing to ask: files that are gone or were changed are written again, if their descriptions are at hand.
@@ -200,6 +221,7 @@ defmodule SnakeBridge.Generator do
       result = %Result{
         described: described,
         problems: problems,
+        own: answer["own"] || %{},
         asked: true,
         differences:
           for({:drift, line} <- Lock.differences(known_lock(context.lock, present), present), do: line)
@@ -245,6 +267,8 @@ defmodule SnakeBridge.Generator do
     Lock.write(if(mode == :fill, do: Lock.extend(lock, present), else: present), settings.lock)
 
     settled = if mode == :fill, do: state.settled, else: %{}
+    own = if mode == :fill, do: state.own, else: %{}
+    state = %{state | own: Map.merge(own, State.noted(result.own))}
     state = %{state | described: result.described, rendered: rendered}
     state = %{state | settled: Map.merge(settled, settled(libraries, manifest, unknown))}
     {:ok, %{result | written: written, removed: removed}, state}

@@ -33,7 +33,8 @@ defmodule SnakeBridge.Generator.ProjectTest do
     write(directory, "config/config.exs", """
     import Config
     config :snakebridge, libraries: #{inspect(libraries)}, python: #{inspect(@python)}
-    config :snakebridge, pools: [default: [size: 1, python: #{inspect(@python)}]]
+    config :snakebridge,
+      pools: [default: [size: 1, python: #{inspect(@python)}, env: [{"PYTHONPATH", Path.expand("../priv", __DIR__)}]]]
     """)
   end
 
@@ -184,6 +185,28 @@ defmodule SnakeBridge.Generator.ProjectTest do
     refute File.exists?(Path.join(directory, "lib/snakebridge_generated/py_string.ex"))
     assert {output, 1} = mix(directory, ["snakebridge.gen", "string", "--only", "capword"])
     assert output =~ "capwords"
+
+    # The project's own Python is followed as it changes; where it is broken, its file and line are told.
+    config(directory, [:ours | libraries])
+    File.mkdir_p!(Path.join(directory, "priv"))
+    write(directory, "priv/ours.py", "def area(a): ...\n")
+
+    write(
+      directory,
+      "lib/more.ex",
+      "defmodule More do\n  def f, do: Ours.area(1, 2)\n  def g, do: Ours.later()\nend\n"
+    )
+
+    assert {output, 0} = mix(directory, ["compile"])
+    assert output =~ "has no function 'later'"
+    write(directory, "priv/ours.py", "def area(a, b): ...\n\ndef later(): ...\n")
+    {output, status} = mix(directory, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+    assert File.read!(Path.join(directory, "lib/snakebridge_generated/ours.ex")) =~ "def area(a, b, opts"
+    write(directory, "priv/ours.py", "def area(a, b): ...\ndef later(:\n")
+    assert {output, 1} = mix(directory, ["compile"])
+    assert output =~ "ours cannot be imported: SyntaxError" and output =~ "priv/ours.py:2"
+    assert {_, 0} = mix(directory, ["compile"], broken)
 
     # A library that cannot be imported is an error where it is used.
     config(directory, [:not_a_library | libraries])

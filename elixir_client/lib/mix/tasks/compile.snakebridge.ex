@@ -51,8 +51,8 @@ defmodule Mix.Tasks.Compile.Snakebridge do
   def clean, do: File.rm(Project.settings().state)
 
   # Nothing was left open, and the files are as they were left.
-  defp settled?(%State{sources: sources, rendered: rendered, kept: kept}, settings) do
-    sources != %{} and kept == kept(settings) and
+  defp settled?(%State{sources: sources, rendered: rendered, kept: kept} = state, settings) do
+    sources != %{} and kept == kept(settings) and State.stale(state) == [] and
       File.exists?(settings.manifest) == File.exists?(settings.lock) and
       Enum.all?(rendered, fn {path, {stat, _}} -> State.stat(path) == stat end)
   end

@@ -88,6 +88,14 @@ defmodule SnakeBridge.Generator.Plan do
     end
   end
 
+  @doc "Of these libraries those named, with all that the manifest has of them: they are described anew."
+  @spec anew([Library.t()], Manifest.t(), [String.t()]) :: [Library.t()]
+  def anew(libraries, manifest, names) do
+    libraries
+    |> Enum.filter(&(&1.name in names))
+    |> with_manifest(%{manifest | libraries: Map.take(manifest.libraries, names)})
+  end
+
   @doc "Which symbols these libraries ask for by name."
   @spec asked([Library.t()]) :: [{String.t(), String.t()}]
   def asked(libraries) do

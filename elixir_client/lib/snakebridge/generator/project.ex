@@ -74,8 +74,11 @@ defmodule SnakeBridge.Generator.Project do
     fingerprint = Settings.fingerprint(settings)
 
     case State.read(settings.state) do
-      %State{fingerprint: ^fingerprint} = state -> state
-      state -> %State{fingerprint: fingerprint, described: state.described, rendered: state.rendered}
+      %State{fingerprint: ^fingerprint} = state ->
+        state
+
+      state ->
+        %State{fingerprint: fingerprint, described: state.described, rendered: state.rendered, own: state.own}
     end
   end
 end

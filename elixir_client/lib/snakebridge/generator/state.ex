@@ -1,10 +1,11 @@
 defmodule SnakeBridge.Generator.State do
   @moduledoc """
   What the generator remembers between runs, in the build directory: the uses found in each source, the descriptions that Python gave, the files
-  written, what Python said it does not have, and how manifest and lock were left. All of it can be found out again; it only saves work.
+  written, what Python said it does not have, how manifest and lock
+  were left, and the Python files of the project's own. All of it can be found out again; it only saves work.
   """
 
-  @version 2
+  @version 3
 
   defstruct version: @version,
             fingerprint: nil,
@@ -12,7 +13,8 @@ defmodule SnakeBridge.Generator.State do
             described: %{},
             rendered: %{},
             settled: %{},
-            kept: %{}
+            kept: %{},
+            own: %{}
 
   @type stat :: {mtime :: integer(), size :: non_neg_integer()}
 
@@ -23,7 +25,8 @@ defmodule SnakeBridge.Generator.State do
           described: %{String.t() => map()},
           rendered: %{Path.t() => {stat(), key :: binary()}},
           settled: %{term() => String.t()},
-          kept: %{Path.t() => stat() | nil}
+          kept: %{Path.t() => stat() | nil},
+          own: %{(library :: String.t()) => %{Path.t() => stat() | nil}}
         }
 
   @doc "Reads a state; one that is absent, broken or of another version is empty."
@@ -40,6 +43,16 @@ defmodule SnakeBridge.Generator.State do
   rescue
     ArgumentError -> %__MODULE__{}
   end
+
+  @doc "The libraries that are the project's own and whose Python files are others than when they were described."
+  @spec stale(t()) :: [String.t()]
+  def stale(%__MODULE__{own: own}) do
+    for {library, files} <- own, Enum.any?(files, fn {path, stat} -> stat(path) != stat end), do: library
+  end
+
+  @doc "Notes how the files of the project's own libraries are now."
+  @spec noted(%{String.t() => [Path.t()]}) :: %{String.t() => %{Path.t() => stat() | nil}}
+  def noted(own), do: Map.new(own, fn {library, paths} -> {library, Map.new(paths, &{&1, stat(&1)})} end)
 
   @doc "Writes a state."
   @spec write(t(), Path.t() | nil) :: :ok
