@@ -7,6 +7,7 @@ put back the buffer of the other, where everything that is printed from then on 
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,11 @@ class _Redirected:
     said: Spool
     kind: str
     target: Any
+
+
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 def follow_calls() -> None:
@@ -55,6 +61,8 @@ def follow_calls() -> None:
 
 def _behind(said: Spool, target: Any) -> Any:
     """Where text for that target ends up now: `redirect_stderr(sys.stdout)` means what stdout is at that moment."""
+    if target is None:  # `print` says nothing where there is no stream
+        return _Nowhere()
     if isinstance(target, output.Forwarded):
         return (said.redirected.get(target.kind) or [target])[-1]
     return target

@@ -65,6 +65,8 @@ def say_redirected(text: str) -> list[str]:
         with contextlib.redirect_stdout(sys.stdout):
             print(text, "same", flush=True)
         assert sys.stdout.getvalue() == outer.getvalue()  # type: ignore[attr-defined]
+    with contextlib.redirect_stdout(None):
+        print(text, "nowhere")
     with contextlib.redirect_stderr(sys.stdout), contextlib.redirect_stdout(sys.stderr):
         print(text, "crossed")
         print(text, "crossed", file=sys.stderr)
