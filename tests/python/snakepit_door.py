@@ -1,5 +1,8 @@
 """A door to a worker as Snakepit starts it, for tests of the Elixir client: JSON texts go in and come out, as Snakepit's Elixir side would
 read and write them. Elixir functions that Python calls are asked of one function of the test.
+
+Only threads of its own use gRPC: a cancelled call is interrupted anywhere in its code, and gRPC's client does not survive that while it
+holds its locks.
 """
 
 from __future__ import annotations
@@ -7,8 +10,11 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent / "snakepit"))
@@ -42,12 +48,15 @@ class Door:
         self._pool = Pool(directory, Launcher(python_path=(HERE,), env={"TMPDIR": str(directory)}))
         self._pool.beam.functions = Functions(ask)  # type: ignore[assignment]
         self._pool.start()
+        self._threads = ThreadPoolExecutor()
 
     def call(self, tool: str, parameters: str, timeout: float) -> str:
         """JSON text: {"ok": value}, {"error": payload} or {"status": number, "message": text}."""
-        worker = self._pool.worker()
+        return self._threads.submit(self._call, tool, parameters, timeout).result()
+
+    def _call(self, tool: str, parameters: str, timeout: float) -> str:
         try:
-            response = worker.stub.ExecuteTool(self._request(tool, parameters), timeout=timeout)
+            response = self._pool.worker().stub.ExecuteTool(self._request(tool, parameters), timeout=timeout)
         except grpc.RpcError as error:
             return json.dumps({"status": error.code().value[0], "message": error.details()})
         if not response.success:
@@ -56,14 +65,26 @@ class Door:
 
     def stream(self, tool: str, parameters: str, timeout: float) -> Iterator[str]:
         """JSON texts: of each chunk as Snakepit hands it on, and at last {"status": ...} where the stream failed."""
-        worker = self._pool.worker()
-        chunks = worker.stub.ExecuteStreamingTool(self._request(tool, parameters), timeout=timeout)
+        texts: SimpleQueue[str | None] = SimpleQueue()
+        left = threading.Event()
+        self._threads.submit(self._read, tool, parameters, timeout, texts, left)
+        try:
+            while (text := texts.get()) is not None:
+                yield text
+        finally:
+            left.set()
+
+    def _read(self, tool: str, parameters: str, timeout: float, texts: SimpleQueue[str | None], left: threading.Event) -> None:
+        chunks = self._pool.worker().stub.ExecuteStreamingTool(self._request(tool, parameters), timeout=timeout)
         try:
             for chunk in chunks:
-                yield json.dumps({**(json.loads(chunk.data) if chunk.data else {}), "is_final": chunk.is_final})
+                texts.put(json.dumps({**(json.loads(chunk.data) if chunk.data else {}), "is_final": chunk.is_final}))
+                if left.is_set():
+                    break
         except grpc.RpcError as error:
-            yield json.dumps({"status": error.code().value[0], "message": error.details()})
+            texts.put(json.dumps({"status": error.code().value[0], "message": error.details()}))
         finally:
+            texts.put(None)
             chunks.cancel()
 
     def kill(self) -> None:
@@ -82,6 +103,7 @@ class Door:
 
     def close(self) -> None:
         self._pool.stop()
+        self._threads.shutdown()
         self._directory.cleanup()
 
     def _request(self, tool: str, parameters: str) -> pb.ExecuteToolRequest:
