@@ -27,10 +27,11 @@ defmodule SnakeBridge.SnakepitClient do
     "LimitExceeded" => :limit_exceeded,
     "ProtocolError" => :protocol_error,
     "SnakeBridgeProtocolError" => :unsupported_version,
-    "CallbackError" => :callback_error,
-    "CallbackGone" => :callback_gone
+    "CallCancelled" => :cancelled
   }
+  # Errors of the worker's own that have the type of a Python builtin.
   @by_text [
+    {"the call did not finish within its timeout of ", :timeout},
     {"Unknown SnakeBridge reference", :unknown_ref},
     {"SnakeBridge reference session mismatch", :session_mismatch},
     {"Invalid SnakeBridge reference", :invalid_ref},
