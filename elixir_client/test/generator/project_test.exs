@@ -49,6 +49,66 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   defp contents(files), do: Map.new(files, fn {path, {_, text}} -> {path, text} end)
 
+  test "in an umbrella one app has the wrappers of what all of them use", %{directory: directory} do
+    root = Path.join(directory, "umbrella")
+    built = Path.join(root, "_build/test/lib")
+
+    for folder <- [built | Enum.map(~w(apps/wraps/lib apps/web/lib config), &Path.join(root, &1))],
+        do: File.mkdir_p!(folder)
+
+    {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
+
+    write(root, "mix.exs", """
+    defmodule Umbrella.MixProject do
+      use Mix.Project
+      def project, do: [apps_path: "apps", version: "0.1.0"]
+    end
+    """)
+
+    write(root, "config/config.exs", """
+    import Config
+    config :snakebridge,
+      libraries: [:json, :math], sources: [Path.expand("../apps/*/lib", __DIR__)], python: #{inspect(@python)}
+    """)
+
+    for {app, extra, dep} <- [
+          {"wraps", "compilers: [:snakebridge] ++ Mix.compilers(),",
+           "{:snakebridge, path: #{inspect(File.cwd!())}}"},
+          {"web", "", "{:wraps, in_umbrella: true}"}
+        ] do
+      write(root, "apps/#{app}/mix.exs", """
+      defmodule #{Macro.camelize(app)}.MixProject do
+        use Mix.Project
+        def project do
+          [app: :#{app}, version: "0.1.0", #{extra} build_path: "../../_build", config_path: "../../config/config.exs",
+           deps_path: "../../deps", lockfile: "../../mix.lock", deps: [#{dep}]]
+        end
+      end
+      """)
+    end
+
+    write(root, "apps/wraps/lib/wraps.ex", "defmodule Wraps do\n  def f(x), do: Json.dumps!(x)\nend\n")
+    write(root, "apps/web/lib/web.ex", "defmodule Web do\n  def f(x), do: Math.sqrt!(x)\nend\n")
+    {output, status} = mix(root, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+
+    generated = Path.wildcard(Path.join(root, "**/snakebridge_generated/*.ex"))
+
+    assert generated |> Enum.map(&Path.relative_to(&1, root)) |> Enum.sort() ==
+             ["apps/wraps/lib/snakebridge_generated/json.ex", "apps/wraps/lib/snakebridge_generated/math.ex"]
+
+    assert {output, 0} = mix(root, ["compile"], [{"SNAKEBRIDGE_OFFLINE", "1"}])
+    refute output =~ "Generated"
+    assert {output, 0} = mix(root, ["do", "--app", "wraps", "snakebridge.verify"])
+    assert output =~ "all 2 functions are as generated"
+    assert {output, 0} = mix(root, ["snakebridge.gen"])
+    assert output =~ "Everything is up to date"
+
+    assert Path.wildcard(Path.join(root, "**/snakebridge.lock")) == [
+             Path.join(root, "apps/wraps/snakebridge.lock")
+           ]
+  end
+
   @source """
   defmodule Demo do
     alias Collections.Counter

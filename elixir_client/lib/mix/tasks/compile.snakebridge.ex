@@ -22,6 +22,9 @@ defmodule Mix.Tasks.Compile.Snakebridge do
   """
   use Mix.Task.Compiler
 
+  # In an umbrella it runs in each app that has it among its compilers.
+  @recursive true
+
   alias Mix.Task.Compiler.Diagnostic
   alias SnakeBridge.Generator
   alias SnakeBridge.Generator.{Project, Sources, State}

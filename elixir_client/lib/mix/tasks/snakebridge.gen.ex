@@ -24,6 +24,9 @@ defmodule Mix.Tasks.Snakebridge.Gen do
   """
   use Mix.Task
 
+  # In an umbrella each app with the snakebridge compiler is visited.
+  @recursive true
+
   alias SnakeBridge.Generator
   alias SnakeBridge.Generator.{Library, Project, State, Writer}
 
@@ -37,7 +40,9 @@ defmodule Mix.Tasks.Snakebridge.Gen do
   ]
 
   @impl true
-  def run(arguments) do
+  def run(arguments), do: if(Project.wrapped?(), do: here(arguments), else: :ok)
+
+  defp here(arguments) do
     {options, names} = OptionParser.parse!(arguments, strict: @switches)
     Mix.Task.run("loadconfig")
     settings = Project.settings(Keyword.take(options, [:out, :python]))

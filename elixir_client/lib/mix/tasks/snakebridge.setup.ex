@@ -12,12 +12,17 @@ defmodule Mix.Tasks.Snakebridge.Setup do
   """
   use Mix.Task
 
+  # In an umbrella each app with the snakebridge compiler is visited.
+  @recursive true
+
   alias SnakeBridge.Generator.{Environment, Lock, Project}
 
   @switches [venv: :string, python: :string, dry_run: :boolean]
 
   @impl true
-  def run(arguments) do
+  def run(arguments), do: if(Project.wrapped?(), do: here(arguments), else: :ok)
+
+  defp here(arguments) do
     {options, _} = OptionParser.parse!(arguments, strict: @switches)
     Mix.Task.run("loadconfig")
     venv = Path.expand(options[:venv] || Application.get_env(:snakebridge, :venv, ".venv"))

@@ -11,12 +11,17 @@ defmodule Mix.Tasks.Snakebridge.Verify do
   """
   use Mix.Task
 
+  # In an umbrella each app with the snakebridge compiler is visited.
+  @recursive true
+
   alias SnakeBridge.Generator.{Introspection, Lock, Manifest, Plan, Project, State, Verify}
 
   @switches [python: :string, strict: :boolean]
 
   @impl true
-  def run(arguments) do
+  def run(arguments), do: if(Project.wrapped?(), do: here(arguments), else: :ok)
+
+  defp here(arguments) do
     {options, _} = OptionParser.parse!(arguments, strict: @switches)
     Mix.Task.run("loadconfig")
     settings = Project.settings(Keyword.take(options, [:python]))

@@ -3,6 +3,10 @@ defmodule SnakeBridge.Generator.Project do
 
   alias SnakeBridge.Generator.{Library, Settings, Sources, State}
 
+  @doc "True where the wrappers of this project are: in an umbrella, whose apps are visited one after the other, in those with the compiler."
+  @spec wrapped?() :: boolean()
+  def wrapped?, do: not Mix.Task.recursing?() or :snakebridge in (Mix.Project.config()[:compilers] || [])
+
   @doc "The settings of the current Mix project. `overrides` as for `SnakeBridge.Generator.Settings.new/3`."
   @spec settings(keyword()) :: Settings.t()
   def settings(overrides \\ []) do
@@ -11,13 +15,20 @@ defmodule SnakeBridge.Generator.Project do
 
     defaults = [
       state: Path.join(Mix.Project.manifest_path(), "compile.snakebridge"),
-      sources: Enum.map(Mix.Project.config()[:elixirc_paths] || ["lib"], &Path.expand(&1, directory)),
+      sources: sources(directory, config),
       format: format(directory)
     ]
 
     Settings.new(directory, config, Keyword.merge(defaults, overrides))
   rescue
     error in ArgumentError -> Mix.raise(Exception.message(error))
+  end
+
+  # The project's own folders, and those that `config :snakebridge, sources: [...]` adds: other apps of an umbrella.
+  defp sources(directory, config) do
+    own = Mix.Project.config()[:elixirc_paths] || ["lib"]
+    more = Enum.flat_map(config[:sources] || [], &Path.wildcard(Path.expand(&1, directory)))
+    Enum.uniq(Enum.map(own, &Path.expand(&1, directory)) ++ more)
   end
 
   # As `mix format` of the project would write it; what else the formatter can be told does not concern generated code.
