@@ -139,6 +139,7 @@ defmodule Bench.Called do
   @doc "What differs, as a line to read."
   @spec difference(%Call{}) :: String.t()
   def difference(%Call{} = call) do
-    "#{inspect(call.module)}.#{call.function} with #{inspect(call.arguments)} answers #{inspect(call.answer)} and without wrapper #{inspect(call.expected)}"
+    "#{inspect(call.module)}.#{call.function} with #{inspect(call.arguments)} answers #{inspect(call.answer)} " <>
+      "and without wrapper #{inspect(call.expected)}"
   end
 end
