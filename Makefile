@@ -13,8 +13,7 @@ demo: setup
 	@mix run examples/demo.exs
 
 test: lint
-	$(PY) -m pytest
-	mix test
+	@.ci/test
 
 # A million values between the languages, half of them from each: CODEC_EXAMPLES says how many one side sends.
 soak: export CODEC_EXAMPLES ?= 500000
