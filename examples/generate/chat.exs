@@ -30,11 +30,19 @@ defmodule Chat.Interrupt do
     end
   end
 
-  # Commands of the BEAM have no controlling terminal, so /dev/tty would not do: it is named by the process that has one, "?" if it has none.
+  # Commands of the BEAM have no controlling terminal, so /dev/tty would not do: it is named by the process that has one.
   defp stty(settings) do
-    System.cmd("/bin/sh", ["-c", "stty #{settings} < /dev/$(ps -o tty= -p #{System.pid()})"],
-      stderr_to_stdout: true
-    )
+    System.cmd("/bin/sh", ["-c", "stty #{settings} < #{terminal()}"], stderr_to_stdout: true)
+  end
+
+  defp terminal do
+    with {:error, _} <- File.read_link("/proc/#{System.pid()}/fd/0"),
+         {name, 0} <- System.cmd("ps", ["-o", "tty=", "-p", System.pid()]) do
+      "/dev/" <> String.trim(name)
+    else
+      {:ok, "/dev/" <> _ = path} -> path
+      _ -> "/dev/null"
+    end
   end
 
   @impl true

@@ -6,7 +6,7 @@ import os
 import pty
 import re
 import select
-import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "\n> "
+TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 class Terminal:
@@ -22,10 +23,18 @@ class Terminal:
 
     def __init__(self, *command: str) -> None:
         environment = {**os.environ, "SNAKEBRIDGE_PYTHON": sys.executable, "LC_ALL": "C.UTF-8", "TERM": "xterm"}
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.chdir(ROOT)
-            os.execvpe(command[0], command, environment)
+        self._fd, end = pty.openpty()
+        # Not pty.fork: this process has threads.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *command],
+            cwd=ROOT,
+            env=environment,
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+        os.close(end)
         self._seen = ""
 
     def type(self, text: str) -> None:
@@ -46,15 +55,13 @@ class Terminal:
 
     def status(self) -> int:
         """Waits for the end."""
-        pid, self._pid = self._pid, 0
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return self._process.wait()
 
     def close(self) -> None:
         """Ends the program if it has not ended."""
         os.close(self._fd)
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            self.status()
+        self._process.kill()
+        self._process.wait()
 
 
 @pytest.fixture

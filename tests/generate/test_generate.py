@@ -147,4 +147,5 @@ def test_models_share_their_weights_and_end_with_their_holder(model: Model) -> N
     del other
     gc.collect()
     assert gone() is None
+    thread.join(30)
     assert not thread.is_alive()

@@ -6,11 +6,13 @@ consumer falls behind stands still; its row repeats what it has until there is r
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,7 @@ class Engine:
         self._rows: list[Text | None] = []
         self._cache: Cache | None = None
         self._thread = Thread(target=self._serve, name="language model", daemon=True)
+        _engines.add(self)
         self._thread.start()
 
     def begin(self, prompt: Sequence[int], sampling: Sampling, limit: int, end: int) -> Text:
@@ -118,9 +121,12 @@ class Engine:
         return token
 
     def close(self) -> None:
-        """Ends every text and the thread, and waits for that: a process that exits in the middle of a step would crash."""
+        """Ends every text and the thread, soon. It waits for nothing: the garbage collector calls it, in whatever thread that runs."""
         self._inbox.put("close")
-        self._thread.join()
+
+    def wait(self) -> None:
+        """Waits for the end of the thread, after `close`."""
+        self._thread.join(_END_SECONDS)
 
     @property
     def active(self) -> int:
@@ -293,3 +299,15 @@ def _choice(texts: Sequence[Text | None]) -> Choice:
 
 
 _NOBODY = Sampling()
+
+
+_END_SECONDS = 30.0
+_engines: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter is taken apart: a process that exits in the middle of a step would crash."""
+    for engine in list(_engines):
+        engine.close()
+        engine.wait()
