@@ -23,6 +23,8 @@ defmodule SnakeBridge.Pool do
   @pools :snakebridge_pools
   @workers :snakebridge_workers
   @placements :snakebridge_placements
+  # How often a call may find that its worker has just died.
+  @not_begun 2
 
   # --- start ---
 
@@ -139,15 +141,24 @@ defmodule SnakeBridge.Pool do
     timeout = Keyword.get(opts, :timeout, 120_000)
     session = payload["session_id"] || "default"
     context = %{pool: pool, timeout: timeout, deadline: deadline(timeout), opts: opts}
-    attempt(session, context, use, if(payload["idempotent"] == true, do: 2, else: 1))
+    attempt(session, context, use, if(payload["idempotent"] == true, do: 2, else: 1), @not_begun)
   end
 
-  defp attempt(session, context, use, tries) do
+  defp attempt(session, context, use, tries, not_begun) do
     with {:ok, worker} <- place(context, session) do
       case use.(worker, session, context) do
-        {:error, %Error{category: :worker_crash}} when tries > 1 -> attempt(session, context, use, tries - 1)
-        {:error, %Error{category: :unknown_ref} = error} -> {:error, lost(context.pool, session, error)}
-        result -> result
+        # Its worker died before the call had come to it: nothing has happened yet, whatever the call does.
+        {:error, %Error{category: :worker_crash, details: %{outcome: :not_started}}} when not_begun > 0 ->
+          attempt(session, context, use, tries, not_begun - 1)
+
+        {:error, %Error{category: :worker_crash}} when tries > 1 ->
+          attempt(session, context, use, tries - 1, not_begun)
+
+        {:error, %Error{category: :unknown_ref} = error} ->
+          {:error, lost(context.pool, session, error)}
+
+        result ->
+          result
       end
     end
   end

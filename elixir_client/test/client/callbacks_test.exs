@@ -107,6 +107,8 @@ defmodule SnakeBridge.CallbacksTest do
   describe "what cannot be read or sent" do
     # A pid as the other pool's worker got it: signed, but not for this one. And which lives the workers of the pool are in.
     setup do
+      # An earlier test may have killed the worker, which is only just coming back.
+      SnakeBridge.call!("math", "sqrt", [4], @one)
       %{foreign: SnakeBridge.call!("builtins", "getattr", [self(), "data"]), before: generations()}
     end
 
