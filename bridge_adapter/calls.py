@@ -2,10 +2,14 @@
 
 Interrupting means raising `CallCancelled` in the thread that runs the call. What Python cannot interrupt (C code that does not return) is
 reported by `stats`, and its client may end the worker. `time.sleep` is replaced by one that wakes: it is the commonest wait there is.
+
+A module that is just being imported is given some time to come to its end. Torn apart, many cannot be imported again in that process
+(numpy, and whatever registers something), and an extension module that was made but not yet run may crash it when it is thrown away.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from _thread import LockType, allocate_lock, get_ident
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from bridge_adapter.spool import Spool
 
 _REPEAT_SECONDS = 0.25  # code that swallows the interruption gets it again
+_IMPORT_SECONDS = 3.0  # less than the pool waits before it ends a worker that goes on
+_IMPORT_LOOK_SECONDS = 0.02
+_IMPORTER = "<frozen importlib._bootstrap>"
 _real_sleep = time.sleep
 
 
@@ -29,6 +36,7 @@ class Call:
     __slots__ = (
         "_children",
         "_lock",
+        "_patience_ends",
         "_sleeper",
         "_thread",
         "_wake",
@@ -40,6 +48,7 @@ class Call:
         "key",
         "label",
         "parent",
+        "put_off",
         "reason",
         "root",
         "session",
@@ -67,12 +76,14 @@ class Call:
         self.caller = 0  # the client's number for the process that makes the call
         self.spool: Spool | None = None  # what it has said, once it has said something
         self.trace: Mapping[str, str] = {}  # correlation id and W3C trace headers of its caller
+        self.put_off = False  # it is to be interrupted once it has imported what it imports
         self.waiting_for: Any = None
         self.asking = 0  # Elixir functions that its code waits for
         self._thread: int | None = None
         self._lock = allocate_lock()
         self._wake: Callable[[], None] | None = None
         self._sleeper: LockType | None = None
+        self._patience_ends: float | None = None  # with the module that it imported when it was interrupted first
         self._children: Any = None
 
     def run(self, code: Callable[[], Any]) -> Any:
@@ -134,11 +145,17 @@ class Call:
             )
         return CallWasCancelled(f"the call was cancelled ({self.reason}) and interrupted", reason=self.reason)
 
-    def cancel(self, reason: str) -> None:
-        """Interrupts the call, whatever it waits for. Repeated calls interrupt again; the first reason stays."""
+    def cancel(self, reason: str) -> bool:
+        """Interrupts the call, whatever it waits for. Repeated calls interrupt again; the first reason stays.
+
+        False when it imports a module, so that this must be repeated soon.
+        """
         with self._lock:
             if self.reason is None:
                 self.reason = reason
+            self.put_off = self._thread is not None and self._may_finish_import(self._thread)
+            if self.put_off:
+                return False
             if self._thread is not None:
                 _raise_in(self._thread, CallCancelled)
             wake, sleeper = self._wake, self._sleeper
@@ -147,6 +164,14 @@ class Call:
                 sleeper.release()
         if wake is not None:
             wake()
+        return True
+
+    def _may_finish_import(self, thread: int) -> bool:
+        if not _imports(thread):
+            return False
+        if self._patience_ends is None:
+            self._patience_ends = time.monotonic() + _IMPORT_SECONDS
+        return time.monotonic() < self._patience_ends
 
     def while_waiting(self, wake: Callable[[], None]) -> _Waiting:
         """Context in which `cancel` calls `wake`, for waits that an exception cannot end (sockets, locks, futures)."""
@@ -253,6 +278,17 @@ def serve(call: Call) -> None:
     _current.set(call)
 
 
+def _imports(thread: int) -> bool:
+    """True while that thread imports a module. It cannot begin or end one between this and an exception that the same caller sends it:
+    what takes the interpreter from us looks for that exception first."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTER:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     import ctypes
 
@@ -285,13 +321,8 @@ class CallTable:
 
     def add(self, call: Call) -> None:
         self._calls[call.key] = call
-        if call.deadline is not None and call.deadline < self._next_look:
-            with self._changed:
-                self._next_look = call.deadline
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
-                    self._thread.start()
-                self._changed.notify()
+        if call.deadline is not None:
+            self._look_by(call.deadline)
 
     def remove(self, call: Call) -> None:
         self._calls.pop(call.key, None)
@@ -308,31 +339,46 @@ class CallTable:
 
     def cancel(self, call: Call, reason: str) -> None:
         """Interrupts a call and the calls made from its callbacks."""
-        for other in self.active():
-            if other.within(call):
-                other.cancel(reason)
+        self._cancel([other for other in self.active() if other.within(call)], reason)
 
     def cancel_connection(self, connection: int, reason: str) -> None:
         """Interrupts every call of a connection."""
-        for call in self.active():
-            if call.key[0] == connection:
-                call.cancel(reason)
+        self._cancel([call for call in self.active() if call.key[0] == connection], reason)
+
+    def cancel_all(self, reason: str) -> None:
+        """Interrupts every call."""
+        self._cancel(self.active(), reason)
+
+    def _cancel(self, calls: list[Call], reason: str) -> None:
+        for call in calls:
+            if not call.cancel(reason):
+                self._look_by(time.monotonic() + _IMPORT_LOOK_SECONDS)
+
+    def _look_by(self, moment: float) -> None:
+        """Lets the thread that watches look at that time, or sooner."""
+        if moment < self._next_look:
+            with self._changed:
+                self._next_look = min(moment, self._next_look)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
 
     def _watch(self) -> None:
         while True:
+            self._next_look = float("inf")
             now = time.monotonic()
-            upcoming = float("inf")
             for call in self.active():
-                if call.deadline is None and call.reason is None:
+                if call.put_off:
+                    self._cancel([call], str(call.reason))
+                elif call.reason == "halted":
                     continue
-                if call.reason is not None or (call.deadline is not None and call.deadline <= now):
-                    if call.reason != "halted":
-                        self.cancel(call, "deadline")
-                    upcoming = min(upcoming, now + _REPEAT_SECONDS)
+                elif call.reason is not None or (call.deadline is not None and call.deadline <= now):
+                    self.cancel(call, "deadline")
+                    self._look_by(now + _REPEAT_SECONDS)
                 elif call.deadline is not None:
-                    upcoming = min(upcoming, call.deadline)
+                    self._look_by(call.deadline)
             with self._changed:
-                self._next_look = upcoming
-                wait = upcoming - time.monotonic()
+                wait = self._next_look - time.monotonic()
                 if wait > 0:
                     self._changed.wait(None if wait == float("inf") else wait)

@@ -251,8 +251,7 @@ class Executor:
         _tidy(self._address, self._private)
         for seconds, reason in ((DRAIN_SECONDS, None), (FORCE_SECONDS, "cancelled")):
             if reason is not None:
-                for call in dispatcher.calls.active():
-                    call.cancel(reason)
+                dispatcher.calls.cancel_all(reason)
             until = time.monotonic() + seconds
             while dispatcher.calls.active() and time.monotonic() < until:
                 time.sleep(0.01)

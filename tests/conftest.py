@@ -14,6 +14,24 @@ sys.path.append(str(Path(__file__).parent / "snakepit"))  # the BEAM side, which
 from lane_client import Client, Worker
 
 
+class AtOnce:
+    """Shows a failure when it happens: of a run that is ended before its summary, too."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext}")
+            for title, text in report.sections:
+                terminal.write_line(f"{title}:\n{text[-20_000:]}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(AtOnce(config))
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     with Worker() as running:

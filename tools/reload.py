@@ -18,6 +18,7 @@ WAIT_MS = 5_000
 LOOK_SECONDS = 0.5
 PAUSE_SECONDS = 0.25  # how long a call that has met a change holds up new ones, until those that run have ended
 BUSY_SECONDS = 2.0  # when to try again where they had not
+_TICK_NS = 20_000_000
 _INFO, _WARNING, _ERROR = 20, 30, 40
 
 Objects = Iterable[tuple[str, Iterable[Any]]]
@@ -108,8 +109,8 @@ class Watch:
             state = _state(name)
             if path is None or state is None or not any(path.resolve().is_relative_to(directory) for directory in self._directories):
                 continue
-            # A file that changed since its import began is another one than was loaded.
-            self._seen[name] = state if state[0] <= self._imported[name] else (0, 0)
+            # A file that changed since its import began is another one than was loaded. File systems' clocks are behind by up to a tick.
+            self._seen[name] = state if state[0] + _TICK_NS < self._imported[name] else (0, 0)
 
 
 def _state(name: str) -> tuple[int, int] | None:

@@ -22,6 +22,14 @@ TAIL_BYTES = 4096
 _READY = b"snakebridge-ready "
 
 
+class EndedEarly(ChildProcessError):
+    """An executor was gone before it was ready; `status` is how (Popen's)."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{how_it_ended(status)} before it was ready")
+        self.status = status
+
+
 class ExecutorProcess:
     """A running executor. `ready` resolves when it listens, `exited` with its status when it is gone (Popen's: -N = signal N).
 
@@ -87,7 +95,7 @@ class ExecutorProcess:
             self._process.stdin.close()
         if not self.ready.done():
             with contextlib.suppress(InvalidStateError):
-                self.ready.set_exception(ChildProcessError(f"{how_it_ended(status)} before it was ready"))
+                self.ready.set_exception(EndedEarly(status))
         self.exited.set_result(status)
 
     def _forward(self) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_adapter.gateway.executor_process import ExecutorProcess, how_it_ended
+from bridge_adapter.gateway.executor_process import EndedEarly, ExecutorProcess, how_it_ended
 from bridge_adapter.gateway.lane_client import Ask, Lane, LaneError, LaneLost, NotSent, Stream
 from bridge_adapter.gateway.retry import NEVER, Retry
 from bridge_adapter.gateway.turns import Turns
@@ -27,14 +28,20 @@ LAST_DELAY = 5.0
 HEALTHY_SECONDS = 10.0
 EXIT_SECONDS = 0.5
 KILL_AFTER = 5.0
-PATIENCE = 3  # failed starts in a row after which waiting calls are told
+# Failed starts in a row after which waiting calls are told: those that end by themselves, and those that somebody kills.
+PATIENCE = 3
+PATIENCE_WITH_KILLED = 6
 
 T = TypeVar("T")
 log = logging.getLogger("bridge_adapter.gateway")
 
 
 class StartFailed(Exception):
-    """An executor did not come up; the message says why."""
+    """An executor did not come up; the message says why. `killed`: by somebody else."""
+
+    def __init__(self, message: str, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +102,13 @@ class Supervisor:
 
     async def run(self) -> None:
         """Watches and restarts, for as long as the gateway lives."""
-        delay, failures = 0.0, 0
+        delay, failures, killed = 0.0, 0, 0
         while True:
             running = self._running
             if running is not None:
                 began = time.monotonic()
                 await self._watch(running)
-                failures = 0
+                failures = killed = 0
                 # What a call has done to an executor is no reason to let the next call wait.
                 if running.lane.served or time.monotonic() - began >= HEALTHY_SECONDS:
                     delay = 0.0
@@ -114,8 +121,9 @@ class Supervisor:
                 self._up(await self._connect(self._process))
             except (StartFailed, OSError) as error:
                 failures += 1
+                killed += isinstance(error, StartFailed) and error.killed
                 log.error("the executor cannot be started (%d times in a row): %s", failures, error)
-                if failures >= PATIENCE:
+                if failures - killed >= PATIENCE or failures >= PATIENCE_WITH_KILLED:
                     self._give_up(f"the Python worker cannot be started: {error}")
 
     async def call(self, params: dict[str, Any], remaining: Callable[[], float | None], retry: Retry, call: Asked) -> Any:
@@ -227,7 +235,9 @@ class Supervisor:
             process.kill()
             words = process.last_words()
             reason = str(error) or f"it was not ready within {START_SECONDS:g} s"
-            raise StartFailed(f"the executor (pid {process.pid}) failed: {reason}{'; it said: ' + words if words else ''}") from error
+            killed = isinstance(error, EndedEarly) and error.status == -signal.SIGKILL
+            message = f"the executor (pid {process.pid}) failed: {reason}{'; it said: ' + words if words else ''}"
+            raise StartFailed(message, killed) from error
         return Running(process, lane)
 
     def _up(self, running: Running) -> None:

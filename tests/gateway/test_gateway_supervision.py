@@ -133,6 +133,20 @@ def test_an_executor_that_cannot_start_again_is_told_to_the_callers(start: Calla
     assert gateway.execute("sqrt", 16, module="math") == 4.0
 
 
+def test_executors_that_are_killed_while_they_start_cost_no_call(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
+    first = gateway.executor_pid()
+    starts = tmp_path / "starts"
+    dies = f"import os\nopen({str(starts)!r}, 'a').write('x')\nif os.path.getsize({str(starts)!r}) < 6: os.kill(os.getpid(), 9)\n"
+    (tmp_path / "user" / "sitecustomize.py").write_text(
+        f"import sys\nif 'bridge_adapter.executor' in sys.orig_argv:\n    {dies.replace(chr(10), chr(10) + '    ')}"
+    )
+    os.kill(first, signal.SIGKILL)
+    assert gateway.execute("sqrt", 16, module="math") == 4.0
+    assert len(starts.read_text()) == 6
+
+
 def test_a_call_that_waits_for_an_executor_ends_at_its_deadline(start: Callable[..., Gateway], tmp_path: Path) -> None:
     (tmp_path / "user").mkdir()
     gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})

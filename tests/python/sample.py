@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -211,6 +213,16 @@ def take_log() -> list[Any]:
     taken = list(log)
     log.clear()
     return taken
+
+
+def import_and_wait(name: str) -> None:
+    importlib.import_module(name)
+    time.sleep(30)
+    log.append("went on")
+
+
+def forget_module(name: str) -> None:
+    sys.modules.pop(name, None)
 
 
 def thread_id() -> int:

@@ -252,9 +252,9 @@ def test_thread_sensitive_calls_share_one_thread(server: Server) -> None:
 
 
 def test_a_call_ends_with_its_deadline(server: Server) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        server.stub.ExecuteTool(asked("wait"), timeout=1)
-    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    call = server.stub.ExecuteTool.future(asked("wait"), timeout=1)
+    # Whoever is first: the worker's answer or gRPC's own clock.
+    assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED or json.loads(call.result().error_message)["category"] == "timeout"
     assert value(server, "ret", {"e": "1"}) == 1
 
 

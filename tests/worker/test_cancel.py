@@ -58,6 +58,45 @@ def test_cancel_comes_over_the_control_connection(client: Client, control: Clien
     assert control.request("stats", None)["active"] == []
 
 
+def imported(client: Client, name: str) -> bool:
+    return bool(client.call("builtins", "eval", f"{name!r} in __import__('sys').modules"))
+
+
+def test_an_import_that_has_begun_comes_to_its_end(client: Client) -> None:
+    client.call("sample", "forget_module", "slow_to_import")
+    assert category(client, "import_and_wait", "slow_to_import", timeout_ms=100) == "timeout"
+    assert imported(client, "slow_to_import")
+    assert client.call("slow_to_import", "state") == [True, True]
+
+
+def test_so_does_the_import_of_a_call_that_is_cancelled_and_the_call_does_not_go_on(
+    worker: Worker, client: Client, control: Client
+) -> None:
+    client.call("sample", "forget_module", "slow_to_import")
+    client.call("sample", "take_log")
+    other = worker.connect()
+    other.send(
+        lane.request(
+            1, "call", {"tool": "snakebridge.call", "payload": payload("sample", "import_and_wait", ["slow_to_import"], session="other")}
+        )
+    )
+    while not imported(client, "slow_to_import"):
+        pass
+    control.send(lane.notification("cancel", [other.conn, 1, "caller_down"]))
+    with pytest.raises(LaneError, match="cancelled"):
+        other.answer(1)
+    other.close()
+    while control.request("stats", None)["active"]:
+        pass
+    assert client.call("slow_to_import", "state") == [True, True]
+    assert client.call("sample", "take_log") == []
+
+
+def test_an_import_that_does_not_end_is_interrupted_all_the_same(client: Client) -> None:
+    assert category(client, "import_and_wait", "never_imported") == "timeout"
+    assert not imported(client, "never_imported")
+
+
 def test_a_call_that_waits_for_its_session_can_be_cancelled(worker: Worker, client: Client) -> None:
     holder = worker.connect()
     thread = threading.Thread(target=lambda: holder.call("sample", "record", 0, 1.0, session="held"))
