@@ -19,7 +19,7 @@ defmodule SnakeBridge.Shared do
   @threshold 262_144
 
   @doc false
-  # {{:segment, name}, bytes, holds}, {{:hold, session, id}, name}, and the keeper's {{:spare, bytes, name}, since} and {{:control, pid}, true}: the
+  # {{:segment, name}, bytes, holds} (-1: let go, and soon unlinked), {{:hold, session, id}, name}, and the keeper's {{:spare, bytes, name}, since} and {{:control, pid}, true}: the
   # table and the sum of all bytes outlive the keeper.
   def create_table do
     :ets.new(@table, [:named_table, :public, :ordered_set, read_concurrency: true, write_concurrency: true])
@@ -107,10 +107,16 @@ defmodule SnakeBridge.Shared do
   @spec hold(String.t(), String.t(), non_neg_integer(), non_neg_integer()) ::
           {:ok, ZeroCopyRef.t()} | {:error, Error.t()}
   def hold(session, name, offset, bytes) do
-    :ets.update_counter(@table, {:segment, name}, {3, 1})
-    {:ok, %{ref(session, name, bytes, :elixir) | offset: offset}}
-  rescue
-    ArgumentError -> {:error, gone(name)}
+    case recount(name, [{:>=, :"$2", 0}], {:+, :"$2", 1}) do
+      1 -> {:ok, %{ref(session, name, bytes, :elixir) | offset: offset}}
+      0 -> {:error, gone(name)}
+    end
+  end
+
+  # Another number of holds, if the one that it has is as the guards say; how many segments that changed.
+  defp recount(name, guards, holds) do
+    key = {:segment, name}
+    :ets.select_replace(@table, [{{key, :"$1", :"$2"}, guards, [{{{:const, key}, :"$1", holds}}]}])
   end
 
   # Where bytes may be written: into a segment that was kept, or into a new file.
@@ -167,10 +173,9 @@ defmodule SnakeBridge.Shared do
   defp let_go(key) do
     with [{_, name}] <- :ets.take(@table, key),
          0 <- :ets.update_counter(@table, {:segment, name}, {3, -1}),
-         [{_, bytes, _}] <- :ets.lookup(@table, {:segment, name}),
          # Somebody may hold it again by now.
-         1 <- :ets.select_delete(@table, [{{{:segment, name}, :_, 0}, [], [true]}]),
-         do: Keeper.unlink(name, bytes)
+         1 <- recount(name, [{:"=:=", :"$2", 0}], -1),
+         do: Keeper.let_go(name)
 
     :ok
   end
@@ -252,7 +257,7 @@ defmodule SnakeBridge.Shared do
 
   @doc "Unlinks what a worker has written and nobody takes over."
   @spec unlink(String.t()) :: :ok
-  def unlink(name), do: Keeper.unlink(name, 0)
+  def unlink(name), do: Keeper.unlink(name)
 
   defp unwritten(reason, bytes, directory) do
     Error.new(

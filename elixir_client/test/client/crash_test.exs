@@ -1,6 +1,8 @@
 defmodule SnakeBridge.CrashTest do
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   alias SnakeBridge.Error
 
   @one [pool: :single]
@@ -75,11 +77,4 @@ defmodule SnakeBridge.CrashTest do
   end
 
   # The worker is killed after its grace period, in the background.
-  defp eventually(check, tries \\ 300) do
-    cond do
-      check.() -> true
-      tries == 0 -> false
-      true -> Process.sleep(20) && eventually(check, tries - 1)
-    end
-  end
 end

@@ -2,6 +2,8 @@ defmodule SnakeBridge.OrphansTest do
   # Whatever dies, and in which order, no Python process stays behind. Processes are killed by their exact pid, by the shell's own kill.
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Processes
+
   @moduletag timeout: 120_000
 
   @script """
@@ -52,17 +54,6 @@ defmodule SnakeBridge.OrphansTest do
         flunk("the child ended with status #{status}")
     after
       30_000 -> flunk("the child did not start")
-    end
-  end
-
-  defp kill(pid) when is_integer(pid) and pid > 1,
-    do: System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid} 2>/dev/null; true"])
-
-  # A zombie that nobody has waited for yet has ended.
-  defp running?(pid) do
-    case File.read("/proc/#{pid}/stat") do
-      {:ok, stat} -> not (stat =~ ~r/\) Z /)
-      {:error, _} -> false
     end
   end
 

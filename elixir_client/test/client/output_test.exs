@@ -4,6 +4,7 @@ defmodule SnakeBridge.OutputTest do
 
   import ExUnit.CaptureIO
   import ExUnit.CaptureLog
+  import SnakeBridge.Test.Eventually
 
   @moduletag :capture_log
 
@@ -292,5 +293,4 @@ defmodule SnakeBridge.OutputTest do
   end
 
   # Asks again until it is so, or the test has run out of its time.
-  defp eventually(condition), do: condition.() || eventually(condition)
 end

@@ -2,6 +2,8 @@ defmodule SnakeBridge.RecoveryTest do
   # What goes wrong leaves connections, sessions and waiting callers in order.
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   @moduletag capture_log: true
 
   alias SnakeBridge.{Error, Pool, Pool.Slots, Telemetry}
@@ -48,11 +50,11 @@ defmodule SnakeBridge.RecoveryTest do
 
     assert_receive :in, 5_000
     waiter = Task.async(fn -> sample(pool, "identity", [1], timeout: 20_000) end)
-    until(fn -> :atomics.get(worker(pool).counts, 2) == 1 end)
+    assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 1 end)
     Process.exit(holder, :kill)
     assert {:ok, 1} = Task.await(waiter, 20_000)
     # The worker tells the waiter first and counts then.
-    until(fn -> :atomics.get(worker(pool).counts, 2) == 0 end)
+    assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 0 end)
   end
 
   @tag options: [max_connections: 1]
@@ -70,14 +72,14 @@ defmodule SnakeBridge.RecoveryTest do
 
     assert_receive {:in, holder}, 5_000
     killed = for _ <- 1..5, do: spawn(fn -> sample(pool, "identity", [1]) end)
-    until(fn -> :atomics.get(worker(pool).counts, 2) == 5 end)
+    assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 5 end)
     assert {:error, %Error{category: :timeout}} = sample(pool, "identity", [2], timeout: 50)
     waiter = Task.async(fn -> sample(pool, "identity", [3]) end)
-    until(fn -> :atomics.get(worker(pool).counts, 2) == 7 end)
+    assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 7 end)
     Enum.each(killed, &Process.exit(&1, :kill))
     send(holder, :go)
     assert {:ok, 3} = Task.await(waiter)
-    until(fn -> :atomics.get(worker(pool).counts, 2) == 0 end)
+    assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 0 end)
   end
 
   test "sessions of a pool that was stopped are lost, not stuck, also when it comes back smaller", %{
@@ -182,13 +184,5 @@ defmodule SnakeBridge.RecoveryTest do
     end
 
     assert {:ok, 1} = sample(pool, "identity", [1], timeout: :infinity)
-  end
-
-  defp until(check, tries \\ 500) do
-    cond do
-      check.() -> :ok
-      tries == 0 -> flunk("did not happen")
-      true -> Process.sleep(10) && until(check, tries - 1)
-    end
   end
 end

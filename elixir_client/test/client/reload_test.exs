@@ -3,6 +3,7 @@ defmodule SnakeBridge.ReloadTest do
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog
+  import SnakeBridge.Test.Eventually
 
   alias SnakeBridge.{Pool, Reload}
 
@@ -121,5 +122,4 @@ defmodule SnakeBridge.ReloadTest do
   end
 
   # Asks again until it is so, or the test has run out of its time.
-  defp eventually(condition), do: condition.() || eventually(condition)
 end

@@ -1,6 +1,8 @@
 defmodule SnakeBridge.SessionsTest do
   use ExUnit.Case, async: true
 
+  import SnakeBridge.Test.Eventually
+
   alias SnakeBridge.{Error, SessionContext}
 
   defp acc(n \\ 1), do: SnakeBridge.call!("sample", "Acc", [n])
@@ -98,11 +100,4 @@ defmodule SnakeBridge.SessionsTest do
   end
 
   # Releases happen in the background, after the process is gone.
-  defp eventually(check, tries \\ 200) do
-    cond do
-      check.() -> true
-      tries == 0 -> false
-      true -> Process.sleep(20) && eventually(check, tries - 1)
-    end
-  end
 end

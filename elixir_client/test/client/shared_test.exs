@@ -2,6 +2,8 @@ defmodule SnakeBridge.SharedTest do
   # Values in shared memory, both ways, and that nothing of them stays behind.
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Processes
+
   @moduletag capture_log: true
 
   alias SnakeBridge.Shared.{Directory, Keeper}
@@ -512,7 +514,4 @@ defmodule SnakeBridge.SharedTest do
       30_000 -> flunk("the child did not start")
     end
   end
-
-  defp kill(pid) when is_integer(pid) and pid > 1,
-    do: System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid} 2>/dev/null; true"])
 end

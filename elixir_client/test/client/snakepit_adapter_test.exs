@@ -3,6 +3,9 @@ defmodule SnakeBridge.SnakepitAdapterTest do
   # script is the real one: started the way Snakepit starts it, with what the adapter says.
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.Processes
+
   @source Path.expand("../../lib/snakebridge/snakepit_adapter.ex", __DIR__)
   @adapter SnakeBridge.SnakepitAdapter
   @compile {:no_warn_undefined, @adapter}
@@ -146,7 +149,7 @@ defmodule SnakeBridge.SnakepitAdapterTest do
       ])
 
     {:os_pid, pid} = Port.info(port, :os_pid)
-    on_exit(fn -> System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid} 2>/dev/null; true"]) end)
+    on_exit(fn -> kill(pid) end)
     assert eventually(fn -> File.exists?(ready) or Port.info(port) == nil end)
     {number, ""} = ready |> File.read!() |> Integer.parse()
     assert {:ok, socket} = :gen_tcp.connect('127.0.0.1', number, [])
@@ -168,20 +171,5 @@ defmodule SnakeBridge.SnakepitAdapterTest do
     {:ok, port} = :inet.port(socket)
     :gen_tcp.close(socket)
     port
-  end
-
-  # A zombie that nobody has waited for yet has ended.
-  defp running?(pid) do
-    case File.read("/proc/#{pid}/stat") do
-      {:ok, stat} -> not (stat =~ ~r/\) Z /)
-      {:error, _} -> false
-    end
-  end
-
-  defp eventually(condition) do
-    until = System.monotonic_time(:millisecond) + 20_000
-
-    Stream.repeatedly(condition)
-    |> Enum.find(&(&1 or System.monotonic_time(:millisecond) > until))
   end
 end

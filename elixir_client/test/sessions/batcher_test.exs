@@ -1,6 +1,8 @@
 defmodule SnakeBridge.BatcherTest do
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   @moduletag capture_log: true
 
   alias SnakeBridge.{Batcher, Error, Pool, Session, SessionPool, Telemetry, Tensor}
@@ -116,9 +118,9 @@ defmodule SnakeBridge.BatcherTest do
       for _ <- 1..2, do: Task.async(fn -> Batcher.call(batcher, [[1], fn -> send(me, :begun) end]) end)
 
     assert_receive :begun, 20_000
-    until(fn -> map_size(:sys.get_state(batcher).busy) == 2 end)
+    assert eventually(fn -> map_size(:sys.get_state(batcher).busy) == 2 end)
     waiting = Task.async(fn -> Batcher.call(batcher, [[1], nil]) end)
-    until(fn -> :sys.get_state(batcher).waiting == 1 end)
+    assert eventually(fn -> :sys.get_state(batcher).waiting == 1 end)
     GenServer.stop(batcher)
     for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, :process, _, _}, 5_000)
 
@@ -167,7 +169,7 @@ defmodule SnakeBridge.BatcherTest do
     session = session()
     batcher = batcher(session: session, method: :predict, max_batch: 6)
     dead = for n <- 1..3, do: spawn(fn -> Batcher.call(batcher, [row(n)]) end)
-    until(fn -> :sys.get_state(batcher).waiting == 3 end)
+    assert eventually(fn -> :sys.get_state(batcher).waiting == 3 end)
     Enum.each(dead, &Process.exit(&1, :kill))
     assert {:error, %Error{category: :timeout}} = Batcher.call(batcher, [row(4)], timeout: 1)
     assert [{:ok, _}, {:ok, _}] = together(batcher, [row(5), row(6)])
@@ -234,7 +236,7 @@ defmodule SnakeBridge.BatcherTest do
   test "more than may wait are refused, and wrong options too" do
     batcher = batcher(session: session(), method: :predict, max_queue: 1)
     waiting = asking(batcher, row(1))
-    until(fn -> :sys.get_state(batcher).waiting == 1 end)
+    assert eventually(fn -> :sys.get_state(batcher).waiting == 1 end)
     assert {:error, %Error{category: :unavailable, message: message}} = Batcher.call(batcher, [row(2)])
     assert message =~ "raise max_batch:"
     Task.shutdown(waiting, :brutal_kill)
@@ -264,13 +266,5 @@ defmodule SnakeBridge.BatcherTest do
 
     assert {:error, %Error{category: :invalid_request, message: message}} = Batcher.call(wrong, [row(1)])
     assert message =~ "has no method {:no, :key}"
-  end
-
-  defp until(check, tries \\ 500) do
-    cond do
-      check.() -> :ok
-      tries == 0 -> flunk("did not happen")
-      true -> Process.sleep(10) && until(check, tries - 1)
-    end
   end
 end

@@ -1,6 +1,8 @@
 defmodule SnakeBridge.SessionPoolTest do
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   @moduletag capture_log: true
 
   alias SnakeBridge.{Error, Pool, Session, SessionPool}
@@ -82,7 +84,7 @@ defmodule SnakeBridge.SessionPoolTest do
              "none of the 1 sessions of #{inspect(name)}, of which 1 are ready, was free in time; raise size:"
 
     waiting = Task.async(fn -> SessionPool.call(name, :pid, []) end)
-    until(fn -> SessionPool.info(name).waiting == 1 end)
+    assert eventually(fn -> SessionPool.info(name).waiting == 1 end)
     assert {:error, %Error{category: :unavailable, message: message}} = SessionPool.call(name, :pid, [])
     assert message =~ "1 callers wait"
     assert message =~ "raise size: or max_queue:"
@@ -147,14 +149,6 @@ defmodule SnakeBridge.SessionPoolTest do
       assert_raise ArgumentError, ~r/#{rule}/, fn ->
         SessionPool.start_link(Keyword.merge([name: :x, init: fn -> :ok end], options))
       end
-    end
-  end
-
-  defp until(check, tries \\ 500) do
-    cond do
-      check.() -> :ok
-      tries == 0 -> flunk("did not happen")
-      true -> Process.sleep(10) && until(check, tries - 1)
     end
   end
 end

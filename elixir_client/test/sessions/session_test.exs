@@ -1,6 +1,8 @@
 defmodule SnakeBridge.SessionTest do
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   @moduletag capture_log: true
 
   alias SnakeBridge.{Error, Session, Telemetry}
@@ -348,11 +350,4 @@ defmodule SnakeBridge.SessionTest do
   defp until_it(check), do: assert(eventually(check))
 
   # Releases happen in the background.
-  defp eventually(check, tries \\ 300) do
-    cond do
-      check.() -> true
-      tries == 0 -> false
-      true -> Process.sleep(20) && eventually(check, tries - 1)
-    end
-  end
 end

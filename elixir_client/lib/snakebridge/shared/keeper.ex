@@ -20,9 +20,13 @@ defmodule SnakeBridge.Shared.Keeper do
 
   def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
-  @doc "Unlinks a segment that nobody holds, of so many counted bytes."
-  @spec unlink(String.t(), non_neg_integer()) :: :ok
-  def unlink(name, bytes), do: GenServer.cast(__MODULE__, {:unlink, name, bytes})
+  @doc "Puts a segment away that nobody holds any more: its holds are -1 in the table."
+  @spec let_go(String.t()) :: :ok
+  def let_go(name), do: GenServer.cast(__MODULE__, {:let_go, name})
+
+  @doc "Unlinks a segment that was never held."
+  @spec unlink(String.t()) :: :ok
+  def unlink(name), do: GenServer.cast(__MODULE__, {:unlink, name})
 
   @doc "Unlinks all that nobody holds, now."
   @spec make_room() :: :ok
@@ -76,6 +80,7 @@ defmodule SnakeBridge.Shared.Keeper do
   @impl true
   def handle_continue(:tidy, state) do
     :ets.match_delete(@table, {{:spare, :_, :_}, :_})
+    :ets.match_delete(@table, {{:segment, :_}, :_, -1})
 
     for "s" <> _ = name <- File.ls!(state.directory),
         not :ets.member(@table, {:segment, name}),
@@ -99,17 +104,17 @@ defmodule SnakeBridge.Shared.Keeper do
   end
 
   @impl true
-  def handle_cast({:unlink, name, bytes}, state) do
-    if bytes >= @kept_from and map_size(state.controls) > 0 and
-         kept(state) + bytes <= div(Shared.limit(), 4) do
-      {monitor, control} = Enum.at(state.controls, 0)
-      new_name = Shared.new_name()
-      Control.recycle(control, name, new_name, self())
-      {:noreply, put_in(state.asked[name], {new_name, bytes, monitor})}
-    else
-      remove(name, name, bytes, state)
-      {:noreply, state}
+  def handle_cast({:let_go, name}, state) do
+    case :ets.take(@table, {:segment, name}) do
+      [{_, bytes, -1}] -> {:noreply, put_away(name, bytes, state)}
+      # It was put away when this process began.
+      [] -> {:noreply, state}
     end
+  end
+
+  def handle_cast({:unlink, name}, state) do
+    rm(state, name)
+    {:noreply, state}
   end
 
   def handle_cast({:worker_gone, os_pid}, state) do
@@ -150,6 +155,19 @@ defmodule SnakeBridge.Shared.Keeper do
   end
 
   def handle_info(_, state), do: {:noreply, state}
+
+  defp put_away(name, bytes, state) do
+    if bytes >= @kept_from and map_size(state.controls) > 0 and
+         kept(state) + bytes <= div(Shared.limit(), 4) do
+      {monitor, control} = Enum.at(state.controls, 0)
+      new_name = Shared.new_name()
+      Control.recycle(control, name, new_name, self())
+      put_in(state.asked[name], {new_name, bytes, monitor})
+    else
+      remove(name, name, bytes, state)
+      state
+    end
+  end
 
   defp kept(state) do
     spare = for [bytes] <- :ets.match(@table, {{:spare, :"$1", :_}, :_}), do: bytes
