@@ -18,6 +18,7 @@ from bridge_adapter.codec.segments import Outlet
 from bridge_adapter.dispatch import Dispatcher, Request, from_tool
 from bridge_adapter.hello import Hello, welcome
 from bridge_adapter.incoming import Resolver, form_of
+from bridge_adapter.journal.records import LONGEST_KEY, Key
 from bridge_adapter.letters import Letters
 from bridge_adapter.outbox import stream_items
 from bridge_adapter.questions import Questions
@@ -215,7 +216,11 @@ class Connection:
             self._answer_error(message.id, error, request)
         else:
             self._tell_released()
-            self.socket.send(lane.response_head(message.id), value)
+            outcome = request.outcome
+            if outcome is None:
+                self.socket.send(lane.response_head(message.id), value)
+            else:
+                self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
 
     def _request(self, message: Message) -> Request:
         params = message.body
@@ -250,10 +255,21 @@ class Connection:
             set(resolver.foreign),
             list(resolver.unresolved),
             [] if message.name == "call" else None,
+            self._key(params.get("key"), message.name),
         )
         for callback in resolver.callbacks:
             self._dispatcher.callbacks.carried(callback, call, str(payload.get("session_id") or "default"))
         return request
+
+    def _key(self, given: Any, method: str) -> Key | None:
+        if given is None:
+            return None
+        match given:
+            case [str(text), str(digest)] if 0 < len(text) <= LONGEST_KEY:
+                if method == "stream":
+                    raise errors.InvalidRequest("a stream has no idempotency key: what it has sent is not recorded; call it without one")
+                return Key(text, digest)
+        raise errors.InvalidRequest(f"key must be a text of 1 to {LONGEST_KEY} characters and a digest, not {str(given)[:80]}")
 
     def _asked_of_adapter(self, params: dict[str, Any]) -> Asked | None:
         if params.get("encoding") != "plain":

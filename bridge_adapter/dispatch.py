@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import errors, tracing
+from bridge_adapter import errors, processes, tracing
 from bridge_adapter.callbacks import Callback, CallbackHub
 from bridge_adapter.calls import Call, CallTable
 from bridge_adapter.codec import CallbackRef, DecodeError, Ref, StreamRef
@@ -26,6 +26,8 @@ from bridge_adapter.tools import STREAM_TOOLS, TOOLS, Watch
 from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
 
 if TYPE_CHECKING:
+    from bridge_adapter.journal.once import Once
+    from bridge_adapter.journal.records import Key, Outcome
     from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
 
 PROTOCOL_VERSION = 1
@@ -36,6 +38,7 @@ _VERSIONS = ("protocol_version", "min_supported_version")
 _RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
 _VERSIONLESS_TOOLS = ("snakebridge.helpers",)
 _STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
+_PROCESS = processes.token()
 _CONTEXT_KEYS = ("library", "python_module", "module", "module_path", "function", "call_type")
 
 
@@ -68,6 +71,9 @@ class Request:
     foreign: set[str] = field(default_factory=set)  # sessions of the refs that the payload named
     unresolved: list[UnresolvedRef] = field(default_factory=list)
     returned: list[Callback] | None = None  # functions in the answer of a call: they are not told as dropped before it
+    key: Key | None = None  # of an idempotent call: it runs once under it
+    refs: list[str] | None = None  # of a call with a key: the refs in its answer
+    outcome: Outcome | None = None  # the same: how its answer came about
 
 
 @dataclass(slots=True, eq=False)
@@ -81,8 +87,11 @@ class UnresolvedRef:
 class Dispatcher:
     """The state that requests share: sessions, calls in flight, the event loop, callbacks, segments of shared memory."""
 
-    def __init__(self, config: Config, segments: Segments | None = None, adapter: UserAdapter | None = None) -> None:
+    def __init__(
+        self, config: Config, segments: Segments | None = None, adapter: UserAdapter | None = None, once: Once | None = None
+    ) -> None:
         self.config = config
+        self._once = once
         self._adapter = adapter
         self.segments = segments
         self.limits = config.limits
@@ -110,7 +119,38 @@ class Dispatcher:
                     value = tool(context.payload(), context)
                     return self._encode(value, request, packer, context)
 
-            return session.run(lambda: request.call.run(body))  # type: ignore[no-any-return]
+            def code() -> bytes:
+                return session.run(lambda: request.call.run(body))  # type: ignore[no-any-return]
+
+            if request.key is None:
+                return code()
+            if self._once is None:
+                raise errors.InvalidRequest("the call has an idempotency key, but this worker has no journal; start it with --journal FILE")
+            return self._run_once(self._once, request, session, code)
+
+    def _run_once(self, once: Once, request: Request, session: Session, code: Callable[[], bytes]) -> bytes:
+        """The answer of an idempotent call, or the one that was recorded under its key."""
+        assert request.key is not None
+        request.form = replace(request.form, shared=None)  # what is recorded must be all there
+        request.refs = []
+        made = request.refs
+
+        def recorded() -> tuple[bytes, str]:
+            answer = code()
+            return answer, "|".join((_PROCESS, session.id, *made)) if made else ""
+
+        def holds(refs: str) -> bool:
+            process, _, rest = refs.partition("|")
+            id, *names = rest.split("|")
+            return not refs or (process == _PROCESS and id == session.id and all(name in session.refs for name in names))
+
+        def describe(error: BaseException) -> bytes | None:
+            fields = self.error(error, request)
+            return json.dumps(fields).encode() if fields["category"] == "python_error" else None
+
+        form = f"{request.form.encoding} {request.form.schema} {request.form.identity:d}"
+        answer, request.outcome = once.run(request.key, form, request.call, recorded, holds=holds, describe=describe)
+        return answer
 
     def stream_tool(self, request: Request) -> Tool:
         """What makes the items of a stream. Raises UnknownTool or InvalidRequest."""
@@ -205,6 +245,8 @@ class Dispatcher:
         """The error map of an exception that ended a request."""
         if request is None:
             return errors.to_wire(error)
+        if isinstance(error, errors.RecordedFailure):
+            return {**json.loads(error.wire), "context": describe(request)}
         return errors.to_wire(error, describe(request), for_snakebridge=request.form.encoding == "tagged")
 
 
@@ -347,10 +389,15 @@ class Context:
         if isinstance(value, Callback):
             if self.request.returned is not None:
                 self.request.returned.append(value)
+            if self.request.refs is not None:
+                self.request.refs.append("a function")  # never held: it cannot be given out twice
             return value.ref
         if isinstance(value, UnresolvedRef):
             return value.ref
-        return self.session.refs.add(value, self.module, self.library, self.serial)
+        ref = self.session.refs.add(value, self.module, self.library, self.serial)
+        if self.request.refs is not None:
+            self.request.refs.append(ref.id)
+        return ref
 
     # --- tools.registry.ToolContext ---
 

@@ -143,6 +143,21 @@ class CallWasCancelled(BridgeError):
     wire_type = "CallCancelled"
 
 
+class IdempotencyConflict(BridgeError, ValueError):
+    """The key of a call belongs to a call with other arguments."""
+
+    category = "idempotency_conflict"
+    wire_type = "ValueError"
+
+
+class RecordedFailure(BridgeError):
+    """The error of the call with the same key that this one has waited for: `wire` is its error map, packed."""
+
+    def __init__(self, wire: bytes) -> None:
+        super().__init__("the call with the same key failed")
+        self.wire = wire
+
+
 class HelperNotFound(BridgeError):
     """No helper of that name in the registry."""
 

@@ -24,7 +24,10 @@ from typing import TYPE_CHECKING
 from bridge_adapter import lifeline
 
 if TYPE_CHECKING:
+    from bridge_adapter.codec import Limits
     from bridge_adapter.codec.segments import Segments
+    from bridge_adapter.journal.once import Once
+    from bridge_adapter.journal.store import Durability, Journal
     from bridge_adapter.user_adapter import UserAdapter
 
 TOKEN = "SNAKEBRIDGE_TOKEN"
@@ -48,6 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--adapter", metavar="MODULE.CLASS", help="an adapter for Snakepit: serves the tools that are not SnakeBridge's")
     parser.add_argument("--elixir-address", default="", metavar="HOST:PORT", help="the gRPC server of Elixir, for that adapter")
     parser.add_argument("--watch", action="append", default=[], metavar="DIR", help="reload modules from there when their files change")
+    parser.add_argument("--journal", metavar="FILE", help="where idempotent calls are recorded; the workers of a pool share it")
+    parser.add_argument(
+        "--journal-durability",
+        choices=("process", "power"),
+        default="process",
+        help="what an answer in the journal survives: the end of any process, or also that of power",
+    )
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
@@ -73,15 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"bridge_adapter.executor: no memory can be shared in {arguments.shared}: {error}", file=sys.stderr)
         return 2
-    adapter = None
-    if arguments.adapter:
-        from bridge_adapter.user_adapter import CannotLoad, UserAdapter, load
-
-        try:
-            adapter = UserAdapter(load(arguments.adapter), arguments.elixir_address, settings.limits)
-        except CannotLoad as error:
-            print(f"bridge_adapter.executor: {error}", file=sys.stderr, flush=True)
-            lifeline.leave(1)  # threads that its module has started do not hold up the end
+    adapter = open_adapter(arguments.adapter, arguments.elixir_address, settings.limits) if arguments.adapter else None
     try:
         listener, address = listen(arguments.listen)
     except (OSError, ValueError) as error:
@@ -91,11 +93,35 @@ def main(argv: list[str] | None = None) -> int:
         from bridge_adapter import output
 
         output.install()
-    executor = Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter)
+    once = open_journal(arguments.journal, arguments.journal_durability) if arguments.journal else None
+    executor = Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter, once=once)
     if arguments.watch:
         executor.watch(arguments.watch)
     executor.run()
     return 0
+
+
+def open_journal(path: str, durability: Durability) -> Once:
+    """The journal in that file. It is opened by the first call that needs it: a worker without one does not load SQLite."""
+    from bridge_adapter.journal.once import Once
+
+    def opened() -> Journal:
+        from bridge_adapter.journal.store import Journal
+
+        return Journal(path, durability)
+
+    return Once(opened)
+
+
+def open_adapter(name: str, elixir_address: str, limits: Limits) -> UserAdapter:
+    """The user's adapter of that name. Ends the process when it cannot be loaded."""
+    from bridge_adapter.user_adapter import CannotLoad, UserAdapter, load
+
+    try:
+        return UserAdapter(load(name), elixir_address, limits)
+    except CannotLoad as error:
+        print(f"bridge_adapter.executor: {error}", file=sys.stderr, flush=True)
+        lifeline.leave(1)  # threads that its module has started do not hold up the end
 
 
 def open_segments(directory: str | None) -> Segments | None:
@@ -175,6 +201,7 @@ class Executor:
         *,
         segments: Segments | None = None,
         adapter: UserAdapter | None = None,
+        once: Once | None = None,
     ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
@@ -185,7 +212,7 @@ class Executor:
         self._address = address
         self._token = token
         self._private = private
-        self._dispatcher = Dispatcher(settings, segments, adapter)
+        self._dispatcher = Dispatcher(settings, segments, adapter, once)
         self._ids = itertools.count(1)
         self._open = 0
         self._stopping = threading.Event()

@@ -41,13 +41,17 @@ def wire_limits(limits: Limits) -> Limits:
 
 @dataclass(slots=True)
 class Message:
-    """One message. kind is REQUEST (id, name = method, body = params), RESPONSE (id, error, body = result) or NOTIFICATION (name, body)."""
+    """One message. kind is REQUEST (id, name = method, body = params), RESPONSE (id, error, body = result) or NOTIFICATION (name, body).
+
+    outcome: of a response to a call with a key, how its answer came about.
+    """
 
     kind: int
     id: int
     name: str
     body: Any
     error: Any = None
+    outcome: Any = None
 
 
 def parse(value: Any) -> Message:
@@ -55,8 +59,8 @@ def parse(value: Any) -> Message:
     match value:
         case [0, int(id), str(method), params]:
             return Message(REQUEST, id, method, params)
-        case [1, int(id), error, result]:
-            return Message(RESPONSE, id, "", result, error)
+        case [1, int(id), error, result, *outcome] if len(outcome) <= 1:
+            return Message(RESPONSE, id, "", result, error, outcome[0] if outcome else None)
         case [2, str(method), params]:
             return Message(NOTIFICATION, 0, method, params)
     raise ProtocolError(
@@ -76,9 +80,14 @@ def notification(method: str, params: Any) -> list[Any]:
     return [NOTIFICATION, method, params]
 
 
-def response_head(id: int) -> bytes:
-    """The bytes of a successful response before its packed result."""
-    return b"\x94\x01" + _pack(id) + b"\xc0"
+def response_head(id: int, *, outcome: bool = False) -> bytes:
+    """The bytes of a successful response before its packed result, which its outcome may follow."""
+    return (b"\x95\x01" if outcome else b"\x94\x01") + _pack(id) + b"\xc0"
+
+
+def outcome(attempts: int, replayed: bool) -> bytes:
+    """The bytes behind the result of a call with a key: how often it was run, and whether that was earlier."""
+    return b"\x92" + _pack(attempts) + (b"\xc3" if replayed else b"\xc2")
 
 
 def items_head(id: int, count: int) -> bytes:
@@ -103,7 +112,7 @@ def peek(body: bytes | memoryview) -> tuple[int, int] | None:
     unpacker = msgpack.Unpacker(max_buffer_size=64)
     unpacker.feed(bytes(body[:16]))
     try:
-        if unpacker.read_array_header() == 4:
+        if unpacker.read_array_header() in (4, 5):
             kind, id = unpacker.unpack(), unpacker.unpack()
             if type(kind) is int and kind in (REQUEST, RESPONSE) and type(id) is int:
                 return kind, id

@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 
 
-def leave(status: int) -> None:
+def leave(status: int) -> NoReturn:
     """Ends this process and its process group, if it leads one. Never returns."""
     try:
         sys.stdout.flush()

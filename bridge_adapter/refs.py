@@ -125,6 +125,11 @@ class RefStore:
             entry.used = time.monotonic()
         return entry
 
+    def __contains__(self, ref_id: str) -> bool:
+        if self._ttl:
+            self._expire()
+        return ref_id in self._entries
+
     def entry_of(self, obj: Any) -> Entry | None:
         """The entry that holds this very object."""
         known = self._identities.get(id(obj))

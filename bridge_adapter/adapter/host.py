@@ -47,6 +47,7 @@ class Host:
         self._bridge: Bridge | None = None
         self._supervisor: Supervisor | None = None
         self._process: ExecutorProcess | None = None
+        self._arguments: list[str] = []
         self._life: asyncio.Task[None] | None = None
         threading.Thread(target=self._loop.run_forever, name="bridge_adapter", daemon=True).start()
 
@@ -88,6 +89,7 @@ class Host:
         """The way to the executor, which is started when there is none. Raises OSError, and RuntimeError for settings that are wrong."""
         if self._bridge is None:
             settings = _settings()
+            self._arguments = settings.executor_arguments
             self.elixir.configure(settings.elixir_address, settings.callback_timeout_ms / 1000)
             kill_after = settings.kill_after_ms / 1000
             self._supervisor = Supervisor(
@@ -107,7 +109,7 @@ class Host:
             log.error("the executor cannot be started now (the first call tries again): %s", error)
 
     def _executor(self) -> ExecutorProcess:
-        self._process = ExecutorProcess()
+        self._process = ExecutorProcess(self._arguments)
         return self._process
 
     def _stop(self, stopped: threading.Event) -> None:

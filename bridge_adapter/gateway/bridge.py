@@ -119,6 +119,8 @@ def _names(call: Asked) -> Iterator[str]:
 def outcome(call: Asked) -> dict[str, str]:
     """What the answer's metadata says of how the call went."""
     known: dict[str, Any] = {"correlation_id": call.correlation}
-    if call.attempts > 1:
-        known["attempts"] = str(call.attempts)
+    if max(call.attempts, call.runs) > 1:
+        known["attempts"] = str(max(call.attempts, call.runs))
+    if call.replayed:
+        known["replayed"] = "true"
     return known

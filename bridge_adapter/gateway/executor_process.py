@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 
 from bridge_adapter.compat import withdrawn
@@ -33,11 +34,11 @@ class EndedEarly(ChildProcessError):
 class ExecutorProcess:
     """A running executor. `ready` resolves when it listens, `exited` with its status when it is gone (Popen's: -N = signal N).
 
-    `adapter`: the class that serves tools which are not SnakeBridge's, and where it finds Elixir.
+    `arguments`: what it is told beyond where to listen.
     Make it on a thread that lives as long as the process: the kernel sends the child's parent-death signal when that thread ends.
     """
 
-    def __init__(self, adapter: str = "", elixir_address: str = "") -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.token = secrets.token_hex(16)
         self.directory = places.make()
         self.path = os.path.join(self.directory, "x.sock")
@@ -46,9 +47,7 @@ class ExecutorProcess:
         self.tail = b""
         # -P: neither the current directory nor ours may shadow what users import.
         command = [sys.executable, "-P", "-m", "bridge_adapter.executor", "--private-directory", "--label-output"]
-        command += ["--listen", f"unix:{self.path}"]
-        if adapter:
-            command += ["--adapter", adapter, "--elixir-address", elixir_address]
+        command += ["--listen", f"unix:{self.path}", *arguments]
         try:
             self._process = subprocess.Popen(
                 command,

@@ -81,7 +81,7 @@ def _serve(settings: Options) -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        executor = executor_process.ExecutorProcess(settings.user_adapter, settings.elixir_address)
+        executor = executor_process.ExecutorProcess(settings.executor_arguments)
     except OSError as error:
         print(f"bridge_adapter.gateway: cannot start {sys.executable} or make its socket: {error}", file=sys.stderr)
         return 1

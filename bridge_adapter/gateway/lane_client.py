@@ -63,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
         self._asked: dict[int, asyncio.Task[None]] = {}  # requests of the executor that we are answering
+        self.outcomes: dict[int, list[Any]] = {}  # of requests with a key: how their answers came about
         self.began = 0.0  # when the request in flight was made
         self.abandoned = False  # nobody waits for its answer
         self._packer = msgpack.Packer(unicode_errors="surrogatepass")
@@ -160,6 +161,8 @@ class Connection(asyncio.BufferedProtocol):
         message = msgpack.unpackb(body, strict_map_key=False, unicode_errors="replace")
         kind = message[0]
         if kind == lane.RESPONSE:
+            if len(message) > 4:
+                self.outcomes[message[1]] = message[4]
             self._answered(message[1], message[2], message[3])
         elif kind == lane.NOTIFICATION:
             if message[1] == "items":
@@ -299,10 +302,15 @@ class Lane:
             self.answered(connection)
             raise
         try:
-            return await answer
+            result = await answer
         except asyncio.CancelledError:
             self.interrupt(connection, id, "cancelled")
             raise
+        finally:
+            outcome = connection.outcomes.pop(id, None)
+        if outcome is not None:
+            params["outcome"] = outcome
+        return result
 
     async def stream(self, params: dict[str, Any]) -> Stream:
         """Opens a stream. Raises LaneError, LaneLost or NotSent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ class Heartbeat:
     dependent: bool = True
 
 
+DURABILITIES = ("process", "power")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Settings of one gateway."""
@@ -59,6 +63,16 @@ class Options:
     telemetry_interval_ms: float = TELEMETRY_INTERVAL_MS
     worker_id: str = ""
     thread_sensitive: frozenset[str] = frozenset()
+    journal: str = ""
+    journal_durability: str = "process"
+
+    @property
+    def executor_arguments(self) -> list[str]:
+        """What an executor is told of these settings."""
+        arguments = ["--adapter", self.user_adapter, "--elixir-address", self.elixir_address] if self.user_adapter else []
+        if self.journal:
+            arguments += ["--journal", os.path.abspath(self.journal), "--journal-durability", self.journal_durability]
+        return arguments
 
     @property
     def user_adapter(self) -> str:
@@ -91,6 +105,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         again = Retry(retry.max_restarts(str(flags.max_restarts)), retry.backoff(str(flags.backoff_ms)))
     except ValueError as error:
         parser.error(str(error))
+    if flags.journal_durability not in DURABILITIES:  # argparse does not look at defaults
+        parser.error(f"BRIDGE_ADAPTER_JOURNAL_DURABILITY is {flags.journal_durability!r}; it must be one of {', '.join(DURABILITIES)}")
     for name in ("kill_after_ms", "callback_timeout_ms", "telemetry_interval_ms"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
@@ -113,6 +129,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
         telemetry_interval_ms=flags.telemetry_interval_ms,
         worker_id=_worker_id(ready_file),
+        journal=flags.journal,
+        journal_durability=flags.journal_durability,
         thread_sensitive=frozenset(name.strip() for name in environment.get("SNAKEPIT_THREAD_SENSITIVE", "").split(",") if name.strip()),
     )
 
@@ -147,6 +165,15 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     after = environment.get("BRIDGE_ADAPTER_KILL_AFTER_MS") or KILL_AFTER_MS
     add("--kill-after-ms", type=float, default=after, metavar="MS", help="how long a call may ignore its cancellation; 0 = for ever")
+    journal = environment.get("BRIDGE_ADAPTER_JOURNAL") or ""
+    add(
+        "--journal",
+        default=journal,
+        metavar="FILE",
+        help="where calls with an idempotency_key are recorded, for all workers of a pool",
+    )
+    durability = environment.get("BRIDGE_ADAPTER_JOURNAL_DURABILITY") or DURABILITIES[0]
+    add("--journal-durability", choices=DURABILITIES, default=durability, help="survive the end of any process, or also that of power")
     callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
     add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
     samples = environment.get("BRIDGE_ADAPTER_TELEMETRY_INTERVAL_MS") or TELEMETRY_INTERVAL_MS

@@ -3,6 +3,7 @@ Snakepit are honoured, and what the metadata asks for becomes options of the cal
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,9 @@ from bridge_adapter.gateway.lane_client import LaneError
 if TYPE_CHECKING:  # inside Snakepit's own server the messages are those that it has loaded
     from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
+KEY = "idempotency_key"
+# Parameters that say where and how, not what is called.
+_CIRCUMSTANCES = (KEY, "session_id", "idempotent", "protocol_version", "min_supported_version", "max_restarts", "backoff_ms")
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
@@ -24,7 +28,7 @@ SNAKEBRIDGE_TOOLS = frozenset(f"snakebridge.{name}" for name in ("call", "batch"
 _KINDS = ("float", "integer", "tensor")
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 _LONGEST_ID = 512
-_EMPTY_SESSION = (b'""', b"null")
+_EMPTY = (b'""', b"null")
 # Metadata by which a request limits the refs of its session, under the names that Snakepit and SnakeBridge have for them.
 _MAX_REFS = ("max_refs", "session_max_refs", "ref_max")
 _REF_TTL = ("ref_ttl", "ref_ttl_seconds", "ttl_seconds")
@@ -53,6 +57,8 @@ class Asked:
     attempts: int = 0  # how often it was given to an executor
     problem: LaneError | None = None  # why it cannot be passed on
     types: dict[str, str] = field(default_factory=dict)  # type names of parameters, of tools that are not SnakeBridge's
+    runs: int = 0  # of a call with a key that was answered: how often it was run, here or elsewhere
+    replayed: bool = False  # its answer is one that was recorded
 
     @property
     def correlation(self) -> str:
@@ -60,7 +66,8 @@ class Asked:
 
     @property
     def idempotent(self) -> bool:
-        return self.texts.get("idempotent") == b"true"
+        keyed = self.texts.get(KEY, b"null") not in _EMPTY or bool(self.metadata.get(KEY))
+        return keyed or self.texts.get("idempotent") == b"true"
 
 
 def asked(request: pb.ExecuteToolRequest, headers: Iterable[tuple[str, Any]] | None) -> Asked:
@@ -109,11 +116,14 @@ def lane_params(call: Asked) -> dict[str, Any]:
         raise call.problem
     metadata, payload = call.metadata, call.texts
     # The request names the session of the worker, the payload that of the caller.
-    if payload.get("session_id", b"null") in _EMPTY_SESSION and call.worker_session:
+    if payload.get("session_id", b"null") in _EMPTY and call.worker_session:
         payload = {**payload, "session_id": json.dumps(call.worker_session).encode()}
     params: dict[str, Any] = {"tool": call.tool, "payload": payload, "encoding": "tagged", "trace": call.trace}
     if call.binary:
         params["binary"] = _binary(call)
+    key = _key(call)
+    if key is not None:
+        params["key"] = key
     if metadata:
         if metadata.get("codec_schema", "") == "2":
             params["schema"] = 2
@@ -121,6 +131,26 @@ def lane_params(call: Asked) -> dict[str, Any]:
         if options:
             params["session_options"] = options
     return params
+
+
+def _key(call: Asked) -> list[str] | None:
+    """The idempotency key of the parameters, or of the metadata, and a digest of what is called."""
+    text = call.texts.get(KEY) or b"null"
+    try:
+        key = json.loads(text)
+    except ValueError:
+        key = text.decode("utf-8", "replace")
+    key = call.metadata.get(KEY) if key in (None, "") else key
+    if not key:
+        return None
+    if not isinstance(key, str):
+        raise _invalid(f"{KEY} is {str(key)[:40]}; it must be a text")
+    digest = hashlib.sha256(call.tool.encode())
+    for name, value in sorted({**call.texts, **call.binary}.items()):
+        if name not in _CIRCUMSTANCES:
+            digest.update(b"%d %s %d " % (len(name), name.encode(), len(value)))
+            digest.update(value)
+    return [key, digest.hexdigest()]
 
 
 def adapter_params(call: Asked) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import string
 import tempfile
 import threading
 
+from bridge_adapter import processes
+
 _PREFIX = "snakebridge-"
 _DIGITS = string.digits + string.ascii_lowercase
 _PID, _START, _NAMESPACE = 5, 7, 5  # widths in a name: pid, start and pid namespace of the process that a directory belongs to
@@ -46,7 +48,7 @@ def make() -> str:
 def _name(number: int) -> str:
     """Short, and it tells whose it is: a process can be killed between making a directory and writing anything into it."""
     pid = os.getpid()
-    fields = ((pid, _PID), (_started(pid), _START), (_namespace(), _NAMESPACE), (number, 2))
+    fields = ((pid, _PID), (processes.started(pid), _START), (processes.namespace(), _NAMESPACE), (number, 2))
     return _PREFIX + "".join(_text(value, width) for value, width in fields)
 
 
@@ -96,31 +98,7 @@ def _is_left_over(entry: os.DirEntry[str]) -> bool:
         return False
     pid, started, namespace = told.groups()
     # The processes of a container are not to be seen from here.
-    return namespace == _text(_namespace(), _NAMESPACE) and started != _text(_started(int(pid, len(_DIGITS))), _START)
-
-
-def _started(pid: int) -> int:
-    """When a process started, in clock ticks since the system did; 0 where there is no /proc and the process lives; -1: it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return -1 if fields[0] in b"ZX" else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return -1
-    except OSError:
-        return 0
-    return 0
-
-
-def _namespace() -> int:
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
+    return namespace == _text(processes.namespace(), _NAMESPACE) and started != _text(processes.started(int(pid, len(_DIGITS))), _START)
 
 
 def _forked() -> None:

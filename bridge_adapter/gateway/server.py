@@ -45,7 +45,7 @@ def serve(options: Options, first: ExecutorProcess) -> int:
         elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat, options.callback_timeout_ms / 1000)
         telemetry = Telemetry()
         kill_after = options.kill_after_ms / 1000
-        start_next = partial(ExecutorProcess, options.user_adapter, options.elixir_address)
+        start_next = partial(ExecutorProcess, options.executor_arguments)
         supervisor = Supervisor(
             first, options.max_connections, elixir.tools.ask, start_next=start_next, kill_after=kill_after, died=telemetry.died
         )

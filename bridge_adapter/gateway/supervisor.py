@@ -128,7 +128,10 @@ class Supervisor:
 
     async def call(self, params: dict[str, Any], remaining: Callable[[], float | None], retry: Retry, call: Asked) -> Any:
         """The result of a lane call. Raises LaneError, also for a crash."""
-        return (await self._on_executor(params, remaining, retry, call, lambda running: running.lane.call(params)))[0]
+        result = (await self._on_executor(params, remaining, retry, call, lambda running: running.lane.call(params)))[0]
+        if "outcome" in params:
+            call.runs, call.replayed = params.pop("outcome")
+        return result
 
     async def stream(self, params: dict[str, Any], remaining: Callable[[], float | None], call: Asked) -> tuple[Stream, Running]:
         """An open stream and the executor that it comes from. Raises LaneError."""

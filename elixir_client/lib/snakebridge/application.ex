@@ -29,4 +29,7 @@ defmodule SnakeBridge.Application do
       {:ok, supervisor}
     end
   end
+
+  @impl true
+  def stop(_), do: Pool.Journal.remove()
 end

@@ -20,6 +20,12 @@ defmodule SnakeBridge.Exchange do
           | {:garbage, Error.t()}
           | :late
 
+  @outcome :snakebridge_outcome
+
+  @doc "How the last answer to a call with a key came about: `attempts`, `replayed`."
+  @spec take_outcome() :: map() | nil
+  def take_outcome, do: Process.delete(@outcome)
+
   @doc "Makes a request and waits for its answer."
   @spec call(map(), String.t(), String.t(), map(), map()) :: {:ok, term()} | {:error, Error.t()}
   def call(worker, session, tool, payload, context) do
@@ -136,6 +142,10 @@ defmodule SnakeBridge.Exchange do
 
           {:ok, {:response, ^id, error, _}} ->
             {:answer, {:error, Error.from_wire(error)}}
+
+          {:ok, {:response, ^id, nil, result, [attempts, replayed]}} ->
+            Process.put(@outcome, %{attempts: attempts, replayed: replayed})
+            {:answer, {:ok, result}}
 
           {:ok, other} ->
             Serving.serve(other, connection, worker)

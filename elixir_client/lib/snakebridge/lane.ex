@@ -52,7 +52,7 @@ defmodule SnakeBridge.Lane do
   @spec peek(binary()) ::
           {:request | :response, non_neg_integer()} | {:notification, String.t()} | :garbage
   def peek(<<0x94, 0, rest::binary>>), do: peek_id(:request, rest)
-  def peek(<<0x94, 1, rest::binary>>), do: peek_id(:response, rest)
+  def peek(<<head, 1, rest::binary>>) when head in [0x94, 0x95], do: peek_id(:response, rest)
 
   # The methods of notifications are shorter than 32 bytes.
   def peek(<<0x93, 2, 0b101::3, size::5, method::binary-size(size), _::binary>>), do: {:notification, method}
@@ -72,6 +72,10 @@ defmodule SnakeBridge.Lane do
     case Packed.decode(body, options) do
       {:ok, [1, id, error, result]} when is_integer(id) ->
         {:ok, {:response, id, deep_plain(error), result}}
+
+      # To a call with a key: how its answer came about.
+      {:ok, [1, id, error, result, outcome]} when is_integer(id) ->
+        {:ok, {:response, id, deep_plain(error), result, outcome}}
 
       {:ok, [2, method, params]} when is_binary(method) ->
         {:ok, {:notification, method, params}}

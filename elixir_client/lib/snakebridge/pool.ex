@@ -5,6 +5,7 @@ defmodule SnakeBridge.Pool do
       config :snakebridge, pools: [default: [size: 2, python: "/venv/bin/python", env: [{"PYTHONPATH", "priv/python"}]]]
 
   Options of a pool: `:size` (workers; default: schedulers, at most 4), `:python`, `:env`, `:cd`, `:max_connections` (per worker, 64),
+  `:journal` (where idempotent calls are recorded: `true`, `false`, a path, `[path: path, durability: :process | :power]`; docs/reliability.md),
   `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
   `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
 
@@ -14,9 +15,9 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Error, Exchange, SessionManager}
+  alias SnakeBridge.{Error, Exchange, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Python, Slots, Worker}
+  alias SnakeBridge.Pool.{Journal, Python, Slots, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
 
@@ -119,9 +120,28 @@ defmodule SnakeBridge.Pool do
 
   @impl true
   def execute(tool, payload, opts) do
-    with_worker(payload, opts, fn worker, session, context ->
-      Exchange.call(worker, session, tool, payload, context)
-    end)
+    key = Journal.key(tool, payload)
+    {given, payload} = Map.pop(payload, "idempotency_key")
+
+    answer =
+      with_worker(payload, opts, fn worker, session, context ->
+        cond do
+          worker.journal -> Exchange.call(worker, session, tool, payload, Map.put(context, :key, key))
+          given -> {:error, Journal.missing(context.pool)}
+          true -> Exchange.call(worker, session, tool, payload, context)
+        end
+      end)
+
+    if key, do: tell(Exchange.take_outcome(), opts[:report])
+    answer
+  end
+
+  # How the answer to a call with a key came about.
+  defp tell(nil, _), do: :ok
+
+  defp tell(outcome, report) do
+    Telemetry.note_outcome(outcome)
+    if is_function(report, 1), do: report.(outcome)
   end
 
   @impl true

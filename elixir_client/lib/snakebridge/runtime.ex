@@ -6,6 +6,9 @@ defmodule SnakeBridge.Runtime do
   module. Keyword `opts` become Python keyword arguments, except:
 
     * `:idempotent` - true: the call may be repeated after a crash of its worker
+    * `:idempotency_key` - a text that names this very call, like the id of a job: it is idempotent, runs once at a time, and its answer is
+      given again to whoever calls with that key later (docs/reliability.md). `__runtime__: [report: fun]` calls `fun` with
+      `%{attempts: count, replayed: boolean}` of an idempotent call that was answered
     * `:pool` - the pool to use, an atom
     * `:__args__` - further positional arguments
     * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, stream_timeout: ms]`; a timeout may be `:infinity`. A call may take
@@ -13,6 +16,8 @@ defmodule SnakeBridge.Runtime do
       (`:result`, `:bytes`, `:maps`, `:tensors`, `:frames`, `:preserve_identity`) is told in docs/types.md,
       and what goes through shared memory (`:shared`) in docs/sharing.md
   """
+  alias SnakeBridge.Pool.Journal
+
   alias SnakeBridge.{
     CallbackRegistry,
     Error,
@@ -434,7 +439,7 @@ defmodule SnakeBridge.Runtime do
     if options == %{}, do: opts, else: Keyword.put(opts, :session_options, options)
   end
 
-  @reserved [:idempotent, :__args__, :__runtime__]
+  @reserved [:idempotent, :idempotency_key, :__args__, :__runtime__]
 
   # Keyword arguments for Python, and options for us.
   defp split(opts, args) when is_map(opts), do: split_fields(opts, [], args)
@@ -462,7 +467,10 @@ defmodule SnakeBridge.Runtime do
       "idempotent" => Keyword.get(ours, :idempotent, false) == true
     }
 
-    {fields, runtime}
+    case ours[:idempotency_key] do
+      nil -> {fields, runtime}
+      key -> {Map.merge(fields, %{"idempotent" => true, "idempotency_key" => Journal.check!(key)}), runtime}
+    end
   end
 
   defp stringify(pairs), do: Map.new(pairs, fn {key, value} -> {to_string(key), value} end)

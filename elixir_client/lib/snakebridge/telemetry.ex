@@ -1,7 +1,7 @@
 defmodule SnakeBridge.Telemetry do
   @moduledoc """
   Events: `[:snakebridge, :call, :start | :stop | :exception]`, with measurements in microseconds (`duration`, `encode_time`, `decode_time`) and
-  metadata `library`, `module`, `function`, `arity`.
+  metadata `library`, `module`, `function`, `arity`; of an idempotent call that was answered also `attempts` and `replayed`.
 
   They go through `:telemetry` when that is loaded; otherwise attach with the functions here, which work alike. Nothing attached costs one lookup.
   """
@@ -10,6 +10,7 @@ defmodule SnakeBridge.Telemetry do
   @table :snakebridge_telemetry
   @encode :snakebridge_encode_time
   @decode :snakebridge_decode_time
+  @outcome :snakebridge_measured_outcome
 
   @type handler :: ([atom()], map(), map(), term() -> any())
 
@@ -75,12 +76,14 @@ defmodule SnakeBridge.Telemetry do
     started = System.monotonic_time()
     # A call from inside a callback measures itself: the enclosing call's times are put aside meanwhile.
     outer = {Process.put(@encode, 0), Process.put(@decode, 0)}
+    outer_outcome = Process.put(@outcome, %{})
 
     try do
       result = call.()
-      finished(result, started, metadata)
+      finished(result, started, Map.merge(metadata, Process.get(@outcome)))
       result
     after
+      if outer_outcome, do: Process.put(@outcome, outer_outcome), else: Process.delete(@outcome)
       restore(outer)
     end
   end
@@ -107,6 +110,10 @@ defmodule SnakeBridge.Telemetry do
         execute([:snakebridge, :call, :stop], measurements, metadata)
     end
   end
+
+  @doc false
+  # How an idempotent call came about, which belongs to the metadata of the call that is measured, if one is.
+  def note_outcome(outcome), do: if(Process.get(@outcome), do: Process.put(@outcome, outcome))
 
   @doc false
   def note_encode(native), do: note(@encode, native)

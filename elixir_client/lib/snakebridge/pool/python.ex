@@ -3,6 +3,7 @@ defmodule SnakeBridge.Pool.Python do
 
   import Bitwise
 
+  alias SnakeBridge.Pool.Journal
   alias SnakeBridge.{Reload, Shared}
 
   @doc "Starts an executor; it is ready when it has said so."
@@ -25,7 +26,8 @@ defmodule SnakeBridge.Pool.Python do
           {:line, 8192},
           {:args,
            ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
-             shared(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
+             shared(options) ++
+             Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}
         ])

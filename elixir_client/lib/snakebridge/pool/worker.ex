@@ -9,7 +9,7 @@ defmodule SnakeBridge.Pool.Worker do
   require Logger
 
   alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
-  alias SnakeBridge.Pool.{Control, LastWords, Python, Queue, Slots}
+  alias SnakeBridge.Pool.{Control, Journal, LastWords, Python, Queue, Slots}
 
   @backoff_first 100
   @backoff_last 5_000
@@ -349,6 +349,7 @@ defmodule SnakeBridge.Pool.Worker do
       token: state.worker.token,
       max_connections: Keyword.get(state.options, :max_connections, 64),
       output: state.options[:output],
+      journal: Journal.kept?(state.options),
       # whether it shares memory
       shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
       slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),

@@ -1,0 +1,137 @@
+"""Runs a call once under its key: whoever comes with the same key meanwhile waits, whoever comes later gets the recorded answer.
+
+What is not an answer is not kept: a call that failed, or whose process died, runs again when its key comes again. Neither is an answer that
+holds refs to objects which are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bridge_adapter import processes
+from bridge_adapter.calls import Call
+from bridge_adapter.errors import CallCancelled, IdempotencyConflict, InvalidRequest, RecordedFailure, Unavailable
+from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Key, Outcome, Row
+
+if TYPE_CHECKING:
+    from bridge_adapter.journal.store import Journal
+
+log = logging.getLogger("bridge_adapter.journal")
+
+_FIRST_LOOK, _LAST_LOOK = 0.001, 0.05  # seconds between two looks at a call that another process runs
+_WARN_SECONDS = 60.0
+
+
+class Once:
+    """The calls that run under a key in this process, and the journal that it shares with others."""
+
+    def __init__(self, open_journal: Callable[[], Journal]) -> None:
+        self._open = open_journal
+        self._journal: Journal | None = None
+        self._running: dict[str, Call] = {}
+        self._gate = threading.Lock()
+        self._own = processes.token()
+        self._warned = -_WARN_SECONDS
+
+    def run(
+        self,
+        key: Key,
+        form: str,
+        call: Call,
+        code: Callable[[], tuple[bytes, str]],
+        *,
+        holds: Callable[[str], bool],
+        describe: Callable[[BaseException], bytes | None],
+    ) -> tuple[bytes, Outcome]:
+        """The answer of `code`, which also tells the refs in it, or the recorded one.
+
+        `holds` says whether the refs of a recorded answer still name objects, `describe` what waiting callers get to know of an error
+        (None: it is not theirs). Raises what `code` raises, IdempotencyConflict, and Unavailable where a key cannot be honoured.
+        """
+        try:
+            row, attempt = self._begin(key, form, call, holds)
+        except JournalError as error:
+            if key.digest:
+                raise Unavailable(f"the call has a key, but {error}", idempotency_key=key.text) from error
+            # The key was made for this call alone: without it the call is run again after a crash, where it would have been replayed.
+            self._warn(str(error))
+            return code()[0], Outcome()
+        if row is not None:
+            if row.state == FAILED:
+                raise RecordedFailure(row.answer or b"")
+            return row.answer or b"", Outcome(row.attempts, replayed=True)
+        try:
+            answer, refs = code()
+        except BaseException as error:
+            told = describe(error)
+            self._record(lambda journal: journal.fail(key.text, told))
+            raise
+        else:
+            self._record(lambda journal: journal.finish(key.text, answer, refs))
+            return answer, Outcome(attempt)
+        finally:
+            self._running.pop(key.text, None)
+
+    def _begin(self, key: Key, form: str, call: Call, holds: Callable[[str], bool]) -> tuple[Row | None, int]:
+        waited, pause = 0, _FIRST_LOOK
+
+        def takes_over(row: Row) -> bool:
+            if row.digest != key.digest or row.form != form:
+                return False
+            if row.state == FINISHED:
+                return row.answer is None or not holds(row.refs)
+            if row.state == FAILED:
+                return row.attempts != waited or row.answer is None
+            return key.text not in self._running if row.owner == self._own else not processes.lives(row.owner)
+
+        while True:
+            with self._gate:  # nobody may look between the row and `_running`
+                row, attempt = self._opened().begin(key.text, key.digest, form, takes_over)
+                if row is None:
+                    self._running[key.text] = call
+                    return None, attempt
+                holder = self._running.get(key.text)
+            name = repr(key.text)
+            if row.digest != key.digest or row.form != form:
+                when = "which runs now" if row.state == STARTED else "made earlier"
+                raise IdempotencyConflict(
+                    f"the idempotency key {name} belongs to another request, {when}; a key names one call with one set of arguments: "
+                    "use another key",
+                    idempotency_key=key.text,
+                )
+            if row.state != STARTED:
+                return row, 0
+            if holder is not None and call.within(holder):
+                raise InvalidRequest(f"the idempotency key {name} is that of the call in whose callback this one is made; use another key")
+            waited = row.attempts
+            try:
+                call.sleep(pause)
+            except CallCancelled:
+                raise call.interruption() from None
+            pause = min(2 * pause, _LAST_LOOK)
+
+    def _opened(self) -> Journal:
+        if self._journal is None:
+            self._journal = self._open()
+        return self._journal
+
+    def _record(self, action: Callable[[Journal], None]) -> None:
+        try:
+            action(self._opened())
+        except JournalError as error:
+            # The answer is good; only, with the same key it would be made again.
+            self._warn(str(error))
+
+    def _warn(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._warned >= _WARN_SECONDS:
+            self._warned = now
+            log.warning("%s; calls go on without it", text)
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()

@@ -1,0 +1,256 @@
+"""Calls with a key, over the lane: run once at a time, answered again, and what is no answer is run again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lane_client import Client, LaneError, Worker, payload
+
+from bridge_adapter import lane
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts workers that share a journal."""
+    with ExitStack() as stack:
+
+        def start(*args: str, journal: str = "calls.journal", env: dict[str, str] | None = None) -> Worker:
+            return stack.enter_context(Worker(args=("--journal", str(tmp_path / journal), *args), env=env))
+
+        yield start
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+class Asker(Client):
+    """A client whose calls have keys. `outcome`: (attempts, replayed) of the last answer."""
+
+    outcome: tuple[int, bool] | None = None
+
+    def once(self, key: Any, function: str, *args: Any, module: str = "counted", digest: str = "d", **params: Any) -> Any:
+        session = params.pop("session", "s")
+        asked = {"tool": "snakebridge.call", "payload": payload(module, function, args, session=session), "timeout_ms": 20_000, **params}
+        return self.request("call", {**asked, "key": [key, digest]})
+
+    def receive(self) -> Any:
+        message = super().receive()
+        if message is not None and message.kind == lane.RESPONSE:
+            self.outcome = None if message.outcome is None else (message.outcome[0], message.outcome[1])
+        return message
+
+
+def asker(worker: Worker) -> Asker:
+    return Asker(worker.socket(), "call")
+
+
+def count(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_the_same_key_gives_the_same_answer_and_says_so(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+    value = [1.5, {"a": b"\xff"}, None, 2**70]
+    first = client.once("k", "run", str(runs), value)
+    assert (first, client.outcome) == ((1, value), (1, False)) or first == [1, value]
+    assert client.once("k", "run", str(runs), value) == first
+    assert client.outcome == (1, True)
+    assert count(runs) == 1
+    assert client.call("counted", "run", str(runs)) == 2
+    assert client.outcome is None
+
+
+def test_another_worker_gives_it_too_and_one_that_is_started_later(start: Callable[..., Worker], runs: Path) -> None:
+    first, second = start(), start()
+    assert asker(first).once("k", "run", str(runs)) == 1
+    other = asker(second)
+    assert (other.once("k", "run", str(runs)), other.outcome) == (1, (1, True))
+    first.process.kill()
+    second.process.kill()
+    later = asker(start())
+    assert (later.once("k", "run", str(runs)), later.outcome) == (1, (1, True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_two_at_once_are_one_execution(start: Callable[..., Worker], runs: Path, tmp_path: Path, workers: int) -> None:
+    running = [start() for _ in range(workers)]
+    clients = [asker(running[number % workers]) for number in range(4)]
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(
+            target=lambda number=number, client=client: answers.append(
+                (client.once("k", "until", str(runs), str(tmp_path / "go"), session=f"s{number}"), client.outcome)
+            )
+        )
+        for number, client in enumerate(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    watch = [worker.connect("control") for worker in running]
+    while sum(len(control.request("stats", None)["active"]) for control in watch) < 4 or not count(runs):
+        pass
+    (tmp_path / "go").touch()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [(1, (1, False)), (1, (1, True)), (1, (1, True)), (1, (1, True))]
+    assert count(runs) == 1
+
+
+def test_a_key_with_other_arguments_is_a_conflict(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+    client.once("k", "run", str(runs))
+    with pytest.raises(LaneError, match=r"the idempotency key 'k' belongs to another request, made earlier.*use another key") as caught:
+        client.once("k", "run", str(runs), digest="other")
+    assert (caught.value.category, caught.value.fields["details"]["idempotency_key"]) == ("idempotency_conflict", "k")
+    assert count(runs) == 1
+
+
+def test_a_failure_is_for_those_who_waited_and_later_calls_run_again(start: Callable[..., Worker], runs: Path, tmp_path: Path) -> None:
+    worker = start()
+    errors: list[str] = []
+
+    def ask(session: str) -> None:
+        with pytest.raises(LaneError) as caught:
+            asker(worker).once("k", "fail_until", str(runs), str(tmp_path / "go"), session=session)
+        errors.append(str(caught.value))
+
+    threads = [threading.Thread(target=ask, args=(f"s{number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    watch = worker.connect("control")
+    while len(watch.request("stats", None)["active"]) < 3 or not count(runs):
+        pass
+    (tmp_path / "go").touch()
+    for thread in threads:
+        thread.join()
+    assert errors == ["python_error: run 1 failed"] * 3
+    client = asker(worker)
+    with pytest.raises(LaneError, match="run 2 failed"):
+        client.once("k", "fail_until", str(runs), str(tmp_path / "go"))
+    assert client.once("other", "run", str(runs)) == 3
+
+
+def test_a_call_that_was_interrupted_is_run_again(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+    with pytest.raises(LaneError, match="timeout"):
+        client.once("k", "slow", str(runs), 30, timeout_ms=200)
+    assert (client.once("k", "slow", str(runs), 0), client.outcome) == (2, (2, False))
+
+
+def test_who_waits_for_another_ends_at_his_own_deadline(start: Callable[..., Worker], runs: Path, tmp_path: Path) -> None:
+    worker = start()
+    go = tmp_path / "go"
+    first = threading.Thread(target=lambda: asker(worker).once("k", "until", str(runs), str(go), session="first"))
+    first.start()
+    while not count(runs):
+        pass
+    with pytest.raises(LaneError, match="timeout"):
+        asker(worker).once("k", "until", str(runs), str(go), timeout_ms=200)
+    go.touch()
+    first.join()
+    assert count(runs) == 1
+
+
+def test_what_a_dead_worker_has_begun_runs_again_elsewhere(start: Callable[..., Worker], runs: Path) -> None:
+    with pytest.raises(ConnectionError):
+        asker(start()).once("k", "die_first", str(runs))
+    client = asker(start())
+    assert (client.once("k", "die_first", str(runs)), client.outcome) == (2, (2, False))
+    assert (client.once("k", "die_first", str(runs)), client.outcome) == (2, (2, True))
+
+
+def test_refs_are_given_again_while_their_objects_live(start: Callable[..., Worker], runs: Path) -> None:
+    worker = start()
+    client = asker(worker)
+    ref = client.once("k", "make", str(runs))
+    assert client.once("k", "make", str(runs)) == ref
+    assert client.outcome == (1, True)
+    assert client.method(ref, "name") == "thing"
+    # In another session, another worker, and once it is released, the object is made anew.
+    assert client.once("k", "make", str(runs), session="other") != ref
+    assert client.outcome == (2, False)
+    fresh = client.once("k2", "make", str(runs))
+    client.request("call", {"tool": "snakebridge.release_ref", "payload": {**payload("", ""), "ref": fresh}, "timeout_ms": 5000})
+    again = client.once("k2", "make", str(runs))
+    assert (again != fresh, client.outcome) == (True, (2, False))
+    other = asker(start())
+    assert other.once("k2", "make", str(runs)) != again
+    assert other.outcome == (3, False)
+
+
+def test_an_answer_that_is_too_large_is_made_again(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+    assert len(client.once("k", "large", str(runs), 9_000_000)) == 9_000_000
+    assert len(client.once("k", "large", str(runs), 9_000_000)) == 9_000_000
+    assert (client.outcome, count(runs)) == ((2, False), 2)
+
+
+def test_a_call_from_the_callback_of_its_own_key_is_refused(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+
+    def ask(path: str) -> Any:
+        return client.once("k", "run", path)
+
+    with pytest.raises(LaneError, match="the idempotency key 'k' is that of the call in whose callback this one is made"):
+        client.once("k", "again_from_callback", str(runs), client.function("ask", 1, ask))
+    assert client.once("k", "run", str(runs)) == 2
+
+
+def test_keys_that_are_none_and_streams_are_refused(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+    for key in ("", "x" * 256, 7, None):
+        with pytest.raises(LaneError, match="key must be a text of 1 to 255 characters"):
+            client.once(key, "run", str(runs))
+    with pytest.raises(LaneError, match="a stream has no idempotency key"):
+        client.request(
+            "stream", {"tool": "snakebridge.stream", "payload": payload("builtins", "range", [3]), "credit": 9, "key": ["k", "d"]}
+        )
+    assert count(runs) == 0
+
+
+def test_without_a_journal_a_key_is_refused(worker: Worker, runs: Path) -> None:
+    with pytest.raises(LaneError, match="this worker has no journal; start it with --journal FILE"):
+        asker(worker).once("k", "run", str(runs))
+    assert count(runs) == 0
+
+
+def test_a_journal_that_cannot_be_written_costs_keyed_calls_only(start: Callable[..., Worker], runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    worker = start(journal="file/calls.journal")
+    client = asker(worker)
+    with pytest.raises(LaneError, match=r"the call has a key, but the journal .* cannot be used") as caught:
+        client.once("k", "run", str(runs))
+    assert caught.value.category == "unavailable"
+    assert count(runs) == 0
+    # Keys that the client has made for one call each only serve retries.
+    assert client.once("made up", "run", str(runs), digest="") == 1
+    assert client.once("made up too", "run", str(runs), digest="") == 2
+    assert client.call("counted", "run", str(runs)) == 3
+    worker.process.kill()
+    worker.process.wait()
+    assert sum("calls go on without it" in line for line in worker.output) == 1
+
+
+def test_the_answer_over_tagged_json_is_recorded_too(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+    fields = {name: lane_json(value) for name, value in payload("counted", "run", [str(runs)]).items()}
+    asked = {"tool": "snakebridge.call", "payload": fields, "encoding": "tagged", "key": ["k", "d"], "timeout_ms": 5000}
+    assert client.request("call", asked) == client.request("call", asked) == b"1"
+    assert client.outcome == (1, True)
+    with pytest.raises(LaneError, match="belongs to another request"):
+        client.once("k", "run", str(runs))
+
+
+def lane_json(value: Any) -> bytes:
+    import json
+
+    return json.dumps(value).encode()
