@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import batching, calls, codec, generate, payloads, snakepit, streams, wrappers
+from . import batching, calls, codec, generate, payloads, reliability, snakepit, streams, wrappers
 from .report import Suite, machine, show
 
 SUITES: dict[str, Suite] = {
@@ -20,6 +20,7 @@ SUITES: dict[str, Suite] = {
     "batching": batching.run,
     "wrappers": wrappers.run,
     "generate": generate.run,
+    "reliability": reliability.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

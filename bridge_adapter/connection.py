@@ -265,11 +265,12 @@ class Connection:
         if given is None:
             return None
         match given:
-            case [str(text), str(digest)] if 0 < len(text) <= LONGEST_KEY:
+            case [str(text), str(digest), *attempt] if 0 < len(text) <= LONGEST_KEY and all(type(n) is int and n > 0 for n in attempt):
                 if method == "stream":
                     raise errors.InvalidRequest("a stream has no idempotency key: what it has sent is not recorded; call it without one")
-                return Key(text, digest)
-        raise errors.InvalidRequest(f"key must be a text of 1 to {LONGEST_KEY} characters and a digest, not {str(given)[:80]}")
+                return Key(text, digest, *attempt[:1])
+        rule = f"key must be a text of 1 to {LONGEST_KEY} characters, a digest and the number of the attempt"
+        raise errors.InvalidRequest(f"{rule}, not {str(given)[:80]}")
 
     def _asked_of_adapter(self, params: dict[str, Any]) -> Asked | None:
         if params.get("encoding") != "plain":

@@ -131,7 +131,8 @@ class Dispatcher:
     def _run_once(self, once: Once, request: Request, session: Session, code: Callable[[], bytes]) -> bytes:
         """The answer of an idempotent call, or the one that was recorded under its key."""
         assert request.key is not None
-        request.form = replace(request.form, shared=None)  # what is recorded must be all there
+        if request.form.shared is not None:  # what is recorded must be all there
+            request.form = replace(request.form, shared=None)
         request.refs = []
         made = request.refs
 

@@ -52,14 +52,12 @@ class Once:
         `holds` says whether the refs of a recorded answer still name objects, `describe` what waiting callers get to know of an error
         (None: it is not theirs). Raises what `code` raises, IdempotencyConflict, and Unavailable where a key cannot be honoured.
         """
+        if not key.digest:
+            return self._run_alone(key, form, code, holds)
         try:
             row, attempt = self._begin(key, form, call, holds)
         except JournalError as error:
-            if key.digest:
-                raise Unavailable(f"the call has a key, but {error}", idempotency_key=key.text) from error
-            # The key was made for this call alone: without it the call is run again after a crash, where it would have been replayed.
-            self._warn(str(error))
-            return code()[0], Outcome()
+            raise Unavailable(f"the call has a key, but {error}", idempotency_key=key.text) from error
         if row is not None:
             if row.state == FAILED:
                 raise RecordedFailure(row.answer or b"")
@@ -75,6 +73,24 @@ class Once:
             return answer, Outcome(attempt)
         finally:
             self._running.pop(key.text, None)
+
+    def _run_alone(self, key: Key, form: str, code: Callable[[], tuple[bytes, str]], holds: Callable[[str], bool]) -> tuple[bytes, Outcome]:
+        """The same for a key that nobody else has. Without a journal that works, the call is only run again where it would have been
+        answered."""
+        if key.attempt > 1:
+            row = self._found(key.text)
+            if row is not None and row.form == form and row.answer is not None and holds(row.refs):
+                return row.answer, Outcome(row.attempts, replayed=True)
+        answer, refs = code()
+        self._record(lambda journal: journal.keep(key.text, form, key.attempt, answer, refs))
+        return answer, Outcome(key.attempt)
+
+    def _found(self, key: str) -> Row | None:
+        try:
+            return self._opened().look(key)
+        except JournalError as error:
+            self._warn(str(error))
+            return None
 
     def _begin(self, key: Key, form: str, call: Call, holds: Callable[[str], bool]) -> tuple[Row | None, int]:
         waited, pause = 0, _FIRST_LOOK

@@ -16,10 +16,15 @@ class JournalError(Exception):
 
 
 class Key(NamedTuple):
-    """Names one logical call. `digest` tells requests apart; it is empty where the key was made for one request and is nobody else's."""
+    """Names one logical call.
+
+    `digest` tells requests apart. It is empty where the client has made the key for one request: nobody else has it, and the client comes
+    again only when the worker is gone; `attempt` says how often it has come.
+    """
 
     text: str
     digest: str
+    attempt: int = 1
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """The journal's file: one row per key, in SQLite with a write-ahead log, so that it survives kill -9 and several processes share it.
 
-Two short transactions per call: `begin` and `finish` (or `fail`). Everything else - expiry, bounds, checkpoints - is done by a thread with
-a connection of its own, in steps so small that a call never waits long for one.
+Two short transactions per call: `begin` and `finish` (or `fail`); one, `keep`, where nobody can come with the same key meanwhile.
+Everything else - expiry, bounds, checkpoints - is done by a thread with a connection of its own, in steps so small that no call waits long
+for one.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Bounds:
 
 
 _NEW = "(key, digest, form, state, attempts, owner, began, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_WHOLE = "(key, digest, form, state, attempts, owner, began, expires, ended, refs, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? AND state = ?"
 _OLDEST = "SELECT rowid, state, expires FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
 _ROW = "state, digest, form, attempts, owner, answer, refs"
@@ -115,19 +117,26 @@ class Journal:
         """Keeps that a call which this process began has failed, and its error, for those who waited for it."""
         self._end(key, FAILED, error, "", durable=False)
 
+    def keep(self, key: str, form: str, attempts: int, answer: bytes, refs: str = "") -> None:
+        """Keeps the answer of a call that was not begun here: of one whose key nobody else has."""
+        if len(answer) > self.bounds.answer:
+            return
+        now = time.time()
+        row = (key, "", form, FINISHED, attempts, self._owner, now, now + self.bounds.seconds, now, refs, answer)
+        self._do(lambda calls: self._durably(calls, f"INSERT OR REPLACE INTO calls {_WHOLE}", row, self._power))
+
     def _end(self, key: str, state: int, answer: bytes | None, refs: str, *, durable: bool) -> None:
         values = (state, answer, refs, time.time(), key, self._owner, STARTED)
+        self._do(lambda calls: self._durably(calls, f"UPDATE calls SET {_END}", values, durable))
 
-        def write(calls: sqlite3.Connection) -> None:
+    def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> None:
+        if durable:
+            calls.execute("PRAGMA synchronous = FULL")
+        try:
+            calls.execute(statement, values)
+        finally:
             if durable:
-                calls.execute("PRAGMA synchronous = FULL")
-            try:
-                calls.execute(f"UPDATE calls SET {_END}", values)
-            finally:
-                if durable:
-                    calls.execute("PRAGMA synchronous = NORMAL")
-
-        self._do(write)
+                calls.execute("PRAGMA synchronous = NORMAL")
 
     def look(self, key: str) -> Row | None:
         """What is known of a key."""

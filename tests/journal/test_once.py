@@ -240,6 +240,23 @@ def test_a_journal_that_cannot_be_written_costs_keyed_calls_only(start: Callable
     assert sum("calls go on without it" in line for line in worker.output) == 1
 
 
+def test_a_key_made_for_one_call_is_only_looked_for_when_it_comes_again(start: Callable[..., Worker], runs: Path) -> None:
+    client = asker(start())
+
+    def attempt(number: int, key: str, function: str = "run", by: Asker = client) -> Any:
+        asked = {"tool": "snakebridge.call", "payload": payload("counted", function, [str(runs)]), "timeout_ms": 5000}
+        return by.request("call", {**asked, "key": [key, "", number]}), by.outcome
+
+    assert attempt(1, "own") == (1, (1, False))
+    assert attempt(2, "own") == (1, (1, True))
+    assert attempt(2, "of a call that died") == (2, (2, False))
+    assert attempt(3, "of a call that died") == (2, (2, True))
+    ref, _ = attempt(1, "ref", "make")
+    assert attempt(2, "ref", "make") == (ref, (1, True))
+    again, outcome = attempt(2, "ref", "make", asker(start()))
+    assert (again != ref, outcome) == (True, (2, False))
+
+
 def test_the_answer_over_tagged_json_is_recorded_too(start: Callable[..., Worker], runs: Path) -> None:
     client = asker(start())
     fields = {name: lane_json(value) for name, value in payload("counted", "run", [str(runs)]).items()}

@@ -16,6 +16,7 @@ defmodule SnakeBridge.Application do
 
     children = [
       Shared.Keeper,
+      Pool.Journal,
       CallbackRegistry,
       SessionManager,
       {Registry, keys: :unique, name: SnakeBridge.Sessions},
@@ -29,7 +30,4 @@ defmodule SnakeBridge.Application do
       {:ok, supervisor}
     end
   end
-
-  @impl true
-  def stop(_), do: Pool.Journal.remove()
 end

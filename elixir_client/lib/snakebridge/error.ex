@@ -10,6 +10,7 @@ defmodule SnakeBridge.Error do
     * `:encode_error`, `:decode_error`, `:limit_exceeded` - a value cannot travel
     * `:callback_error`, `:callback_gone` - an Elixir function that Python called failed, or is no more
     * `:protocol_error`, `:protocol_mismatch`, `:unauthorized`, `:unsupported_version` - client and worker do not understand each other
+    * `:idempotency_conflict` - the `idempotency_key` belongs to a call with other arguments
     * `:worker_crash`, `:session_lost`, `:worker_start`, `:unavailable` - there is no worker, or no longer the one that is needed
 
   `context` names the call, `details` holds what only some categories have.
@@ -18,7 +19,7 @@ defmodule SnakeBridge.Error do
   @categories ~w(
     python_error timeout cancelled unknown_tool invalid_request unknown_ref invalid_ref session_mismatch session_deadlock
     limit_exceeded encode_error decode_error callback_error callback_gone protocol_error unauthorized unsupported_version
-    protocol_mismatch unavailable worker_crash session_lost worker_start
+    protocol_mismatch unavailable worker_crash session_lost worker_start idempotency_conflict
   )a
   @category_names Map.new(@categories, &{Atom.to_string(&1), &1})
   @context_names Map.new(

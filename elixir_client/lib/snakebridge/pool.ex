@@ -126,9 +126,20 @@ defmodule SnakeBridge.Pool do
     answer =
       with_worker(payload, opts, fn worker, session, context ->
         cond do
-          worker.journal -> Exchange.call(worker, session, tool, payload, Map.put(context, :key, key))
-          given -> {:error, Journal.missing(context.pool)}
-          true -> Exchange.call(worker, session, tool, payload, context)
+          worker.journal ->
+            Exchange.call(
+              worker,
+              session,
+              tool,
+              payload,
+              Map.put(context, :key, Journal.at(key, context.attempt))
+            )
+
+          given ->
+            {:error, Journal.missing(context.pool)}
+
+          true ->
+            Exchange.call(worker, session, tool, payload, context)
         end
       end)
 
@@ -160,7 +171,7 @@ defmodule SnakeBridge.Pool do
     pool = Keyword.get(opts, :pool, :default)
     timeout = Keyword.get(opts, :timeout, 120_000)
     session = payload["session_id"] || "default"
-    context = %{pool: pool, timeout: timeout, deadline: deadline(timeout), opts: opts}
+    context = %{pool: pool, timeout: timeout, deadline: deadline(timeout), opts: opts, attempt: 1}
     attempt(session, context, use, if(payload["idempotent"] == true, do: 2, else: 1), @not_begun)
   end
 
@@ -172,7 +183,7 @@ defmodule SnakeBridge.Pool do
           attempt(session, context, use, tries, not_begun - 1)
 
         {:error, %Error{category: :worker_crash}} when tries > 1 ->
-          attempt(session, context, use, tries - 1, not_begun)
+          attempt(session, %{context | attempt: context.attempt + 1}, use, tries - 1, not_begun)
 
         {:error, %Error{category: :unknown_ref} = error} ->
           {:error, lost(context.pool, session, error)}

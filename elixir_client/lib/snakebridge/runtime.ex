@@ -271,6 +271,10 @@ defmodule SnakeBridge.Runtime do
 
   defp stream_fields(target, function, args, opts) do
     {fields, runtime} = split(opts, args)
+
+    if fields["idempotency_key"],
+      do: raise(ArgumentError, "a stream has no idempotency_key: what it has sent is not recorded")
+
     runtime = Keyword.put(runtime, :timeout, stream_timeout(runtime))
     fields = Map.merge(fields, %{"function" => to_string(function), "streaming" => true})
 

@@ -66,8 +66,15 @@ defmodule SnakeBridge.Exchange.Request do
     session_options = Keyword.get(context.opts, :session_options)
     params = if session_options, do: Map.put(params, "session_options", session_options), else: params
     params = if context.opts[:preserve_identity] == true, do: Map.put(params, "identity", true), else: params
-    params = if method == "call", do: sharing(params, worker, context.opts), else: params
-    params = if context[:key], do: Map.put(params, "key", context.key), else: params
+
+    params =
+      case context do
+        # What is recorded must be all there.
+        %{key: key} when key != nil -> Map.put(params, "key", key)
+        _ when method == "call" -> sharing(params, worker, context.opts)
+        _ -> params
+      end
+
     encode = fn -> Lane.request(id, method, params, options) end
     {result, shares?} = Shared.noting(fn -> CallbackRegistry.sending(Nesting.key(worker), self(), encode) end)
     Telemetry.note_encode(System.monotonic_time() - started)

@@ -5,10 +5,11 @@ defmodule SnakeBridge.Pool.Journal do
   Without a path the journal is a temporary file that lives as long as this BEAM: a key is good after the death of any worker. With one it
   outlives everything: `journal: "/var/lib/my_app/calls.journal"`.
   """
+  use GenServer
+
   alias SnakeBridge.Error
   alias SnakeBridge.Shared.Directory
 
-  @directory {__MODULE__, :directory}
   @durabilities [:process, :power]
   @longest 255
   # What a payload says of where and how, not of what is called.
@@ -57,46 +58,49 @@ defmodule SnakeBridge.Pool.Journal do
   end
 
   defp temporary(pool) do
-    directory = :persistent_term.get(@directory, nil)
-    directory = if directory && File.dir?(directory), do: directory, else: make()
-    Path.join(directory, "#{Base.url_encode64(to_string(pool), padding: false)}.journal")
-  end
+    case GenServer.call(__MODULE__, :directory) do
+      {:ok, directory} ->
+        Path.join(directory, "#{Base.url_encode64(to_string(pool), padding: false)}.journal")
 
-  defp make do
-    # Two pools that start at once: one directory.
-    :global.trans(
-      {@directory, self()},
-      fn ->
-        known = :persistent_term.get(@directory, nil)
-
-        if known && File.dir?(known) do
-          known
-        else
-          case Directory.make(System.tmp_dir!()) do
-            {:ok, directory} ->
-              :persistent_term.put(@directory, directory)
-              directory
-
-            {:error, text} ->
-              raise ArgumentError,
-                    "the journal has no place: #{text}; set TMPDIR, or journal: with a path, or journal: false"
-          end
-        end
-      end,
-      [node()]
-    )
-  end
-
-  @doc "Removes the temporary journals of this BEAM."
-  @spec remove() :: :ok
-  def remove do
-    with directory when is_binary(directory) <- :persistent_term.get(@directory, nil) do
-      File.rm_rf(directory)
-      :persistent_term.erase(@directory)
+      {:error, text} ->
+        raise ArgumentError,
+              "the journal has no place: #{text}; set TMPDIR, or journal: with a path, or journal: false"
     end
-
-    :ok
   end
+
+  # --- the process: it makes the directory of temporary journals, and removes it when the application stops ---
+
+  def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+
+  @impl true
+  def init(nil) do
+    Process.flag(:trap_exit, true)
+    remove_at_exit()
+    {:ok, nil}
+  end
+
+  # A script or task that ends does not stop its applications.
+  defp remove_at_exit do
+    unless :persistent_term.get(__MODULE__, false) do
+      :persistent_term.put(__MODULE__, true)
+      System.at_exit(fn _ -> if Process.whereis(__MODULE__), do: GenServer.call(__MODULE__, :remove) end)
+    end
+  end
+
+  @impl true
+  def handle_call(:directory, _, directory) do
+    if directory && File.dir?(directory) do
+      {:reply, {:ok, directory}, directory}
+    else
+      made = Directory.make(System.tmp_dir!())
+      {:reply, made, with({:ok, directory} <- made, do: directory, else: (_ -> nil))}
+    end
+  end
+
+  def handle_call(:remove, _, directory), do: {:reply, if(directory, do: File.rm_rf(directory)), nil}
+
+  @impl true
+  def terminate(_, directory), do: if(directory, do: File.rm_rf(directory))
 
   @doc """
   The key of a call, and a digest by which another call under the same key is noticed: nil for calls that are not idempotent, a key of its own
@@ -113,6 +117,11 @@ defmodule SnakeBridge.Pool.Journal do
     do: [Base.url_encode64(:crypto.strong_rand_bytes(16), padding: false), ""]
 
   def key(_, _), do: nil
+
+  @doc "The key as a request has it. One that was made for the call also says which attempt this is: without it, nobody looks for an answer."
+  @spec at(key() | nil, pos_integer()) :: list() | nil
+  def at([text, ""], attempt), do: [text, "", attempt]
+  def at(key, _), do: key
 
   @doc "A key as the user gives it. Raises ArgumentError."
   @spec check!(term()) :: String.t()
