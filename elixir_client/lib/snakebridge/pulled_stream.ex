@@ -52,16 +52,20 @@ defmodule SnakeBridge.PulledStream do
   @doc "Ends it, wherever it is."
   @spec halt(t()) :: :ok
   def halt(%__MODULE__{process: process, monitor: monitor, tag: tag}) do
+    # `next/1` may have read what this one had to tell.
+    Process.demonitor(monitor, [:flush])
+    end_of_process = Process.monitor(process)
     send(process, {tag, :halt})
 
     receive do
-      {:DOWN, ^monitor, :process, _, _} -> :ok
+      {:DOWN, ^end_of_process, :process, _, _} -> :ok
     after
       # It waits for an item that does not come.
-      @halt_timeout -> Process.exit(process, :kill)
+      @halt_timeout ->
+        Process.exit(process, :kill)
+        receive do: ({:DOWN, ^end_of_process, :process, _, _} -> :ok)
     end
 
-    Process.demonitor(monitor, [:flush])
     drop(tag)
   end
 

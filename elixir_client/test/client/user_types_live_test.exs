@@ -2,7 +2,8 @@ defmodule SnakeBridge.UserTypesLiveTest do
   # Not async: types are registered for the whole node.
   use ExUnit.Case, async: false
 
-  alias SnakeBridge.{Extension, Types}
+  alias SnakeBridge.{Extension, SessionManager, Types}
+  alias SnakeBridge.Pool.Slots
   alias SnakeBridge.Test.Point
 
   setup do
@@ -33,5 +34,14 @@ defmodule SnakeBridge.UserTypesLiveTest do
 
     assert SnakeBridge.call!("geometry", "judged", [%Point{x: 9, y: 9}]) ==
              {:out_of_field, "too far", %Point{x: 9, y: 9}}
+  end
+
+  test "a loader that throws leaves no stream open" do
+    Types.register("test.point", fn _ -> throw(:snag) end)
+    points = [[%Point{x: 1.0, y: 2.0}, 2]]
+    assert :snag = catch_throw(SnakeBridge.stream("builtins", "iter", points, [], &{:seen, &1}))
+    assert :snag = catch_throw(SnakeBridge.stream("builtins", "iter", points) |> Enum.to_list())
+    number = SessionManager.number()
+    assert Enum.flat_map(Slots.workers(), &Slots.held(&1.slots, number)) == []
   end
 end
