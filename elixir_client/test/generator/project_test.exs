@@ -274,4 +274,70 @@ defmodule SnakeBridge.Generator.ProjectTest do
     assert {output, 1} = mix(directory, ["compile"])
     assert output =~ "error: " and output =~ "not_a_library" and output =~ "lib/more.ex:2"
   end
+
+  @tag timeout: 120_000
+  test "what a run leaves open the next one asks for, and what moves or goes leaves nothing", %{
+    directory: directory
+  } do
+    root = Path.join(directory, "open")
+    built = Path.join(root, "_build/test/lib")
+    for folder <- [built | Enum.map(~w(lib config), &Path.join(root, &1))], do: File.mkdir_p!(folder)
+    {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
+
+    write(root, "mix.exs", """
+    defmodule Open.MixProject do
+      use Mix.Project
+      def project do
+        [app: :open, version: "0.1.0", compilers: [:snakebridge] ++ Mix.compilers(),
+         deps: [{:snakebridge, path: #{inspect(File.cwd!())}}]]
+      end
+    end
+    """)
+
+    write(root, "config/config.exs", """
+    import Config
+    config :snakebridge, libraries: [:json, :math], python: #{inspect(@python)}, generated: System.get_env("OUT")
+    config :snakebridge, pools: [default: [size: 1, python: #{inspect(@python)}]]
+    """)
+
+    # What is built already need not be built again.
+    File.touch!(Path.join(root, "config/config.exs"), {{2020, 1, 1}, {0, 0, 0}})
+    File.touch!(Path.join(root, "mix.exs"), {{2020, 1, 1}, {0, 0, 0}})
+    offline = [{"SNAKEBRIDGE_OFFLINE", "1"}]
+
+    files = fn ->
+      root |> Path.join("lib/**/*.ex") |> Path.wildcard() |> Enum.map(&Path.relative_to(&1, root))
+    end
+
+    # What an import brings may be anything, so that it is missing is no error without Python; with Python it is asked for.
+    write(root, "lib/open.ex", "defmodule Open do\n  import Json\n  def f(x), do: dumps!(x)\nend\n")
+    assert {output, 1} = mix(root, ["compile"], offline)
+    assert output =~ "module Json is not loaded"
+    {output, status} = mix(root, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+
+    # What must not be asked anew is kept.
+    assert {_, 0} = mix(root, ["compile", "--force"], offline)
+    assert files.() == ["lib/open.ex", "lib/snakebridge_generated/json.ex"]
+
+    # A task that fails has not answered what the sources ask for meanwhile.
+    write(root, "lib/open.ex", "defmodule Open do\n  def f(x), do: Math.sinh!(x)\nend\n")
+    assert {output, 1} = mix(root, ["snakebridge.gen", "no_such_library"])
+    assert output =~ "no_such_library cannot be imported"
+    {output, status} = mix(root, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+
+    # Modules in two folders would be there twice.
+    {output, status} = mix(root, ["run", "-e", "0.0 = Open.f(0)"], [{"OUT", "lib/wrapped"} | offline])
+    assert {status, output} == {0, output}
+    refute output =~ "redefining"
+    assert files.() == ["lib/open.ex", "lib/wrapped/json.ex", "lib/wrapped/math.ex"]
+
+    # Nothing is used any more.
+    write(root, "lib/open.ex", "defmodule Open do\nend\n")
+    {output, status} = mix(root, ["compile", "--force"])
+    assert {status, output} == {0, output}
+    assert files.() == ["lib/open.ex"]
+    refute File.read!(Path.join(root, "snakebridge.manifest.exs")) =~ "sinh"
+  end
 end

@@ -57,7 +57,8 @@ defmodule Mix.Tasks.Snakebridge.Gen do
 
     case Generator.run(settings, libraries, state, run) do
       {:ok, result, state} ->
-        unless options[:dry_run], do: State.write(state, settings.state)
+        unless options[:dry_run],
+          do: State.write(State.left(state, result.open, state.kept), settings.state)
 
         tell(
           %{result | problems: Enum.reject(result.problems, &elsewhere?(&1, libraries, result))},
