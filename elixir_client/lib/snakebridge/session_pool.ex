@@ -27,7 +27,7 @@ defmodule SnakeBridge.SessionPool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Pool, Session}
+  alias SnakeBridge.{Error, Pool, Session}
   alias SnakeBridge.Session.Visit
   alias SnakeBridge.SessionPool.Desk
 
@@ -116,7 +116,7 @@ defmodule SnakeBridge.SessionPool do
 
   @doc "How many sessions a running pool has."
   @spec size(atom()) :: pos_integer()
-  def size(name), do: Supervisor.count_children(name).specs - 1
+  def size(name), do: length(info(name).sessions)
 
   @doc "`SnakeBridge.Session.call/4`, on the session whose turn it is."
   @spec call(atom(), (Session.state() -> term()) | Session.method(), keyword() | [term()]) :: Session.answer()
@@ -137,12 +137,31 @@ defmodule SnakeBridge.SessionPool do
 
   @doc false
   def run(name, work, again, deadline, reruns \\ @reruns) do
-    borrowing = fn session -> Visit.run(session, work, again, deadline, 0) end
+    visiting = fn session ->
+      case Visit.place(session, deadline) do
+        {:ok, place} -> {:visited, Visit.once(place, work)}
+        {:error, error} -> {:unvisited, error}
+      end
+    end
 
-    with {:error, %SnakeBridge.Error{} = error} = result <- borrow(name, borrowing, deadline) do
-      if reruns > 0 and Visit.again?(error, again),
-        do: run(name, work, again, deadline, reruns - 1),
-        else: result
+    case borrow(name, visiting, deadline) do
+      {:visited, {:error, %Error{} = error} = result} ->
+        if reruns > 0 and Visit.again?(error, again),
+          do: run(name, work, again, deadline, reruns - 1),
+          else: result
+
+      {:visited, result} ->
+        result
+
+      # It ended in this moment; the work has not begun, whatever it is.
+      {:unvisited, %Error{category: category}} when reruns > 0 and category != :timeout ->
+        run(name, work, again, deadline, reruns - 1)
+
+      {:unvisited, error} ->
+        {:error, error}
+
+      {:error, error} ->
+        {:error, error}
     end
   end
 
@@ -155,7 +174,7 @@ defmodule SnakeBridge.SessionPool do
 
   Answers what the function returns, or `{:error, error}` when no session was to be had. Options: `timeout:`.
   """
-  @spec checkout(atom(), (GenServer.name() -> result), keyword()) :: result | {:error, SnakeBridge.Error.t()}
+  @spec checkout(atom(), (GenServer.name() -> result), keyword()) :: result | {:error, Error.t()}
         when result: term()
   def checkout(name, function, opts \\ []) when is_function(function, 1),
     do: borrow(name, function, deadline(opts[:timeout]))

@@ -236,6 +236,22 @@ defmodule SnakeBridge.OutputTest do
     assert log =~ "[error] oh"
   end
 
+  test "who speaks for the threads of a worker ends with it" do
+    others = speakers()
+    options = Application.get_env(:snakebridge, :pools)[:single]
+    start_supervised!({SnakeBridge.Pool, [name: :spoken_for] ++ options})
+    {:ok, pid} = SnakeBridge.call("os", "getpid", [], pool: :spoken_for)
+    assert [speaker] = speakers() -- others
+    SnakeBridge.Test.Processes.kill(pid)
+    assert eventually(fn -> not Process.alive?(speaker) end)
+  end
+
+  defp speakers do
+    for pid <- Process.list(),
+        match?({SnakeBridge.Output.Late, _, _}, :proc_lib.translate_initial_call(pid)),
+        do: pid
+  end
+
   test "a flood arrives whole" do
     text = capture_io(fn -> SnakeBridge.call!("talker", "say_many", ["n", 30_000]) end)
     assert text == Enum.map_join(0..29_999, &"n #{&1}\n")

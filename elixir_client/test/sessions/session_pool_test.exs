@@ -106,6 +106,28 @@ defmodule SnakeBridge.SessionPoolTest do
     assert [_, _] = Enum.uniq(pids)
   end
 
+  test "a call that is given a session which has ended in this moment is run on another one" do
+    name = ready(start([]))
+    desk = Module.concat(name, "Desk")
+    # Nobody starts the session again, and its lender does not know yet.
+    :ok = :sys.suspend(name)
+    :ok = :sys.suspend(desk)
+    call = Task.async(fn -> SessionPool.call(name, fn model -> SnakeBridge.call_method(model, :pid) end) end)
+
+    assert eventually(fn ->
+             {:message_queue_len, 1} == Process.info(Process.whereis(desk), :message_queue_len)
+           end)
+
+    ended = Process.whereis(SessionPool.session(name, 1))
+    monitor = Process.monitor(ended)
+    Process.exit(ended, :kill)
+    assert_receive {:DOWN, ^monitor, :process, _, _}
+    :ok = :sys.resume(desk)
+    assert {:ok, pid} = Task.await(call)
+    assert is_integer(pid)
+    :ok = :sys.resume(name)
+  end
+
   test "an idempotent call is run again on another session" do
     name = ready(start([]))
     marker = Path.join(System.tmp_dir!(), "died-#{System.pid()}-#{System.unique_integer([:positive])}")

@@ -5,7 +5,7 @@ defmodule SnakeBridge.SessionTest do
 
   @moduletag capture_log: true
 
-  alias SnakeBridge.{Error, Session, Telemetry}
+  alias SnakeBridge.{Batcher, Error, Session, SessionPool, Telemetry}
 
   @pool :single
 
@@ -121,6 +121,50 @@ defmodule SnakeBridge.SessionTest do
     assert {:ok, pid} = Session.call(session, :pid)
     assert is_integer(pid)
     assert %{lives: 2} = Session.info(session)
+  end
+
+  test "who only reads streams gets a session whose object Python dropped back, too" do
+    session = start([])
+    {:ok, ref} = Session.state(session)
+    :ok = SnakeBridge.release_ref(ref)
+    stream = Session.stream(session, :count, [2])
+    assert %Error{category: :unknown_ref} = catch_error(Enum.to_list(stream))
+    assert [0, 1] = Enum.to_list(stream)
+    assert %{lives: 2} = Session.info(session)
+  end
+
+  test "sessions that are stopped one by one end, and their supervisor goes on" do
+    supervisor = start_supervised!({DynamicSupervisor, max_restarts: 0})
+
+    [kept | stopped] =
+      for _ <- 1..4 do
+        options = [init: model(), pool: @pool, restart: :transient]
+        {:ok, session} = DynamicSupervisor.start_child(supervisor, {Session, options})
+        session
+      end
+
+    for session <- stopped, do: assert(:ok = Session.stop(session))
+    assert %{active: 1, specs: 1} = DynamicSupervisor.count_children(supervisor)
+    assert {:ok, _} = Session.call(kept, :pid)
+  end
+
+  test "a process of another kind that is taken for a session is told, and lives" do
+    pool = :"sessions_#{System.unique_integer([:positive])}"
+    supervisor = start_supervised!({SessionPool, name: pool, size: 1, init: model(), pool: @pool})
+    session = start([])
+    batcher = start_supervised!({Batcher, session: session, method: :predict, max_delay: 0})
+    :ok = Session.await(session)
+
+    for other <- [pool, batcher],
+        use <- [&Session.call(&1, :pid), &Session.cast(&1, :pid), &Session.info/1, &Session.await/1],
+        do: assert_raise(ArgumentError, ~r/is no SnakeBridge.Session/, fn -> use.(other) end)
+
+    assert {:error, %Error{category: :invalid_request}} = Batcher.call(session, [[1.0]])
+    assert {:error, %Error{category: :unavailable}} = SessionPool.call(session, :pid)
+    assert {:error, %Error{}} = GenServer.call(batcher, :info)
+    assert Process.whereis(pool) == supervisor
+    assert {:ok, _} = Batcher.call(batcher, [rows([[1.0]])])
+    assert %{lives: 1} = Session.info(session)
   end
 
   test "a session that cannot begin says why, tries again with pauses, and is given up after its maximum" do
@@ -317,6 +361,9 @@ defmodule SnakeBridge.SessionTest do
 
   test "options that it does not have, and those that are wrong, are refused" do
     assert_raise ArgumentError, ~r/no option :pol/, fn -> Session.start_link(init: model(), pol: 1) end
+    # Twice is once, as in any keyword list.
+    assert {:ok, session} = Session.start_link(init: fn -> {:ok, 1} end, init: model(), pool: @pool)
+    assert {:ok, 1} = Session.state(session)
     assert_raise ArgumentError, ~r/init: must be a function/, fn -> Session.start_link(name: :x) end
     assert_raise ArgumentError, ~r/a timeout is/, fn -> Session.start_link(init: model(), timeout: "1") end
     assert_raise ArgumentError, ~r/takes the session's state/, fn -> Session.call(:x, fn -> 1 end) end

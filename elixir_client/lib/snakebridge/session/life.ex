@@ -9,6 +9,8 @@ defmodule SnakeBridge.Session.Life do
   alias SnakeBridge.{Error, Pool, RuntimeClient, SessionContext, SessionManager}
   alias SnakeBridge.Session.Visit
 
+  @stopped "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge)"
+
   @doc "Starts a life, linked to the calling server, which hears `{:begun | :ready | :failed | :ran, pid, ...}` from it."
   @spec start(keyword()) :: pid()
   def start(options) do
@@ -30,6 +32,13 @@ defmodule SnakeBridge.Session.Life do
 
   defp begin(server, options) do
     Process.put(__MODULE__, server)
+
+    if Process.whereis(SessionManager),
+      do: begin_here(server, options),
+      else: send(server, {:failed, self(), failure(@stopped)})
+  end
+
+  defp begin_here(server, options) do
     if RuntimeClient.current() == Pool, do: SessionManager.track()
     chosen = Keyword.take(options, [:pinned, :concurrent, :pool, :timeout])
     {:ok, id} = SessionContext.create([session_id: SessionManager.auto_session()] ++ chosen)

@@ -17,17 +17,29 @@ defmodule SnakeBridge.Session.Visit do
   @doc "Runs work in a session, and again after its next beginning where `again` allows it."
   @spec run(GenServer.server(), work(), again(), integer() | :infinity, non_neg_integer()) :: answer()
   def run(session, work, again, deadline, reruns \\ @reruns) do
-    with {:ok, place} <- place(session, deadline) do
-      result = stay(place, work)
+    with {:ok, place} <- place(session, deadline),
+         {:error, %Error{} = error} = result <- once(place, work) do
+      if reruns > 0 and again?(error, again),
+        do: run(session, work, again, deadline, reruns - 1),
+        else: result
+    end
+  end
 
-      with {:error, %Error{} = error} <- result do
-        loss = loss(error, place)
-        if loss, do: Server.gone(place, loss)
+  @doc "Runs work at a place once; a session whose state is gone begins again."
+  @spec once(Server.place(), work()) :: answer()
+  def once(place, work) do
+    with {:error, %Error{} = error} = result <- stay(place, work) do
+      note(error, place)
+      result
+    end
+  end
 
-        if reruns > 0 and again?(error, again),
-          do: run(session, work, again, deadline, reruns - 1),
-          else: result
-      end
+  @doc "Lets the session begin again if this error says that what its state names is gone."
+  @spec note(Error.t(), Server.place()) :: :ok
+  def note(error, place) do
+    case loss(error, place) do
+      nil -> :ok
+      reason -> Server.gone(place, reason)
     end
   end
 
@@ -50,6 +62,7 @@ defmodule SnakeBridge.Session.Visit do
           "init, warm_up or a cast of the session #{inspect(session)} calls that session, which waits for it; use the state that it has in hand"
         )
 
+    checked(server, session)
     left = Pool.left(deadline)
     GenServer.call(server, {:await, left}, left)
   catch
@@ -72,6 +85,23 @@ defmodule SnakeBridge.Session.Visit do
       pid when is_pid(pid) and node(pid) != node() -> raise ArgumentError, elsewhere(session, node(pid))
       found -> found
     end
+  end
+
+  @doc "The session, unless another kind of process has its name: that would end over what it is asked, and a pool takes its sessions along."
+  @spec checked(GenServer.server()) :: GenServer.server()
+  def checked(session) do
+    with pid when is_pid(pid) <- whereis(session), do: checked(pid, session)
+    session
+  end
+
+  defp checked(pid, session) do
+    # A process that has ended is none of any kind.
+    if not Server.session?(pid) and Process.alive?(pid),
+      do:
+        raise(
+          ArgumentError,
+          "#{inspect(session)} is no SnakeBridge.Session; a pool of sessions is called with SnakeBridge.SessionPool, a batcher with SnakeBridge.Batcher"
+        )
   end
 
   defp elsewhere(session, node),
