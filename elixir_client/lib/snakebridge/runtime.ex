@@ -257,6 +257,8 @@ defmodule SnakeBridge.Runtime do
         {:error, error} -> raise enrich(error, origin)
       end
     else
+      if RuntimeClient.has?(client, :track, 1), do: client.track(payload)
+
       PulledStream.open(fn hand_over ->
         client.execute_stream("snakebridge.stream", payload, receiving(client, hand_over), opts)
       end)
@@ -395,13 +397,13 @@ defmodule SnakeBridge.Runtime do
       encode = fn -> {:ok, Enum.reduce(keys, payload, &encode_at/2)} end
       # What cannot be encoded raises, and its functions are forgotten.
       {:ok, payload, functions} = CallbackRegistry.sending(nil, self(), encode)
-      if functions != [] and offers_functions?(client), do: client.offer_functions(payload["session_id"])
+
+      if functions != [] and RuntimeClient.has?(client, :offer_functions, 1),
+        do: client.offer_functions(payload["session_id"])
+
       payload
     end
   end
-
-  defp offers_functions?(client),
-    do: Code.ensure_loaded?(client) and function_exported?(client, :offer_functions, 1)
 
   defp encode_at(key, payload) do
     case payload do
