@@ -190,8 +190,8 @@ class Connection:
             request = self._request(message)
             call = request.call
             self._innermost = call
-            dispatcher.calls.add(call)
             try:
+                dispatcher.calls.add(call)
                 if message.name == "call":
                     value = dispatcher.run(request, self.packer)
                     if request.form.encoding == "tagged":

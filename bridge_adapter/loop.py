@@ -64,14 +64,15 @@ class EventLoop:
 
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._serve, name="event loop", daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_serve, args=(loop,), name="event loop", daemon=True)
+                thread.start()  # if the system allows one; if not, the next coroutine tries again
+                self._loop, self._thread = loop, thread
             return self._loop
 
-    def _serve(self) -> None:
-        assert self._loop is not None
-        self._loop.run_forever()
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
 
 
 class _Waiter:

@@ -57,7 +57,8 @@ class Labelled(_Stream):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._lock = threading.Lock()
+        # Reentrant: what is allocated while it is held may run a finaliser that prints.
+        self._lock = threading.RLock()
         self._begun: dict[str, str] = {}  # label -> the beginning of a line
 
     def write(self, text: str) -> int:

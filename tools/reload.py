@@ -83,12 +83,13 @@ class Watch:
         if len(sys.modules) != self._known:
             self._known = len(sys.modules)
             self._discover()
-        return [name for name, state in self._seen.items() if name in sys.modules and _state(name) not in (state, None)]
+        # Looking may take longer than until the next look, by another call, which may add to what was seen.
+        return [name for name, state in list(self._seen.items()) if _state(name) not in (state, None)]
 
     def run_again(self, changed: list[str]) -> None:
         """Reloads changed modules, and says what came of it. One that fails goes on as it was until its file changes again."""
         states = {name: _state(name) for name in changed}
-        names = modules.dependents(changed, self._seen)
+        names = modules.dependents(changed, [name for name in self._seen if name in sys.modules])
         try:
             reloaded = modules.run_again(names)
         except Exception as error:

@@ -173,6 +173,15 @@ async def sleep_async(seconds: float) -> str:
     return "slept"
 
 
+async def ask_many_and_sleep(f: Any, count: int, seconds: float) -> str:
+    async def ask(number: int) -> None:
+        await f.aio(number)
+        log.append(number)
+
+    await asyncio.gather(*(ask(number) for number in range(count)))
+    return await sleep_async(seconds)
+
+
 async def async_callback(f: Any, x: Any) -> Any:
     return f(x)
 

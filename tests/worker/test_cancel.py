@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -113,6 +114,25 @@ def test_a_call_that_waits_for_its_session_can_be_cancelled(worker: Worker, clie
     assert client.call("math", "sqrt", 4, session="held") == 2.0
     holder.close()
     watch.close()
+
+
+def test_a_deadline_is_heard_after_elixir_functions_were_asked_side_by_side(worker: Worker, client: Client, control: Client) -> None:
+    client.call("sample", "take_log")
+    id = next(client.ids)
+    fields = payload("sample", "ask_many_and_sleep", [client.function("f", 1, abs), 5, 30])
+    client.send(lane.request(id, "call", {"tool": "snakebridge.call", "payload": fields, "timeout_ms": 2000}))
+    log: list[Any] = []
+    with contextlib.closing(worker.connect()) as other:
+        # The one that began to wait first has its answer first.
+        for asked in [control.receive() for _ in range(5)]:
+            assert asked is not None
+            before = len(log)
+            control.send(lane.response(asked.id, None, 1))
+            while len(log) == before:
+                log += other.call("sample", "take_log", session="t")
+    with pytest.raises(LaneError, match="timeout"):
+        client.answer(id)
+    assert client.call("sample", "take_log") == ["async cancelled"]
 
 
 def test_code_that_swallows_the_interruption_is_shown_by_stats(client: Client, control: Client) -> None:

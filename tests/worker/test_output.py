@@ -297,6 +297,15 @@ def test_finalisers_and_forked_children_may_print(worker: Worker, hearing: Clien
     assert any(hearing.call("math", "sqrt", 4) and "from the child\n" in worker.output for _ in range(20_000))
 
 
+@pytest.mark.parametrize("args", [(), ("--label-output",)])
+def test_finalisers_may_print_at_every_moment_of_a_call(args: tuple[str, ...]) -> None:
+    with Worker(args=args) as littering, contextlib.closing(littering.connect(features=("output",))) as client:
+        client.call("talker", "litter", 1_000_000)
+        for number in range(30):
+            assert client.call("talker", "say", str(number)) == str(number)
+        assert client.call("talker", "littered") < 1_000_000
+
+
 def test_an_executor_with_labels_keeps_them() -> None:
     with Worker(args=("--label-output",)) as labelled, contextlib.closing(labelled.connect(features=("output",))) as client:
         assert "output" not in client.features
