@@ -93,6 +93,10 @@ defmodule SnakeBridge.SessionPool do
     desk =
       Keyword.merge(Keyword.take(options, @own), desk: desk(name), label: label, session: &session(name, &1))
 
+    # A pool that was killed leaves its processes to end by themselves; their names must be free.
+    for left <- [desk(name) | Enum.map(1..options[:size], &session(name, &1))],
+        do: ended(Process.whereis(left))
+
     sessions =
       for index <- 1..options[:size] do
         own = [
@@ -106,6 +110,18 @@ defmodule SnakeBridge.SessionPool do
       end
 
     Supervisor.init([{Desk, desk} | sessions], strategy: :one_for_one, max_restarts: 10 * options[:size])
+  end
+
+  defp ended(nil), do: :ok
+
+  defp ended(pid) do
+    monitor = Process.monitor(pid)
+
+    receive do
+      {:DOWN, ^monitor, _, _, _} -> :ok
+    after
+      1_000 -> Process.demonitor(monitor, [:flush])
+    end
   end
 
   defp desk(name), do: Module.concat(name, "Desk")

@@ -128,6 +128,26 @@ defmodule SnakeBridge.SessionPoolTest do
     :ok = :sys.resume(name)
   end
 
+  test "a pool that is killed comes back, whatever is left of it" do
+    name = :"sessions_#{System.unique_integer([:positive])}"
+    init = fn -> SnakeBridge.call("models", "Doubler") end
+    options = [name: name, size: 2, init: init, pool: :session_pools]
+
+    start_supervised!(%{
+      id: name,
+      start: {Supervisor, :start_link, [[{SessionPool, options}], [strategy: :one_for_one]]}
+    })
+
+    killed = Process.whereis(name)
+    session = name |> ready() |> SessionPool.session(1) |> Process.whereis()
+    # It has not ended when the pool is started again.
+    true = :erlang.suspend_process(session)
+    Process.exit(killed, :kill)
+    assert eventually(fn -> Process.whereis(name) not in [nil, killed] end)
+    true = :erlang.resume_process(session)
+    assert {:ok, _} = SessionPool.call(name, :pid, [])
+  end
+
   test "an idempotent call is run again on another session" do
     name = ready(start([]))
     marker = Path.join(System.tmp_dir!(), "died-#{System.pid()}-#{System.unique_integer([:positive])}")

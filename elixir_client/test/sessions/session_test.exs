@@ -1,6 +1,7 @@
 defmodule SnakeBridge.SessionTest do
   use ExUnit.Case, async: false
 
+  import ExUnit.CaptureLog
   import SnakeBridge.Test.Eventually
 
   @moduletag capture_log: true
@@ -131,6 +132,40 @@ defmodule SnakeBridge.SessionTest do
     assert %Error{category: :unknown_ref} = catch_error(Enum.to_list(stream))
     assert [0, 1] = Enum.to_list(stream)
     assert %{lives: 2} = Session.info(session)
+  end
+
+  test "an object of a task of init, which ends with that, is told; one that the task makes in the session stays" do
+    Logger.configure(level: :warning)
+    on_exit(fn -> Logger.configure(level: :error) end)
+
+    log = capture_log(fn -> :ok = Session.await(start(init: fn -> {:ok, [{1, task(model())}]} end)) end)
+
+    assert log =~ "which another process has made"
+    assert log =~ "SnakeBridge.in_session/2"
+
+    quiet =
+      capture_log(fn ->
+        session =
+          start(
+            init: fn ->
+              id = SnakeBridge.current_session()
+              {:ok, %{model: task(fn -> SnakeBridge.in_session(id, model()) end)}}
+            end
+          )
+
+        for _ <- 1..3, do: assert({:ok, _} = Session.call(session, {:model, :pid}))
+        assert %{lives: 1} = Session.info(session)
+        # Another session's is nobody's mistake.
+        {:ok, state} = Session.state(session)
+        :ok = Session.await(start(init: fn -> {:ok, state} end))
+      end)
+
+    refute quiet =~ "another process"
+  end
+
+  defp task(work) do
+    {:ok, made} = work |> Task.async() |> Task.await()
+    made
   end
 
   test "sessions that are stopped one by one end, and their supervisor goes on" do

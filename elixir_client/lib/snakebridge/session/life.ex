@@ -7,7 +7,7 @@ defmodule SnakeBridge.Session.Life do
   require Logger
 
   alias SnakeBridge.{Error, Pool, RuntimeClient, SessionContext, SessionManager}
-  alias SnakeBridge.Session.Visit
+  alias SnakeBridge.Session.{Server, Visit}
 
   @stopped "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge)"
 
@@ -47,6 +47,7 @@ defmodule SnakeBridge.Session.Life do
 
     case prepare(options) do
       {:ok, state} ->
+        warn_of_others(state, id, options[:label])
         send(server, {:ready, self(), state})
         serve(server, %{pool: options[:pool], session_id: id, state: state}, options[:label])
 
@@ -85,6 +86,18 @@ defmodule SnakeBridge.Session.Life do
     error -> {:error, failure("#{name} raised #{Exception.format(:error, error, __STACKTRACE__)}")}
   catch
     kind, reason -> {:error, failure("#{name}: #{Exception.format(kind, reason, __STACKTRACE__)}")}
+  end
+
+  # What a task of `init` has made belongs to the task, and ends with it: before the first call, or soon after.
+  defp warn_of_others(state, id, label) do
+    for %{session_id: "auto_" <> _ = other} = ref <- Visit.refs(state),
+        other != id,
+        not Server.life?(other) do
+      Logger.warning(
+        "SnakeBridge: the state of the session #{label} has #{inspect(ref)}, which another process has made, and which is gone when that ends: " <>
+          "make it in init itself, or let the task do it in the session of init, with SnakeBridge.in_session/2"
+      )
+    end
   end
 
   defp failure(text), do: Error.new(:unavailable, text)

@@ -46,6 +46,10 @@ defmodule SnakeBridge.Session.Server do
     ArgumentError -> nil
   end
 
+  @doc "Whether a Python session is the life of a session."
+  @spec life?(String.t()) :: boolean()
+  def life?(session_id), do: Registry.lookup(@registry, {:session, session_id}) != []
+
   @doc "Whether a process is the server of a session."
   @spec session?(pid()) :: boolean()
   def session?(pid), do: match?({__MODULE__, _, _}, :proc_lib.translate_initial_call(pid))

@@ -141,20 +141,22 @@ defmodule SnakeBridge.Session.Visit do
 
   # Python drops the oldest refs of a session that makes more than it may hold.
   defp loss(%Error{category: :unknown_ref, details: %{"ref_id" => id}} = error, place),
-    do: if(id in ids(place.state), do: error.message)
+    do: if(Enum.any?(refs(place.state), &(&1.id == id)), do: error.message)
 
   defp loss(_, _), do: nil
 
   defp about?(error, place), do: error.context[:session_id] in [nil, place.session_id]
 
-  defp ids(%kind{id: id}) when kind in [Ref, StreamRef], do: [id]
+  @doc "The refs in a state."
+  @spec refs(term()) :: [Ref.t() | StreamRef.t()]
+  def refs(%kind{} = ref) when kind in [Ref, StreamRef], do: [ref]
 
-  defp ids(map) when is_map(map) and not is_struct(map),
-    do: Enum.flat_map(map, fn {_, value} -> ids(value) end)
+  def refs(map) when is_map(map) and not is_struct(map),
+    do: Enum.flat_map(map, fn {_, value} -> refs(value) end)
 
-  defp ids(list) when is_list(list), do: Enum.flat_map(list, &ids/1)
-  defp ids(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> ids()
-  defp ids(_), do: []
+  def refs([head | tail]), do: refs(head) ++ refs(tail)
+  def refs(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> refs()
+  def refs(_), do: []
 
   @doc "Whether work that ended with this error may be run again."
   @spec again?(Error.t(), again()) :: boolean()
