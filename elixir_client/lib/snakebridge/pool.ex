@@ -299,22 +299,27 @@ defmodule SnakeBridge.Pool do
   def release_session(session) do
     for {pool, _, _} <- :ets.tab2list(@pools),
         {_, index, _, _} <- :ets.lookup(@placements, {pool, session}) do
-      case :ets.lookup(@workers, {pool, index}) do
-        [{_, :ready, worker}] ->
-          payload = SnakeBridge.Payload.release_session(session)
-          context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
-          Exchange.call(worker, session, "snakebridge.release_session", payload, context)
-          :atomics.sub(worker.counts, 3, 1)
-
-        _ ->
-          :ok
+      with {:ok, worker} <- ready_worker(pool, index) do
+        payload = SnakeBridge.Payload.release_session(session)
+        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
+        Exchange.call(worker, session, "snakebridge.release_session", payload, context)
       end
 
-      :ets.delete(@placements, {pool, session})
+      # Of several that end a session at once one takes it off; its worker may be another process by now.
+      with [_] <- :ets.take(@placements, {pool, session}),
+           {:ok, worker} <- ready_worker(pool, index),
+           do: :atomics.sub(worker.counts, 3, 1)
     end
 
     SnakeBridge.SessionContext.forget(session)
     :ok
+  end
+
+  defp ready_worker(pool, index) do
+    case :ets.lookup(@workers, {pool, index}) do
+      [{_, :ready, worker}] -> {:ok, worker}
+      _ -> :none
+    end
   end
 
   @doc false

@@ -15,10 +15,13 @@ defmodule SnakeBridge.PulledStream do
   @spec open(((term() -> term()) -> :ok | {:ok, term()} | {:error, term()})) :: t()
   def open(run) do
     {reader, tag} = {self(), make_ref()}
+    callers = [reader | Process.get(:"$callers", [])]
 
     {process, monitor} =
       spawn_monitor(fn ->
         watch = Process.monitor(reader)
+        # As tasks do it: a client that is a mock of the reader's knows it by them.
+        Process.put(:"$callers", callers)
         result = run.(&hand_over(&1, reader, tag, watch))
         send(reader, {tag, :ended, result})
       end)

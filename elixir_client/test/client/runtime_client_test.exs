@@ -80,7 +80,7 @@ defmodule SnakeBridge.RuntimeClientTest do
 
     @impl true
     def execute_stream(_, %{"function" => function}, callback, _) do
-      callback.(1)
+      callback.(Process.get(:"$callers"))
       if function == "crash", do: exit(:crashed), else: {:error, Error.new(:unavailable, "no more")}
     end
   end
@@ -90,6 +90,9 @@ defmodule SnakeBridge.RuntimeClientTest do
       assert {:error, %Error{category: :encode_error}} =
                SnakeBridge.stream("m", "f", [self()], [], fn _ -> :ok end)
 
+      # The client is run by another process, which a mock of this one has to know.
+      assert [[me | _]] = SnakeBridge.stream("m", "f") |> Enum.take(1)
+      assert me == self()
       before = Process.info(self(), :messages)
       for _ <- 1..5, do: assert_raise(Error, fn -> SnakeBridge.stream("m", "f") |> Enum.to_list() end)
       assert catch_exit(SnakeBridge.stream("m", "crash") |> Enum.to_list()) == :crashed

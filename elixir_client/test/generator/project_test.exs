@@ -49,6 +49,12 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   defp contents(files), do: Map.new(files, fn {path, {_, text}} -> {path, text} end)
 
+  test "symbols without a library are refused: everything would be described anew" do
+    assert_raise Mix.Error, ~r/about the libraries that are named/, fn ->
+      Mix.Tasks.Snakebridge.Gen.run(["--only", "dumps"])
+    end
+  end
+
   test "in an umbrella one app has the wrappers of what all of them use", %{directory: directory} do
     root = Path.join(directory, "umbrella")
     built = Path.join(root, "_build/test/lib")

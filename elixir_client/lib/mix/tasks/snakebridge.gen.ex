@@ -44,6 +44,13 @@ defmodule Mix.Tasks.Snakebridge.Gen do
 
   defp here(arguments) do
     {options, names} = OptionParser.parse!(arguments, strict: @switches)
+
+    if names == [] and (options[:only] || options[:all]),
+      do:
+        Mix.raise(
+          "--only and --all are about the libraries that are named: mix snakebridge.gen numpy --only array"
+        )
+
     Mix.Task.run("loadconfig")
     settings = Project.settings(Keyword.take(options, [:out, :python]))
     {configured, state, _} = Project.wanted(settings, Project.state(settings))
