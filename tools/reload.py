@@ -20,6 +20,7 @@ PAUSE_SECONDS = 0.25  # how long a call that has met a change holds up new ones,
 BUSY_SECONDS = 2.0  # when to try again where they had not
 _TICK_NS = 20_000_000
 _INFO, _WARNING, _ERROR = 20, 30, 40
+_OWN = ("__main__", "bridge_adapter")
 
 Objects = Iterable[tuple[str, Iterable[Any]]]
 
@@ -35,6 +36,8 @@ def reload(payload: Payload, context: ToolContext) -> dict[str, Any]:
         raise invalid(f"snakebridge.reload needs the name of a module, not {str(name)[:80]!r}")
     if type(wait) not in (int, float) or wait < 0:
         raise invalid(f"wait_ms is a number of milliseconds >= 0, not {str(wait)[:40]!r}")
+    if name.partition(".")[0] in _OWN:
+        raise invalid(f"{name} is the worker's own code, which cannot be run again in it; restart the pool")
     loaded = sys.modules.get(name)
     if loaded is None:
         if importlib.util.find_spec(name) is None:
