@@ -81,7 +81,7 @@ defmodule SnakeBridge.Exchange.Stream do
     end
   end
 
-  # A type of the user whose loader throws, for example: whoever catches it has no stream to halt.
+  # Whatever makes this raise, whoever catches it has no stream to halt.
   defp parse(body, stream) do
     Lane.parse(body, stream.options)
   catch
