@@ -124,7 +124,10 @@ class Call:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """Context in which `cancel` only leaves word: for code of ours that must not be torn apart inside a call."""
+        """Context in which `cancel` only leaves word: for code of ours that must not be torn apart inside a call.
+
+        The outermost one raises CallCancelled at its end.
+        """
         with self._lock:
             thread, self._thread = self._thread, None
             if self.reason is not None:
@@ -134,7 +137,7 @@ class Call:
         finally:
             with self._lock:
                 self._thread = thread
-        if self.reason is not None:
+        if thread is not None and self.reason is not None:
             raise CallCancelled
 
     def interruption(self) -> BridgeError:

@@ -88,7 +88,12 @@ class _Waiter:
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._done.release())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # has been looked at: who waits may be interrupted before it does, and asyncio would tell anybody
+        self._done.release()
 
     def cancel(self) -> None:
         self._loop.call_soon_threadsafe(self._cancel)

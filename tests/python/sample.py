@@ -173,6 +173,20 @@ async def sleep_async(seconds: float) -> str:
     return "slept"
 
 
+async def fail_when_cancelled() -> None:
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        raise ValueError("too late") from None
+
+
+def start_threads() -> None:
+    while True:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+
+
 async def ask_many_and_sleep(f: Any, count: int, seconds: float) -> str:
     async def ask(number: int) -> None:
         await f.aio(number)

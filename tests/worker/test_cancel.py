@@ -135,6 +135,22 @@ def test_a_deadline_is_heard_after_elixir_functions_were_asked_side_by_side(work
     assert client.call("sample", "take_log") == ["async cancelled"]
 
 
+def test_a_deadline_that_strikes_while_a_thread_starts_hangs_nothing(client: Client) -> None:
+    for _ in range(200):
+        assert category(client, "start_threads", timeout_ms=3) == "timeout"
+
+
+def test_what_a_cancelled_coroutine_raises_is_told_to_nobody_else(worker: Worker) -> None:
+    with contextlib.closing(worker.connect(features=("output",))) as client:
+        for _ in range(3):
+            assert category(client, "fail_when_cancelled", timeout_ms=50) == "timeout"
+        client.call("gc", "collect")
+        assert client.notes == []
+        client.call("builtins", "exec", "import os; os.write(1, b'end\\n')")
+        assert any(client.call("math", "sqrt", 4) and "end\n" in worker.output for _ in range(20_000))
+        assert not any("never retrieved" in line for line in worker.output)
+
+
 def test_code_that_swallows_the_interruption_is_shown_by_stats(client: Client, control: Client) -> None:
     client.send(lane.request(9, "call", {"tool": "snakebridge.call", "payload": payload("sample", "swallow", [1.0]), "timeout_ms": 50}))
     while not any(row[4] == "deadline" for row in control.request("stats", None)["active"]):
