@@ -28,7 +28,6 @@ defmodule SnakeBridge.Generator do
               problems: [],
               own: %{},
               differences: [],
-              asked: false,
               open: false
 
     @type t :: %__MODULE__{
@@ -38,7 +37,6 @@ defmodule SnakeBridge.Generator do
             problems: [map()],
             own: %{String.t() => [Path.t()]},
             differences: [String.t()],
-            asked: boolean(),
             open: boolean()
           }
   end
@@ -251,7 +249,6 @@ defmodule SnakeBridge.Generator do
         described: described,
         problems: problems,
         own: answer["own"] || %{},
-        asked: true,
         differences:
           for({:drift, line} <- Lock.differences(known_lock(context.lock, present), present), do: line)
       }
