@@ -201,8 +201,7 @@ class Connection:
             finally:
                 dispatcher.calls.remove(call)
                 self._innermost = outer
-                if call.spool is not None:
-                    call.spool.finish()
+                output.finish(call)
                 call.session = None  # threads that it has started know the call, but do not keep the session's objects
         except errors.Disconnected:
             raise

@@ -313,6 +313,14 @@ def test_an_executor_with_labels_keeps_them() -> None:
         assert client.notes == []
 
 
+def test_a_label_ends_the_line_that_its_call_began_with_the_call() -> None:
+    with Worker(args=("--label-output",)) as labelled, contextlib.closing(labelled.connect()) as client:
+        for number in range(3):
+            client.tool("snakebridge.call", payload("talker", "say", [f"no end {number}", ""]), trace={"correlation_id": f"c{number}"})
+        expected = [f"[corr=c{number}] no end {number}\n" for number in range(3)]
+        assert any(client.call("math", "sqrt", 4) and labelled.output == expected for _ in range(20_000))
+
+
 def test_a_client_that_leaves_does_not_hold_up_what_prints(worker: Worker, client: Client) -> None:
     leaver = worker.connect(features=("output",))
     id = next(leaver.ids)
