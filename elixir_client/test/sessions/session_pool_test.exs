@@ -145,7 +145,7 @@ defmodule SnakeBridge.SessionPoolTest do
     Process.exit(killed, :kill)
     assert eventually(fn -> Process.whereis(name) not in [nil, killed] end)
     true = :erlang.resume_process(session)
-    assert {:ok, _} = SessionPool.call(name, :pid, [])
+    assert eventually(fn -> match?({:ok, _}, SessionPool.call(name, :pid, [])) end)
   end
 
   test "an idempotent call is run again on another session" do

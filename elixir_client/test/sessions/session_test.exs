@@ -6,7 +6,8 @@ defmodule SnakeBridge.SessionTest do
 
   @moduletag capture_log: true
 
-  alias SnakeBridge.{Batcher, Error, Session, SessionPool, Telemetry}
+  alias SnakeBridge.{Batcher, Error, Pool, Session, SessionPool, Telemetry}
+  alias SnakeBridge.Test.Processes
 
   @pool :single
 
@@ -122,6 +123,63 @@ defmodule SnakeBridge.SessionTest do
     assert {:ok, pid} = Session.call(session, :pid)
     assert is_integer(pid)
     assert %{lives: 2} = Session.info(session)
+  end
+
+  test "a function in the middle of which the session is lost says so, and leaves nothing behind" do
+    session = start([])
+    :ok = Session.await(session)
+    %{session_id: id} = Session.info(session)
+
+    answer =
+      Session.call(session, fn model ->
+        {:ok, pid} = SnakeBridge.call_method(model, :pid)
+        Processes.kill(pid)
+        assert eventually(fn -> match?(%{lives: 2, status: :ready}, Session.info(session)) end)
+        assert eventually(fn -> Pool.placement(@pool, id) == nil end)
+        SnakeBridge.call_method(model, :pid)
+      end)
+
+    assert {:error, %Error{category: :session_lost, message: message}} = answer
+    assert message =~ "the session #{id} has ended"
+    assert Pool.placement(@pool, id) == nil
+
+    assert {:error, %Error{category: :session_lost}} =
+             Session.call(session, fn model ->
+               :ok = SnakeBridge.release_ref(model)
+               SnakeBridge.call_method(model, :pid)
+             end)
+
+    assert {:ok, _} = Session.call(session, fn model -> SnakeBridge.call_method(model, :pid) end)
+    assert %{lives: 3} = Session.info(session)
+  end
+
+  test "sessions that begin while their pool starts spread over its workers" do
+    options = Application.get_env(:snakebridge, :pools)[:default]
+    start_supervised!({Pool, [name: :spread] ++ options})
+
+    for _ <- 1..4 do
+      session = start(pool: :spread)
+      assert eventually(fn -> Session.info(session).session_id end)
+      session
+    end
+    |> Enum.each(&(:ok = Session.await(&1)))
+
+    assert [%{sessions: 2}, %{sessions: 2}] = Pool.info(:spread)
+  end
+
+  test "a worker that cannot start costs no session its beginning" do
+    options = Application.get_env(:snakebridge, :pools)[:default]
+    directory = Path.join(System.tmp_dir!(), "snakebridge-one-#{System.pid()}")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    python = Path.join(directory, "python")
+    # Whoever comes first makes the directory.
+    File.write!(python, "#!/bin/sh\nmkdir #{directory}/taken && exec #{options[:python]} \"$@\"\nexit 1\n")
+    File.chmod!(python, 0o755)
+    start_supervised!({Pool, Keyword.merge(options, name: :one_of_two, python: python)})
+    sessions = for _ <- 1..4, do: start(pool: :one_of_two)
+    for session <- sessions, do: assert(:ok = Session.await(session))
+    for session <- sessions, do: assert(%{lives: 1} = Session.info(session))
   end
 
   test "who only reads streams gets a session whose object Python dropped back, too" do

@@ -39,10 +39,11 @@ defmodule SnakeBridge.Session.Life do
   end
 
   defp begin_here(server, options) do
-    if RuntimeClient.current() == Pool, do: SessionManager.track()
+    embedded? = RuntimeClient.current() == Pool
+    if embedded?, do: SessionManager.track()
     chosen = Keyword.take(options, [:pinned, :concurrent, :pool, :timeout])
     {:ok, id} = SessionContext.create([session_id: SessionManager.auto_session()] ++ chosen)
-    if options[:worker], do: Pool.place_on(options[:pool], id, options[:worker])
+    if embedded?, do: placed(options, id)
     send(server, {:begun, self(), id})
 
     case prepare(options) do
@@ -54,6 +55,12 @@ defmodule SnakeBridge.Session.Life do
       {:error, error} ->
         send(server, {:failed, self(), error})
     end
+  end
+
+  defp placed(options, id) do
+    if options[:worker],
+      do: Pool.place_on(options[:pool], id, options[:worker]),
+      else: Pool.spread(options[:pool], id)
   end
 
   defp prepare(options) do

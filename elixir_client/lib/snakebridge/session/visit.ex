@@ -28,11 +28,23 @@ defmodule SnakeBridge.Session.Visit do
   @doc "Runs work at a place once; a session whose state is gone begins again."
   @spec once(Server.place(), work()) :: answer()
   def once(place, work) do
-    with {:error, %Error{} = error} = result <- stay(place, work) do
+    with {:error, %Error{} = error} <- stay(place, work) do
       note(error, place)
-      result
+      {:error, told(error, place)}
     end
   end
+
+  # The session was lost on the way to it, perhaps in the middle of a function: it is run again only where that is known to do no harm.
+  defp told(%Error{category: :unknown_ref} = error, place) do
+    if loss(error, place) != nil or error.details["session_id"] == place.session_id do
+      text = "the session was lost before this call came to its state; call again, or say idempotent: true. "
+      %{error | category: :session_lost, message: text <> error.message}
+    else
+      error
+    end
+  end
+
+  defp told(error, _), do: error
 
   @doc "Lets the session begin again if this error says that what its state names is gone."
   @spec note(Error.t(), Server.place()) :: :ok
