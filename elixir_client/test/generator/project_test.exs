@@ -21,6 +21,12 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   defp write(directory, path, text), do: File.write!(Path.join(directory, path), text)
 
+  # As if it had been there for long: what is newer than the dependency has Mix compile that again, all of it.
+  defp settings(directory, path, text) do
+    write(directory, path, text)
+    File.touch!(Path.join(directory, path), {{2020, 1, 1}, {0, 0, 0}})
+  end
+
   defp mix(directory, arguments, env \\ []) do
     System.cmd("mix", arguments,
       cd: directory,
@@ -30,7 +36,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
   end
 
   defp config(directory, libraries) do
-    write(directory, "config/config.exs", """
+    settings(directory, "config/config.exs", """
     import Config
     config :snakebridge, libraries: #{inspect(libraries)}, python: #{inspect(@python)}
     config :snakebridge,
@@ -64,14 +70,14 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
     {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
 
-    write(root, "mix.exs", """
+    settings(root, "mix.exs", """
     defmodule Umbrella.MixProject do
       use Mix.Project
       def project, do: [apps_path: "apps", version: "0.1.0"]
     end
     """)
 
-    write(root, "config/config.exs", """
+    settings(root, "config/config.exs", """
     import Config
     config :snakebridge,
       libraries: [:json, :math], sources: [Path.expand("../apps/*/lib", __DIR__)], python: #{inspect(@python)}
@@ -82,7 +88,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
            "{:snakebridge, path: #{inspect(File.cwd!())}}"},
           {"web", "", "{:wraps, in_umbrella: true}"}
         ] do
-      write(root, "apps/#{app}/mix.exs", """
+      settings(root, "apps/#{app}/mix.exs", """
       defmodule #{Macro.camelize(app)}.MixProject do
         use Mix.Project
         def project do
@@ -130,7 +136,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   @tag timeout: 180_000
   test "compile, change, verify", %{directory: directory} do
-    write(directory, "mix.exs", """
+    settings(directory, "mix.exs", """
     defmodule Demo.MixProject do
       use Mix.Project
       def project do
@@ -290,7 +296,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
     for folder <- [built | Enum.map(~w(lib config), &Path.join(root, &1))], do: File.mkdir_p!(folder)
     {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
 
-    write(root, "mix.exs", """
+    settings(root, "mix.exs", """
     defmodule Open.MixProject do
       use Mix.Project
       def project do
@@ -300,15 +306,12 @@ defmodule SnakeBridge.Generator.ProjectTest do
     end
     """)
 
-    write(root, "config/config.exs", """
+    settings(root, "config/config.exs", """
     import Config
     config :snakebridge, libraries: [:json, :math], python: #{inspect(@python)}, generated: System.get_env("OUT")
     config :snakebridge, pools: [default: [size: 1, python: #{inspect(@python)}]]
     """)
 
-    # What is built already need not be built again.
-    File.touch!(Path.join(root, "config/config.exs"), {{2020, 1, 1}, {0, 0, 0}})
-    File.touch!(Path.join(root, "mix.exs"), {{2020, 1, 1}, {0, 0, 0}})
     offline = [{"SNAKEBRIDGE_OFFLINE", "1"}]
 
     files = fn ->
