@@ -173,6 +173,18 @@ async def sleep_async(seconds: float) -> str:
     return "slept"
 
 
+async def agen_ticking() -> AsyncIterator[int]:
+    number = 0
+    try:
+        while True:
+            await asyncio.sleep(0)
+            yield number
+            number += 1
+    finally:
+        await asyncio.sleep(0)
+        log.append("closed")
+
+
 async def fail_when_cancelled() -> None:
     try:
         await asyncio.sleep(30)

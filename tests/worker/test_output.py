@@ -40,7 +40,7 @@ def text(client: Client, kind: str = "out") -> str:
 def test_printed_text_comes_before_the_result(hearing: Client) -> None:
     assert "output" in hearing.features
     assert hearing.call("talker", "say", "hello") == "hello"
-    assert said(hearing) == [["out", "hello\n"]]
+    assert text(hearing) == "hello\n"
 
 
 def test_it_names_the_caller_the_call_and_its_session(hearing: Client) -> None:

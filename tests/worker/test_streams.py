@@ -69,6 +69,16 @@ def test_halting_closes_a_generator_that_is_running(worker: Worker, client: Clie
     assert client.call("math", "sqrt", 4) == 2.0
 
 
+def test_halting_closes_an_async_generator_wherever_it_is_met(client: Client, control: Client) -> None:
+    client.call("sample", "take_log")
+    for _ in range(200):
+        id = client.open_stream(payload("sample", "agen_ticking"), credit=100_000)
+        assert client.receive() is not None
+        control.send(lane.notification("cancel", [client.conn, id, "halted"]))
+        assert client.answer(id).keys() == {"items"}
+        assert client.call("sample", "take_log") == ["closed"]
+
+
 def test_an_error_comes_after_the_items_before_it(client: Client) -> None:
     id = client.open_stream(payload("sample", "gen_error", [3]))
     items: list[Any] = []
