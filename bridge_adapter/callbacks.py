@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,8 +112,9 @@ class CallbackHub:
     def take_released(self) -> list[str]:
         """Ids of functions that Python has dropped since the last time."""
         dropped = []
-        while self.released:
-            dropped.append(self.released.popleft())
+        with contextlib.suppress(IndexError):  # connections take side by side, each what it gets
+            while True:
+                dropped.append(self.released.popleft())
         return dropped
 
 

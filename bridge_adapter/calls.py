@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from _thread import LockType, allocate_lock, get_ident
+from _thread import LockType, RLock, allocate_lock, get_ident
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,7 +39,7 @@ class Call:
         "_patience_ends",
         "_sleeper",
         "_thread",
-        "_wake",
+        "_waits",
         "asking",
         "caller",
         "connection",
@@ -80,8 +80,9 @@ class Call:
         self.waiting_for: Any = None
         self.asking = 0  # Elixir functions that its code waits for
         self._thread: int | None = None
-        self._lock = allocate_lock()
-        self._wake: Callable[[], None] | None = None
+        # Reentrant: what is allocated while it is held may run a finaliser that prints or sleeps.
+        self._lock = RLock()
+        self._waits: tuple[_Waiting, ...] = ()
         self._sleeper: LockType | None = None
         self._patience_ends: float | None = None  # with the module that it imported when it was interrupted first
         self._children: Any = None
@@ -123,7 +124,10 @@ class Call:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """Context in which `cancel` only leaves word: for code of ours that must not be torn apart inside a call."""
+        """Context in which `cancel` only leaves word: for code of ours that must not be torn apart inside a call.
+
+        The outermost one raises CallCancelled at its end.
+        """
         with self._lock:
             thread, self._thread = self._thread, None
             if self.reason is not None:
@@ -133,7 +137,7 @@ class Call:
         finally:
             with self._lock:
                 self._thread = thread
-        if self.reason is not None:
+        if thread is not None and self.reason is not None:
             raise CallCancelled
 
     def interruption(self) -> BridgeError:
@@ -158,12 +162,12 @@ class Call:
                 return False
             if self._thread is not None:
                 _raise_in(self._thread, CallCancelled)
-            wake, sleeper = self._wake, self._sleeper
+            waits, sleeper = self._waits, self._sleeper
             if sleeper is not None:
                 self._sleeper = None
                 sleeper.release()
-        if wake is not None:
-            wake()
+        for wait in waits:
+            wait.wake()
         return True
 
     def _may_finish_import(self, thread: int) -> bool:
@@ -174,7 +178,10 @@ class Call:
         return time.monotonic() < self._patience_ends
 
     def while_waiting(self, wake: Callable[[], None]) -> _Waiting:
-        """Context in which `cancel` calls `wake`, for waits that an exception cannot end (sockets, locks, futures)."""
+        """Context in which `cancel` calls `wake`, for waits that an exception cannot end (sockets, locks, futures).
+
+        The call's own thread may be in one, and each of the threads that act for it.
+        """
         return _Waiting(self, wake)
 
     def sleep(self, seconds: float) -> None:
@@ -226,24 +233,24 @@ class Call:
 
 
 class _Waiting:
-    __slots__ = ("_call", "_outer", "_own")
+    __slots__ = ("_call", "wake")
 
     def __init__(self, call: Call, wake: Callable[[], None]) -> None:
         self._call = call
-        self._own = wake
-        self._outer: Callable[[], None] | None = None
+        self.wake = wake
 
     def __enter__(self) -> None:
         call = self._call
         with call._lock:
-            self._outer, call._wake = call._wake, self._own
+            call._waits += (self,)
             cancelled = call.reason is not None
         if cancelled:
-            self._own()
+            self.wake()
 
     def __exit__(self, *_: object) -> None:
-        with self._call._lock:
-            self._call._wake = self._outer
+        call = self._call
+        with call._lock:
+            call._waits = tuple(other for other in call._waits if other is not self)
 
 
 _running: dict[int, Call] = {}  # thread -> the innermost call whose user code it runs
@@ -358,10 +365,11 @@ class CallTable:
         """Lets the thread that watches look at that time, or sooner."""
         if moment < self._next_look:
             with self._changed:
-                self._next_look = min(moment, self._next_look)
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+                    thread.start()  # if the system allows one; if not, the next call tries again
+                    self._thread = thread
+                self._next_look = min(moment, self._next_look)
                 self._changed.notify()
 
     def _watch(self) -> None:

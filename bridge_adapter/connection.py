@@ -191,8 +191,8 @@ class Connection:
             request = self._request(message)
             call = request.call
             self._innermost = call
-            dispatcher.calls.add(call)
             try:
+                dispatcher.calls.add(call)
                 if message.name == "call":
                     value = dispatcher.run(request, self.packer)
                     if request.form.encoding == "tagged":
@@ -202,8 +202,7 @@ class Connection:
             finally:
                 dispatcher.calls.remove(call)
                 self._innermost = outer
-                if call.spool is not None:
-                    call.spool.finish()
+                output.finish(call)
                 call.session = None  # threads that it has started know the call, but do not keep the session's objects
         except errors.Disconnected:
             raise

@@ -223,9 +223,10 @@ class Executor:
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Does not return: the process ends here, whatever user code does."""
-        from bridge_adapter import calls, elixir
+        from bridge_adapter import calls, elixir, threads
 
         calls.install_sleep()
+        threads.install_start()
         elixir.bind(self._dispatcher)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)

@@ -7,6 +7,7 @@ frames over a blocking socket; it knows nothing of calls.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -280,9 +281,12 @@ class LaneSocket:
                     self.sock.sendall(part)
 
     def writable(self, seconds: float = 0.0) -> bool:
-        """True when something can be sent without waiting, after at most that many seconds."""
+        """True when something can be sent without waiting, after at most that many seconds. Raises OSError when it is closed."""
         poll = select.poll()
-        poll.register(self.sock, select.POLLOUT)
+        try:
+            poll.register(self.sock, select.POLLOUT)
+        except ValueError as error:  # closed by the thread that reads
+            raise OSError(errno.EBADF, str(error)) from None
         return bool(poll.poll(seconds * 1000))
 
     def offer(self, body: bytes) -> bool:

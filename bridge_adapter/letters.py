@@ -50,11 +50,12 @@ class Letters:
                     f"{len(self._waiting)} messages ({self._size} bytes) wait for the Elixir client, which does not take them; "
                     f"send less often, or larger parts at a time (at most {MOST} messages or {ROOM} bytes wait)"
                 )
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="messages", daemon=True)
+                thread.start()  # if the system allows one; if not, the next message tries again
+                self._thread = thread
             self._waiting.append(body)
             self._size += len(body)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="messages", daemon=True)
-                self._thread.start()
             self._changed.notify()
 
     def close(self) -> None:

@@ -3,6 +3,7 @@ made (a client, a lock) is usable in the next."""
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -28,18 +29,28 @@ class EventLoop:
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Waits for a coroutine; a cancelled call cancels it."""
-        loop = self._started()
-        if self.blocked or threading.current_thread() is self._thread:
-            # The loop waits in a callback that called back into Python: only another loop can serve this.
-            return _run_elsewhere(coroutine)
-        waiter = _Waiter(coroutine, loop)
         call = calls.running()
-        if call is None:
-            waiter.wait()
-        else:
+        if call is None or self._is_held_up():
+            return self._finish(coroutine)
+        with call.shielded():  # torn apart in here, the coroutine would go on without its call
+            waiter = _Waiter(coroutine, self._started())
             with call.while_waiting(waiter.cancel):
                 waiter.wait()
+            if call.reason is not None:
+                raise CallCancelled
+            return waiter.result()
+
+    def _finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Waits for a coroutine that nothing cancels."""
+        if self._is_held_up():
+            return _run_elsewhere(coroutine)
+        waiter = _Waiter(coroutine, self._started())
+        waiter.wait()
         return waiter.result()
+
+    def _is_held_up(self) -> bool:
+        """True when the loop waits in a callback that called back into Python: only another loop can serve what comes now."""
+        return self.blocked > 0 or self.on_loop()
 
     def on_loop(self) -> bool:
         """True on the loop's own thread."""
@@ -57,21 +68,24 @@ class EventLoop:
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:
-                self.run(_await(close()))
+                call = calls.running()
+                with call.shielded() if call is not None else contextlib.nullcontext():
+                    self._finish(_await(close()))  # also when the call is cancelled: that is why it closes
 
     def _started(self) -> asyncio.AbstractEventLoop:
         import asyncio
 
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._serve, name="event loop", daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_serve, args=(loop,), name="event loop", daemon=True)
+                thread.start()  # if the system allows one; if not, the next coroutine tries again
+                self._loop, self._thread = loop, thread
             return self._loop
 
-    def _serve(self) -> None:
-        assert self._loop is not None
-        self._loop.run_forever()
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
 
 
 class _Waiter:
@@ -87,7 +101,12 @@ class _Waiter:
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._done.release())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # has been looked at: who waits may be interrupted before it does, and asyncio would tell anybody
+        self._done.release()
 
     def cancel(self) -> None:
         self._loop.call_soon_threadsafe(self._cancel)
@@ -100,16 +119,8 @@ class _Waiter:
         self._done.acquire()
 
     def result(self) -> Any:
-        import asyncio
-
         assert self._task is not None
-        try:
-            return self._task.result()
-        except asyncio.CancelledError:
-            call = calls.running()
-            if call is not None and call.reason is not None:
-                raise CallCancelled from None
-            raise
+        return self._task.result()
 
 
 async def _next(iterator: Any) -> Any:

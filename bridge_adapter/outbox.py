@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import calls, errors, lane, tracing
+from bridge_adapter.calls import Call
 from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool
 from bridge_adapter.tools.registry import ToolError
 
@@ -72,8 +74,10 @@ class _Producer:
         except ToolError as error:
             raise from_tool(error) from error
         finally:
-            self._close_source()
-            self._outbox.close()
+            try:
+                self._close_source()
+            finally:
+                self._outbox.close()
 
     def _produce(self) -> bool:
         """Produces until there is no credit, somebody waits for the session, or the source ends (True)."""
@@ -122,11 +126,28 @@ class _Producer:
         if close is None:
             return
 
+        call = self._request.call
+        begun = False
+
         def closing() -> None:
-            with calls.on_behalf(self._request.call):  # what its `finally` prints is the stream's
+            nonlocal begun
+            begun = True
+            with calls.on_behalf(call):  # what its `finally` prints is the stream's
                 close()
 
-        with self._dispatcher.entered(self._request) as session:
+        try:
+            with self._dispatcher.entered(self._request) as session:
+                session.run(closing)
+        except errors.BridgeError:
+            if begun:
+                raise
+            # A cancelled call waits for no session that is busy: this one's answer does not, its generator has to.
+            threading.Thread(target=self._close_in_turn, args=(closing,), name="end of a stream", daemon=True).start()
+
+    def _close_in_turn(self, closing: Callable[[], None]) -> None:
+        call = self._request.call
+        calls.serve(call)
+        with self._dispatcher.entered(replace(self._request, call=Call(call.key, parent=call.parent))) as session:
             session.run(closing)
 
 

@@ -13,9 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bridge_adapter import calls, spool
+
+if TYPE_CHECKING:
+    from bridge_adapter.calls import Call
 
 _DESCRIPTORS = 64  # above what programs count on
 _LONGEST = 8192  # characters of a line that has no end yet
@@ -57,13 +60,14 @@ class Labelled(_Stream):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._lock = threading.Lock()
+        # Reentrant: what is allocated while it is held may run a finaliser that prints.
+        self._lock = threading.RLock()
         self._begun: dict[str, str] = {}  # label -> the beginning of a line
 
     def write(self, text: str) -> int:
         _check(text)
         call = calls.current()
-        label = str(call.trace.get("correlation_id", "")) if call is not None else ""
+        label = _label(call) if call is not None else ""
         with self._lock:
             if not label:
                 self._stream.write(text)
@@ -81,10 +85,23 @@ class Labelled(_Stream):
     def flush(self) -> None:
         """Lines that have no end yet are written as they are, and ended."""
         with self._lock:
-            begun, self._begun = self._begun, {}
-            for label, text in begun.items():
+            self._end(list(self._begun))
+
+    def finish(self, label: str) -> None:
+        """A call of that label has ended, and with it the line that it began."""
+        if label in self._begun:
+            with self._lock:
+                self._end([label])
+
+    def _end(self, labels: list[str]) -> None:
+        for label in labels:
+            if text := self._begun.pop(label, ""):
                 self._stream.write(f"[corr={label}] {text}\n")
-            self._stream.flush()
+        self._stream.flush()
+
+
+def _label(call: Call) -> str:
+    return str(call.trace.get("correlation_id", ""))
 
 
 class Forwarded(_Stream):
@@ -180,6 +197,16 @@ def heard_by_caller() -> spool.Spool | None:
     """Where to say something on behalf of the current call; None when that is the worker's own output."""
     # A forked child has the streams, but neither the threads nor the connections.
     return spool.of_current() if _pid == os.getpid() else None
+
+
+def finish(call: Call) -> None:
+    """The call has ended: what it has said goes out, before its answer where that has the same way."""
+    if call.spool is not None:
+        call.spool.finish()
+    elif _labelled:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, Labelled):
+                stream.finish(_label(call))
 
 
 @contextmanager

@@ -150,7 +150,7 @@ class RefStore:
                 self.release(ref_id)
 
     def objects(self) -> Iterable[Any]:
-        return [entry.obj for entry in self._entries.values()]
+        return [entry.obj for entry in list(self._entries.values())]
 
     def _prune(self, serial: int) -> None:
         if self._ttl:

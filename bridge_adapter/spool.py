@@ -7,6 +7,7 @@ the control connection. A client that does not read holds a call up for a second
 from __future__ import annotations
 
 import codecs
+import contextlib
 import threading
 import time
 from collections import deque
@@ -117,7 +118,8 @@ class Spool:
             socket = self._socket()
             if socket is None:
                 return
-            socket.writable(0.05)
+            with contextlib.suppress(OSError):  # closed meanwhile, which `flush` finds out, too
+                socket.writable(0.05)
             self.flush()
         waited = time.monotonic() - started
         self._patience = PATIENCE_SECONDS if self._size + size <= ROOM else max(0.0, self._patience - waited)
@@ -244,8 +246,10 @@ class _Courier:
         spool.queued = True
         self._queue.put(spool)
         if not self._started:
-            self._started = True
-            threading.Thread(target=self._run, name="output", daemon=True).start()
+            # Where the system allows no thread, the call sends at its end what it says, and the next word tries again.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._run, name="output", daemon=True).start()
+                self._started = True
 
     def _run(self) -> None:
         stalled: list[Spool] = []
@@ -278,10 +282,12 @@ def of_current() -> Spool | None:
     if call.spool is None:
         if not getattr(call.connection, "speaks", False):
             return None
+        spool = Spool(call)  # outside of the lock: an allocation may run a finaliser that prints, and comes by here
         with _opening:
-            if call.spool is None:
-                call.spool = Spool(call)
-                # Looked at afterwards: a call that ends in this moment has seen it, or is seen to have ended.
-                if not call.connection.holds(call):
-                    call.spool.finish()
+            if call.spool is not None:
+                return call.spool
+            call.spool = spool
+        # Looked at afterwards: a call that ends in this moment has seen it, or is seen to have ended.
+        if not call.connection.holds(call):
+            spool.finish()
     return call.spool

@@ -1,4 +1,5 @@
-"""Threads that a call starts work on its behalf: what they print is the call's, and `tracing.current_call` knows it there.
+"""Threads that a call starts: no interruption tears their start apart, and they work on the call's behalf: what they print is the call's,
+and `tracing.current_call` knows it there.
 
 Threads of a pool work for whoever gives them work: `ThreadPoolExecutor` is followed task by task, threads of `multiprocessing.pool`
 belong to no call.
@@ -17,6 +18,25 @@ from bridge_adapter.calls import Call
 
 # The code of threads that serve many calls, by module: our own, and workers of pools.
 _SHARED = ("bridge_adapter.", "concurrent.futures.thread", "multiprocessing.pool")
+
+
+def install_start() -> None:
+    """Makes the start of a thread something that an interruption waits for.
+
+    Until it runs, Python knows the new thread under the number of the one that starts it, and may interrupt it instead. It ends then before
+    it has begun, and whoever starts it waits for ever, with locks that every pool of threads needs.
+    """
+    start = threading.Thread.start
+
+    def start_whole(self: threading.Thread) -> None:
+        call = calls.running()
+        if call is None:
+            start(self)
+        else:
+            with call.shielded():
+                start(self)
+
+    threading.Thread.start = start_whole  # type: ignore[method-assign]
 
 
 def follow_calls() -> None:

@@ -50,3 +50,12 @@ def control(worker: Worker) -> Iterator[Client]:
     connection = worker.connect("control")
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Threads take turns all the time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

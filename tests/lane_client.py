@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,16 @@ class Client:
 
     def close(self) -> None:
         self.lane.close()
+
+
+@contextlib.contextmanager
+def no_threads() -> Iterator[None]:
+    """Context in which this process can start none."""
+    before = threading.stack_size(1 << 46)  # more than any system gives
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 def payload(module: str, function: str, args: Any = (), kwargs: dict[str, Any] | None = None, session: str = "s") -> dict[str, Any]:

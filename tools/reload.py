@@ -20,6 +20,7 @@ PAUSE_SECONDS = 0.25  # how long a call that has met a change holds up new ones,
 BUSY_SECONDS = 2.0  # when to try again where they had not
 _TICK_NS = 20_000_000
 _INFO, _WARNING, _ERROR = 20, 30, 40
+_OWN = ("__main__", "bridge_adapter")
 
 Objects = Iterable[tuple[str, Iterable[Any]]]
 
@@ -35,6 +36,8 @@ def reload(payload: Payload, context: ToolContext) -> dict[str, Any]:
         raise invalid(f"snakebridge.reload needs the name of a module, not {str(name)[:80]!r}")
     if type(wait) not in (int, float) or wait < 0:
         raise invalid(f"wait_ms is a number of milliseconds >= 0, not {str(wait)[:40]!r}")
+    if name.partition(".")[0] in _OWN:
+        raise invalid(f"{name} is the worker's own code, which cannot be run again in it; restart the pool")
     loaded = sys.modules.get(name)
     if loaded is None:
         if importlib.util.find_spec(name) is None:
@@ -83,12 +86,13 @@ class Watch:
         if len(sys.modules) != self._known:
             self._known = len(sys.modules)
             self._discover()
-        return [name for name, state in self._seen.items() if name in sys.modules and _state(name) not in (state, None)]
+        # Looking may take longer than until the next look, by another call, which may add to what was seen.
+        return [name for name, state in list(self._seen.items()) if _state(name) not in (state, None)]
 
     def run_again(self, changed: list[str]) -> None:
         """Reloads changed modules, and says what came of it. One that fails goes on as it was until its file changes again."""
         states = {name: _state(name) for name in changed}
-        names = modules.dependents(changed, self._seen)
+        names = modules.dependents(changed, [name for name in self._seen if name in sys.modules])
         try:
             reloaded = modules.run_again(names)
         except Exception as error:

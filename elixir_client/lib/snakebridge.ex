@@ -10,6 +10,8 @@ defmodule SnakeBridge do
   Python; a `SnakeBridge.Ref` stands for them, in the session of the process that made it. Keyword options become Python keyword arguments; options
   of ours are under `:__runtime__` (`SnakeBridge.Runtime`). Every function that returns `{:ok, value}` has a bang form.
   """
+  import SnakeBridge.Wrapper, only: [bang: 1]
+
   alias SnakeBridge.Codec.{Arrays, Failure, Typed}
   alias SnakeBridge.{Bytes, Error, Ref, Runtime, SessionContext, Shared, StreamRef, Tensor, ZeroCopyRef}
 
@@ -314,11 +316,4 @@ defmodule SnakeBridge do
   def unshare!(term), do: bang(unshare(term))
   @doc "As `release_ref/1`; raises."
   def release_ref!(ref), do: bang(release_ref(ref))
-
-  defp bang(:ok), do: :ok
-  defp bang({:ok, value}), do: value
-  defp bang({:error, error}) when is_exception(error), do: raise(error)
-
-  defp bang({:error, other}),
-    do: raise(Error.new(:unavailable, "the runtime client answered #{inspect(other)}"))
 end

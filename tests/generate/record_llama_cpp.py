@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from typing import Any
 
 import llama_cpp
@@ -47,26 +48,31 @@ TOKENS = 64
 
 def main() -> None:
     model = llama_cpp.Llama(sys.argv[1], n_ctx=512, n_threads=2, verbose=False)
-    runs = [run(model, prompt) for prompt in PROMPTS]
+    alone = llama_cpp.Llama(sys.argv[1], n_ctx=512, n_threads=2, n_batch=1, n_ubatch=1, verbose=False)
+    runs = []
+    for prompt in PROMPTS:
+        ids = model.tokenize(TEMPLATE.format(prompt).encode(), add_bos=False, special=True)
+        runs.append({"prompt": prompt, "prompt_tokens": ids, **answer(model, ids), "one_by_one": answer(alone, ids)})
     texts = [{"text": text, "tokens": model.tokenize(text.encode(), add_bos=False, special=False)} for text in TEXTS]
     recorded = {"llama_cpp_python": llama_cpp.__version__, "model": "SmolLM2-135M-Instruct.Q4_1.gguf", "runs": runs, "texts": texts}
     json.dump(recorded, sys.stdout, ensure_ascii=False, separators=(",", ":"))
 
 
-def run(model: Any, prompt: str) -> dict[str, Any]:
-    """The greedy answer, and at each of its tokens by how much its logit leads the next best."""
-    ids = model.tokenize(TEMPLATE.format(prompt).encode(), add_bos=False, special=True)
+def answer(model: Any, ids: list[int]) -> dict[str, Any]:
+    """The greedy answer; at each of its tokens, by how much its logit leads the next best, and the CRC-32 of all logits' bytes."""
     model.reset()
     model.eval(ids)
     tokens: list[int] = []
     margins: list[float] = []
+    checksums: list[int] = []
     while True:
         logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model.ctx, -1), (model.n_vocab(),))
         second, first = np.argsort(logits)[-2:]
         tokens.append(int(first))
         margins.append(round(float(logits[first] - logits[second]), 4))
+        checksums.append(zlib.crc32(logits.tobytes()))
         if len(tokens) == TOKENS or tokens[-1] == model.token_eos():
-            return {"prompt": prompt, "prompt_tokens": ids, "tokens": tokens, "margins": margins}
+            return {"tokens": tokens, "margins": margins, "checksums": checksums}
         model.eval([tokens[-1]])
 
 

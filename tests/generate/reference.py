@@ -1,48 +1,95 @@
-"""The same model in plain NumPy float32, one text at a time and without a cache, to hold the JAX one against."""
+"""The same model in NumPy, one text at a time and without a cache, to hold the JAX one against.
+
+`forward` is the Llama architecture; how it is computed is an `Arithmetic`: `Float32` here, which rounds as little as float32 does, and
+llama.cpp's in ggml.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from smollm.gguf_file import ModelFile
+from smollm.gguf_file import Config, ModelFile
 
 Array = NDArray[np.float32]
 
 
+class Arithmetic(Protocol):
+    """The operations of the model. Arrays have the tokens first; queries, keys and values are (tokens, heads, head_width)."""
+
+    def product(self, x: Array, name: str) -> Array:
+        """x times the transposed matrix of that name."""
+        ...
+
+    def norm(self, x: Array, name: str) -> Array: ...
+
+    def rotated(self, x: Array) -> Array:
+        """Each pair of neighbours turned by its position; the first token stands at 0."""
+        ...
+
+    def attention(self, query: Array, key: Array, value: Array) -> Array:
+        """Causal, grouped; the result is (tokens, width)."""
+        ...
+
+    def gated(self, gate: Array, up: Array) -> Array: ...
+
+
+def forward(file: ModelFile, arithmetic: Arithmetic, ids: Sequence[int], last: int) -> Array:
+    """Logits (last, vocabulary) of what follows each of the last tokens."""
+    config, product = file.config, arithmetic.product
+
+    def heads(x: Array) -> Array:
+        return x.reshape(len(x), -1, config.head_width)
+
+    hidden = file.tensors["token_embd.weight"][list(ids)]
+    for index in range(config.layers):
+        of = f"blk.{index}."
+        x = arithmetic.norm(hidden, of + "attn_norm.weight")
+        query, key, value = (heads(product(x, f"{of}attn_{name}.weight")) for name in "qkv")
+        mixed = arithmetic.attention(arithmetic.rotated(query), arithmetic.rotated(key), value)
+        hidden = hidden + product(mixed, of + "attn_output.weight")
+        x = arithmetic.norm(hidden, of + "ffn_norm.weight")
+        gated = arithmetic.gated(product(x, of + "ffn_gate.weight"), product(x, of + "ffn_up.weight"))
+        hidden = hidden + product(gated, of + "ffn_down.weight")
+    return product(arithmetic.norm(hidden[-last:], "output_norm.weight"), "token_embd.weight")
+
+
 def logits(file: ModelFile, ids: Sequence[int]) -> Array:
-    """Logits (tokens, vocabulary) of what follows each token."""
-    config, tensors = file.config, file.tensors
+    """Logits (tokens, vocabulary) of what follows each token, in float32."""
+    return forward(file, Float32(file), ids, len(ids))
 
-    def product(x: Array, name: str) -> Array:
-        return x @ tensors[name].T
 
-    def norm(x: Array, name: str) -> Array:
-        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + config.norm_epsilon) * tensors[name]
+class Float32:
+    """The dequantised weights, and no other rounding than float32's."""
 
-    def rotated(x: Array) -> Array:
-        rates = config.rope_base ** (-np.arange(0, config.head_width, 2) / config.head_width)
-        turn = np.exp(1j * np.arange(len(ids))[:, None, None] * rates)
+    def __init__(self, file: ModelFile) -> None:
+        self._config: Config = file.config
+        self._tensors = file.tensors
+
+    def product(self, x: Array, name: str) -> Array:
+        return x @ self._tensors[name].T
+
+    def norm(self, x: Array, name: str) -> Array:
+        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self._config.norm_epsilon) * self._tensors[name]
+
+    def rotated(self, x: Array) -> Array:
+        rates = self._config.rope_base ** (-np.arange(0, x.shape[-1], 2) / x.shape[-1])
+        turn = np.exp(1j * np.arange(len(x))[:, None, None] * rates)
         pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * turn
         return np.stack((pairs.real, pairs.imag), axis=-1).reshape(x.shape).astype(np.float32)
 
-    hidden = tensors["token_embd.weight"][list(ids)]
-    hides = np.triu(np.full((len(ids), len(ids)), -np.inf, np.float32), 1)
-    for index in range(config.layers):
-        of = f"blk.{index}."
-        x = norm(hidden, of + "attn_norm.weight")
-        query = rotated(product(x, of + "attn_q.weight").reshape(len(ids), config.heads, -1))
-        key = rotated(product(x, of + "attn_k.weight").reshape(len(ids), config.kv_heads, -1))
-        value = product(x, of + "attn_v.weight").reshape(len(ids), config.kv_heads, -1)
-        heads = []
-        for head in range(config.heads):
-            group = head // (config.heads // config.kv_heads)
-            scores = query[:, head] @ key[:, group].T / np.sqrt(np.float32(config.head_width)) + hides
+    def attention(self, query: Array, key: Array, value: Array) -> Array:
+        count, all_heads, width = query.shape
+        hides = np.triu(np.full((count, count), -np.inf, np.float32), 1)
+        mixed = np.empty_like(query)
+        for head in range(all_heads):
+            group = head // (all_heads // key.shape[1])
+            scores = query[:, head] @ key[:, group].T / np.sqrt(np.float32(width)) + hides
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            heads.append(weights / weights.sum(axis=-1, keepdims=True) @ value[:, group])
-        hidden = hidden + product(np.concatenate(heads, axis=-1), of + "attn_output.weight")
-        x = norm(hidden, of + "ffn_norm.weight")
-        gate = product(x, of + "ffn_gate.weight")
-        hidden = hidden + product(gate / (1 + np.exp(-gate)) * product(x, of + "ffn_up.weight"), of + "ffn_down.weight")
-    return product(norm(hidden, "output_norm.weight"), "token_embd.weight")
+            mixed[:, head] = weights / weights.sum(axis=-1, keepdims=True) @ value[:, group]
+        return mixed.reshape(count, -1)
+
+    def gated(self, gate: Array, up: Array) -> Array:
+        return gate / (1 + np.exp(-gate)) * up

@@ -177,3 +177,9 @@ def test_directives_become_markdown() -> None:
 def test_tables_and_quotations_are_kept_readable() -> None:
     assert markup.prose(["===  ===", "a    b", "===  ==="]) == "```\n===  ===\na    b\n===  ===\n```"
     assert markup.prose(["Quote:", "", "      said so"]) == "Quote:\n\nsaid so"
+
+
+def test_parentheses_that_do_not_fit_are_read_in_no_time() -> None:
+    hostile = "name (" + "((a)" * 50 + " and no colon"
+    page = docstrings.read(f"Sum.\n\nArgs:\n    x (dict(str, Callable[[int], tuple(int)]), optional): Known.\n    {hostile}\n")
+    assert page.items("Parameters")["x"].type == "dict(str, Callable[[int], tuple(int)]), optional"

@@ -173,6 +173,41 @@ async def sleep_async(seconds: float) -> str:
     return "slept"
 
 
+async def agen_ticking() -> AsyncIterator[int]:
+    number = 0
+    try:
+        while True:
+            await asyncio.sleep(0)
+            yield number
+            number += 1
+    finally:
+        await asyncio.sleep(0)
+        log.append("closed")
+
+
+async def fail_when_cancelled() -> None:
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        raise ValueError("too late") from None
+
+
+def start_threads() -> None:
+    while True:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+
+
+async def ask_many_and_sleep(f: Any, count: int, seconds: float) -> str:
+    async def ask(number: int) -> None:
+        await f.aio(number)
+        log.append(number)
+
+    await asyncio.gather(*(ask(number) for number in range(count)))
+    return await sleep_async(seconds)
+
+
 async def async_callback(f: Any, x: Any) -> Any:
     return f(x)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import logging
 import logging.handlers
@@ -162,6 +163,35 @@ def items(count: int) -> Any:
     for number in range(count):
         print("making", number)
         yield number
+
+
+class _Litter:
+    """Prints when it is collected, and leaves another one to be collected."""
+
+    left = 0
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        print("litter")
+        if _Litter.left > 0:
+            _Litter.left -= 1
+            _Litter()
+
+
+def litter(count: int) -> None:
+    """From now on, the collector runs all the time, and each time something prints."""
+    _Litter.left = count
+    _Litter()
+    gc.set_threshold(1)
+
+
+def littered() -> int:
+    """Ends that; how much had not been collected."""
+    left, _Litter.left = _Litter.left, 0
+    gc.set_threshold(700)
+    return left
 
 
 def record(level: int, text: str, *args: Any) -> None:

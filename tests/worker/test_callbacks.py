@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack
@@ -12,7 +13,10 @@ import pytest
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
+from bridge_adapter.callbacks import CallbackHub
+from bridge_adapter.calls import CallTable
 from bridge_adapter.codec import Ref
+from bridge_adapter.loop import EventLoop
 
 
 def test_a_function_is_called_with_its_arguments_and_keywords(client: Client) -> None:
@@ -182,3 +186,23 @@ def test_an_answer_to_nothing_is_let_go_whether_it_can_be_read_or_not(client: Cl
     client.send(lane.response(77, None, 1))
     client.lane.send(b"\x94\x01\x4d\xc0" + UNREADABLE)
     assert client.call("math", "sqrt", 4) == 2.0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_connections_that_tell_side_by_side_tell_each_dropped_function_once() -> None:
+    hub = CallbackHub(EventLoop(), CallTable())
+    ids = [str(number) for number in range(100_000)]
+    ended = threading.Event()
+
+    def take() -> list[str]:
+        taken = []
+        while not ended.is_set() or hub.released:
+            taken += hub.take_released()
+        return taken
+
+    with ThreadPoolExecutor(3) as pool:
+        takers = [pool.submit(take) for _ in range(3)]
+        for id in ids:
+            hub.released.append(id)
+        ended.set()
+    assert sorted(id for taker in takers for id in taker.result()) == sorted(ids)

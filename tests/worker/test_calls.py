@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lane_client import HELPERS, Client, LaneError, payload
+from lane_client import HELPERS, Client, LaneError, no_threads, payload
 
+from bridge_adapter.calls import Call, CallTable
 from bridge_adapter.codec import Ref, StreamRef
+from bridge_adapter.errors import CallTimeout
+from bridge_adapter.loop import EventLoop
 
 
 def error_of(client: Client, fields: dict[str, Any], tool: str = "snakebridge.call") -> dict[str, Any]:
@@ -203,3 +207,19 @@ def test_depth_512_passes(client: Client) -> None:
     for _ in range(511):
         (value,) = value
     assert value == []
+
+
+def test_deadlines_and_coroutines_that_found_no_thread_find_one_later() -> None:
+    table, loop = CallTable(), EventLoop()
+    late = Call((1, 1), timeout_ms=0)
+    first, second = asyncio.sleep(0, "first"), asyncio.sleep(0, "second")
+    with no_threads():
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            table.add(late)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            loop.run(first)
+    first.close()
+    assert loop.run(second) == "second"
+    table.add(late)
+    with pytest.raises(CallTimeout):
+        late.run(lambda: late.sleep(20))

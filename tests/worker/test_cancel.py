@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -113,6 +114,41 @@ def test_a_call_that_waits_for_its_session_can_be_cancelled(worker: Worker, clie
     assert client.call("math", "sqrt", 4, session="held") == 2.0
     holder.close()
     watch.close()
+
+
+def test_a_deadline_is_heard_after_elixir_functions_were_asked_side_by_side(worker: Worker, client: Client, control: Client) -> None:
+    client.call("sample", "take_log")
+    id = next(client.ids)
+    fields = payload("sample", "ask_many_and_sleep", [client.function("f", 1, abs), 5, 30])
+    client.send(lane.request(id, "call", {"tool": "snakebridge.call", "payload": fields, "timeout_ms": 2000}))
+    log: list[Any] = []
+    with contextlib.closing(worker.connect()) as other:
+        # The one that began to wait first has its answer first.
+        for asked in [control.receive() for _ in range(5)]:
+            assert asked is not None
+            before = len(log)
+            control.send(lane.response(asked.id, None, 1))
+            while len(log) == before:
+                log += other.call("sample", "take_log", session="t")
+    with pytest.raises(LaneError, match="timeout"):
+        client.answer(id)
+    assert client.call("sample", "take_log") == ["async cancelled"]
+
+
+def test_a_deadline_that_strikes_while_a_thread_starts_hangs_nothing(client: Client) -> None:
+    for _ in range(200):
+        assert category(client, "start_threads", timeout_ms=3) == "timeout"
+
+
+def test_what_a_cancelled_coroutine_raises_is_told_to_nobody_else(worker: Worker) -> None:
+    with contextlib.closing(worker.connect(features=("output",))) as client:
+        for _ in range(3):
+            assert category(client, "fail_when_cancelled", timeout_ms=50) == "timeout"
+        client.call("gc", "collect")
+        assert client.notes == []
+        client.call("builtins", "exec", "import os; os.write(1, b'end\\n')")
+        assert any(client.call("math", "sqrt", 4) and "end\n" in worker.output for _ in range(20_000))
+        assert not any("never retrieved" in line for line in worker.output)
 
 
 def test_code_that_swallows_the_interruption_is_shown_by_stats(client: Client, control: Client) -> None:

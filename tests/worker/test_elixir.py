@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lane_client import Client, LaneError, Worker, payload
+from lane_client import Client, LaneError, Worker, no_threads, payload
 
 from bridge_adapter import elixir, lane
 from bridge_adapter.codec import OpaqueTerm, Ref
+from bridge_adapter.letters import Letters
 
 PID = OpaqueTerm(bytes(32) + b"\x03pid" + b"\x83...")
 PORT = OpaqueTerm(bytes(32) + b"\x04port" + b"\x83...")
@@ -187,3 +189,15 @@ def test_only_elixir_functions_are_called_and_with_their_arity(talking: Client) 
         talking.call("talker", "call", 5)
     with pytest.raises(LaneError, match="Callback expected arity 1, got 0"):
         talking.call("talker", "call", talking.function("one", 1, lambda x: x))
+
+
+def test_a_message_that_found_no_thread_costs_no_other_one() -> None:
+    one, other = socket.socketpair()
+    with contextlib.closing(lane.LaneSocket(one, 1 << 20)) as sending, contextlib.closing(lane.LaneSocket(other, 1 << 20)) as reading:
+        letters = Letters(sending)
+        large = bytes(1 << 17)  # is left to the thread
+        with no_threads(), pytest.raises(RuntimeError, match="can't start new thread"):
+            letters.post(large)
+        letters.post(large)
+        assert reading.receive() == large
+        letters.close()

@@ -113,3 +113,14 @@ def test_the_shell_moves_frames_of_every_size(sizes: list[int]) -> None:
     assert receiver.receive() is None
     thread.join()
     receiver.close()
+
+
+def test_a_closed_connection_is_an_oserror_for_whoever_offers_or_waits() -> None:
+    one, other = socket.socketpair()
+    with other:
+        closed = lane.LaneSocket(one, 1024)
+        closed.close()
+        with pytest.raises(OSError, match="negative"):
+            closed.offer(b"body")
+        with pytest.raises(OSError, match="negative"):
+            closed.writable()

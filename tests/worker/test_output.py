@@ -40,7 +40,7 @@ def text(client: Client, kind: str = "out") -> str:
 def test_printed_text_comes_before_the_result(hearing: Client) -> None:
     assert "output" in hearing.features
     assert hearing.call("talker", "say", "hello") == "hello"
-    assert said(hearing) == [["out", "hello\n"]]
+    assert text(hearing) == "hello\n"
 
 
 def test_it_names_the_caller_the_call_and_its_session(hearing: Client) -> None:
@@ -297,11 +297,28 @@ def test_finalisers_and_forked_children_may_print(worker: Worker, hearing: Clien
     assert any(hearing.call("math", "sqrt", 4) and "from the child\n" in worker.output for _ in range(20_000))
 
 
+@pytest.mark.parametrize("args", [(), ("--label-output",)])
+def test_finalisers_may_print_at_every_moment_of_a_call(args: tuple[str, ...]) -> None:
+    with Worker(args=args) as littering, contextlib.closing(littering.connect(features=("output",))) as client:
+        client.call("talker", "litter", 1_000_000)
+        for number in range(30):
+            assert client.call("talker", "say", str(number)) == str(number)
+        assert client.call("talker", "littered") < 1_000_000
+
+
 def test_an_executor_with_labels_keeps_them() -> None:
     with Worker(args=("--label-output",)) as labelled, contextlib.closing(labelled.connect(features=("output",))) as client:
         assert "output" not in client.features
         client.call("talker", "say", "hello")
         assert client.notes == []
+
+
+def test_a_label_ends_the_line_that_its_call_began_with_the_call() -> None:
+    with Worker(args=("--label-output",)) as labelled, contextlib.closing(labelled.connect()) as client:
+        for number in range(3):
+            client.tool("snakebridge.call", payload("talker", "say", [f"no end {number}", ""]), trace={"correlation_id": f"c{number}"})
+        expected = [f"[corr=c{number}] no end {number}\n" for number in range(3)]
+        assert any(client.call("math", "sqrt", 4) and labelled.output == expected for _ in range(20_000))
 
 
 def test_a_client_that_leaves_does_not_hold_up_what_prints(worker: Worker, client: Client) -> None:

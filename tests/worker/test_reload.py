@@ -256,3 +256,20 @@ def test_without_a_client_that_hears_it_the_worker_says_it(watching: Worker, pro
         assert any(
             client.call("math", "sqrt", 4) and any("bridge_adapter: reloaded" in line for line in watching.output) for _ in range(20_000)
         )
+
+
+def test_a_watched_module_that_user_code_forgets_fails_no_call(watching: Worker, project: Path) -> None:
+    (project / "forgotten.py").write_text("import shapes\n")
+    with contextlib.closing(watching.connect()) as client:
+        client.call("importlib", "import_module", "forgotten")
+        assert client.call("shapes_user", "ask") == 1
+        until(
+            client,
+            True,
+            "builtins",
+            "eval",
+            "any('forgotten' in finder._seen for finder in __import__('sys').meta_path if hasattr(finder, '_seen'))",
+        )
+        client.call("builtins", "eval", "__import__('sys').modules.pop('forgotten') and None")
+        (project / "shapes" / "model.py").write_text(MODEL.format(version=22))
+        until(client, 22, "shapes_user", "ask")

@@ -9,6 +9,7 @@ import pytest
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter.codec import Ref
+from bridge_adapter.refs import RefStore
 
 
 def make(client: Client, session: str) -> Ref:
@@ -170,3 +171,24 @@ def test_sessions_that_wait_for_each_other_get_an_error_not_a_hang(worker: Worke
 @pytest.mark.parametrize("id", ["x" * 513])
 def test_session_ids_are_bounded(client: Client, id: str) -> None:
     assert category(client, payload("math", "sqrt", [4], session=id)) == "invalid_request"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_objects_of_a_session_can_be_listed_while_its_calls_go_on() -> None:
+    refs = RefStore("s", 1 << 20, 0)
+    for _ in range(2000):
+        refs.add(object(), "", "", 0)
+    ended = threading.Event()
+
+    def add() -> None:
+        while not ended.is_set():
+            refs.add(object(), "", "", 0)
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    try:
+        for _ in range(300):
+            assert len(list(refs.objects())) >= 2000
+    finally:
+        ended.set()
+        adding.join()

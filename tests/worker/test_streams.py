@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_halting_closes_a_generator_that_is_running(worker: Worker, client: Clie
     control.send(lane.notification("cancel", [client.conn, id, "halted"]))
     assert client.answer(id)["items"] < 1000
     assert client.call("math", "sqrt", 4) == 2.0
+
+
+def test_halting_closes_an_async_generator_wherever_it_is_met(client: Client, control: Client) -> None:
+    client.call("sample", "take_log")
+    for _ in range(200):
+        id = client.open_stream(payload("sample", "agen_ticking"), credit=100_000)
+        assert client.receive() is not None
+        control.send(lane.notification("cancel", [client.conn, id, "halted"]))
+        assert client.answer(id).keys() == {"items"}
+        assert client.call("sample", "take_log") == ["closed"]
 
 
 def test_an_error_comes_after_the_items_before_it(client: Client) -> None:
@@ -151,3 +162,24 @@ def test_large_items_travel_one_by_one(client: Client) -> None:
     sizes: list[int] = []
     client.answer(id, lambda items: sizes.extend(map(len, items)))
     assert sizes == [3 << 20, 1, 3 << 20]
+
+
+def test_a_stream_that_is_halted_while_its_session_is_busy_closes_in_its_turn(worker: Worker, client: Client) -> None:
+    client.call("sample", "take_log")
+    id = client.open_stream(payload("sample", "gen_forever", ["in turn"]), credit=1)
+    assert client.receive() is not None
+    with contextlib.closing(worker.connect()) as other:
+        busy = payload("talker", "say_around", [other.function("f", 1, str), "x"])
+        other.send(lane.request(1, "call", {"tool": "snakebridge.call", "payload": busy}))
+        asked = other.receive()
+        assert asked is not None and asked.name == "callback"
+        client.send(lane.notification("cancel", [id, "halted"]))
+        assert client.answer(id) == {"items": 1}
+        assert client.call("sample", "take_log", session="t") == []
+        other.send(lane.response(asked.id, None, "answer"))
+        assert other.answer(1) == "answer"
+    log: list[Any] = []
+    while not log:
+        log = client.call("sample", "take_log")
+    assert log == [("closed", "in turn")]
+    assert "stream" not in client.call("builtins", "eval", "[t.name for t in __import__('threading').enumerate()]")

@@ -17,7 +17,9 @@ _GOOGLE = re.compile(
     r"^(Args|Arguments|Parameters|Params|Keyword Args|Keyword Arguments|Other Parameters|Attributes|Returns?|Yields?|Raises|Warns|"
     r"Examples?|Notes?|References?|See Also|Warnings?|Todo|Methods):\s*$"
 )
-_GOOGLE_ITEM = re.compile(r"^(\*{0,2}\w[\w.]*(?:\s*,\s*\*{0,2}\w+)*)\s*(?:\(([^)]*(?:\([^)]*\)[^)]*)*)\))?\s*:(?:\s+(.*)|$)")
+# Parentheses three deep, each read in one way only: a pattern that could cut them differently would try all ways.
+_IN_PARENTHESES = r"[^()]*(?:\((?:[^()]|\([^()]*\))*\)[^()]*)*"
+_GOOGLE_ITEM = re.compile(rf"^(\*{{0,2}}\w[\w.]*(?:\s*,\s*\*{{0,2}}\w+)*)\s*(?:\(({_IN_PARENTHESES})\))?\s*:(?:\s+(.*)|$)")
 _SPHINX = re.compile(
     r"^\s*:(param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|except|exception|ivar|cvar|var|vartype|yields?)\b"
     r"\s*([^:]*):\s*(.*)$"

@@ -243,6 +243,14 @@ defmodule SnakeBridge.Batcher do
     end
   end
 
+  # From a process that takes it for something else, which must not end it for everybody.
+  def handle_call(_, _from, state) do
+    text =
+      "#{state.options[:label]} is a batcher, which does not answer that: call it with SnakeBridge.Batcher"
+
+    {:reply, {:error, Error.new(:invalid_request, text)}, state}
+  end
+
   @impl true
   def handle_info(:due, state), do: {:noreply, advance(%{state | timer: nil})}
 

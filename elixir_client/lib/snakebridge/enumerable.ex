@@ -37,7 +37,7 @@ defmodule SnakeBridge.HeldStream do
   end
 
   defp reduce(ref, [item | items], done, size, {:cont, acc}, fun),
-    do: reduce(ref, items, done, size, fun.(item, acc), fun)
+    do: reduce(ref, items, done, size, handed(ref, item, items, acc, fun), fun)
 
   defp reduce(_ref, [], true, _size, {:cont, acc}, _fun), do: {:done, acc}
 
@@ -46,6 +46,15 @@ defmodule SnakeBridge.HeldStream do
       {:ok, items, done} -> reduce(ref, items, done, min(2 * size, @largest), {:cont, acc}, fun)
       {:error, error} -> raise error
     end
+  end
+
+  # A reader that raises has stopped, too.
+  defp handed(ref, item, items, acc, fun) do
+    fun.(item, acc)
+  catch
+    kind, reason ->
+      Runtime.stream_unread(ref, length(items))
+      :erlang.raise(kind, reason, __STACKTRACE__)
   end
 end
 

@@ -49,7 +49,7 @@ defmodule SnakeBridge.Exchange do
       try do
         exchange(worker, connection, id, {body, functions}, context, options)
       catch
-        # A type of the user whose loader throws, for example: what the connection brings next is not for the next call.
+        # Whatever it was: what the connection brings next is not for the next call.
         kind, reason ->
           Worker.cancel(worker, connection.id, id, "cancelled")
           Connections.discard(worker, connection)

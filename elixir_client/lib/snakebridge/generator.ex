@@ -20,9 +20,15 @@ defmodule SnakeBridge.Generator do
   defmodule Result do
     @moduledoc """
     What a run did: files written and removed, `problems` as introspection tells them, the Python files of the project's own libraries, and how
-    the environment differs from the lock.
+    the environment differs from the lock. `open`: something that is wanted was not described, and is to be asked for by the next run.
     """
-    defstruct written: [], removed: [], described: %{}, problems: [], own: %{}, differences: [], asked: false
+    defstruct written: [],
+              removed: [],
+              described: %{},
+              problems: [],
+              own: %{},
+              differences: [],
+              open: false
 
     @type t :: %__MODULE__{
             written: [Path.t()],
@@ -31,7 +37,7 @@ defmodule SnakeBridge.Generator do
             problems: [map()],
             own: %{String.t() => [Path.t()]},
             differences: [String.t()],
-            asked: boolean()
+            open: boolean()
           }
   end
 
@@ -134,7 +140,11 @@ defmodule SnakeBridge.Generator do
       mode == :fill and not unlocked and stale == [] and
         (missing == [] or (options[:python] == false and not Plan.needed?(missing))) and
           (remembered or intact) ->
-        settle(settings, manifest, state, remembered, options)
+        with {:ok, result, state} <- settle(settings, manifest, state, remembered, options),
+             do: {:ok, %{result | open: missing != []}, state}
+
+      mode == :prune and Plan.missing(libraries, %Manifest{}, %{}) == [] ->
+        forget(settings, libraries, lock, state, options)
 
       options[:python] == false ->
         {:error, unavailable(missing, settings)}
@@ -178,10 +188,26 @@ defmodule SnakeBridge.Generator do
     if options[:dry] do
       {:ok, %Result{described: described}, state}
     else
-      {rendered, written, removed} = Writer.write(described, settings.out, settings.format, state.rendered)
-
+      {rendered, written, removed} = write(described, settings, state)
       {:ok, %Result{written: written, removed: removed, described: described}, %{state | rendered: rendered}}
     end
+  end
+
+  # Nothing is wanted any more, which needs no Python.
+  defp forget(settings, libraries, lock, state, options) do
+    if options[:dry] == true or not File.exists?(settings.manifest) do
+      {:ok, %Result{}, state}
+    else
+      {rendered, [], removed} = write(%{}, settings, state)
+      Manifest.write(Manifest.new(Map.new(libraries, &{&1.name, &1.root}), [], %{}), settings.manifest)
+      unless Lock.empty?(lock), do: Lock.write(%{lock | packages: %{}}, settings.lock)
+      {:ok, %Result{removed: removed}, %{state | described: %{}, rendered: rendered, settled: %{}, own: %{}}}
+    end
+  end
+
+  defp write(described, settings, state) do
+    {rendered, written, removed} = Writer.write(described, settings.out, settings.format, state.rendered)
+    {rendered, written, removed ++ Writer.move_out(state.rendered, settings.out, settings.sources)}
   end
 
   defp intact?(manifest, settings) do
@@ -211,6 +237,7 @@ defmodule SnakeBridge.Generator do
 
   defp ask(context, libraries, question, known, state) do
     %{settings: settings, options: options} = context
+    context = Map.put(context, :began, System.os_time(:second))
 
     with {:ok, answer} <- introspect(settings, question, options) do
       failed = for %{"kind" => "import", "library" => name} <- answer["problems"], do: name
@@ -222,14 +249,13 @@ defmodule SnakeBridge.Generator do
         described: described,
         problems: problems,
         own: answer["own"] || %{},
-        asked: true,
         differences:
           for({:drift, line} <- Lock.differences(known_lock(context.lock, present), present), do: line)
       }
 
       cond do
         # Half an answer is not written over what was whole.
-        failed != [] or options[:dry] -> {:ok, result, state}
+        failed != [] or options[:dry] -> {:ok, %{result | open: failed != []}, state}
         true -> store(context, libraries, result, present, state)
       end
     end
@@ -259,8 +285,7 @@ defmodule SnakeBridge.Generator do
     roots = Map.merge(kept.libraries, Map.new(libraries, &{&1.name, &1.root}))
     asked = MapSet.difference(MapSet.union(kept.asked, MapSet.new(Plan.asked(libraries))), MapSet.new(missed))
 
-    {rendered, written, removed} =
-      Writer.write(result.described, settings.out, settings.format, state.rendered)
+    {rendered, written, removed} = write(result.described, settings, state)
 
     manifest = Manifest.new(roots, asked, result.described)
     Manifest.write(manifest, settings.manifest)
@@ -268,7 +293,7 @@ defmodule SnakeBridge.Generator do
 
     settled = if mode == :fill, do: state.settled, else: %{}
     own = if mode == :fill, do: state.own, else: %{}
-    state = %{state | own: Map.merge(own, State.noted(result.own))}
+    state = %{state | own: Map.merge(own, State.noted(result.own, context.began))}
     state = %{state | described: result.described, rendered: rendered}
     state = %{state | settled: Map.merge(settled, settled(libraries, manifest, unknown))}
     {:ok, %{result | written: written, removed: removed}, state}

@@ -46,10 +46,14 @@ defmodule SnakeBridge.Messages do
 
     :ok
   rescue
-    error ->
-      Logger.warning("Python sent a message to #{inspect(to)}, which failed: #{Exception.message(error)}")
-      :ok
+    error -> failed(to, Exception.message(error))
+  catch
+    # A registry that is asked for the name may be no more.
+    kind, reason -> failed(to, Exception.format_banner(kind, reason))
   end
+
+  defp failed(to, why),
+    do: Logger.warning("Python sent a message to #{inspect(to)}, which failed: #{why}")
 
   @doc "Says that a notification came which cannot be read."
   @spec unreadable(Exception.t()) :: :ok

@@ -55,7 +55,16 @@ defmodule SnakeBridge.Output do
 
   @doc "Says the entries, in order. Whatever becomes of the process that should hear them, this returns."
   @spec say([list()], speaker()) :: :ok
-  def say(entries, speaker), do: Enum.each(entries, &said(&1, speaker))
+  def say(entries, speaker), do: entries |> joined() |> Enum.each(&said(&1, speaker))
+
+  # Texts that follow each other are said at once: a group leader may be far away, or slow.
+  defp joined([[kind, _] | _] = entries) when kind in ["out", "err"] do
+    {same, rest} = Enum.split_while(entries, &match?([^kind, _], &1))
+    [[kind, Enum.map_join(same, fn [_, text] -> plain(text) end)] | joined(rest)]
+  end
+
+  defp joined([entry | rest]), do: [entry | joined(rest)]
+  defp joined([]), do: []
 
   defp said(entry, speaker) do
     say_one(entry, speaker)

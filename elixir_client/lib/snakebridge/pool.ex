@@ -213,11 +213,11 @@ defmodule SnakeBridge.Pool do
       [{_, index, _, _}] ->
         case :ets.lookup(@workers, {pool, index}) do
           [{_, :ready, worker}] -> {:ok, worker}
-          _ -> await(pool, index, context)
+          _ -> pool |> await(index, context) |> or_another(context, session)
         end
 
       [] ->
-        with :ok <- ensure_running(pool), {:ok, worker} <- choose(pool, context) do
+        with :ok <- living(session), :ok <- ensure_running(pool), {:ok, worker} <- choose(pool, context) do
           # Two first calls at once must agree.
           if :ets.insert_new(@placements, {{pool, session}, worker.index, worker.generation, nil}) do
             :atomics.add(worker.counts, 3, 1)
@@ -227,6 +227,30 @@ defmodule SnakeBridge.Pool do
           end
         end
     end
+  end
+
+  # A worker that was chosen beforehand, and cannot be had, is given up for any other.
+  defp or_another({:error, %Error{category: :worker_start}} = error, %{pool: pool} = context, session) do
+    case :ets.select_delete(@placements, [{{{pool, session}, :_, 0, nil}, [], [true]}]) do
+      1 -> place(context, session)
+      0 -> error
+    end
+  end
+
+  defp or_another(result, _, _), do: result
+
+  # What would be made in a session that has ended with its process, nobody would release.
+  defp living(session) do
+    if SessionManager.ended?(session),
+      do:
+        {:error,
+         Error.new(
+           :unknown_ref,
+           "the session #{session} has ended with the process whose session it was, and what it held is released; " <>
+             "make the object again, in a process that lives as long as it is needed",
+           %{"session_id" => session}
+         )},
+      else: :ok
   end
 
   defp ensure_running(pool),
@@ -311,6 +335,36 @@ defmodule SnakeBridge.Pool do
   end
 
   @doc false
+  # Puts a new session on the worker that has the fewest, also of those that start: sessions that begin while the pool does would all meet in
+  # the worker that is ready first.
+  def spread(pool, session) do
+    with :ok <- ensure_running(pool) do
+      statuses = for index <- 1..size(pool), do: {index, status(pool, index)}
+      start = Enum.filter(statuses, fn {_, {status, _}} -> status in [:ready, :starting] end)
+      # Those that are down start again.
+      choice =
+        if start == [], do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end), else: start
+
+      unless choice == [] do
+        {index, _} = choice |> Enum.shuffle() |> Enum.min_by(&load(pool, &1))
+        place_on(pool, session, index)
+      end
+    end
+
+    :ok
+  end
+
+  defp status(pool, index) do
+    case :ets.lookup(@workers, {pool, index}) do
+      [{_, status, worker}] -> {status, worker}
+      [] -> {:starting, %{}}
+    end
+  end
+
+  defp load(_, {_, {:ready, worker}}), do: :atomics.get(worker.counts, 3)
+  defp load(pool, {index, _}), do: placed_on(pool, index)
+
+  @doc false
   # The worker of a session, and why what it held there is gone, if it is.
   def placement(pool, session) do
     case :ets.lookup(@placements, {pool, session}) do
@@ -330,22 +384,27 @@ defmodule SnakeBridge.Pool do
   def release_session(session) do
     for {pool, _, _} <- :ets.tab2list(@pools),
         {_, index, _, _} <- :ets.lookup(@placements, {pool, session}) do
-      case :ets.lookup(@workers, {pool, index}) do
-        [{_, :ready, worker}] ->
-          payload = SnakeBridge.Payload.release_session(session)
-          context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
-          Exchange.call(worker, session, "snakebridge.release_session", payload, context)
-          :atomics.sub(worker.counts, 3, 1)
-
-        _ ->
-          :ok
+      with {:ok, worker} <- ready_worker(pool, index) do
+        payload = SnakeBridge.Payload.release_session(session)
+        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
+        Exchange.call(worker, session, "snakebridge.release_session", payload, context)
       end
 
-      :ets.delete(@placements, {pool, session})
+      # Of several that end a session at once one takes it off; its worker may be another process by now.
+      with [_] <- :ets.take(@placements, {pool, session}),
+           {:ok, worker} <- ready_worker(pool, index),
+           do: :atomics.sub(worker.counts, 3, 1)
     end
 
     SnakeBridge.SessionContext.forget(session)
     :ok
+  end
+
+  defp ready_worker(pool, index) do
+    case :ets.lookup(@workers, {pool, index}) do
+      [{_, :ready, worker}] -> {:ok, worker}
+      _ -> :none
+    end
   end
 
   @doc false

@@ -15,10 +15,13 @@ defmodule SnakeBridge.PulledStream do
   @spec open(((term() -> term()) -> :ok | {:ok, term()} | {:error, term()})) :: t()
   def open(run) do
     {reader, tag} = {self(), make_ref()}
+    callers = [reader | Process.get(:"$callers", [])]
 
     {process, monitor} =
       spawn_monitor(fn ->
         watch = Process.monitor(reader)
+        # As tasks do it: a client that is a mock of the reader's knows it by them.
+        Process.put(:"$callers", callers)
         result = run.(&hand_over(&1, reader, tag, watch))
         send(reader, {tag, :ended, result})
       end)
@@ -52,16 +55,20 @@ defmodule SnakeBridge.PulledStream do
   @doc "Ends it, wherever it is."
   @spec halt(t()) :: :ok
   def halt(%__MODULE__{process: process, monitor: monitor, tag: tag}) do
+    # `next/1` may have read what this one had to tell.
+    Process.demonitor(monitor, [:flush])
+    end_of_process = Process.monitor(process)
     send(process, {tag, :halt})
 
     receive do
-      {:DOWN, ^monitor, :process, _, _} -> :ok
+      {:DOWN, ^end_of_process, :process, _, _} -> :ok
     after
       # It waits for an item that does not come.
-      @halt_timeout -> Process.exit(process, :kill)
+      @halt_timeout ->
+        Process.exit(process, :kill)
+        receive do: ({:DOWN, ^end_of_process, :process, _, _} -> :ok)
     end
 
-    Process.demonitor(monitor, [:flush])
     drop(tag)
   end
 

@@ -22,6 +22,9 @@ defmodule SnakeBridge.Reload do
   def reload(module, opts \\ []) do
     opts = Keyword.validate!(opts, pool: :all, deep: false, wait: @wait)
 
+    unless is_integer(opts[:wait]) and opts[:wait] >= 0,
+      do: raise(ArgumentError, "wait: is a number of milliseconds >= 0, not #{inspect(opts[:wait])}")
+
     unless RuntimeClient.current() == Pool do
       raise ArgumentError,
             "modules are reloaded in workers of the embedded pool; with #{inspect(RuntimeClient.current())} restart its workers"
@@ -34,10 +37,13 @@ defmodule SnakeBridge.Reload do
       "wait_ms" => opts[:wait]
     }
 
-    workers = Enum.flat_map(pools(opts[:pool]), &Pool.ready/1)
+    with {:ok, pools} <- pools(opts[:pool]),
+         do: in_workers(Enum.flat_map(pools, &Pool.ready/1), payload, opts[:wait])
+  end
 
+  defp in_workers(workers, payload, wait) do
     workers
-    |> Task.async_stream(&ask(&1, payload, opts[:wait]),
+    |> Task.async_stream(&ask(&1, payload, wait),
       timeout: :infinity,
       max_concurrency: max(1, length(workers))
     )
@@ -59,8 +65,19 @@ defmodule SnakeBridge.Reload do
     Exchange.call(worker, payload["session_id"], "snakebridge.reload", payload, context)
   end
 
-  defp pools(:all), do: Pool.names()
-  defp pools(name), do: [name]
+  defp pools(:all), do: {:ok, Pool.names()}
+
+  defp pools(name) do
+    # One that has not started yet has loaded nothing.
+    if name in Pool.names() or Keyword.has_key?(Application.get_env(:snakebridge, :pools, default: []), name),
+      do: {:ok, [name]},
+      else:
+        {:error,
+         Error.new(
+           :unavailable,
+           "there is no pool #{inspect(name)}; the pools that run are #{inspect(Pool.names())}"
+         )}
+  end
 
   defp report(answers) do
     %{

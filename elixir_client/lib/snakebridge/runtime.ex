@@ -200,18 +200,28 @@ defmodule SnakeBridge.Runtime do
   def stream_to_end(target, function, args, callback, opts) do
     {kind, fields, runtime} = stream_fields(target, function, args, opts)
     client = RuntimeClient.current()
-    payload = payload(client, kind, fields, runtime)
 
-    case client.execute_stream(
-           "snakebridge.stream",
-           payload,
-           receiving(client, callback),
-           runtime_opts(runtime)
-         ) do
-      :ok -> {:ok, nil}
+    with {:ok, payload} <- sendable(client, kind, fields, runtime),
+         :ok <-
+           client.execute_stream(
+             "snakebridge.stream",
+             payload,
+             receiving(client, callback),
+             runtime_opts(runtime)
+           ) do
+      {:ok, nil}
+    else
       {:ok, value} -> {:ok, value}
       {:error, error} -> {:error, enrich(error, {target, function, args})}
     end
+  end
+
+  # What the consumer of the items raises is not ours to catch, so only this is done here.
+  defp sendable(client, kind, fields, runtime) do
+    {:ok, payload(client, kind, fields, runtime)}
+  rescue
+    # The tagged codec raises: its value cannot travel.
+    error in Error -> {:error, error}
   end
 
   @doc "The items of a function's result as a lazy enumerable: opened when it is first asked, closed when it is left. Errors are raised."
@@ -222,7 +232,7 @@ defmodule SnakeBridge.Runtime do
     Stream.resource(
       fn -> open(kind, fields, runtime, {target, function, args}) end,
       fn
-        {:failed, error} ->
+        {:failed, error, _} ->
           raise error
 
         stream ->
@@ -230,11 +240,11 @@ defmodule SnakeBridge.Runtime do
             {:items, items, stream} -> {items, stream}
             {:done, stream} -> {:halt, stream}
             # Raised at the next step: the accumulator of a step that raises is the one before it, a stream that still looks open.
-            {:error, error, _} -> {[], {:failed, enrich(error, {target, function, args})}}
+            {:error, error, stream} -> {[], {:failed, enrich(error, {target, function, args}), stream}}
           end
       end,
       fn
-        {:failed, _} -> :ok
+        {:failed, _, stream} -> halt(stream)
         stream -> halt(stream)
       end
     )
@@ -252,6 +262,8 @@ defmodule SnakeBridge.Runtime do
         {:error, error} -> raise enrich(error, origin)
       end
     else
+      if RuntimeClient.has?(client, :track, 1), do: client.track(payload)
+
       PulledStream.open(fn hand_over ->
         client.execute_stream("snakebridge.stream", payload, receiving(client, hand_over), opts)
       end)
@@ -394,13 +406,13 @@ defmodule SnakeBridge.Runtime do
       encode = fn -> {:ok, Enum.reduce(keys, payload, &encode_at/2)} end
       # What cannot be encoded raises, and its functions are forgotten.
       {:ok, payload, functions} = CallbackRegistry.sending(nil, self(), encode)
-      if functions != [] and offers_functions?(client), do: client.offer_functions(payload["session_id"])
+
+      if functions != [] and RuntimeClient.has?(client, :offer_functions, 1),
+        do: client.offer_functions(payload["session_id"])
+
       payload
     end
   end
-
-  defp offers_functions?(client),
-    do: Code.ensure_loaded?(client) and function_exported?(client, :offer_functions, 1)
 
   defp encode_at(key, payload) do
     case payload do

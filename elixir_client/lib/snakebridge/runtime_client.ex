@@ -19,7 +19,9 @@ defmodule SnakeBridge.RuntimeClient do
   @callback native_terms?() :: boolean()
   @doc "Called before a payload that holds Elixir functions is sent: Python will call them as tool `snakebridge.callback` of that session."
   @callback offer_functions(session_id :: String.t()) :: :ok
-  @optional_callbacks native_terms?: 0, execute_stream: 4, offer_functions: 1
+  @doc "Called by a process that reads a stream lazily, before another process runs it: a client that ends sessions with their processes notes this one."
+  @callback track(payload :: map()) :: :ok
+  @optional_callbacks native_terms?: 0, execute_stream: 4, offer_functions: 1, track: 1
 
   @override :snakebridge_runtime_client
 
@@ -45,7 +47,10 @@ defmodule SnakeBridge.RuntimeClient do
 
   @doc "True when the client takes Elixir terms as they are."
   @spec native?(module()) :: boolean()
-  def native?(client),
-    do:
-      Code.ensure_loaded?(client) and function_exported?(client, :native_terms?, 0) and client.native_terms?()
+  def native?(client), do: has?(client, :native_terms?, 0) and client.native_terms?()
+
+  @doc "Whether a client has one of the callbacks that are optional."
+  @spec has?(module(), atom(), arity()) :: boolean()
+  def has?(client, callback, arity),
+    do: Code.ensure_loaded?(client) and function_exported?(client, callback, arity)
 end

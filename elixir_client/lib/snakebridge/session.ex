@@ -21,6 +21,8 @@ defmodule SnakeBridge.Session do
     * `:init` - a function without arguments that returns `{:ok, state}` or `{:error, reason}` (required)
     * `:warm_up` - a function of the state that runs before the first call does (compile, load lazily); `{:error, reason}` from it is a failure
     * `:name` - as for a `GenServer`
+    * `:restart` - what its supervisor does when it ends: `:permanent` (default), `:transient` for sessions that are stopped one by one, as those of
+      users: `stop/1`, and giving up after too many failures, end these for good
     * `:pool`, `:timeout` - of the Python calls in the session that name none themselves
     * `:pinned`, `:concurrent` - as for `SnakeBridge.create_session/1`
     * `:max_failures` - how often in a row it may fail to begin, or be lost soon after, before its process gives up and its supervisor decides
@@ -62,7 +64,13 @@ defmodule SnakeBridge.Session do
 
   @doc false
   def child_spec(options) do
-    %{id: {__MODULE__, options[:name] || make_ref()}, start: {__MODULE__, :start_link, [options]}}
+    {restart, options} = Keyword.pop(options, :restart, :permanent)
+
+    %{
+      id: {__MODULE__, options[:name] || make_ref()},
+      start: {__MODULE__, :start_link, [options]},
+      restart: restart
+    }
   end
 
   @doc "Starts a session. It begins in the background."
@@ -76,13 +84,9 @@ defmodule SnakeBridge.Session do
 
   @doc false
   def checked(options) do
-    case Keyword.keys(options) -- @options do
-      [] ->
-        :ok
-
-      unknown ->
-        raise ArgumentError, "a session has no option #{inspect(hd(unknown))}; see SnakeBridge.Session"
-    end
+    for key <- Keyword.keys(options),
+        key not in @options,
+        do: raise(ArgumentError, "a session has no option #{inspect(key)}; see SnakeBridge.Session")
 
     unless is_function(options[:init], 0),
       do:
@@ -194,11 +198,12 @@ defmodule SnakeBridge.Session do
   @spec cast(session(), (state() -> term()) | method(), [term()], keyword()) :: :ok
   def cast(session, work, args \\ [], opts \\ [])
 
-  def cast(session, work, _, _) when is_function(work, 1), do: GenServer.cast(session, {:cast, work})
+  def cast(session, work, _, _) when is_function(work, 1),
+    do: GenServer.cast(Visit.checked(session), {:cast, work})
 
   def cast(session, method, args, opts) when is_list(args) do
     {work, _, _} = method_call(method, args, opts)
-    GenServer.cast(session, {:cast, work})
+    GenServer.cast(Visit.checked(session), {:cast, work})
   end
 
   @doc """
@@ -249,7 +254,7 @@ defmodule SnakeBridge.Session do
   end
 
   defp step(place, outer, reduce) do
-    case reduce.() do
+    case reduced(place, reduce) do
       {:suspended, acc, continue} ->
         {:suspended, acc,
          fn acc ->
@@ -265,6 +270,15 @@ defmodule SnakeBridge.Session do
       ended ->
         ended
     end
+  end
+
+  # Who reads only streams finds out, too, that the state is gone.
+  defp reduced(place, reduce) do
+    reduce.()
+  rescue
+    error in Error ->
+      Visit.note(error, place)
+      reraise error, __STACKTRACE__
   end
 
   # --- looking in ---
@@ -284,9 +298,12 @@ defmodule SnakeBridge.Session do
   often it has begun), `:failures` (in a row), `:last_error`, `:casts` (that wait).
   """
   @spec info(session()) :: map()
-  def info(session), do: GenServer.call(session, :info)
+  def info(session), do: GenServer.call(Visit.checked(session), :info)
 
-  @doc "Ends a session; what it held in Python is released."
+  @doc """
+  Ends a session; what it held in Python is released. A supervisor starts it again, with `init`, unless it was started with `restart: :transient`
+  (or `:temporary`).
+  """
   @spec stop(session()) :: :ok
   def stop(session), do: GenServer.stop(session)
 end

@@ -37,6 +37,18 @@ defmodule SnakeBridge.SessionManager do
     end
   end
 
+  @doc "Whether this is the automatic session of a process that has ended."
+  @spec ended?(String.t()) :: boolean()
+  def ended?("auto_" <> rest) do
+    [pid | _] = String.split(rest, "_")
+    not Process.alive?(:erlang.list_to_pid('<' ++ to_charlist(pid) ++ '>'))
+  rescue
+    # A name of somebody's own.
+    ArgumentError -> false
+  end
+
+  def ended?(_), do: false
+
   @doc false
   def table, do: @callers
 

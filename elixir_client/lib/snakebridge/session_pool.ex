@@ -27,7 +27,7 @@ defmodule SnakeBridge.SessionPool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Pool, Session}
+  alias SnakeBridge.{Error, Pool, Session}
   alias SnakeBridge.Session.Visit
   alias SnakeBridge.SessionPool.Desk
 
@@ -93,6 +93,10 @@ defmodule SnakeBridge.SessionPool do
     desk =
       Keyword.merge(Keyword.take(options, @own), desk: desk(name), label: label, session: &session(name, &1))
 
+    # A pool that was killed leaves its processes to end by themselves; their names must be free.
+    for left <- [desk(name) | Enum.map(1..options[:size], &session(name, &1))],
+        do: ended(Process.whereis(left))
+
     sessions =
       for index <- 1..options[:size] do
         own = [
@@ -108,6 +112,18 @@ defmodule SnakeBridge.SessionPool do
     Supervisor.init([{Desk, desk} | sessions], strategy: :one_for_one, max_restarts: 10 * options[:size])
   end
 
+  defp ended(nil), do: :ok
+
+  defp ended(pid) do
+    monitor = Process.monitor(pid)
+
+    receive do
+      {:DOWN, ^monitor, _, _, _} -> :ok
+    after
+      1_000 -> Process.demonitor(monitor, [:flush])
+    end
+  end
+
   defp desk(name), do: Module.concat(name, "Desk")
 
   @doc "One of the sessions, by its number from 1, for what `SnakeBridge.Session` can do."
@@ -116,7 +132,7 @@ defmodule SnakeBridge.SessionPool do
 
   @doc "How many sessions a running pool has."
   @spec size(atom()) :: pos_integer()
-  def size(name), do: Supervisor.count_children(name).specs - 1
+  def size(name), do: length(info(name).sessions)
 
   @doc "`SnakeBridge.Session.call/4`, on the session whose turn it is."
   @spec call(atom(), (Session.state() -> term()) | Session.method(), keyword() | [term()]) :: Session.answer()
@@ -137,12 +153,31 @@ defmodule SnakeBridge.SessionPool do
 
   @doc false
   def run(name, work, again, deadline, reruns \\ @reruns) do
-    borrowing = fn session -> Visit.run(session, work, again, deadline, 0) end
+    visiting = fn session ->
+      case Visit.place(session, deadline) do
+        {:ok, place} -> {:visited, Visit.once(place, work)}
+        {:error, error} -> {:unvisited, error}
+      end
+    end
 
-    with {:error, %SnakeBridge.Error{} = error} = result <- borrow(name, borrowing, deadline) do
-      if reruns > 0 and Visit.again?(error, again),
-        do: run(name, work, again, deadline, reruns - 1),
-        else: result
+    case borrow(name, visiting, deadline) do
+      {:visited, {:error, %Error{} = error} = result} ->
+        if reruns > 0 and Visit.again?(error, again),
+          do: run(name, work, again, deadline, reruns - 1),
+          else: result
+
+      {:visited, result} ->
+        result
+
+      # It ended in this moment; the work has not begun, whatever it is.
+      {:unvisited, %Error{category: category}} when reruns > 0 and category != :timeout ->
+        run(name, work, again, deadline, reruns - 1)
+
+      {:unvisited, error} ->
+        {:error, error}
+
+      {:error, error} ->
+        {:error, error}
     end
   end
 
@@ -155,7 +190,7 @@ defmodule SnakeBridge.SessionPool do
 
   Answers what the function returns, or `{:error, error}` when no session was to be had. Options: `timeout:`.
   """
-  @spec checkout(atom(), (GenServer.name() -> result), keyword()) :: result | {:error, SnakeBridge.Error.t()}
+  @spec checkout(atom(), (GenServer.name() -> result), keyword()) :: result | {:error, Error.t()}
         when result: term()
   def checkout(name, function, opts \\ []) when is_function(function, 1),
     do: borrow(name, function, deadline(opts[:timeout]))

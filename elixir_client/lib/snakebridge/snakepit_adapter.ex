@@ -35,7 +35,9 @@ if Code.ensure_loaded?(Snakepit.Adapter) do
 
       cond do
         named ->
-          System.find_executable(named) || raise("there is no executable #{named}; #{correct_python()}")
+          # A path is meant from here, as a shell reads it; a bare name is looked for in PATH.
+          System.find_executable(if(named =~ "/", do: Path.expand(named), else: named)) ||
+            raise("there is no executable #{named}; #{correct_python()}")
 
         File.exists?(venv) ->
           venv

@@ -99,9 +99,11 @@ defmodule SnakeBridge.SnakepitClient do
     end
   end
 
-  # Sessions that have a name end when they are told to.
-  defp track(payload) do
+  @doc "Notes the calling process, whose automatic session ends with it. Sessions that have a name end when they are told to."
+  @impl true
+  def track(payload) do
     if payload["session_id"] == SessionManager.auto_session(), do: SessionManager.track(__MODULE__)
+    :ok
   end
 
   defp options(opts) do
@@ -116,8 +118,8 @@ defmodule SnakeBridge.SnakepitClient do
   # --- functions that Python calls ---
 
   defp call_back(session, %{"callback_id" => id, "args" => args}) do
-    with {:ok, function, _owner} <- CallbackRegistry.fetch(id) do
-      SessionContext.inside(session, fn -> function |> apply(Types.decode(args)) |> encoded() end)
+    with {:ok, function, owner} <- CallbackRegistry.fetch(id) do
+      SessionContext.inside(session, fn -> function |> apply(Types.decode(args)) |> encoded(owner) end)
     else
       :error -> failed("the Elixir function #{id} is gone: the process that passed it has ended")
     end
@@ -127,7 +129,12 @@ defmodule SnakeBridge.SnakepitClient do
     kind, reason -> failed(Exception.format_banner(kind, reason))
   end
 
-  defp encoded(value), do: Types.encode(value, callback: &CallbackRegistry.register/1)
+  # Functions in the result belong to whoever owns the function: a process that only runs it may end with it.
+  defp encoded(value, owner) do
+    encode = fn -> {:ok, Types.encode(value, callback: &CallbackRegistry.register/1)} end
+    {:ok, encoded, _} = CallbackRegistry.sending(nil, owner, encode)
+    encoded
+  end
 
   defp failed(reason), do: %{"__type__" => "callback_error", "reason" => reason}
 

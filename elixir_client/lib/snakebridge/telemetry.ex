@@ -48,7 +48,7 @@ defmodule SnakeBridge.Telemetry do
     if external?() do
       apply(:telemetry, :execute, [event, measurements, metadata])
     else
-      for {_, id, handler, config} <- :ets.lookup(@table, event) do
+      for {_, id, handler, config} <- attached(event) do
         try do
           handler.(event, measurements, metadata, config)
         catch
@@ -63,6 +63,13 @@ defmodule SnakeBridge.Telemetry do
 
       :ok
     end
+  end
+
+  defp attached(event) do
+    :ets.lookup(@table, event)
+  rescue
+    # The application is stopped; sessions tell of their ends all the same.
+    ArgumentError -> []
   end
 
   @doc "Runs a call between its events. Without anybody attached it only runs it."

@@ -2,6 +2,7 @@ defmodule SnakeBridge.CallbacksTest do
   use ExUnit.Case, async: false
 
   alias SnakeBridge.{CallbackRegistry, Error}
+  alias SnakeBridge.Exchange.Nesting
 
   @one [pool: :single]
 
@@ -164,9 +165,12 @@ defmodule SnakeBridge.CallbacksTest do
 
     test "because the function was killed by a link is an error in Python", %{before: before} do
       killed = fn _ -> Process.exit(self(), :kill) && Process.sleep(:infinity) end
+      in_use = :ets.tab2list(Nesting.table())
 
       assert ["CallbackError: the process that ran the Elixir function has died" <> _] =
                call!("in_thread", ["attempts", killed, 1])
+
+      assert :ets.tab2list(Nesting.table()) -- in_use == []
 
       assert generations() == before
     end

@@ -3,7 +3,7 @@ defmodule SnakeBridge.CrashTest do
 
   import SnakeBridge.Test.Eventually
 
-  alias SnakeBridge.Error
+  alias SnakeBridge.{Error, Pool}
 
   @one [pool: :single]
 
@@ -77,4 +77,31 @@ defmodule SnakeBridge.CrashTest do
   end
 
   # The worker is killed after its grace period, in the background.
+
+  test "a worker that has stopped reading, and a caller that is killed while it sends, hold up nobody else" do
+    options = Application.get_env(:snakebridge, :pools)[:single] |> Keyword.put(:kill_after, 60_000)
+    start_supervised!({Pool, [name: :stopped] ++ options})
+    there = [pool: :stopped]
+    # One call inside another, from a process of its own: two connections.
+    inner = fn a, b ->
+      Task.await(Task.async(fn -> SnakeBridge.call!("operator", "add", [a, b], there) end))
+    end
+
+    assert {:ok, 3} = SnakeBridge.call("functools", "reduce", [inner, [1, 2]], there)
+    [%{os_pid: os_pid}] = Pool.info(:stopped)
+    {_, 0} = System.cmd("/bin/sh", ["-c", "kill -s STOP #{os_pid}"])
+    much = SnakeBridge.bytes(:binary.copy(<<1>>, 20_000_000))
+    not_shared = [__runtime__: [shared: false]] ++ there
+
+    callers = for _ <- 1..2, do: spawn(fn -> SnakeBridge.call("builtins", "len", [much], not_shared) end)
+
+    # What they sent is not read, and no answer comes.
+    waits? = &match?({_, {:prim_inet, _, _}}, Process.info(&1, :current_function))
+    assert eventually(fn -> Enum.all?(callers, waits?) end)
+    for caller <- callers, do: Process.exit(caller, :kill)
+    assert eventually(fn -> not Enum.any?(callers, &Process.alive?/1) end)
+    # A process that is new has to be noted by who looks after the dead one.
+    assert {:ok, 2.0} = fn -> call("math", "sqrt", [4]) end |> Task.async() |> Task.await(30_000)
+    assert [%{os_pid: ^os_pid}] = Pool.info(:stopped)
+  end
 end

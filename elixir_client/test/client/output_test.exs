@@ -236,6 +236,50 @@ defmodule SnakeBridge.OutputTest do
     assert log =~ "[error] oh"
   end
 
+  test "who speaks for the threads of a worker ends with it" do
+    others = speakers()
+    options = Application.get_env(:snakebridge, :pools)[:single]
+    start_supervised!({SnakeBridge.Pool, [name: :spoken_for] ++ options})
+    {:ok, pid} = SnakeBridge.call("os", "getpid", [], pool: :spoken_for)
+    assert [speaker] = speakers() -- others
+    SnakeBridge.Test.Processes.kill(pid)
+    assert eventually(fn -> not Process.alive?(speaker) end)
+  end
+
+  defp speakers do
+    for pid <- Process.list(),
+        match?({SnakeBridge.Output.Late, _, _}, :proc_lib.translate_initial_call(pid)),
+        do: pid
+  end
+
+  test "a flood takes few requests of the group leader, which may be far away" do
+    test = self()
+    leader = spawn_link(fn -> listen(test) end)
+
+    call =
+      Task.async(fn ->
+        Process.group_leader(self(), leader) && SnakeBridge.call!("talker", "say_many", ["n", 30_000])
+      end)
+
+    Task.await(call, 30_000)
+    send(leader, {:done, self()})
+    assert_receive {:heard, requests, size}
+    assert size > 150_000
+    assert requests < size / 4_000
+  end
+
+  # A group leader that counts what it is asked to write.
+  defp listen(test, requests \\ 0, size \\ 0) do
+    receive do
+      {:io_request, from, ref, {:put_chars, :unicode, text}} ->
+        send(from, {:io_reply, ref, :ok})
+        listen(test, requests + 1, size + byte_size(text))
+
+      {:done, to} ->
+        send(to, {:heard, requests, size})
+    end
+  end
+
   test "a flood arrives whole" do
     text = capture_io(fn -> SnakeBridge.call!("talker", "say_many", ["n", 30_000]) end)
     assert text == Enum.map_join(0..29_999, &"n #{&1}\n")

@@ -4,6 +4,8 @@ defmodule SnakeBridge.PoolTest do
   # What the log says of workers that cannot start is what the tests check, not what a reader of their output needs.
   @moduletag capture_log: true
 
+  import SnakeBridge.Test.Eventually
+
   alias SnakeBridge.{Error, Lane, Pool}
   alias SnakeBridge.Lane.Connection
 
@@ -125,5 +127,20 @@ defmodule SnakeBridge.PoolTest do
     assert {:ok, 2.0} = sqrt(pool)
     assert [%{index: 1, status: :ready, os_pid: pid, sessions: 1}] = Pool.info(pool)
     assert is_integer(pid)
+  end
+
+  test "a session that several end at once is taken off its worker once", %{pool: pool} do
+    sessions = for _ <- 1..10, do: SnakeBridge.create_session!(pool: pool)
+    for session <- sessions, do: SnakeBridge.in_session(session, fn -> {:ok, 2.0} = sqrt(pool) end)
+    assert [%{sessions: 10}] = Pool.info(pool)
+    kept = List.last(sessions)
+
+    for session <- sessions -- [kept], _ <- 1..4 do
+      Task.async(fn -> SnakeBridge.close_session(session) end)
+    end
+    |> Task.await_many()
+
+    # Those that end the sessions of the tasks are at it still.
+    assert eventually(fn -> match?([%{sessions: 1}], Pool.info(pool)) end)
   end
 end

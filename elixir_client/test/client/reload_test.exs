@@ -74,6 +74,13 @@ defmodule SnakeBridge.ReloadTest do
   test "a module that is not there, or no wrapper, is told", %{pool: pool} do
     assert {:error, %{python_type: "ModuleNotFoundError"}} = SnakeBridge.reload("no_such_module", pool: pool)
 
+    for own <- ["__main__", "bridge_adapter.calls"] do
+      assert {:error, %{category: :invalid_request, message: message}} = SnakeBridge.reload(own, pool: pool)
+      assert message =~ "the worker's own code"
+    end
+
+    assert {:error, %{category: :unavailable}} = SnakeBridge.reload("reloaded", pool: :no_such_pool)
+
     assert_raise ArgumentError, ~r/Enum is no SnakeBridge wrapper/, fn ->
       SnakeBridge.reload(Enum, pool: pool)
     end
@@ -122,4 +129,10 @@ defmodule SnakeBridge.ReloadTest do
   end
 
   # Asks again until it is so, or the test has run out of its time.
+
+  test "a wait that is no time is refused" do
+    assert_raise ArgumentError, ~r/wait: is a number of milliseconds >= 0, not :infinity/, fn ->
+      SnakeBridge.reload("sample", wait: :infinity)
+    end
+  end
 end

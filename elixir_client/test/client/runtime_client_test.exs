@@ -71,4 +71,33 @@ defmodule SnakeBridge.RuntimeClientTest do
 
     assert {:ok, 2.0} = SnakeBridge.call("math", "sqrt", [4])
   end
+
+  defmodule Failing do
+    @behaviour SnakeBridge.RuntimeClient
+
+    @impl true
+    def execute(_, _, _), do: {:error, :worker_crash}
+
+    @impl true
+    def execute_stream(_, %{"function" => function}, callback, _) do
+      callback.(Process.get(:"$callers"))
+      if function == "crash", do: exit(:crashed), else: {:error, Error.new(:unavailable, "no more")}
+    end
+  end
+
+  test "a stream that fails leaves nothing with its reader" do
+    RuntimeClient.with_client(Failing, fn ->
+      assert {:error, %Error{category: :encode_error}} =
+               SnakeBridge.stream("m", "f", [self()], [], fn _ -> :ok end)
+
+      # The client is run by another process, which a mock of this one has to know.
+      assert [[me | _]] = SnakeBridge.stream("m", "f") |> Enum.take(1)
+      assert me == self()
+      before = Process.info(self(), :messages)
+      for _ <- 1..5, do: assert_raise(Error, fn -> SnakeBridge.stream("m", "f") |> Enum.to_list() end)
+      assert catch_exit(SnakeBridge.stream("m", "crash") |> Enum.to_list()) == :crashed
+      assert Process.info(self(), :messages) == before
+      assert Process.info(self(), :monitors) == {:monitors, []}
+    end)
+  end
 end

@@ -69,6 +69,9 @@ defmodule SnakeBridge.SnakepitAdapterTest do
   test "Snakepit learns what to start: this Python, the gateway's script, the adapter and flags of one's own" do
     Application.put_env(:snakebridge, :snakepit_args, ["--max-connections", "8"])
     assert @adapter.executable_path() == @python
+    # A path is meant from here.
+    Application.put_env(:snakebridge, :python, Path.relative_to_cwd(@python))
+    assert @adapter.executable_path() == @python
     assert Path.basename(@adapter.script_path()) == "grpc_server.py"
     assert File.regular?(@adapter.script_path())
 

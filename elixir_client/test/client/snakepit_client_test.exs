@@ -300,6 +300,25 @@ defmodule SnakeBridge.SnakepitClientTest do
     assert 0 = RuntimeClient.with_client(Pool, fn -> SnakeBridge.call_method!(door, :refs, [session]) end)
   end
 
+  test "the session of a process that only read a lazy stream is released, too" do
+    :ets.insert(:snakepit_double, {:watcher, self()})
+
+    session =
+      fn ->
+        assert [0, 1] = SnakeBridge.stream("itertools", "count") |> Enum.take(2)
+        SnakeBridge.current_session()
+      end
+      |> Task.async()
+      |> Task.await()
+
+    assert_receive {:released, ^session, {:ok, _}}, 5_000
+  end
+
+  test "a function that a function returned lives as long as the process that passed it" do
+    twice = SnakeBridge.call!("builtins", "eval", ["lambda f: f()(20) + f()(1)"])
+    assert {:ok, 23} = SnakeBridge.call_method(twice, :__call__, [fn -> &(&1 + 1) end])
+  end
+
   test "what Snakepit itself answers becomes an error with a category" do
     assert %Error{category: :timeout} =
              SnakepitClient.error(%{category: :timeout, message: "Pool execute timed out"})

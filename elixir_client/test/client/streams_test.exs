@@ -120,4 +120,10 @@ defmodule SnakeBridge.StreamsTest do
              Process.sleep(10) && SnakeBridge.in_session(session, fn -> {"closed", "killed"} in log() end)
            end)
   end
+
+  test "a held stream goes on after the item at which its reader raised" do
+    {:ok, held} = SnakeBridge.call("sample", "gen", [10])
+    assert_raise RuntimeError, fn -> Enum.each(held, &if(&1 == 4, do: raise("enough"))) end
+    assert Enum.to_list(held) == [5, 6, 7, 8, 9]
+  end
 end

@@ -133,4 +133,21 @@ defmodule SnakeBridge.TalkBackTest do
     {:ok, nil} = Task.await(owner)
     assert {:ok, "CallbackGone: " <> _} = talk("result_of_background", [])
   end
+
+  defmodule Unreachable do
+    def whereis_name(_), do: exit({:noproc, :its_registry})
+  end
+
+  @tag :capture_log
+  test "a name whose registry cannot be asked costs nobody but that message" do
+    Logger.configure(level: :warning)
+    on_exit(fn -> Logger.configure(level: :error) end)
+    [%{os_pid: os_pid}] = SnakeBridge.Pool.info(:single)
+    log = capture_log(fn -> {:ok, nil} = talk("send", [{:via, Unreachable, :x}, 1]) end)
+    assert log =~ "which failed" and log =~ "its_registry"
+    {:ok, nil} = talk("send_in_thread", [{:via, Unreachable, :x}, 1])
+    {:ok, nil} = talk("send_in_thread", [self(), :after_it])
+    assert_receive :after_it, 5_000
+    assert [%{os_pid: ^os_pid}] = SnakeBridge.Pool.info(:single)
+  end
 end

@@ -2,7 +2,8 @@ defmodule SnakeBridge.UserTypesLiveTest do
   # Not async: types are registered for the whole node.
   use ExUnit.Case, async: false
 
-  alias SnakeBridge.{Extension, Types}
+  alias SnakeBridge.{Error, Extension, Pool, SessionManager, Types}
+  alias SnakeBridge.Pool.Slots
   alias SnakeBridge.Test.Point
 
   setup do
@@ -33,5 +34,34 @@ defmodule SnakeBridge.UserTypesLiveTest do
 
     assert SnakeBridge.call!("geometry", "judged", [%Point{x: 9, y: 9}]) ==
              {:out_of_field, "too far", %Point{x: 9, y: 9}}
+  end
+
+  test "a loader that throws costs nobody but the one whose value it is" do
+    Types.register("test.point", fn _ -> throw(:snag) end)
+    points = [[%Point{x: 1.0, y: 2.0}, 2]]
+    snag = &match?({:error, %Error{category: :decode_error}}, &1)
+    assert snag.(SnakeBridge.stream("builtins", "iter", points, [], &{:seen, &1}))
+    assert_raise Error, ~r/snag/, fn -> SnakeBridge.stream("builtins", "iter", points) |> Enum.to_list() end
+    number = SessionManager.number()
+    assert Enum.flat_map(Slots.workers(), &Slots.held(&1.slots, number)) == []
+
+    # What comes by itself is read by a process on which all calls of the worker depend.
+    Types.register("test.point", fn _ -> exit(:snag) end)
+    workers = for worker <- Pool.info(), do: worker.os_pid
+
+    code = """
+    import threading, geometry
+    from bridge_adapter import elixir
+
+    def say():
+        elixir.send(to, geometry.Point(1.0, 2.0))
+        elixir.send(to, "said")
+
+    threading.Thread(target=say).start()
+    """
+
+    SnakeBridge.call!("builtins", "exec", [code, %{"to" => self()}])
+    assert_receive "said", 5_000
+    assert workers == for(worker <- Pool.info(), do: worker.os_pid)
   end
 end

@@ -3,7 +3,7 @@ defmodule SnakeBridge.Generator.FilesTest do
 
   import SnakeBridge.Described
 
-  alias SnakeBridge.Generator.{Environment, Lock, Manifest, Plan, Settings, TermFile, Verify, Writer}
+  alias SnakeBridge.Generator.{Environment, Lock, Manifest, Plan, Settings, State, TermFile, Verify, Writer}
 
   setup do
     directory = Path.join(System.tmp_dir!(), "snakebridge-files-#{System.unique_integer([:positive])}")
@@ -182,5 +182,21 @@ defmodule SnakeBridge.Generator.FilesTest do
     assert map_size(installed) == 1
     assert {:error, message} = Environment.installed("/no/python", [])
     assert message =~ "/no/python cannot be started"
+  end
+
+  test "a Python file that is written while it is described counts as changed", %{path: path} do
+    now = System.os_time(:second)
+    changed? = fn -> State.stale(%State{own: State.noted(%{"ours" => [path]}, now)}) != [] end
+    File.write!(path, "")
+    assert changed?.()
+    # Before, and by a clock that is ahead.
+    for at <- [now - 10, now + 100] do
+      File.touch!(path, at)
+      refute changed?.()
+    end
+
+    noted = State.noted(%{"ours" => [path]}, now)
+    File.touch!(path, now - 5)
+    assert State.stale(%State{own: noted}) == ["ours"]
   end
 end

@@ -21,6 +21,12 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   defp write(directory, path, text), do: File.write!(Path.join(directory, path), text)
 
+  # As if it had been there for long: what is newer than the dependency has Mix compile that again, all of it.
+  defp settings(directory, path, text) do
+    write(directory, path, text)
+    File.touch!(Path.join(directory, path), {{2020, 1, 1}, {0, 0, 0}})
+  end
+
   defp mix(directory, arguments, env \\ []) do
     System.cmd("mix", arguments,
       cd: directory,
@@ -30,7 +36,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
   end
 
   defp config(directory, libraries) do
-    write(directory, "config/config.exs", """
+    settings(directory, "config/config.exs", """
     import Config
     config :snakebridge, libraries: #{inspect(libraries)}, python: #{inspect(@python)}
     config :snakebridge,
@@ -49,6 +55,12 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   defp contents(files), do: Map.new(files, fn {path, {_, text}} -> {path, text} end)
 
+  test "symbols without a library are refused: everything would be described anew" do
+    assert_raise Mix.Error, ~r/about the libraries that are named/, fn ->
+      Mix.Tasks.Snakebridge.Gen.run(["--only", "dumps"])
+    end
+  end
+
   test "in an umbrella one app has the wrappers of what all of them use", %{directory: directory} do
     root = Path.join(directory, "umbrella")
     built = Path.join(root, "_build/test/lib")
@@ -58,14 +70,14 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
     {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
 
-    write(root, "mix.exs", """
+    settings(root, "mix.exs", """
     defmodule Umbrella.MixProject do
       use Mix.Project
       def project, do: [apps_path: "apps", version: "0.1.0"]
     end
     """)
 
-    write(root, "config/config.exs", """
+    settings(root, "config/config.exs", """
     import Config
     config :snakebridge,
       libraries: [:json, :math], sources: [Path.expand("../apps/*/lib", __DIR__)], python: #{inspect(@python)}
@@ -76,7 +88,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
            "{:snakebridge, path: #{inspect(File.cwd!())}}"},
           {"web", "", "{:wraps, in_umbrella: true}"}
         ] do
-      write(root, "apps/#{app}/mix.exs", """
+      settings(root, "apps/#{app}/mix.exs", """
       defmodule #{Macro.camelize(app)}.MixProject do
         use Mix.Project
         def project do
@@ -124,7 +136,7 @@ defmodule SnakeBridge.Generator.ProjectTest do
 
   @tag timeout: 180_000
   test "compile, change, verify", %{directory: directory} do
-    write(directory, "mix.exs", """
+    settings(directory, "mix.exs", """
     defmodule Demo.MixProject do
       use Mix.Project
       def project do
@@ -273,5 +285,68 @@ defmodule SnakeBridge.Generator.ProjectTest do
     write(directory, "lib/more.ex", "defmodule More do\n  def f, do: NotALibrary.f()\nend\n")
     assert {output, 1} = mix(directory, ["compile"])
     assert output =~ "error: " and output =~ "not_a_library" and output =~ "lib/more.ex:2"
+  end
+
+  @tag timeout: 120_000
+  test "what a run leaves open the next one asks for, and what moves or goes leaves nothing", %{
+    directory: directory
+  } do
+    root = Path.join(directory, "open")
+    built = Path.join(root, "_build/test/lib")
+    for folder <- [built | Enum.map(~w(lib config), &Path.join(root, &1))], do: File.mkdir_p!(folder)
+    {_, 0} = System.cmd("cp", ["-a", Mix.Project.app_path(), Path.join(built, "snakebridge")])
+
+    settings(root, "mix.exs", """
+    defmodule Open.MixProject do
+      use Mix.Project
+      def project do
+        [app: :open, version: "0.1.0", compilers: [:snakebridge] ++ Mix.compilers(),
+         deps: [{:snakebridge, path: #{inspect(File.cwd!())}}]]
+      end
+    end
+    """)
+
+    settings(root, "config/config.exs", """
+    import Config
+    config :snakebridge, libraries: [:json, :math], python: #{inspect(@python)}, generated: System.get_env("OUT")
+    config :snakebridge, pools: [default: [size: 1, python: #{inspect(@python)}]]
+    """)
+
+    offline = [{"SNAKEBRIDGE_OFFLINE", "1"}]
+
+    files = fn ->
+      root |> Path.join("lib/**/*.ex") |> Path.wildcard() |> Enum.map(&Path.relative_to(&1, root))
+    end
+
+    # What an import brings may be anything, so that it is missing is no error without Python; with Python it is asked for.
+    write(root, "lib/open.ex", "defmodule Open do\n  import Json\n  def f(x), do: dumps!(x)\nend\n")
+    assert {output, 1} = mix(root, ["compile"], offline)
+    assert output =~ "module Json is not loaded"
+    {output, status} = mix(root, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+
+    # What must not be asked anew is kept.
+    assert {_, 0} = mix(root, ["compile", "--force"], offline)
+    assert files.() == ["lib/open.ex", "lib/snakebridge_generated/json.ex"]
+
+    # A task that fails has not answered what the sources ask for meanwhile.
+    write(root, "lib/open.ex", "defmodule Open do\n  def f(x), do: Math.sinh!(x)\nend\n")
+    assert {output, 1} = mix(root, ["snakebridge.gen", "no_such_library"])
+    assert output =~ "no_such_library cannot be imported"
+    {output, status} = mix(root, ["compile", "--warnings-as-errors"])
+    assert {status, output} == {0, output}
+
+    # Modules in two folders would be there twice.
+    {output, status} = mix(root, ["run", "-e", "0.0 = Open.f(0)"], [{"OUT", "lib/wrapped"} | offline])
+    assert {status, output} == {0, output}
+    refute output =~ "redefining"
+    assert files.() == ["lib/open.ex", "lib/wrapped/json.ex", "lib/wrapped/math.ex"]
+
+    # Nothing is used any more.
+    write(root, "lib/open.ex", "defmodule Open do\nend\n")
+    {output, status} = mix(root, ["compile", "--force"])
+    assert {status, output} == {0, output}
+    assert files.() == ["lib/open.ex"]
+    refute File.read!(Path.join(root, "snakebridge.manifest.exs")) =~ "sinh"
   end
 end

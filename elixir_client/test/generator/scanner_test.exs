@@ -85,6 +85,17 @@ defmodule SnakeBridge.Generator.ScannerTest do
            ]
   end
 
+  test "aliases with further options" do
+    assert uses("""
+           defmodule A do
+             alias Numpy, as: N, warn: false
+             alias Numpy.Linalg, warn: false
+             alias Numpy.{Fft}, warn: false
+             def f(x), do: {N.sum(x), Linalg.norm(x), Fft.fft(x)}
+           end
+           """) == [{"Numpy", "sum", 5}, {"Numpy.Linalg", "norm", 5}, {"Numpy.Fft", "fft", 5}]
+  end
+
   test "inside quoted code, and not a module of the project that is called alike" do
     assert uses("""
            defmodule A do

@@ -106,6 +106,48 @@ defmodule SnakeBridge.SessionPoolTest do
     assert [_, _] = Enum.uniq(pids)
   end
 
+  test "a call that is given a session which has ended in this moment is run on another one" do
+    name = ready(start([]))
+    desk = Module.concat(name, "Desk")
+    # Nobody starts the session again, and its lender does not know yet.
+    :ok = :sys.suspend(name)
+    :ok = :sys.suspend(desk)
+    call = Task.async(fn -> SessionPool.call(name, fn model -> SnakeBridge.call_method(model, :pid) end) end)
+
+    assert eventually(fn ->
+             {:message_queue_len, 1} == Process.info(Process.whereis(desk), :message_queue_len)
+           end)
+
+    ended = Process.whereis(SessionPool.session(name, 1))
+    monitor = Process.monitor(ended)
+    Process.exit(ended, :kill)
+    assert_receive {:DOWN, ^monitor, :process, _, _}
+    :ok = :sys.resume(desk)
+    assert {:ok, pid} = Task.await(call)
+    assert is_integer(pid)
+    :ok = :sys.resume(name)
+  end
+
+  test "a pool that is killed comes back, whatever is left of it" do
+    name = :"sessions_#{System.unique_integer([:positive])}"
+    init = fn -> SnakeBridge.call("models", "Doubler") end
+    options = [name: name, size: 2, init: init, pool: :session_pools]
+
+    start_supervised!(%{
+      id: name,
+      start: {Supervisor, :start_link, [[{SessionPool, options}], [strategy: :one_for_one]]}
+    })
+
+    killed = Process.whereis(name)
+    session = name |> ready() |> SessionPool.session(1) |> Process.whereis()
+    # It has not ended when the pool is started again.
+    true = :erlang.suspend_process(session)
+    Process.exit(killed, :kill)
+    assert eventually(fn -> Process.whereis(name) not in [nil, killed] end)
+    true = :erlang.resume_process(session)
+    assert eventually(fn -> match?({:ok, _}, SessionPool.call(name, :pid, [])) end)
+  end
+
   test "an idempotent call is run again on another session" do
     name = ready(start([]))
     marker = Path.join(System.tmp_dir!(), "died-#{System.pid()}-#{System.unique_integer([:positive])}")

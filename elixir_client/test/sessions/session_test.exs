@@ -1,11 +1,13 @@
 defmodule SnakeBridge.SessionTest do
   use ExUnit.Case, async: false
 
+  import ExUnit.CaptureLog
   import SnakeBridge.Test.Eventually
 
   @moduletag capture_log: true
 
-  alias SnakeBridge.{Error, Session, Telemetry}
+  alias SnakeBridge.{Batcher, Error, Pool, Session, SessionPool, Telemetry}
+  alias SnakeBridge.Test.Processes
 
   @pool :single
 
@@ -121,6 +123,141 @@ defmodule SnakeBridge.SessionTest do
     assert {:ok, pid} = Session.call(session, :pid)
     assert is_integer(pid)
     assert %{lives: 2} = Session.info(session)
+  end
+
+  test "a function in the middle of which the session is lost says so, and leaves nothing behind" do
+    session = start([])
+    :ok = Session.await(session)
+    %{session_id: id} = Session.info(session)
+
+    answer =
+      Session.call(session, fn model ->
+        {:ok, pid} = SnakeBridge.call_method(model, :pid)
+        Processes.kill(pid)
+        assert eventually(fn -> match?(%{lives: 2, status: :ready}, Session.info(session)) end)
+        assert eventually(fn -> Pool.placement(@pool, id) == nil end)
+        SnakeBridge.call_method(model, :pid)
+      end)
+
+    assert {:error, %Error{category: :session_lost, message: message}} = answer
+    assert message =~ "the session #{id} has ended"
+    assert Pool.placement(@pool, id) == nil
+
+    assert {:error, %Error{category: :session_lost}} =
+             Session.call(session, fn model ->
+               :ok = SnakeBridge.release_ref(model)
+               SnakeBridge.call_method(model, :pid)
+             end)
+
+    assert {:ok, _} = Session.call(session, fn model -> SnakeBridge.call_method(model, :pid) end)
+    assert %{lives: 3} = Session.info(session)
+  end
+
+  test "sessions that begin while their pool starts spread over its workers" do
+    options = Application.get_env(:snakebridge, :pools)[:default]
+    start_supervised!({Pool, [name: :spread] ++ options})
+
+    for _ <- 1..4 do
+      session = start(pool: :spread)
+      assert eventually(fn -> Session.info(session).session_id end)
+      session
+    end
+    |> Enum.each(&(:ok = Session.await(&1)))
+
+    assert [%{sessions: 2}, %{sessions: 2}] = Pool.info(:spread)
+  end
+
+  test "a worker that cannot start costs no session its beginning" do
+    options = Application.get_env(:snakebridge, :pools)[:default]
+    directory = Path.join(System.tmp_dir!(), "snakebridge-one-#{System.pid()}")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    python = Path.join(directory, "python")
+    # Whoever comes first makes the directory.
+    File.write!(python, "#!/bin/sh\nmkdir #{directory}/taken && exec #{options[:python]} \"$@\"\nexit 1\n")
+    File.chmod!(python, 0o755)
+    start_supervised!({Pool, Keyword.merge(options, name: :one_of_two, python: python)})
+    sessions = for _ <- 1..4, do: start(pool: :one_of_two)
+    for session <- sessions, do: assert(:ok = Session.await(session))
+    for session <- sessions, do: assert(%{lives: 1} = Session.info(session))
+  end
+
+  test "who only reads streams gets a session whose object Python dropped back, too" do
+    session = start([])
+    {:ok, ref} = Session.state(session)
+    :ok = SnakeBridge.release_ref(ref)
+    stream = Session.stream(session, :count, [2])
+    assert %Error{category: :unknown_ref} = catch_error(Enum.to_list(stream))
+    assert [0, 1] = Enum.to_list(stream)
+    assert %{lives: 2} = Session.info(session)
+  end
+
+  test "an object of a task of init, which ends with that, is told; one that the task makes in the session stays" do
+    Logger.configure(level: :warning)
+    on_exit(fn -> Logger.configure(level: :error) end)
+
+    log = capture_log(fn -> :ok = Session.await(start(init: fn -> {:ok, [{1, task(model())}]} end)) end)
+
+    assert log =~ "which another process has made"
+    assert log =~ "SnakeBridge.in_session/2"
+
+    quiet =
+      capture_log(fn ->
+        session =
+          start(
+            init: fn ->
+              id = SnakeBridge.current_session()
+              {:ok, %{model: task(fn -> SnakeBridge.in_session(id, model()) end)}}
+            end
+          )
+
+        for _ <- 1..3, do: assert({:ok, _} = Session.call(session, {:model, :pid}))
+        assert %{lives: 1} = Session.info(session)
+        # Another session's is nobody's mistake.
+        {:ok, state} = Session.state(session)
+        :ok = Session.await(start(init: fn -> {:ok, state} end))
+      end)
+
+    refute quiet =~ "another process"
+  end
+
+  defp task(work) do
+    {:ok, made} = work |> Task.async() |> Task.await()
+    made
+  end
+
+  test "sessions that are stopped one by one end, and their supervisor goes on" do
+    supervisor = start_supervised!({DynamicSupervisor, max_restarts: 0})
+
+    [kept | stopped] =
+      for _ <- 1..4 do
+        options = [init: model(), pool: @pool, restart: :transient]
+        {:ok, session} = DynamicSupervisor.start_child(supervisor, {Session, options})
+        session
+      end
+
+    for session <- stopped, do: assert(:ok = Session.stop(session))
+    assert %{active: 1, specs: 1} = DynamicSupervisor.count_children(supervisor)
+    assert {:ok, _} = Session.call(kept, :pid)
+  end
+
+  test "a process of another kind that is taken for a session is told, and lives" do
+    pool = :"sessions_#{System.unique_integer([:positive])}"
+    supervisor = start_supervised!({SessionPool, name: pool, size: 1, init: model(), pool: @pool})
+    session = start([])
+    batcher = start_supervised!({Batcher, session: session, method: :predict, max_delay: 0})
+    :ok = Session.await(session)
+
+    for other <- [pool, batcher],
+        use <- [&Session.call(&1, :pid), &Session.cast(&1, :pid), &Session.info/1, &Session.await/1],
+        do: assert_raise(ArgumentError, ~r/is no SnakeBridge.Session/, fn -> use.(other) end)
+
+    assert {:error, %Error{category: :invalid_request}} = Batcher.call(session, [[1.0]])
+    assert {:error, %Error{category: :unavailable}} = SessionPool.call(session, :pid)
+    assert {:error, %Error{}} = GenServer.call(batcher, :info)
+    assert Process.whereis(pool) == supervisor
+    assert {:ok, _} = Batcher.call(batcher, [rows([[1.0]])])
+    assert %{lives: 1} = Session.info(session)
   end
 
   test "a session that cannot begin says why, tries again with pauses, and is given up after its maximum" do
@@ -317,6 +454,9 @@ defmodule SnakeBridge.SessionTest do
 
   test "options that it does not have, and those that are wrong, are refused" do
     assert_raise ArgumentError, ~r/no option :pol/, fn -> Session.start_link(init: model(), pol: 1) end
+    # Twice is once, as in any keyword list.
+    assert {:ok, session} = Session.start_link(init: fn -> {:ok, 1} end, init: model(), pool: @pool)
+    assert {:ok, 1} = Session.state(session)
     assert_raise ArgumentError, ~r/init: must be a function/, fn -> Session.start_link(name: :x) end
     assert_raise ArgumentError, ~r/a timeout is/, fn -> Session.start_link(init: model(), timeout: "1") end
     assert_raise ArgumentError, ~r/takes the session's state/, fn -> Session.call(:x, fn -> 1 end) end

@@ -15,7 +15,7 @@ defmodule Mix.Tasks.Compile.Snakebridge do
   ## Options
 
     * `--force` - asks Python again for all that the sources use now, and forgets the rest
-    * `--no-python` - never starts Python: what is not generated yet is an error
+    * `--no-python` - never starts Python: what is not generated yet is an error, and `--force` asks for nothing
     * `--warnings-as-errors` - unknown names are errors
 
   `SNAKEBRIDGE_OFFLINE=1` in the environment does what `--no-python` does.
@@ -63,9 +63,12 @@ defmodule Mix.Tasks.Compile.Snakebridge do
   defp kept(settings), do: Map.new([settings.manifest, settings.lock], &{&1, State.stat(&1)})
 
   defp generate(settings, libraries, state, options) do
+    python? = Keyword.get(options, :python, System.get_env("SNAKEBRIDGE_OFFLINE") in [nil, "", "0"])
+
     run = [
-      mode: if(options[:force], do: :prune, else: :fill),
-      python: Keyword.get(options, :python, System.get_env("SNAKEBRIDGE_OFFLINE") in [nil, "", "0"]),
+      # What is not to be asked again is kept as it is.
+      mode: if(options[:force] == true and python?, do: :prune, else: :fill),
+      python: python?,
       say: &Mix.shell().info/1
     ]
 
@@ -76,10 +79,7 @@ defmodule Mix.Tasks.Compile.Snakebridge do
         diagnostics =
           problems(result.problems, libraries, state) ++ drift(result.differences) ++ settled(state)
 
-        failed? = Enum.any?(diagnostics, &(&1.severity == :error))
-        # An open question is asked again by the next run.
-        state = if failed?, do: %{state | sources: %{}}, else: %{state | kept: kept(settings)}
-        State.write(state, settings.state)
+        State.write(State.left(state, result.open, kept(settings)), settings.state)
         finish(if(result.written ++ result.removed == [], do: :noop, else: :ok), diagnostics, options)
 
       {:error, message} ->

@@ -44,6 +44,13 @@ defmodule Mix.Tasks.Snakebridge.Gen do
 
   defp here(arguments) do
     {options, names} = OptionParser.parse!(arguments, strict: @switches)
+
+    if names == [] and (options[:only] || options[:all]),
+      do:
+        Mix.raise(
+          "--only and --all are about the libraries that are named: mix snakebridge.gen numpy --only array"
+        )
+
     Mix.Task.run("loadconfig")
     settings = Project.settings(Keyword.take(options, [:out, :python]))
     {configured, state, _} = Project.wanted(settings, Project.state(settings))
@@ -57,7 +64,8 @@ defmodule Mix.Tasks.Snakebridge.Gen do
 
     case Generator.run(settings, libraries, state, run) do
       {:ok, result, state} ->
-        unless options[:dry_run], do: State.write(state, settings.state)
+        unless options[:dry_run],
+          do: State.write(State.left(state, result.open, state.kept), settings.state)
 
         tell(
           %{result | problems: Enum.reject(result.problems, &elsewhere?(&1, libraries, result))},

@@ -9,7 +9,7 @@ defmodule SnakeBridge.Codec.Typed do
   import SnakeBridge.Codec.Failure, only: [fail: 2, malformed: 2, show: 1]
 
   alias SnakeBridge.{Encoder, Extension, OrderedMap, Types}
-  alias SnakeBridge.Codec.Options
+  alias SnakeBridge.Codec.{Failure, Options}
   alias SnakeBridge.Codec.Typed.{Native, Python, Times}
 
   @table [
@@ -127,14 +127,19 @@ defmodule SnakeBridge.Codec.Typed do
   defp loaded(_tag, _payload, {:ok, term}), do: term
   defp loaded(tag, payload, :error), do: malformed("a malformed #{tag}", payload)
 
+  # Whoever reads this may read for others, too: code of the user costs nobody but the one whose value it is.
   defp of_user(load, tag, payload) do
     if is_function(load), do: load.(payload), else: of_fields(load, tag, payload)
   rescue
-    error ->
-      fail(
-        :decode_error,
-        "the registered type #{show(tag)} cannot be read from #{show(payload)}: #{Exception.message(error)}"
-      )
+    error -> unread_by_user(tag, payload, Exception.message(error))
+  catch
+    :throw, {Failure, _, _} = failure -> throw(failure)
+    kind, reason -> unread_by_user(tag, payload, Exception.format_banner(kind, reason))
+  end
+
+  defp unread_by_user(tag, payload, why) do
+    text = "the registered type #{show(tag)} cannot be read from #{show(payload)}: #{why}"
+    fail(:decode_error, text)
   end
 
   defp of_fields(module, tag, %OrderedMap{} = fields), do: of_fields(module, tag, OrderedMap.to_map(fields))

@@ -52,7 +52,7 @@ defmodule SnakeBridge.Exchange.Stream do
 
     case Connection.receive(connection, Request.patience(stream.deadline)) do
       {:ok, body} ->
-        case Lane.parse(body, stream.options) do
+        case parse(body, stream) do
           {:ok, {:notification, "items", [^id, items]}} ->
             {:items, items, %{stream | owed: stream.owed + length(items)}}
 
@@ -79,6 +79,16 @@ defmodule SnakeBridge.Exchange.Stream do
         Request.forget_with(stream.worker, stream.functions)
         {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
     end
+  end
+
+  # Whatever makes this raise, whoever catches it has no stream to halt.
+  defp parse(body, stream) do
+    Lane.parse(body, stream.options)
+  catch
+    kind, reason ->
+      Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+      drop(stream)
+      :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   defp unread({:notification, "items"}, error, stream), do: {:error, error, halt(stream)}
@@ -121,7 +131,7 @@ defmodule SnakeBridge.Exchange.Stream do
 
   defp drain(%__MODULE__{connection: connection, id: id} = stream, until) do
     with {:ok, body} <- Connection.receive(connection, Pool.left(until)) do
-      case Lane.parse(body, stream.options) do
+      case parse(body, stream) do
         {:ok, {:response, ^id, _, _}} ->
           finish(stream)
 

@@ -55,16 +55,6 @@ defmodule SnakeBridge.Generator.Arguments do
   defp rest_names([]), do: []
   defp rest_names([%{"name" => name} | _] = rest), do: for(i <- 1..length(rest), do: "#{name}_#{i}")
 
-  @doc "The smallest and the largest number of arguments, those of the receiver not counted."
-  @spec arities(t()) :: Range.t()
-  def arities(%__MODULE__{} = arguments) do
-    most = length(arguments.required) + length(arguments.optional) + length(arguments.rest) + 1
-
-    least = if arguments.opts_required, do: length(arguments.required) + 1, else: length(arguments.required)
-
-    least..most
-  end
-
   @doc "True where the options have the last place to themselves, so that nothing is to be told apart."
   @spec plain?(t()) :: boolean()
   def plain?(%__MODULE__{optional: [], rest: []}), do: true

@@ -50,7 +50,7 @@ defmodule SnakeBridge.Generator.Scanner do
   end
 
   # alias A.{B, C}; alias A.B; alias A.B, as: C; require A, as: B
-  defp walk({:alias, _, [{{:., _, [base, :{}]}, _, names}]}, env, uses) do
+  defp walk({:alias, _, [{{:., _, [base, :{}]}, _, names} | _]}, env, uses) do
     env =
       Enum.reduce(names, env, fn
         {:__aliases__, _, segments}, env ->
@@ -68,9 +68,9 @@ defmodule SnakeBridge.Generator.Scanner do
 
   defp walk({kind, _, [target | options]}, env, uses) when kind in [:alias, :require] do
     with name when is_binary(name) <- module(target, env) do
-      case {kind, options} do
-        {_, [[as: {:__aliases__, _, [short]}]]} -> {put_alias(env, short, name), uses}
-        {:alias, []} -> {put_alias(env, last(name), name), uses}
+      case {kind, List.keyfind(List.flatten(options), :as, 0)} do
+        {_, {:as, {:__aliases__, _, [short]}}} -> {put_alias(env, short, name), uses}
+        {:alias, nil} -> {put_alias(env, last(name), name), uses}
         _ -> {env, uses}
       end
     else

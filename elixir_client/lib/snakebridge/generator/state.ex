@@ -50,9 +50,26 @@ defmodule SnakeBridge.Generator.State do
     for {library, files} <- own, Enum.any?(files, fn {path, stat} -> stat(path) != stat end), do: library
   end
 
-  @doc "Notes how the files of the project's own libraries are now."
-  @spec noted(%{String.t() => [Path.t()]}) :: %{String.t() => %{Path.t() => stat() | nil}}
-  def noted(own), do: Map.new(own, fn {library, paths} -> {library, Map.new(paths, &{&1, stat(&1)})} end)
+  @doc """
+  Notes how the files of the project's own libraries were when Python began to describe them, at a time in seconds. One that has been written since
+  then may not be what was described: it counts as changed.
+  """
+  @spec noted(%{String.t() => [Path.t()]}, integer()) :: %{String.t() => %{Path.t() => stat() | nil}}
+  def noted(own, began) do
+    meanwhile = began..System.os_time(:second)
+
+    Map.new(own, fn {library, paths} ->
+      {library, Map.new(paths, &{&1, unless_since(stat(&1), meanwhile)})}
+    end)
+  end
+
+  defp unless_since({mtime, _} = stat, meanwhile), do: if(mtime in meanwhile, do: nil, else: stat)
+  defp unless_since(nil, _), do: nil
+
+  @doc "The state that a run leaves, with how manifest and lock are now. A question that is open is asked again by the next run: no source counts as seen."
+  @spec left(t(), open? :: boolean(), %{Path.t() => stat() | nil}) :: t()
+  def left(%__MODULE__{} = state, true, _), do: %{state | sources: %{}}
+  def left(%__MODULE__{} = state, false, kept), do: %{state | kept: kept}
 
   @doc "Writes a state."
   @spec write(t(), Path.t() | nil) :: :ok

@@ -80,6 +80,18 @@ defmodule SnakeBridge.Generator.Writer do
     for path <- Path.wildcard(Path.join(out, "**/*.ex")), own?(path), do: path
   end
 
+  @doc "Removes what was written to another folder before, if the project compiles both: every module would be there twice."
+  @spec move_out(rendered(), Path.t(), [Path.t()]) :: [Path.t()]
+  def move_out(rendered, out, sources) do
+    source = fn path -> Enum.find(sources, &String.starts_with?(path, &1 <> "/")) end
+
+    for path <- if(source.(out), do: Map.keys(rendered), else: []),
+        not String.starts_with?(path, out <> "/"),
+        compiled = source.(path),
+        own?(path),
+        do: remove(path, compiled)
+  end
+
   defp own?(path) do
     size = byte_size(@mark)
 

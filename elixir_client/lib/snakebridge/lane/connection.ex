@@ -44,7 +44,15 @@ defmodule SnakeBridge.Lane.Connection do
   end
 
   defp connect(address) do
-    options = [:binary, packet: 4, active: false, send_timeout: 60_000, send_timeout_close: true]
+    # Closing waits for nothing: a worker that has stopped reading must not hold up who looks after a dead caller.
+    options = [
+      :binary,
+      packet: 4,
+      active: false,
+      send_timeout: 60_000,
+      send_timeout_close: true,
+      linger: {true, 0}
+    ]
 
     result =
       case address do

@@ -29,7 +29,11 @@ defmodule SnakeBridge.Output.Late do
     do: entries |> List.flatten() |> Enum.filter(&is_binary/1) |> Enum.map(&String.length/1) |> Enum.sum()
 
   @impl true
-  def init(worker), do: {:ok, worker}
+  def init(worker) do
+    # So that it ends when the connection does, which ends normally when its worker has died; what came before is said before.
+    Process.flag(:trap_exit, true)
+    {:ok, worker}
+  end
 
   @impl true
   def handle_cast({:say, [number, call, session, entries]}, worker) do

@@ -5,7 +5,7 @@ defmodule SnakeBridge.Output.Voice do
   """
   require Logger
 
-  # How long it may take for one text (of 16 KiB at most), and how long it is left alone after that (ms).
+  # How long it may take for one text (of about 32 KiB at most), and how long it is left alone after that (ms).
   @patience 2_000
   @left_alone 30_000
   @deaf :snakebridge_deaf

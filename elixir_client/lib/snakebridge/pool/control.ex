@@ -101,7 +101,8 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   # A process that runs a function has been killed, by a link of the function's, before it answered.
-  def handle_info({:DOWN, monitor, :process, _, reason}, state) do
+  def handle_info({:DOWN, monitor, :process, pid, reason}, state) do
+    Nesting.forget(pid)
     {id, _} = Enum.find(state.answering, fn {_, of} -> of == monitor end)
     # It may have been dead before it was watched.
     why = if reason == :noproc, do: "", else: ": #{inspect(reason, limit: 20)}"

@@ -7,7 +7,9 @@ defmodule SnakeBridge.Session.Life do
   require Logger
 
   alias SnakeBridge.{Error, Pool, RuntimeClient, SessionContext, SessionManager}
-  alias SnakeBridge.Session.Visit
+  alias SnakeBridge.Session.{Server, Visit}
+
+  @stopped "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge)"
 
   @doc "Starts a life, linked to the calling server, which hears `{:begun | :ready | :failed | :ran, pid, ...}` from it."
   @spec start(keyword()) :: pid()
@@ -30,20 +32,35 @@ defmodule SnakeBridge.Session.Life do
 
   defp begin(server, options) do
     Process.put(__MODULE__, server)
-    if RuntimeClient.current() == Pool, do: SessionManager.track()
+
+    if Process.whereis(SessionManager),
+      do: begin_here(server, options),
+      else: send(server, {:failed, self(), failure(@stopped)})
+  end
+
+  defp begin_here(server, options) do
+    embedded? = RuntimeClient.current() == Pool
+    if embedded?, do: SessionManager.track()
     chosen = Keyword.take(options, [:pinned, :concurrent, :pool, :timeout])
     {:ok, id} = SessionContext.create([session_id: SessionManager.auto_session()] ++ chosen)
-    if options[:worker], do: Pool.place_on(options[:pool], id, options[:worker])
+    if embedded?, do: placed(options, id)
     send(server, {:begun, self(), id})
 
     case prepare(options) do
       {:ok, state} ->
+        warn_of_others(state, id, options[:label])
         send(server, {:ready, self(), state})
         serve(server, %{pool: options[:pool], session_id: id, state: state}, options[:label])
 
       {:error, error} ->
         send(server, {:failed, self(), error})
     end
+  end
+
+  defp placed(options, id) do
+    if options[:worker],
+      do: Pool.place_on(options[:pool], id, options[:worker]),
+      else: Pool.spread(options[:pool], id)
   end
 
   defp prepare(options) do
@@ -76,6 +93,18 @@ defmodule SnakeBridge.Session.Life do
     error -> {:error, failure("#{name} raised #{Exception.format(:error, error, __STACKTRACE__)}")}
   catch
     kind, reason -> {:error, failure("#{name}: #{Exception.format(kind, reason, __STACKTRACE__)}")}
+  end
+
+  # What a task of `init` has made belongs to the task, and ends with it: before the first call, or soon after.
+  defp warn_of_others(state, id, label) do
+    for %{session_id: "auto_" <> _ = other} = ref <- Visit.refs(state),
+        other != id,
+        not Server.life?(other) do
+      Logger.warning(
+        "SnakeBridge: the state of the session #{label} has #{inspect(ref)}, which another process has made, and which is gone when that ends: " <>
+          "make it in init itself, or let the task do it in the session of init, with SnakeBridge.in_session/2"
+      )
+    end
   end
 
   defp failure(text), do: Error.new(:unavailable, text)

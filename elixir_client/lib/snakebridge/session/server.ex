@@ -21,6 +21,7 @@ defmodule SnakeBridge.Session.Server do
   @failures_at_choice 2
   # How often a cast that found its session gone is given to the next life.
   @reruns 2
+  @stopped "the application :snakebridge was stopped"
 
   @typedoc "Where a session is: its server, which life it is in, its Python session, its pool, and its state."
   @type place :: %{
@@ -40,12 +41,27 @@ defmodule SnakeBridge.Session.Server do
       [{_, place}] -> if lost?(place), do: nil, else: place
       [] -> nil
     end
+  rescue
+    # The application is stopped, and its tables are gone.
+    ArgumentError -> nil
   end
+
+  @doc "Whether a Python session is the life of a session."
+  @spec life?(String.t()) :: boolean()
+  def life?(session_id), do: Registry.lookup(@registry, {:session, session_id}) != []
+
+  @doc "Whether a process is the server of a session."
+  @spec session?(pid()) :: boolean()
+  def session?(pid), do: match?({__MODULE__, _, _}, :proc_lib.translate_initial_call(pid))
 
   @doc "Whether the worker on which a place is has died."
   @spec lost?(place()) :: boolean()
-  def lost?(place),
-    do: match?({_, reason} when is_binary(reason), Pool.placement(place.pool, place.session_id))
+  def lost?(place) do
+    match?({_, reason} when is_binary(reason), Pool.placement(place.pool, place.session_id))
+  rescue
+    # As above.
+    ArgumentError -> true
+  end
 
   @doc "A caller found that what the state of a place names is not there any more."
   @spec gone(place(), String.t()) :: :ok
@@ -134,14 +150,21 @@ defmodule SnakeBridge.Session.Server do
     {:reply, info, state}
   end
 
+  # From a process that takes it for something else, which must not end it for everybody.
+  def handle_call(_, _from, state) do
+    text =
+      "#{state.options[:label]} is a session, which does not answer that: call it with SnakeBridge.Session"
+
+    {:reply, {:error, Error.new(:invalid_request, text)}, state}
+  end
+
   @impl true
   def handle_cast({:cast, function}, state),
     do: {:noreply, next_cast(%{state | casts: :queue.in({function, 0}, state.casts)})}
 
   @impl true
   def handle_info({:begun, life, id}, %{life: life} = state) do
-    {:ok, _} = Registry.register(@registry, {:session, id}, nil)
-    {:noreply, %{state | session_id: id}}
+    if listed({:session, id}, nil), do: {:noreply, %{state | session_id: id}}, else: ended(@stopped, state)
   end
 
   def handle_info({:ready, life, result}, %{life: life} = state) do
@@ -153,7 +176,11 @@ defmodule SnakeBridge.Session.Server do
       state: result
     }
 
-    if lost?(place), do: ended("its worker died while it began", state), else: {:noreply, ready(state, place)}
+    cond do
+      lost?(place) -> ended("its worker died while it began", state)
+      listed(self(), place) -> {:noreply, ready(state, place)}
+      true -> ended(@stopped, state)
+    end
   end
 
   def handle_info({:failed, life, error}, %{life: life} = state), do: failed(error, state)
@@ -174,6 +201,10 @@ defmodule SnakeBridge.Session.Server do
 
   def handle_info({:EXIT, life, reason}, %{life: life} = state),
     do: ended("its process ended: #{inspect(reason, limit: 10)}", state)
+
+  # The registry tells those who are listed when it ends.
+  def handle_info({:EXIT, _, _}, %{status: :ready} = state),
+    do: if(place(self()), do: {:noreply, state}, else: ended(@stopped, state))
 
   def handle_info(:begin, %{status: :resting} = state), do: {:noreply, begin(state)}
   def handle_info(_, state), do: {:noreply, state}
@@ -202,7 +233,6 @@ defmodule SnakeBridge.Session.Server do
   end
 
   defp ready(state, place) do
-    {:ok, _} = Registry.register(@registry, self(), place)
     tell(state, :ready, %{duration: (now() - state.since) * 1000})
     state = answer(state, {:ok, place})
     next_cast(%{state | status: :ready, place: place, since: now(), last_error: nil})
@@ -255,12 +285,25 @@ defmodule SnakeBridge.Session.Server do
   defp end_life(%{life: nil} = state), do: state
 
   defp end_life(%{life: life} = state) do
-    Registry.unregister(@registry, self())
-    if state.session_id, do: Registry.unregister(@registry, {:session, state.session_id})
+    unlist(self())
+    if state.session_id, do: unlist({:session, state.session_id})
     Process.unlink(life)
     Process.exit(life, :kill)
     receive(do: ({:EXIT, ^life, _} -> :ok), after: (0 -> :ok))
     %{state | life: nil}
+  end
+
+  # There is no registry while the application is stopped.
+  defp listed(key, value) do
+    match?({:ok, _}, Registry.register(@registry, key, value))
+  rescue
+    ArgumentError -> false
+  end
+
+  defp unlist(key) do
+    Registry.unregister(@registry, key)
+  rescue
+    ArgumentError -> :ok
   end
 
   # --- parts ---

@@ -17,17 +17,41 @@ defmodule SnakeBridge.Session.Visit do
   @doc "Runs work in a session, and again after its next beginning where `again` allows it."
   @spec run(GenServer.server(), work(), again(), integer() | :infinity, non_neg_integer()) :: answer()
   def run(session, work, again, deadline, reruns \\ @reruns) do
-    with {:ok, place} <- place(session, deadline) do
-      result = stay(place, work)
+    with {:ok, place} <- place(session, deadline),
+         {:error, %Error{} = error} = result <- once(place, work) do
+      if reruns > 0 and again?(error, again),
+        do: run(session, work, again, deadline, reruns - 1),
+        else: result
+    end
+  end
 
-      with {:error, %Error{} = error} <- result do
-        loss = loss(error, place)
-        if loss, do: Server.gone(place, loss)
+  @doc "Runs work at a place once; a session whose state is gone begins again."
+  @spec once(Server.place(), work()) :: answer()
+  def once(place, work) do
+    with {:error, %Error{} = error} <- stay(place, work) do
+      note(error, place)
+      {:error, told(error, place)}
+    end
+  end
 
-        if reruns > 0 and again?(error, again),
-          do: run(session, work, again, deadline, reruns - 1),
-          else: result
-      end
+  # The session was lost on the way to it, perhaps in the middle of a function: it is run again only where that is known to do no harm.
+  defp told(%Error{category: :unknown_ref} = error, place) do
+    if loss(error, place) != nil or error.details["session_id"] == place.session_id do
+      text = "the session was lost before this call came to its state; call again, or say idempotent: true. "
+      %{error | category: :session_lost, message: text <> error.message}
+    else
+      error
+    end
+  end
+
+  defp told(error, _), do: error
+
+  @doc "Lets the session begin again if this error says that what its state names is gone."
+  @spec note(Error.t(), Server.place()) :: :ok
+  def note(error, place) do
+    case loss(error, place) do
+      nil -> :ok
+      reason -> Server.gone(place, reason)
     end
   end
 
@@ -50,6 +74,7 @@ defmodule SnakeBridge.Session.Visit do
           "init, warm_up or a cast of the session #{inspect(session)} calls that session, which waits for it; use the state that it has in hand"
         )
 
+    checked(server, session)
     left = Pool.left(deadline)
     GenServer.call(server, {:await, left}, left)
   catch
@@ -72,6 +97,23 @@ defmodule SnakeBridge.Session.Visit do
       pid when is_pid(pid) and node(pid) != node() -> raise ArgumentError, elsewhere(session, node(pid))
       found -> found
     end
+  end
+
+  @doc "The session, unless another kind of process has its name: that would end over what it is asked, and a pool takes its sessions along."
+  @spec checked(GenServer.server()) :: GenServer.server()
+  def checked(session) do
+    with pid when is_pid(pid) <- whereis(session), do: checked(pid, session)
+    session
+  end
+
+  defp checked(pid, session) do
+    # A process that has ended is none of any kind.
+    if not Server.session?(pid) and Process.alive?(pid),
+      do:
+        raise(
+          ArgumentError,
+          "#{inspect(session)} is no SnakeBridge.Session; a pool of sessions is called with SnakeBridge.SessionPool, a batcher with SnakeBridge.Batcher"
+        )
   end
 
   defp elsewhere(session, node),
@@ -111,20 +153,22 @@ defmodule SnakeBridge.Session.Visit do
 
   # Python drops the oldest refs of a session that makes more than it may hold.
   defp loss(%Error{category: :unknown_ref, details: %{"ref_id" => id}} = error, place),
-    do: if(id in ids(place.state), do: error.message)
+    do: if(Enum.any?(refs(place.state), &(&1.id == id)), do: error.message)
 
   defp loss(_, _), do: nil
 
   defp about?(error, place), do: error.context[:session_id] in [nil, place.session_id]
 
-  defp ids(%kind{id: id}) when kind in [Ref, StreamRef], do: [id]
+  @doc "The refs in a state."
+  @spec refs(term()) :: [Ref.t() | StreamRef.t()]
+  def refs(%kind{} = ref) when kind in [Ref, StreamRef], do: [ref]
 
-  defp ids(map) when is_map(map) and not is_struct(map),
-    do: Enum.flat_map(map, fn {_, value} -> ids(value) end)
+  def refs(map) when is_map(map) and not is_struct(map),
+    do: Enum.flat_map(map, fn {_, value} -> refs(value) end)
 
-  defp ids(list) when is_list(list), do: Enum.flat_map(list, &ids/1)
-  defp ids(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> ids()
-  defp ids(_), do: []
+  def refs([head | tail]), do: refs(head) ++ refs(tail)
+  def refs(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> refs()
+  def refs(_), do: []
 
   @doc "Whether work that ended with this error may be run again."
   @spec again?(Error.t(), again()) :: boolean()

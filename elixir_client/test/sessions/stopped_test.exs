@@ -1,0 +1,50 @@
+defmodule SnakeBridge.StoppedTest do
+  @moduledoc "Sessions of a project while the application `:snakebridge` is stopped, and when it runs again."
+  use ExUnit.Case, async: false
+
+  import SnakeBridge.Test.Eventually
+
+  @moduletag capture_log: true
+
+  alias SnakeBridge.{Batcher, Error, Session, SessionPool}
+
+  setup do
+    on_exit(fn -> Application.ensure_all_started(:snakebridge) end)
+  end
+
+  test "they say so, live on, and begin again with the application" do
+    options = [init: fn -> SnakeBridge.call("models", "Doubler") end, pool: :single]
+    session = start_supervised!({Session, options})
+    sessions = :"sessions_#{System.unique_integer([:positive])}"
+    pool = start_supervised!({SessionPool, [name: sessions, size: 1] ++ options})
+    batcher = start_supervised!({Batcher, session: session, method: :predict, max_delay: 0})
+    assert {:ok, _} = Session.call(session, :pid)
+    assert {:ok, _} = SessionPool.call(sessions, :pid, [])
+
+    :ok = Application.stop(:snakebridge)
+    assert eventually(fn -> Session.info(session).status != :ready end)
+    assert {:error, %Error{category: :unavailable, message: message}} = Session.call(session, :pid)
+    assert message =~ "the application :snakebridge is not running"
+    assert {:error, %Error{category: :unavailable}} = Batcher.call(batcher, [[1.0]])
+    assert :ok = Session.cast(session, :warm_up)
+    # One that is stopped meanwhile ends in good order.
+    {:ok, short} = Session.start_link(options)
+    assert :ok = Session.stop(short)
+
+    {:ok, _} = Application.ensure_all_started(:snakebridge)
+    assert {:ok, _} = Session.call(session, :pid)
+    assert eventually(fn -> Session.call!(session, fn model -> SnakeBridge.get_attr(model, :warm) end) end)
+    assert {:ok, _} = SessionPool.call(sessions, :pid, [])
+    assert {:ok, _} = Batcher.call(batcher, [[1.0]])
+    assert Process.alive?(session) and Process.alive?(pool)
+  end
+
+  test "a stop that no call has noticed costs no call" do
+    options = [init: fn -> SnakeBridge.call("models", "Doubler") end, pool: :single]
+    session = start_supervised!({Session, options})
+    assert :ok = Session.await(session)
+    :ok = Application.stop(:snakebridge)
+    {:ok, _} = Application.ensure_all_started(:snakebridge)
+    assert {:ok, _} = Session.call(session, fn model -> SnakeBridge.call_method(model, :pid) end)
+  end
+end
