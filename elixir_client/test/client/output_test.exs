@@ -236,20 +236,38 @@ defmodule SnakeBridge.OutputTest do
     assert log =~ "[error] oh"
   end
 
-  test "who speaks for the threads of a worker ends with it" do
-    others = speakers()
+  test "who speaks for the threads of a worker ends with it, however it ends" do
     options = Application.get_env(:snakebridge, :pools)[:single]
     start_supervised!({SnakeBridge.Pool, [name: :spoken_for] ++ options})
     {:ok, pid} = SnakeBridge.call("os", "getpid", [], pool: :spoken_for)
-    assert [speaker] = speakers() -- others
-    SnakeBridge.Test.Processes.kill(pid)
-    assert eventually(fn -> not Process.alive?(speaker) end)
+    {_, speaker} = connection_and_speaker(:spoken_for)
+
+    log =
+      capture_log(fn ->
+        SnakeBridge.Test.Processes.kill(pid)
+        assert eventually(fn -> not Process.alive?(speaker) end)
+
+        assert eventually(fn ->
+                 match?([%{status: :ready, generation: 2}], SnakeBridge.Pool.info(:spoken_for))
+               end)
+
+        {connection, speaker} = connection_and_speaker(:spoken_for)
+        Process.exit(connection, :kill)
+        assert eventually(fn -> not Process.alive?(speaker) end)
+      end)
+
+    refute log =~ "terminating"
   end
 
-  defp speakers do
-    for pid <- Process.list(),
-        match?({SnakeBridge.Output.Late, _, _}, :proc_lib.translate_initial_call(pid)),
-        do: pid
+  defp connection_and_speaker(pool) do
+    [{_, worker, _, _}] = pool |> SnakeBridge.Pool.whereis() |> Supervisor.which_children()
+    connection = linked(worker, SnakeBridge.Pool.Control)
+    {connection, linked(connection, SnakeBridge.Output.Late)}
+  end
+
+  defp linked(pid, module) do
+    {:links, links} = Process.info(pid, :links)
+    Enum.find(links, &(is_pid(&1) and match?({^module, _, _}, :proc_lib.translate_initial_call(&1))))
   end
 
   test "a flood takes few requests of the group leader, which may be far away" do

@@ -12,7 +12,7 @@ defmodule SnakeBridge.Output.Late do
   # Notifications, of about 32 KiB each at most.
   @longest_queue 256
 
-  def start_link(worker), do: GenServer.start_link(__MODULE__, worker)
+  def start_link(worker), do: GenServer.start(__MODULE__, {self(), worker})
 
   @doc "Says the entries of an `output` notification as soon as possible; whether there was room for them."
   @spec say(pid(), list()) :: boolean()
@@ -29,9 +29,11 @@ defmodule SnakeBridge.Output.Late do
     do: entries |> List.flatten() |> Enum.filter(&is_binary/1) |> Enum.map(&String.length/1) |> Enum.sum()
 
   @impl true
-  def init(worker) do
-    # So that it ends when the connection does, which ends normally when its worker has died; what came before is said before.
+  def init({connection, worker}) do
+    # It ends with the connection, which ends normally, or is killed, when its worker has died: silently, and when it has said what came before.
+    # A GenServer that was started with the link would log that.
     Process.flag(:trap_exit, true)
+    Process.link(connection)
     {:ok, worker}
   end
 
@@ -51,6 +53,7 @@ defmodule SnakeBridge.Output.Late do
   end
 
   @impl true
+  def handle_info({:EXIT, _, _}, worker), do: {:stop, :normal, worker}
   def handle_info(_, worker), do: {:noreply, worker}
 
   defp say_for_worker([kind, text], _, worker) when kind in ["out", "err"] do
