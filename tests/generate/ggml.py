@@ -2,7 +2,8 @@
 
 ggml rounds the inputs of each product with quantised weights to 8 bits per block of 32, and queries, attention weights and the cache to
 16 bits. It sums in the order of its vector registers, and that decides as much: a sum that differs in its last bit is sooner or later
-rounded to another 8-bit number, which is a change ten thousand times as large. So the order is kept here, too. Flash attention is off.
+rounded to another 8-bit number, which is a change ten thousand times as large. So the order is kept here, too. Flash attention is off, as
+llama-cpp-python has it, and attention has one kernel for several tokens at once and another for a single one.
 """
 
 from __future__ import annotations

@@ -176,8 +176,11 @@ defmodule SnakeBridge.SessionPool do
       {:unvisited, error} ->
         {:error, error}
 
+      # No session was to be had. A worker that died while they began is no reason to give up, and nothing was done.
       {:error, error} ->
-        {:error, error}
+        if reruns > 0 and Visit.again?(error, :all),
+          do: run(name, work, again, deadline, reruns - 1),
+          else: {:error, error}
     end
   end
 

@@ -148,6 +148,23 @@ defmodule SnakeBridge.SessionPoolTest do
     assert eventually(fn -> match?({:ok, _}, SessionPool.call(name, :pid, [])) end)
   end
 
+  test "a call that waits for sessions whose worker dies while they begin waits for their next life" do
+    for opts <- [[], [idempotent: true]] do
+      begun = :counters.new(1, [])
+
+      init = fn ->
+        :counters.add(begun, 1, 1)
+
+        if :counters.get(begun, 1) == 1,
+          do: SnakeBridge.call("os", "_exit", [1]),
+          else: SnakeBridge.call("models", "Doubler")
+      end
+
+      assert {:ok, _} = SessionPool.call(start(size: 1, init: init), :pid, [], opts)
+      assert :counters.get(begun, 1) == 2
+    end
+  end
+
   test "an idempotent call is run again on another session" do
     name = ready(start([]))
     marker = Path.join(System.tmp_dir!(), "died-#{System.pid()}-#{System.unique_integer([:positive])}")
