@@ -15,13 +15,14 @@ from bridge_adapter.calls import Call
 from bridge_adapter.codec import CodecError, LimitExceeded
 from bridge_adapter.codec.packed import Packer, Unpacker
 from bridge_adapter.codec.segments import Outlet
-from bridge_adapter.dispatch import Dispatcher, Request, from_tool
+from bridge_adapter.dispatch import Dispatcher, from_tool
 from bridge_adapter.hello import Hello, welcome
 from bridge_adapter.incoming import Resolver, form_of
 from bridge_adapter.journal.records import LONGEST_KEY, Key
 from bridge_adapter.letters import Letters
 from bridge_adapter.outbox import stream_items
 from bridge_adapter.questions import Questions
+from bridge_adapter.request import Request
 from bridge_adapter.stats import stats
 from bridge_adapter.tools.registry import ToolError
 

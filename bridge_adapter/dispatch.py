@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors, processes, tracing
@@ -21,67 +21,28 @@ from bridge_adapter.codec.segments import Segments
 from bridge_adapter.config import Config
 from bridge_adapter.loop import EventLoop, settle
 from bridge_adapter.pause import Pause
+from bridge_adapter.request import (
+    SCHEMA_2_VERSION,
+    VERSIONS,
+    Form,
+    Request,
+    UnresolvedRef,
+    check_version,
+    describe,
+    json_value,
+    session_of,
+)
 from bridge_adapter.sessions import Session, Sessions
 from bridge_adapter.tools import STREAM_TOOLS, TOOLS, Watch
 from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.journal.once import Once
-    from bridge_adapter.journal.records import Key, Outcome
     from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
 
-PROTOCOL_VERSION = 1
-MIN_PROTOCOL_VERSION = 1
-# Callers that speak this version, too, understand schema 2 of `tagged`. (Ours stays 1: what it says to those who demand 2 is known.)
-SCHEMA_2_VERSION = 2
-_VERSIONS = ("protocol_version", "min_supported_version")
 _RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
-_VERSIONLESS_TOOLS = ("snakebridge.helpers",)
 _STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
 _PROCESS = processes.token()
-_CONTEXT_KEYS = ("library", "python_module", "module", "module_path", "function", "call_type")
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How answers travel. schema: of "tagged", 1 or 2; identity: shared parts stay shared; by_reference: results stay in Python;
-    shared: how many bytes may go through shared memory, and how many a value must have to do so."""
-
-    encoding: str = "packed"
-    schema: int = 1
-    identity: bool = False
-    by_reference: bool = False
-    shared: tuple[int, int] | None = None
-
-
-PACKED = Form()
-
-
-@dataclass(slots=True)
-class Request:
-    """One call or stream. With encoding "tagged", payload maps names to JSON texts; `binary` are raw bytes that join it."""
-
-    call: Call
-    tool: str
-    payload: dict[str, Any]
-    form: Form = PACKED
-    binary: dict[str, bytes] | None = None
-    options: Any = None
-    asked: Asked | None = None  # of a call of the user's adapter: its payload is plain JSON
-    foreign: set[str] = field(default_factory=set)  # sessions of the refs that the payload named
-    unresolved: list[UnresolvedRef] = field(default_factory=list)
-    returned: list[Callback] | None = None  # functions in the answer of a call: they are not told as dropped before it
-    key: Key | None = None  # of an idempotent call: it runs once under it
-    refs: list[str] | None = None  # of a call with a key: the refs in its answer
-    outcome: Outcome | None = None  # the same: how its answer came about
-
-
-@dataclass(slots=True, eq=False)
-class UnresolvedRef:
-    """Stands in the payload for a ref that names nothing. Every tool but release_ref refuses it."""
-
-    ref: Ref | StreamRef
-    error: Exception
 
 
 class Dispatcher:
@@ -325,7 +286,7 @@ class Context:
                 payload = self._decode_tagged(payload)
             except Exception:
                 # A caller of another version may well send what this one cannot read.
-                versions = {name: _json(payload[name]) for name in _VERSIONS if name in payload}
+                versions = {name: json_value(payload[name]) for name in VERSIONS if name in payload}
                 check_version(versions, request.tool, self._dispatcher.config.allow_legacy_protocol)
                 raise
             if request.binary:
@@ -452,55 +413,3 @@ def from_tool(error: ToolError) -> Exception:
 
 def unknown_tool(name: str) -> errors.UnknownTool:
     return errors.UnknownTool(f"Tool '{name}' not supported by SnakeBridgeAdapter", tool=name, tools=sorted({*TOOLS, *STREAM_TOOLS}))
-
-
-def session_of(request: Request) -> str:
-    """The session a request runs in: the payload's, or "default"."""
-    if request.asked is not None:
-        return request.asked.lane_session
-    session_id = request.payload.get("session_id")
-    if request.form.encoding == "tagged" and isinstance(session_id, bytes):
-        session_id = _json(session_id)
-    if session_id is None or session_id == "":
-        return "default"
-    if not isinstance(session_id, str):
-        raise errors.InvalidRequest(f"session_id must be a string, not {type(session_id).__name__}: {str(session_id)[:80]}")
-    return session_id
-
-
-def _json(text: bytes) -> Any:
-    """A JSON text that is read before the payload as a whole; None when it is none (decoding the payload will say so)."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def check_version(payload: dict[str, Any], tool: str, allow_legacy: bool) -> None:
-    """The version rule of SnakeBridge: the ranges of caller and worker must meet."""
-    if tool in _VERSIONLESS_TOOLS:
-        return
-    version, minimum = payload.get("protocol_version"), payload.get("min_supported_version")
-    if version is None and minimum is None and allow_legacy:
-        return
-    version, minimum = version or 0, minimum or 0
-    if type(version) is not int or type(minimum) is not int:
-        raise TypeError(f"protocol_version and min_supported_version must be integers, not {version!r} and {minimum!r}")
-    if version < MIN_PROTOCOL_VERSION or minimum > PROTOCOL_VERSION:
-        raise errors.ProtocolMismatch(
-            f"SnakeBridge protocol version mismatch (caller_protocol_version={version}, caller_min_supported_version={minimum}, "
-            f"adapter_protocol_version={PROTOCOL_VERSION}, adapter_min_supported_version={MIN_PROTOCOL_VERSION}). "
-            "Update the older side, or set SNAKEBRIDGE_ALLOW_LEGACY_PROTOCOL=1 for callers that send no version."
-        )
-
-
-def describe(request: Request) -> dict[str, Any]:
-    """What an error says of the request it ended."""
-    context: dict[str, Any] = {"tool_name": request.tool}
-    for key in ("session_id", *_CONTEXT_KEYS):
-        value = request.payload.get(key)
-        if isinstance(value, bytes):
-            value = _json(value)
-        if isinstance(value, str) and value:
-            context[key] = value[:256]
-    return context

@@ -119,7 +119,8 @@ def _check_target(to: Any) -> None:
 
 
 def _encoded(dispatcher: Dispatcher, to: Any, message: Any) -> bytes:
-    from bridge_adapter.dispatch import PACKED, Context, Request
+    from bridge_adapter.dispatch import Context
+    from bridge_adapter.request import PACKED, Request
 
     call = calls.current()
     body = lane.notification("message", [to, message])

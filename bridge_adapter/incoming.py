@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors
 from bridge_adapter.codec import CallbackRef, Ref, StreamRef
-from bridge_adapter.dispatch import PACKED, Dispatcher, Form, UnresolvedRef
+from bridge_adapter.dispatch import Dispatcher
 from bridge_adapter.refs import unknown
+from bridge_adapter.request import PACKED, Form, UnresolvedRef
 
 if TYPE_CHECKING:
     from bridge_adapter.codec.segments import Outlet

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import calls, errors, lane, tracing
 from bridge_adapter.calls import Call
-from bridge_adapter.dispatch import Context, Dispatcher, Request, from_tool
+from bridge_adapter.dispatch import Context, Dispatcher, from_tool
+from bridge_adapter.request import Request
 from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ defmodule SnakeBridge.Runtime do
       (`:result`, `:bytes`, `:maps`, `:tensors`, `:frames`, `:preserve_identity`) is told in docs/types.md,
       and what goes through shared memory (`:shared`) in docs/sharing.md
   """
-  alias SnakeBridge.Pool.Journal
+  import SnakeBridge.Payload.Fields
 
   alias SnakeBridge.{
     CallbackRegistry,
@@ -454,80 +454,6 @@ defmodule SnakeBridge.Runtime do
 
     if options == %{}, do: opts, else: Keyword.put(opts, :session_options, options)
   end
-
-  @reserved [:idempotent, :idempotency_key, :__args__, :__runtime__]
-
-  # Keyword arguments for Python, and options for us.
-  defp split(opts, args) when is_map(opts), do: split_fields(opts, [], args)
-
-  defp split(opts, args) when is_list(opts) do
-    unless Keyword.keyword?(opts),
-      do: raise(ArgumentError, "options must be a keyword list or a map, not #{inspect(opts, limit: 5)}")
-
-    {ours, kwargs} = Keyword.split(opts, @reserved)
-    # An atom cannot be what a Python function calls a pool.
-    {pool, kwargs} =
-      if is_atom(kwargs[:pool]) and kwargs[:pool] != nil, do: Keyword.pop(kwargs, :pool), else: {nil, kwargs}
-
-    split_fields(kwargs, if(pool, do: Keyword.put(ours, :pool, pool), else: ours), args)
-  end
-
-  defp split_fields(kwargs, ours, args) do
-    runtime = Keyword.get(ours, :__runtime__, [])
-    pool = ours[:pool] || runtime[:pool] || runtime[:pool_name]
-    runtime = if pool, do: Keyword.put(runtime, :pool, pool), else: runtime
-
-    fields = %{
-      "args" => args ++ Keyword.get(ours, :__args__, []),
-      "kwargs" => stringify(kwargs),
-      "idempotent" => Keyword.get(ours, :idempotent, false) == true
-    }
-
-    case ours[:idempotency_key] do
-      nil -> {fields, runtime}
-      key -> {Map.merge(fields, %{"idempotent" => true, "idempotency_key" => Journal.check!(key)}), runtime}
-    end
-  end
-
-  defp stringify(pairs), do: Map.new(pairs, fn {key, value} -> {to_string(key), value} end)
-
-  # --- names ---
-
-  defp names(module) when is_binary(module) do
-    %{"python_module" => module, "module_path" => module, "library" => library(module)}
-  end
-
-  defp names(module) when is_atom(module) do
-    name = exported(module, [:__snakebridge_python_name__, :__snakebridge_python_module__]) || missing(module)
-    %{"python_module" => name, "library" => exported(module, [:__snakebridge_library__]) || library(name)}
-  end
-
-  defp class(module) when is_atom(module) do
-    exported(module, [:__snakebridge_python_class__]) || module |> Module.split() |> List.last()
-  end
-
-  defp class(module) when is_binary(module), do: module |> String.split(".") |> List.last()
-
-  defp exported(module, names) do
-    Code.ensure_loaded(module)
-
-    Enum.find_value(names, fn name ->
-      if function_exported?(module, name, 0), do: to_string(apply(module, name, []))
-    end)
-  end
-
-  defp missing(module) do
-    raise ArgumentError,
-          "#{inspect(module)} is no SnakeBridge wrapper: it does not export __snakebridge_python_name__/0; name Python modules as strings, like \"numpy\""
-  end
-
-  defp library(module), do: module |> String.split(".") |> hd()
-
-  defp instance(%kind{} = ref) when kind in [Ref, StreamRef],
-    do: %{"instance" => ref, "python_module" => ref.python_module || "", "library" => ref.library || ""}
-
-  # A value: Python makes its object of it, for this one call.
-  defp instance(value), do: %{"instance" => value, "python_module" => "", "library" => ""}
 
   defp enrich(%Error{} = error, {module, function, args}) do
     added = %{elixir_module: module, elixir_function: function, elixir_arity: length(args)}
