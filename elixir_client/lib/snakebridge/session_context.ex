@@ -4,7 +4,7 @@ defmodule SnakeBridge.SessionContext do
 
   Sessions can be shared: any process may enter a session by its id.
   """
-  alias SnakeBridge.SessionManager
+  alias SnakeBridge.{Error, SessionManager}
 
   @session :snakebridge_session
   @options :snakebridge_session_options
@@ -91,5 +91,15 @@ defmodule SnakeBridge.SessionContext do
       [{_, options, defaults}] -> {options, defaults}
       [] -> {%{}, []}
     end
+  rescue
+    error in ArgumentError ->
+      if :ets.whereis(@options) == :undefined, do: raise(stopped()), else: reraise(error, __STACKTRACE__)
+  end
+
+  defp stopped do
+    Error.new(
+      :unavailable,
+      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped"
+    )
   end
 end

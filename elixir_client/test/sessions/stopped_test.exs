@@ -47,4 +47,14 @@ defmodule SnakeBridge.StoppedTest do
     {:ok, _} = Application.ensure_all_started(:snakebridge)
     assert {:ok, _} = Session.call(session, fn model -> SnakeBridge.call_method(model, :pid) end)
   end
+
+  test "a plain call says so, too" do
+    :ok = Application.stop(:snakebridge)
+    stopped = ~r/the application :snakebridge is not running; start it/
+    assert {:error, %Error{category: :unavailable} = error} = SnakeBridge.call("math", "sqrt", [4])
+    assert Exception.message(error) =~ stopped
+    assert_raise Error, stopped, fn -> SnakeBridge.stream("builtins", "range", [3]) |> Enum.to_list() end
+    {:ok, _} = Application.ensure_all_started(:snakebridge)
+    assert {:ok, 2.0} = SnakeBridge.call("math", "sqrt", [4])
+  end
 end
