@@ -1,20 +1,38 @@
-# One caller and one worker: the same call plain and idempotent, in turns, with a journal that survives processes and one that survives power.
+# One caller and one worker: the same call plain, idempotent and with a key, in turns, with a journal that survives processes and one that survives power.
 Code.require_file("row.exs", __DIR__)
 
 directory = Path.join(System.tmp_dir!(), "bench-reliability-#{System.pid()}")
 median = fn durations -> durations |> Enum.sort() |> Enum.at(div(length(durations), 2)) end
 
-for {id, durability, n} <- [{"journal_us", :process, 2_000}, {"journal_fsync_us", :power, 500}] do
+suites = [
+  {:process, [idempotent: "retry_us", key: "journal_us"], 2_000},
+  {:power, [key: "journal_fsync_us"], 500}
+]
+
+for {durability, rows, n} <- suites do
   journal = [path: Path.join(directory, "#{durability}.journal"), durability: durability]
   {:ok, pool} = SnakeBridge.Pool.start_link(name: durability, size: 1, journal: journal)
-  plain = fn -> {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], pool: durability) end
-  recorded = fn -> {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], pool: durability, idempotent: true) end
-  for call <- [plain, recorded], do: Bench.each(500, call)
 
-  rounds = for _ <- 1..9, do: {median.(Bench.each(n, plain)), median.(Bench.each(n, recorded))}
-  cost = median.(for {without, with} <- rounds, do: with - without)
-  ratio = median.(for {without, with} <- rounds, do: with / without)
-  Bench.row(id, cost, "us", 9 * n, nil, nil, ratio, "the same call without a key")
+  options = fn
+    :plain -> []
+    :idempotent -> [idempotent: true]
+    :key -> [idempotency_key: "call #{System.unique_integer([:positive])}"]
+  end
+
+  call = fn way ->
+    {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], [pool: durability] ++ options.(way))
+  end
+
+  ways = [:plain | Keyword.keys(rows)]
+  for way <- ways, do: Bench.each(500, fn -> call.(way) end)
+  rounds = for _ <- 1..9, do: Map.new(ways, &{&1, median.(Bench.each(n, fn -> call.(&1) end))})
+
+  for {way, id} <- rows do
+    cost = median.(for round <- rounds, do: round[way] - round.plain)
+    ratio = median.(for round <- rounds, do: round[way] / round.plain)
+    Bench.row(id, cost, "us", 9 * n, nil, nil, ratio, "the same call without a key")
+  end
+
   Supervisor.stop(pool)
 end
 

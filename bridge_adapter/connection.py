@@ -221,6 +221,8 @@ class Connection:
                 self.socket.send(lane.response_head(message.id), value)
             else:
                 self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
+                if request.afterwards is not None:
+                    request.afterwards()
 
     def _request(self, message: Message) -> Request:
         params = message.body

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge_adapter import processes
@@ -46,8 +47,8 @@ class Once:
         *,
         holds: Callable[[str], bool],
         describe: Callable[[BaseException], bytes | None],
-    ) -> tuple[bytes, Outcome]:
-        """The answer of `code`, which also tells the refs in it, or the recorded one.
+    ) -> tuple[bytes, Outcome, Callable[[], None] | None]:
+        """The answer of `code`, which also tells the refs in it, or the recorded one; and what is to be done when it is on its way.
 
         `holds` says whether the refs of a recorded answer still name objects, `describe` what waiting callers get to know of an error
         (None: it is not theirs). Raises what `code` raises, IdempotencyConflict, and Unavailable where a key cannot be honoured.
@@ -61,7 +62,7 @@ class Once:
         if row is not None:
             if row.state == FAILED:
                 raise RecordedFailure(row.answer or b"")
-            return row.answer or b"", Outcome(row.attempts, replayed=True)
+            return row.answer or b"", Outcome(row.attempts, replayed=True), None
         try:
             answer, refs = code()
         except BaseException as error:
@@ -70,20 +71,22 @@ class Once:
             raise
         else:
             self._record(lambda journal: journal.finish(key.text, answer, refs))
-            return answer, Outcome(attempt)
+            return answer, Outcome(attempt), None
         finally:
             self._running.pop(key.text, None)
 
-    def _run_alone(self, key: Key, form: str, code: Callable[[], tuple[bytes, str]], holds: Callable[[str], bool]) -> tuple[bytes, Outcome]:
-        """The same for a key that nobody else has. Without a journal that works, the call is only run again where it would have been
-        answered."""
+    def _run_alone(
+        self, key: Key, form: str, code: Callable[[], tuple[bytes, str]], holds: Callable[[str], bool]
+    ) -> tuple[bytes, Outcome, Callable[[], None] | None]:
+        """The same for a key that nobody else has. It is recorded afterwards, when it costs its caller no time: a call that dies before
+        would be run again, which is no harm, and nobody has seen its answer. Without a journal that works, every such call is."""
         if key.attempt > 1:
             row = self._found(key.text)
             if row is not None and row.form == form and row.answer is not None and holds(row.refs):
-                return row.answer, Outcome(row.attempts, replayed=True)
+                return row.answer, Outcome(row.attempts, replayed=True), None
         answer, refs = code()
-        self._record(lambda journal: journal.keep(key.text, form, key.attempt, answer, refs))
-        return answer, Outcome(key.attempt)
+        record = partial(self._record, lambda journal: journal.keep(key.text, form, key.attempt, answer, refs))
+        return answer, Outcome(key.attempt), record
 
     def _found(self, key: str) -> Row | None:
         try:

@@ -28,7 +28,7 @@ Durability = Literal["process", "power"]
 _BUSY_SECONDS = 5.0
 _STEP_ROWS = 50  # deleted at a time: some 0.2 ms
 _TIDY_SECONDS = 10.0
-_WAL_BYTES = 4 * 1024 * 1024
+_WRITE_BACK_EVERY = 500  # accesses
 _APPLICATION = 0x534E4A4C  # "SNJL"
 # Each entry brings the file from the version before it to its own; the last is today's. Never change one that was released.
 _MIGRATIONS = (
@@ -76,6 +76,8 @@ class Journal:
         self._lock = threading.Lock()
         self._owner = owner or processes.token()
         self._closed = threading.Event()
+        self._work = threading.Event()  # there is something for the keeper to do
+        self._count = 0
         self._calls = self._open()
         self._keeper = threading.Thread(target=self._tidy_up, name="journal", daemon=True)
         self._keeper.start()
@@ -145,6 +147,7 @@ class Journal:
     def close(self) -> None:
         """Closes the file. Rows of calls that still run stay as they are: their process is about to be gone."""
         self._closed.set()
+        self._work.set()
         with self._lock:
             self._calls.close()
 
@@ -152,6 +155,9 @@ class Journal:
 
     def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
+            self._count += 1
+            if self._count % _WRITE_BACK_EVERY == 0:
+                self._work.set()
             try:
                 return action(self._calls)
             except sqlite3.OperationalError as error:
@@ -234,21 +240,33 @@ class Journal:
     # --- bounds ---
 
     def _tidy_up(self) -> None:
-        while not self._closed.wait(_TIDY_SECONDS):
+        tidied = time.monotonic()
+        while True:
+            self._work.wait(_TIDY_SECONDS)
+            self._work.clear()
+            if self._closed.is_set():
+                return
             try:
-                self.tidy()
+                if time.monotonic() - tidied >= _TIDY_SECONDS:
+                    tidied = time.monotonic()
+                    self.tidy()
+                else:
+                    with contextlib.closing(connect(self.path)) as calls:
+                        self._write_back(calls)
             except (sqlite3.Error, OSError) as error:
                 log.warning("the journal %s could not be tidied: %s", self.path, error)
 
     def tidy(self) -> None:
-        """Forgets what has expired, then the oldest that ended while there is too much; writes the log back when it has grown."""
+        """Forgets what has expired, then the oldest that ended while there is too much; writes the log back."""
         with contextlib.closing(connect(self.path)) as calls:
             now = time.time()
             self._forget(calls, lambda state, expires: expires < now, lambda: True)
             self._forget(calls, lambda state, _: state != STARTED, lambda: self._too_much(calls))
-            with contextlib.suppress(FileNotFoundError):
-                if self._wal().stat().st_size > _WAL_BYTES:
-                    calls.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._write_back(calls)
+
+    def _write_back(self, calls: sqlite3.Connection) -> None:
+        """Brings what is in the log into the file, so that the log can begin anew."""
+        calls.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _too_much(self, calls: sqlite3.Connection) -> bool:
         [[pages]], [[free]], [[size]] = (calls.execute(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size"))
