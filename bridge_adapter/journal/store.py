@@ -29,6 +29,7 @@ _BUSY_SECONDS = 5.0
 _STEP_ROWS = 50  # deleted at a time: some 0.2 ms
 _TIDY_SECONDS = 10.0
 _WRITE_BACK_EVERY = 500  # accesses
+_LONGEST_LOG = 16 * 1024 * 1024
 _APPLICATION = 0x534E4A4C  # "SNJL"
 # Each entry brings the file from the version before it to its own; the last is today's. Never change one that was released.
 _MIGRATIONS = (
@@ -78,6 +79,7 @@ class Journal:
         self._closed = threading.Event()
         self._work = threading.Event()  # there is something for the keeper to do
         self._count = 0
+        self._writing_back = threading.Lock()
         self._calls = self._open()
         self._keeper = threading.Thread(target=self._tidy_up, name="journal", daemon=True)
         self._keeper.start()
@@ -266,7 +268,12 @@ class Journal:
 
     def _write_back(self, calls: sqlite3.Connection) -> None:
         """Brings what is in the log into the file, so that the log can begin anew."""
-        calls.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with self._writing_back:  # two at once would refuse each other
+            calls.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            with contextlib.suppress(FileNotFoundError):
+                if self._wal().stat().st_size > _LONGEST_LOG:
+                    # Calls come so fast that there is no moment for that: they wait while the last bit of it is done.
+                    calls.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     def _too_much(self, calls: sqlite3.Connection) -> bool:
         [[pages]], [[free]], [[size]] = (calls.execute(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size"))
