@@ -267,10 +267,10 @@ class Connection:
         if given is None:
             return None
         match given:
-            case [str(text), str(digest), *attempt] if 0 < len(text) <= LONGEST_KEY and all(type(n) is int and n > 0 for n in attempt):
+            case [str(text), str()] | [str(text), str(), int()] if 0 < len(text) <= LONGEST_KEY and _is_text(text):
                 if method == "stream":
                     raise errors.InvalidRequest("a stream has no idempotency key: what it has sent is not recorded; call it without one")
-                return Key(text, digest, *attempt[:1])
+                return Key(*given)
         rule = f"key must be a text of 1 to {LONGEST_KEY} characters, a digest and the number of the attempt"
         raise errors.InvalidRequest(f"{rule}, not {str(given)[:80]}")
 
@@ -369,3 +369,11 @@ class Connection:
     def ask(self, params: dict[str, Any], call: Call | None, session: str, timeout: float | None = None) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
         return self._questions.ask(self, params, call, session, timeout)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which no file takes
+        return False
+    return True

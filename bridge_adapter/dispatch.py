@@ -108,7 +108,7 @@ class Dispatcher:
 
         def describe(error: BaseException) -> bytes | None:
             fields = self.error(error, request)
-            return json.dumps(fields).encode() if fields["category"] == "python_error" else None
+            return json.dumps(fields, default=str).encode() if fields["category"] == "python_error" else None
 
         form = f"{request.form.encoding} {request.form.schema} {request.form.identity:d}"
         answer, request.outcome, request.afterwards = once.run(request.key, form, request.call, recorded, holds=holds, describe=describe)

@@ -141,9 +141,9 @@ class Once:
     def _record(self, action: Callable[[Journal], None]) -> None:
         try:
             action(self._opened())
-        except JournalError as error:
-            # The answer is good; only, with the same key it would be made again.
-            self._warn(str(error))
+        except Exception as error:
+            # Whatever it is, the answer is good; only, with the same key it would be made again.
+            self._warn(str(error) if isinstance(error, JournalError) else f"an answer could not be recorded: {error!r}")
 
     def _warn(self, text: str) -> None:
         now = time.monotonic()

@@ -80,6 +80,7 @@ class Journal:
         self._work = threading.Event()  # there is something for the keeper to do
         self._count = 0
         self._writing_back = threading.Lock()
+        self._inode = 0
         self._calls = self._open()
         self._keeper = threading.Thread(target=self._tidy_up, name="journal", daemon=True)
         self._keeper.start()
@@ -184,7 +185,9 @@ class Journal:
             # One process at a time looks whether the file is in order, and sets it aside if not.
             with open(os.open(f"{self.path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                return self._opened()
+                calls = self._opened()
+                self._inode = self.path.stat().st_ino
+                return calls
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
@@ -249,14 +252,25 @@ class Journal:
             if self._closed.is_set():
                 return
             try:
+                self._follow()
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
                     self.tidy()
                 else:
                     with contextlib.closing(connect(self.path)) as calls:
                         self._write_back(calls)
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, JournalError) as error:
                 log.warning("the journal %s could not be tidied: %s", self.path, error)
+
+    def _follow(self) -> None:
+        """Opens the file that is there now, if that is another one: somebody has found it damaged and set it aside, or has removed it."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:
+                return
+        with self._lock:
+            if not self._closed.is_set():
+                self._calls.close()
+                self._calls = self._open()
 
     def tidy(self) -> None:
         """Forgets what has expired, then the oldest that ended while there is too much; writes the log back."""
@@ -321,10 +335,12 @@ def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
     calls.execute("BEGIN IMMEDIATE")
     try:
         yield
+        calls.execute("COMMIT")
     except BaseException:
-        calls.execute("ROLLBACK")
+        # A full disk may have undone it already, or left it open.
+        if calls.in_transaction:
+            calls.execute("ROLLBACK")
         raise
-    calls.execute("COMMIT")
 
 
 def _row(calls: sqlite3.Connection, key: str) -> Row | None:

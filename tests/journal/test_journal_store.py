@@ -223,6 +223,25 @@ def test_a_file_that_is_damaged_while_it_is_open_is_set_aside_as_well(path: Path
     assert Path(f"{path}.damaged-1").exists()
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_who_has_the_old_file_open_follows_to_the_new_one(path: Path, removed: bool) -> None:
+    first = Journal(path)
+    first.begin("before", "", "", never)
+    if removed:
+        path.unlink()
+    else:
+        path.rename(path.parent / "elsewhere")
+    second = None if removed else Journal(path)
+    first._follow()
+    first.begin("a", "", "", never)
+    second = second or Journal(path)
+    row, _ = second.begin("a", "", "", never)
+    assert row is not None and row.state == STARTED
+    assert path.stat().st_mode & 0o777 == 0o600
+    first.close()
+    second.close()
+
+
 def test_an_empty_file_is_none_yet(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.touch()

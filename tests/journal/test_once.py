@@ -12,6 +12,10 @@ import pytest
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
+from bridge_adapter.calls import Call
+from bridge_adapter.journal.once import Once
+from bridge_adapter.journal.records import Key
+from bridge_adapter.journal.store import Journal
 
 Ask = Callable[..., Any]
 
@@ -207,7 +211,7 @@ def test_a_call_from_the_callback_of_its_own_key_is_refused(start: Callable[...,
 
 def test_keys_that_are_none_and_streams_are_refused(start: Callable[..., Worker], runs: Path) -> None:
     client = asker(start())
-    for key in ("", "x" * 256, 7, None):
+    for key in ("", "x" * 256, 7, None, "\ud800"):
         with pytest.raises(LaneError, match="key must be a text of 1 to 255 characters"):
             client.once(key, "run", str(runs))
     with pytest.raises(LaneError, match="a stream has no idempotency key"):
@@ -255,6 +259,25 @@ def test_a_key_made_for_one_call_is_only_looked_for_when_it_comes_again(start: C
     assert attempt(2, "ref", "make") == (ref, (1, True))
     again, outcome = attempt(2, "ref", "make", asker(start()))
     assert (again != ref, outcome) == (True, (2, False))
+
+
+def test_an_answer_that_cannot_be_recorded_is_given_all_the_same(tmp_path: Path) -> None:
+    class Full(Journal):
+        def finish(self, key: str, answer: bytes, refs: str = "") -> None:
+            raise MemoryError
+
+    journal = Full(tmp_path / "calls.journal")
+    once = Once(lambda: journal)
+
+    def run(answer: bytes) -> tuple[bytes, int, bool]:
+        given, outcome, _ = once.run(
+            Key("k", "d"), "form", Call((1, 1)), lambda: (answer, ""), holds=lambda _: True, describe=lambda _: None
+        )
+        return given, outcome.attempts, outcome.replayed
+
+    assert run(b"first") == (b"first", 1, False)
+    assert run(b"second") == (b"second", 2, False)
+    once.close()
 
 
 def test_the_answer_over_tagged_json_is_recorded_too(start: Callable[..., Worker], runs: Path) -> None:
