@@ -220,9 +220,11 @@ class Connection:
             if outcome is None:
                 self.socket.send(lane.response_head(message.id), value)
             else:
-                self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
-                if request.afterwards is not None:
-                    request.afterwards()
+                try:
+                    self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
+                finally:
+                    if request.afterwards is not None:
+                        request.afterwards()
 
     def _request(self, message: Message) -> Request:
         params = message.body
@@ -267,7 +269,7 @@ class Connection:
         if given is None:
             return None
         match given:
-            case [str(text), str()] | [str(text), str(), int()] if 0 < len(text) <= LONGEST_KEY and _is_text(text):
+            case [str(text), str(digest), *attempt] if 0 < len(text) <= LONGEST_KEY and _is_text(text + digest) and _is_attempt(attempt):
                 if method == "stream":
                     raise errors.InvalidRequest("a stream has no idempotency key: what it has sent is not recorded; call it without one")
                 return Key(*given)
@@ -377,3 +379,7 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:  # a lone surrogate, which no file takes
         return False
     return True
+
+
+def _is_attempt(given: list[Any]) -> bool:
+    return not given or (len(given) == 1 and type(given[0]) is int and 0 < given[0] < 2**31)

@@ -138,10 +138,11 @@ def _key(call: Asked) -> list[str] | None:
     text = call.texts.get(KEY) or b"null"
     try:
         key = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         key = text.decode("utf-8", "replace")
-    key = call.metadata.get(KEY) if key in (None, "") else key
-    if not key:
+    if key is None or key == "":
+        key = call.metadata.get(KEY)
+    if key is None or key == "":
         return None
     if not isinstance(key, str):
         raise _invalid(f"{KEY} is {str(key)[:40]}; it must be a text")

@@ -35,6 +35,7 @@ class Once:
         self._journal: Journal | None = None
         self._running: dict[str, Call] = {}
         self._gate = threading.Lock()
+        self._opening = threading.Lock()
         self._own = processes.token()
         self._warned = -_WARN_SECONDS
 
@@ -66,7 +67,7 @@ class Once:
         try:
             answer, refs = code()
         except BaseException as error:
-            told = describe(error)
+            told = _told(describe, error)
             self._record(lambda journal: journal.fail(key.text, told))
             raise
         else:
@@ -134,9 +135,10 @@ class Once:
             pause = min(2 * pause, _LAST_LOOK)
 
     def _opened(self) -> Journal:
-        if self._journal is None:
-            self._journal = self._open()
-        return self._journal
+        with self._opening:
+            if self._journal is None:
+                self._journal = self._open()
+            return self._journal
 
     def _record(self, action: Callable[[Journal], None]) -> None:
         try:
@@ -154,3 +156,10 @@ class Once:
     def close(self) -> None:
         if self._journal is not None:
             self._journal.close()
+
+
+def _told(describe: Callable[[BaseException], bytes | None], error: BaseException) -> bytes | None:
+    try:
+        return describe(error)
+    except Exception:  # an error that cannot be told is one's own
+        return None

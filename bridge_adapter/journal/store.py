@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -58,7 +59,7 @@ class Bounds:
 _NEW = "(key, digest, form, state, attempts, owner, began, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WHOLE = "(key, digest, form, state, attempts, owner, began, expires, ended, refs, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? AND state = ?"
-_OLDEST = "SELECT rowid, state, expires FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
+_OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
 _ROW = "state, digest, form, attempts, owner, answer, refs"
 
 
@@ -81,9 +82,13 @@ class Journal:
         self._count = 0
         self._writing_back = threading.Lock()
         self._inode = 0
+        self._owed: set[str] = set()  # keys whose calls have ended, which could not be written
         self._calls = self._open()
-        self._keeper = threading.Thread(target=self._tidy_up, name="journal", daemon=True)
-        self._keeper.start()
+        try:
+            threading.Thread(target=self._tidy_up, name="journal", daemon=True).start()
+        except RuntimeError as error:
+            self._calls.close()
+            raise self._unusable(error) from error
 
     def begin(self, key: str, digest: str, form: str, takes_over: Callable[[Row], bool]) -> tuple[Row | None, int]:
         """Starts a call, or says what stands in its way: (None, number of the attempt) or (row, 0).
@@ -99,6 +104,7 @@ class Journal:
                 new,
             )
             if cursor.rowcount == 1:
+                self._owed.discard(key)
                 return None, 1
             with _transaction(calls):
                 row = _row(calls, key)
@@ -109,6 +115,7 @@ class Journal:
                     f"INSERT OR REPLACE INTO calls {_NEW}",
                     (key, digest, form, STARTED, attempt, *new[5:]),
                 )
+                self._owed.discard(key)
                 return None, attempt
 
         return self._do(write)
@@ -120,7 +127,7 @@ class Journal:
 
     def fail(self, key: str, error: bytes | None) -> None:
         """Keeps that a call which this process began has failed, and its error, for those who waited for it."""
-        self._end(key, FAILED, error, "", durable=False)
+        self._end(key, FAILED, error if error is None or len(error) <= self.bounds.answer else None, "", durable=False)
 
     def keep(self, key: str, form: str, attempts: int, answer: bytes, refs: str = "") -> None:
         """Keeps the answer of a call that was not begun here: of one whose key nobody else has."""
@@ -132,7 +139,23 @@ class Journal:
 
     def _end(self, key: str, state: int, answer: bytes | None, refs: str, *, durable: bool) -> None:
         values = (state, answer, refs, time.time(), key, self._owner, STARTED)
-        self._do(lambda calls: self._durably(calls, f"UPDATE calls SET {_END}", values, durable))
+        try:
+            self._do(lambda calls: self._durably(calls, f"UPDATE calls SET {_END}", values, durable))
+        except BaseException:
+            # Others would wait for it for as long as this process lives.
+            self._owed.add(key)
+            self._work.set()
+            raise
+
+    def _settle(self) -> None:
+        """Writes of calls that have ended at least that they have."""
+        for key in list(self._owed):
+            self._do(partial(self._write_end, key))
+
+    def _write_end(self, key: str, calls: sqlite3.Connection) -> None:
+        if key in self._owed:  # it may have been begun again
+            calls.execute(f"UPDATE calls SET {_END}", (FAILED, None, "", time.time(), key, self._owner, STARTED))
+            self._owed.discard(key)
 
     def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> None:
         if durable:
@@ -161,6 +184,7 @@ class Journal:
             self._count += 1
             if self._count % _WRITE_BACK_EVERY == 0:
                 self._work.set()
+            self._follow()
             try:
                 return action(self._calls)
             except sqlite3.OperationalError as error:
@@ -195,7 +219,7 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_size == 0 and not self._wal().exists():
                 self.path.unlink()  # somebody was killed between making it and writing into it
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # the mode that its log will have, too
+        self._make()
         try:
             return self._checked()
         except sqlite3.OperationalError:
@@ -203,19 +227,26 @@ class Journal:
         except (sqlite3.DatabaseError, _Unreadable) as error:
             aside = self._set_aside()
             log.warning("the journal %s is damaged (%s) and was set aside as %s; a new one begins", self.path, error, aside)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            self._make()
             return self._checked()
 
+    def _make(self) -> None:
+        """Makes the file, with the mode that its log will have, too. One that is there is not opened: closing it ends SQLite's locks."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
     def _checked(self) -> sqlite3.Connection:
-        calls = connect(self.path)
+        calls = _connected(self.path)
         try:
             [[version]], [[application]] = calls.execute("PRAGMA user_version"), calls.execute("PRAGMA application_id")
+            [[tables]] = calls.execute("SELECT count(*) FROM sqlite_master")
             if version > len(_MIGRATIONS):
                 raise sqlite3.OperationalError(
                     f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(_MIGRATIONS)}"
                 )
-            if version and application != _APPLICATION:
+            if (version or tables) and application != _APPLICATION:
                 raise sqlite3.OperationalError("it is a SQLite file, but not a journal; nothing was changed in it")
+            _prepare(calls)
             [[found]] = calls.execute("PRAGMA quick_check(1)")
             if found != "ok":
                 raise _Unreadable(found)
@@ -252,7 +283,7 @@ class Journal:
             if self._closed.is_set():
                 return
             try:
-                self._follow()
+                self._settle()
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
                     self.tidy()
@@ -264,20 +295,26 @@ class Journal:
 
     def _follow(self) -> None:
         """Opens the file that is there now, if that is another one: somebody has found it damaged and set it aside, or has removed it."""
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_ino == self._inode:
-                return
-        with self._lock:
-            if not self._closed.is_set():
-                self._calls.close()
-                self._calls = self._open()
+        try:
+            there = self.path.stat().st_ino
+        except FileNotFoundError:
+            there = 0
+        except OSError as error:
+            raise self._unusable(error) from error
+        if there != self._inode and not self._closed.is_set():
+            self._calls.close()
+            self._calls = self._open()
 
     def tidy(self) -> None:
         """Forgets what has expired, then the oldest that ended while there is too much; writes the log back."""
         with contextlib.closing(connect(self.path)) as calls:
             now = time.time()
-            self._forget(calls, lambda state, expires: expires < now, lambda: True)
-            self._forget(calls, lambda state, _: state != STARTED, lambda: self._too_much(calls))
+
+            def expired(state: int, expires: float, owner: str) -> bool:
+                return expires < now and not (state == STARTED and processes.lives(owner))
+
+            self._forget(calls, expired, lambda: True)
+            self._forget(calls, lambda state, *_: state != STARTED, lambda: self._too_much(calls))
             self._write_back(calls)
 
     def _write_back(self, calls: sqlite3.Connection) -> None:
@@ -296,16 +333,16 @@ class Journal:
         [[rows]] = calls.execute("SELECT count(*) FROM calls")
         return bool(rows > self.bounds.rows)
 
-    def _forget(self, calls: sqlite3.Connection, which: Callable[[int, float], bool], needed: Callable[[], bool]) -> None:
+    def _forget(self, calls: sqlite3.Connection, which: Callable[[int, float, str], bool], needed: Callable[[], bool]) -> None:
         """Deletes rows in small steps, the oldest first, until one is to be kept. Rows that run are passed over. They lie in the order of
         their age."""
         after = 0
         while not self._closed.is_set() and needed():
             oldest = calls.execute(_OLDEST, (after, _STEP_ROWS)).fetchall()
-            going = [number for number, state, expires in oldest if which(state, expires)]
+            going = [number for number, *row in oldest if which(*row)]
             for number in going:
                 calls.execute("DELETE FROM calls WHERE rowid = ?", (number,))
-            passed = [number for number, state, _ in oldest if state == STARTED and number not in going]
+            passed = [number for number, state, *_ in oldest if state == STARTED and number not in going]
             if not oldest or len(going) + len(passed) < len(oldest):
                 return
             after = oldest[-1][0]
@@ -317,17 +354,25 @@ class _Unreadable(Exception):
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection for one user at a time; every statement is a transaction of its own."""
-    calls = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    calls = _connected(path)
     try:
-        calls.execute("PRAGMA page_size = 1024")  # of a new file: small rows, so half the time of the default
-        calls.execute("PRAGMA journal_mode = WAL").fetchall()
-        # Survives the death of processes; `power` syncs what must survive more. Checkpoints are the keeper's.
-        calls.execute("PRAGMA synchronous = NORMAL")
-        calls.execute("PRAGMA wal_autocheckpoint = 0")
+        _prepare(calls)
     except BaseException:
         calls.close()
         raise
     return calls
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(calls: sqlite3.Connection) -> None:
+    calls.execute("PRAGMA page_size = 1024")  # of a new file: small rows, so half the time of the default
+    calls.execute("PRAGMA journal_mode = WAL").fetchall()
+    # Survives the death of processes; `power` syncs what must survive more. Checkpoints are the keeper's.
+    calls.execute("PRAGMA synchronous = NORMAL")
+    calls.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 @contextlib.contextmanager
@@ -344,5 +389,7 @@ def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
 
 
 def _row(calls: sqlite3.Connection, key: str) -> Row | None:
-    found: Any = calls.execute(f"SELECT {_ROW} FROM calls WHERE key = ?", (key,)).fetchone()
+    # What has expired is as good as forgotten, whenever that is done.
+    known = f"SELECT {_ROW} FROM calls WHERE key = ? AND (state = ? OR expires > ?)"
+    found: Any = calls.execute(known, (key, STARTED, time.time())).fetchone()
     return None if found is None else Row(*found)

@@ -53,6 +53,9 @@ def test_a_key_means_that_the_call_may_be_run_again(gateway: Gateway, runs: Path
 def test_keys_that_are_none_are_refused(gateway: Gateway, runs: Path) -> None:
     with pytest.raises(ToolFailed, match="idempotency_key is 7; it must be a text"):
         ask(gateway, "run", str(runs), key=7)
+    for key in (0, False, []):
+        with pytest.raises(ToolFailed, match="it must be a text"):
+            ask(gateway, "run", str(runs), key=key)
     with pytest.raises(ToolFailed, match="1 to 255 characters"):
         ask(gateway, "run", str(runs), key="x" * 300)
     assert not runs.exists()

@@ -138,12 +138,34 @@ def keys(path: Path) -> list[str]:
 
 
 def test_what_has_expired_is_forgotten(path: Path) -> None:
+    dead = Journal(path, bounds=Bounds(seconds=-1), owner="a process that is gone")
+    dead.begin("begun by a dead one", "", "", never)
     journal = filled(path, 120, seconds=-1)
+    assert journal.look("0001") is None
     journal.bounds = Bounds()
     journal.begin("new", "", "", never)
     journal.tidy()
-    assert keys(path) == ["new"]
+    # What runs is not forgotten, however long it takes.
+    assert keys(path) == [*(f"{number:04}" for number in range(0, 120, 10)), "new"]
+    assert journal.begin("0001", "", "", never) == (None, 1)
+    dead.close()
     journal.close()
+
+
+def test_an_end_that_could_not_be_written_is_written_later(path: Path) -> None:
+    journal, other = Journal(path), Journal(path, owner=f"{processes.token()}")
+    for key in ("a", "b"):
+        journal.begin(key, "", "", never)
+    journal._calls.execute("PRAGMA query_only = ON")
+    for key in ("a", "b"):
+        with pytest.raises(JournalError, match="cannot be used"):
+            journal.finish(key, b"lost")
+    journal._calls.execute("PRAGMA query_only = OFF")
+    assert journal.begin("b", "", "", always) == (None, 2)
+    journal._settle()
+    assert [row and row.state for row in (other.look("a"), other.look("b"))] == [FAILED, STARTED]
+    journal.close()
+    other.close()
 
 
 def test_of_too_many_rows_the_oldest_go_and_none_that_runs(path: Path) -> None:
@@ -258,14 +280,19 @@ def test_a_file_of_a_newer_version_and_one_of_somebody_else_are_left_as_they_are
     calls.close()
     with pytest.raises(JournalError, match="made by a newer bridge-adapter"):
         Journal(path)
-    other = path.parent / "other.sqlite3"
+    for number, script in enumerate(["CREATE TABLE mine (x)", "CREATE TABLE mine (x); PRAGMA user_version = 1;"]):
+        left_alone(path.parent / f"other {number}.sqlite3", script)
+    assert sorted(path.parent.glob("*.damaged*")) == []
+
+
+def left_alone(other: Path, script: str) -> None:
     calls = sqlite3.connect(other)
-    calls.executescript("CREATE TABLE mine (x); PRAGMA user_version = 1;")
+    calls.executescript(script)
     calls.close()
     before = other.read_bytes()
     with pytest.raises(JournalError, match="not a journal"):
         Journal(other)
-    assert other.read_bytes()[100:] == before[100:] and sorted(path.parent.glob("*.damaged*")) == []
+    assert other.read_bytes() == before
 
 
 def test_a_place_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:

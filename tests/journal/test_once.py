@@ -214,6 +214,10 @@ def test_keys_that_are_none_and_streams_are_refused(start: Callable[..., Worker]
     for key in ("", "x" * 256, 7, None, "\ud800"):
         with pytest.raises(LaneError, match="key must be a text of 1 to 255 characters"):
             client.once(key, "run", str(runs))
+    for rest in ([], ["\ud800"], ["d", 0], ["d", -3], ["d", True], ["d", 2**40], ["d", 1, 1]):
+        asked = {"tool": "snakebridge.call", "payload": payload("counted", "run", [str(runs)]), "key": ["k", *rest]}
+        with pytest.raises(LaneError, match="key must be a text of 1 to 255 characters"):
+            client.request("call", asked)
     with pytest.raises(LaneError, match="a stream has no idempotency key"):
         client.request(
             "stream", {"tool": "snakebridge.stream", "payload": payload("builtins", "range", [3]), "credit": 9, "key": ["k", "d"]}
@@ -277,6 +281,44 @@ def test_an_answer_that_cannot_be_recorded_is_given_all_the_same(tmp_path: Path)
 
     assert run(b"first") == (b"first", 1, False)
     assert run(b"second") == (b"second", 2, False)
+    once.close()
+
+
+def test_calls_that_come_first_at_the_same_time_open_one_journal(tmp_path: Path) -> None:
+    opened: list[Journal] = []
+
+    def open_journal() -> Journal:
+        opened.append(Journal(tmp_path / "calls.journal"))
+        return opened[-1]
+
+    once = Once(open_journal)
+
+    def run(number: int) -> None:
+        _, _, record = once.run(Key(f"{number}", ""), "", Call((1, number)), lambda: (b"x", ""), holds=lambda _: True, describe=repr)  # type: ignore[arg-type,return-value]
+        assert record is not None
+        record()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
+    once.close()
+
+
+def test_an_error_that_cannot_be_told_is_raised_as_it_is(tmp_path: Path) -> None:
+    once = Once(lambda: Journal(tmp_path / "calls.journal"))
+
+    def fails() -> tuple[bytes, str]:
+        raise KeyError("mine")
+
+    def cannot(_: BaseException) -> bytes:
+        raise TypeError("not to be told")
+
+    with pytest.raises(KeyError, match="mine"):
+        once.run(Key("k", "d"), "", Call((1, 1)), fails, holds=lambda _: True, describe=cannot)
+    assert once.run(Key("k", "d"), "", Call((1, 2)), lambda: (b"x", ""), holds=lambda _: True, describe=cannot)[1].attempts == 2
     once.close()
 
 
