@@ -17,21 +17,17 @@ defmodule SnakeBridge.Pool do
 
   alias SnakeBridge.{Error, Exchange, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Journal, Python, Slots, Worker}
+  alias SnakeBridge.Pool.{Attempts, Journal, Placement, Python, Slots, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
 
   @pools :snakebridge_pools
-  @workers :snakebridge_workers
-  @placements :snakebridge_placements
-  # How often a call may find that its worker has just died.
-  @not_begun 2
 
   # --- start ---
 
   @doc false
   def create_tables do
-    for name <- [@pools, @workers, @placements, Slots.table(), SessionManager.table(), Nesting.table()] do
+    for name <- [@pools, Slots.table(), SessionManager.table(), Nesting.table() | Placement.tables()] do
       kind = if name == Nesting.table(), do: :bag, else: :set
       :ets.new(name, [:named_table, :public, kind, read_concurrency: true, write_concurrency: true])
     end
@@ -75,6 +71,14 @@ defmodule SnakeBridge.Pool do
     end
   end
 
+  @doc false
+  def ensure_running(pool),
+    do: if(:ets.member(@pools, pool) and whereis(pool) != nil, do: :ok, else: ensure(pool))
+
+  @doc false
+  # How many workers a running pool has or will have.
+  def size(pool), do: :ets.lookup_element(@pools, pool, 2)
+
   def child_spec(options) do
     %{
       id: {__MODULE__, Keyword.get(options, :name, :default)},
@@ -105,8 +109,7 @@ defmodule SnakeBridge.Pool do
       do: raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(size)}")
 
     :ets.insert(@pools, {name, size, options})
-    # Sessions of workers that an earlier, larger pool of this name had.
-    :ets.select_delete(@placements, [{{{name, :_}, :"$1", :_, :_}, [{:>, :"$1", size}], [true]}])
+    Placement.forget_beyond(name, size)
     Python.sweep()
     workers = for index <- 1..size, do: Supervisor.child_spec({Worker, {name, index, options}}, id: index)
     Supervisor.init(workers, strategy: :one_for_one, max_restarts: 10 * size)
@@ -124,7 +127,7 @@ defmodule SnakeBridge.Pool do
     {given, payload} = Map.pop(payload, "idempotency_key")
 
     answer =
-      with_worker(payload, opts, fn worker, session, context ->
+      Attempts.run(payload, opts, fn worker, session, context ->
         cond do
           worker.journal ->
             Exchange.call(
@@ -162,36 +165,9 @@ defmodule SnakeBridge.Pool do
 
   @doc "Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`."
   def open_stream(tool, payload, opts) do
-    with_worker(payload, opts, fn worker, _session, context ->
+    Attempts.run(payload, opts, fn worker, _session, context ->
       Exchange.Stream.open(worker, tool, payload, context)
     end)
-  end
-
-  defp with_worker(payload, opts, use) do
-    pool = Keyword.get(opts, :pool, :default)
-    timeout = Keyword.get(opts, :timeout, 120_000)
-    session = payload["session_id"] || "default"
-    context = %{pool: pool, timeout: timeout, deadline: deadline(timeout), opts: opts, attempt: 1}
-    attempt(session, context, use, if(payload["idempotent"] == true, do: 2, else: 1), @not_begun)
-  end
-
-  defp attempt(session, context, use, tries, not_begun) do
-    with {:ok, worker} <- place(context, session) do
-      case use.(worker, session, context) do
-        # Its worker died before the call had come to it: nothing has happened yet, whatever the call does.
-        {:error, %Error{category: :worker_crash, details: %{outcome: :not_started}}} when not_begun > 0 ->
-          attempt(session, context, use, tries, not_begun - 1)
-
-        {:error, %Error{category: :worker_crash}} when tries > 1 ->
-          attempt(session, %{context | attempt: context.attempt + 1}, use, tries - 1, not_begun)
-
-        {:error, %Error{category: :unknown_ref} = error} ->
-          {:error, lost(context.pool, session, error)}
-
-        result ->
-          result
-      end
-    end
   end
 
   @doc false
@@ -205,212 +181,29 @@ defmodule SnakeBridge.Pool do
   def left(:infinity), do: :infinity
   def left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 
-  # --- placement ---
-
-  # The worker of a session, waiting for it to be ready; a new session gets the ready worker with the fewest sessions.
-  defp place(%{pool: pool} = context, session) do
-    case :ets.lookup(@placements, {pool, session}) do
-      [{_, index, _, _}] ->
-        case :ets.lookup(@workers, {pool, index}) do
-          [{_, :ready, worker}] -> {:ok, worker}
-          _ -> pool |> await(index, context) |> or_another(context, session)
-        end
-
-      [] ->
-        with :ok <- living(session), :ok <- ensure_running(pool), {:ok, worker} <- choose(pool, context) do
-          # Two first calls at once must agree.
-          if :ets.insert_new(@placements, {{pool, session}, worker.index, worker.generation, nil}) do
-            :atomics.add(worker.counts, 3, 1)
-            {:ok, worker}
-          else
-            place(context, session)
-          end
-        end
-    end
-  end
-
-  # A worker that was chosen beforehand, and cannot be had, is given up for any other.
-  defp or_another({:error, %Error{category: :worker_start}} = error, %{pool: pool} = context, session) do
-    case :ets.select_delete(@placements, [{{{pool, session}, :_, 0, nil}, [], [true]}]) do
-      1 -> place(context, session)
-      0 -> error
-    end
-  end
-
-  defp or_another(result, _, _), do: result
-
-  # What would be made in a session that has ended with its process, nobody would release.
-  defp living(session) do
-    if SessionManager.ended?(session),
-      do:
-        {:error,
-         Error.new(
-           :unknown_ref,
-           "the session #{session} has ended with the process whose session it was, and what it held is released; " <>
-             "make the object again, in a process that lives as long as it is needed",
-           %{"session_id" => session}
-         )},
-      else: :ok
-  end
-
-  defp ensure_running(pool),
-    do: if(:ets.member(@pools, pool) and whereis(pool) != nil, do: :ok, else: ensure(pool))
-
-  defp choose(pool, context) do
-    ready = ready(pool)
-
-    case ready do
-      [] ->
-        [{_, size, _}] = :ets.lookup(@pools, pool)
-        await_any(pool, Enum.to_list(1..size), context)
-
-      _ ->
-        {:ok, Enum.min_by(Enum.shuffle(ready), &:atomics.get(&1.counts, 3))}
-    end
-  end
-
-  # Workers start side by side: the first that is ready will do, and only if none can start is it an error.
-  defp await_any(pool, [index], context), do: await(pool, index, context)
-
-  defp await_any(pool, [index | others], context) do
-    case await(pool, index, context) do
-      {:ok, worker} -> {:ok, worker}
-      {:error, %Error{category: :timeout} = error} -> {:error, error}
-      {:error, _} -> await_any(pool, others, context)
-    end
-  end
-
-  defp await(pool, index, context) do
-    with :ok <- ensure_running(pool), do: Worker.await(pool, index, left(context.deadline))
-  end
-
-  defp lost(pool, session, error) do
-    case :ets.lookup(@placements, {pool, session}) do
-      [{_, _, _, reason}] when is_binary(reason) ->
-        %{
-          error
-          | category: :session_lost,
-            message:
-              "the object lived in a Python worker that is gone (#{reason}); make it again in this session, or begin a new one. #{error.message}"
-        }
-
-      _ ->
-        error
-    end
-  end
-
-  @doc false
-  # How many sessions live on a worker.
-  def placed_on(pool, index), do: :ets.select_count(@placements, [{{{pool, :_}, index, :_, :_}, [], [true]}])
-
-  @doc false
-  # Called by a worker whose process died: its sessions stay with it, but what they held is gone.
-  def mark_lost(pool, index, reason) do
-    for [key] <- :ets.match(@placements, {{pool, :"$1"}, index, :_, :_}) do
-      :ets.update_element(@placements, {pool, key}, {4, reason})
-      SnakeBridge.Session.Server.lost(key, reason)
-    end
-
-    :ok
-  end
-
-  @doc false
-  # Puts the nth of several new sessions on a worker of its own, as far as there are as many; `place/2` waits for it.
-  def place_on(pool, session, nth) do
-    with :ok <- ensure_running(pool) do
-      index = rem(nth - 1, size(pool)) + 1
-
-      case :ets.lookup(@workers, {pool, index}) do
-        [{_, :ready, worker}] ->
-          if :ets.insert_new(@placements, {{pool, session}, index, worker.generation, nil}),
-            do: :atomics.add(worker.counts, 3, 1)
-
-        _ ->
-          # Counted with the others when the worker is ready.
-          :ets.insert_new(@placements, {{pool, session}, index, 0, nil})
-      end
-    end
-
-    :ok
-  end
-
-  @doc false
-  # Puts a new session on the worker that has the fewest, also of those that start: sessions that begin while the pool does would all meet in
-  # the worker that is ready first.
-  def spread(pool, session) do
-    with :ok <- ensure_running(pool) do
-      statuses = for index <- 1..size(pool), do: {index, status(pool, index)}
-      start = Enum.filter(statuses, fn {_, {status, _}} -> status in [:ready, :starting] end)
-      # Those that are down start again.
-      choice =
-        if start == [], do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end), else: start
-
-      unless choice == [] do
-        {index, _} = choice |> Enum.shuffle() |> Enum.min_by(&load(pool, &1))
-        place_on(pool, session, index)
-      end
-    end
-
-    :ok
-  end
-
-  defp status(pool, index) do
-    case :ets.lookup(@workers, {pool, index}) do
-      [{_, status, worker}] -> {status, worker}
-      [] -> {:starting, %{}}
-    end
-  end
-
-  defp load(_, {_, {:ready, worker}}), do: :atomics.get(worker.counts, 3)
-  defp load(pool, {index, _}), do: placed_on(pool, index)
-
-  @doc false
-  # The worker of a session, and why what it held there is gone, if it is.
-  def placement(pool, session) do
-    case :ets.lookup(@placements, {pool, session}) do
-      [{_, index, _, reason}] -> {index, reason}
-      [] -> nil
-    end
-  end
-
-  @doc false
-  # How many workers a running pool has or will have.
-  def size(pool), do: :ets.lookup_element(@pools, pool, 2)
-
   # --- sessions ---
 
   @doc "Ends a session in every pool that knows it."
   @spec release_session(String.t()) :: :ok
   def release_session(session) do
-    for {pool, _, _} <- :ets.tab2list(@pools),
-        {_, index, _, _} <- :ets.lookup(@placements, {pool, session}) do
-      with {:ok, worker} <- ready_worker(pool, index) do
+    for {pool, _, _} <- :ets.tab2list(@pools), Placement.placed?(pool, session) do
+      with {:ok, worker} <- Placement.current(pool, session) do
         payload = SnakeBridge.Payload.release_session(session)
         context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
         Exchange.call(worker, session, "snakebridge.release_session", payload, context)
       end
 
-      # Of several that end a session at once one takes it off; its worker may be another process by now.
-      with [_] <- :ets.take(@placements, {pool, session}),
-           {:ok, worker} <- ready_worker(pool, index),
-           do: :atomics.sub(worker.counts, 3, 1)
+      Placement.forget(pool, session)
     end
 
     SnakeBridge.SessionContext.forget(session)
     :ok
   end
 
-  defp ready_worker(pool, index) do
-    case :ets.lookup(@workers, {pool, index}) do
-      [{_, :ready, worker}] -> {:ok, worker}
-      _ -> :none
-    end
-  end
-
   @doc false
   # Whether a worker may know the session.
   def placed?(session),
-    do: Enum.any?(:ets.tab2list(@pools), fn {pool, _, _} -> :ets.member(@placements, {pool, session}) end)
+    do: Enum.any?(:ets.tab2list(@pools), fn {pool, _, _} -> Placement.placed?(pool, session) end)
 
   @doc false
   # A process that used Python has ended: what it had in flight is cancelled.
@@ -421,7 +214,7 @@ defmodule SnakeBridge.Pool do
   @doc "What the workers of a pool are doing: one map per worker."
   @spec info(atom()) :: [map()]
   def info(pool \\ :default) do
-    for {{^pool, index}, status, worker} <- :ets.tab2list(@workers) do
+    for {index, status, worker} <- Placement.workers(pool) do
       %{
         index: index,
         status: status,
@@ -439,14 +232,4 @@ defmodule SnakeBridge.Pool do
   @doc false
   # The pools that were started.
   def names, do: for({name, _, _} <- :ets.tab2list(@pools), whereis(name) != nil, do: name)
-
-  @doc false
-  # The workers of a pool that take calls now.
-  def ready(pool), do: for([worker] <- :ets.match(@workers, {{pool, :_}, :ready, :"$1"}), do: worker)
-
-  @doc false
-  def put_worker(pool, index, status, worker), do: :ets.insert(@workers, {{pool, index}, status, worker})
-
-  @doc false
-  def drop_worker(pool, index), do: :ets.delete(@workers, {pool, index})
 end

@@ -38,7 +38,7 @@ defmodule SnakeBridge.Reload do
     }
 
     with {:ok, pools} <- pools(opts[:pool]),
-         do: in_workers(Enum.flat_map(pools, &Pool.ready/1), payload, opts[:wait])
+         do: in_workers(Enum.flat_map(pools, &Pool.Placement.ready/1), payload, opts[:wait])
   end
 
   defp in_workers(workers, payload, wait) do

@@ -128,7 +128,7 @@ defmodule SnakeBridge.JournalTest do
   test "refs are given again while their objects live", %{pool: pool, runs: runs} do
     {{:ok, thing}, _} = ask(pool, "make", [runs], idempotency_key: "k")
     assert {{:ok, ^thing}, %{replayed: true}} = ask(pool, "make", [runs], idempotency_key: "k")
-    {index, _} = Pool.placement(pool, SnakeBridge.current_session())
+    {index, _} = Pool.Placement.at(pool, SnakeBridge.current_session())
     kill(Enum.find(Pool.info(pool), &(&1.index == index)).os_pid)
 
     # Made anew, because it lived in the worker that is gone.

@@ -135,13 +135,13 @@ defmodule SnakeBridge.SessionTest do
         {:ok, pid} = SnakeBridge.call_method(model, :pid)
         Processes.kill(pid)
         assert eventually(fn -> match?(%{lives: 2, status: :ready}, Session.info(session)) end)
-        assert eventually(fn -> Pool.placement(@pool, id) == nil end)
+        assert eventually(fn -> Pool.Placement.at(@pool, id) == nil end)
         SnakeBridge.call_method(model, :pid)
       end)
 
     assert {:error, %Error{category: :session_lost, message: message}} = answer
     assert message =~ "the session #{id} has ended"
-    assert Pool.placement(@pool, id) == nil
+    assert Pool.Placement.at(@pool, id) == nil
 
     assert {:error, %Error{category: :session_lost}} =
              Session.call(session, fn model ->
@@ -430,7 +430,7 @@ defmodule SnakeBridge.SessionTest do
       {:ok, ref} = Session.state(session)
       assert %{session_id: id} = Session.info(session)
       ending.(session)
-      assert eventually(fn -> SnakeBridge.Pool.placement(@pool, id) == nil end)
+      assert eventually(fn -> SnakeBridge.Pool.Placement.at(@pool, id) == nil end)
       assert {:error, %Error{category: :unknown_ref}} = SnakeBridge.call_method(ref, :pid)
       assert eventually(fn -> SnakeBridge.SessionContext.options(id) == {%{}, []} end)
     end

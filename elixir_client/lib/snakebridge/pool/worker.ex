@@ -9,7 +9,7 @@ defmodule SnakeBridge.Pool.Worker do
   require Logger
 
   alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
-  alias SnakeBridge.Pool.{Control, Journal, LastWords, Python, Queue, Slots}
+  alias SnakeBridge.Pool.{Control, Journal, LastWords, Placement, Python, Queue, Slots}
 
   @backoff_first 100
   @backoff_last 5_000
@@ -96,7 +96,7 @@ defmodule SnakeBridge.Pool.Worker do
   def init({pool, index, options}) do
     Process.flag(:trap_exit, true)
     # Sessions of an earlier life of this pool.
-    Pool.mark_lost(pool, index, "its pool was restarted")
+    Placement.mark_lost(pool, index, "its pool was restarted")
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
 
@@ -139,7 +139,7 @@ defmodule SnakeBridge.Pool.Worker do
         started: now()
     }
 
-    Pool.put_worker(state.pool, state.index, :starting, %{})
+    Placement.put_worker(state.pool, state.index, :starting, %{})
 
     case Python.open(state.options) do
       {:ok, started} ->
@@ -166,7 +166,7 @@ defmodule SnakeBridge.Pool.Worker do
   # It never became ready: whoever waits hears why, and the next try comes later.
   defp failed(state, text) do
     Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot start: #{text}")
-    Pool.put_worker(state.pool, state.index, :failed, %{})
+    Placement.put_worker(state.pool, state.index, :failed, %{})
     error = Error.new(:worker_start, text)
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
     again(%{state | status: {:failed, error}, waiting: [], last_death: {state.generation, text}})
@@ -312,7 +312,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   @impl true
   def terminate(_reason, state) do
-    Pool.drop_worker(state.pool, state.index)
+    Placement.drop_worker(state.pool, state.index)
     if state.port != nil and Port.info(state.port) != nil, do: Port.close(state.port)
     Python.kill(state.os_pid)
     retire(state)
@@ -357,12 +357,12 @@ defmodule SnakeBridge.Pool.Worker do
       counts: :atomics.new(3, [])
     }
 
-    :atomics.put(worker.counts, 3, Pool.placed_on(state.pool, state.index))
+    :atomics.put(worker.counts, 3, Placement.placed_on(state.pool, state.index))
 
     case Control.start_link(worker) do
       {:ok, control} ->
         Slots.publish(worker)
-        Pool.put_worker(state.pool, state.index, :ready, worker)
+        Placement.put_worker(state.pool, state.index, :ready, worker)
         for from <- state.waiting, do: GenServer.reply(from, {:ok, worker})
         %{state | status: :ready, worker: worker, control: control, waiting: []}
 
@@ -389,8 +389,8 @@ defmodule SnakeBridge.Pool.Worker do
 
   defp died(state, how) do
     text = "#{how}.#{LastWords.quoted(state.words)}"
-    Pool.put_worker(state.pool, state.index, :down, %{})
-    Pool.mark_lost(state.pool, state.index, how)
+    Placement.put_worker(state.pool, state.index, :down, %{})
+    Placement.mark_lost(state.pool, state.index, how)
     if state.control, do: Process.exit(state.control, :kill)
     retire(state)
     for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, text)}

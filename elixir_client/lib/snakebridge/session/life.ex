@@ -59,8 +59,8 @@ defmodule SnakeBridge.Session.Life do
 
   defp placed(options, id) do
     if options[:worker],
-      do: Pool.place_on(options[:pool], id, options[:worker]),
-      else: Pool.spread(options[:pool], id)
+      do: Pool.Placement.place_on(options[:pool], id, options[:worker]),
+      else: Pool.Placement.spread(options[:pool], id)
   end
 
   defp prepare(options) do

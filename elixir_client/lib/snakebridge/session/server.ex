@@ -57,7 +57,7 @@ defmodule SnakeBridge.Session.Server do
   @doc "Whether the worker on which a place is has died."
   @spec lost?(place()) :: boolean()
   def lost?(place) do
-    match?({_, reason} when is_binary(reason), Pool.placement(place.pool, place.session_id))
+    match?({_, reason} when is_binary(reason), Pool.Placement.at(place.pool, place.session_id))
   rescue
     # As above.
     ArgumentError -> true
@@ -132,7 +132,7 @@ defmodule SnakeBridge.Session.Server do
   def handle_call(:info, _from, state) do
     worker =
       with %{pool: pool, session_id: id} <- state.place,
-           {index, _} <- Pool.placement(pool, id),
+           {index, _} <- Pool.Placement.at(pool, id),
            do: index,
            else: (_ -> nil)
 
