@@ -94,10 +94,45 @@ class UnsupportedVersion(BridgeError):
     category = "unsupported_version"
 
 
-class Unavailable(BridgeError):
+class Refused(BridgeError):
+    """Work that was not begun. `retry_after_ms`: when to try again, where that is known."""
+
+    def __init__(self, message: str, retry_after_ms: int | None = None, **details: Any) -> None:
+        if retry_after_ms is not None:
+            details["retry_after_ms"] = retry_after_ms
+        super().__init__(message, outcome="not_started", **details)
+
+
+class Unavailable(Refused):
     """The worker takes no new work (it is draining), or has no room for it."""
 
     category = "unavailable"
+
+
+class Overloaded(Refused):
+    """There is more work than the queue for it holds, or than can be done before its deadline."""
+
+    category = "overloaded"
+
+
+class CircuitOpen(Refused):
+    """Calls of this kind have failed too often of late."""
+
+    category = "circuit_open"
+
+
+class MemoryLimit(Refused, MemoryError):
+    """The session or the worker holds as much memory as it may."""
+
+    category = "memory_limit"
+    wire_type = "MemoryError"
+
+
+class PermissionDenied(Refused, PermissionError):
+    """The policy does not allow what the call asks for."""
+
+    category = "permission_denied"
+    wire_type = "PermissionError"
 
 
 class Disconnected(BridgeError, ConnectionError):

@@ -12,20 +12,27 @@ defmodule SnakeBridge.Error do
     * `:protocol_error`, `:protocol_mismatch`, `:unauthorized`, `:unsupported_version` - client and worker do not understand each other
     * `:idempotency_conflict` - the `idempotency_key` belongs to a call with other arguments
     * `:worker_crash`, `:session_lost`, `:worker_start`, `:unavailable` - there is no worker, or no longer the one that is needed
+    * `:overloaded`, `:circuit_open`, `:memory_limit` - the call was refused, because there is too much work, because calls like it fail or
+      kill their workers, or because memory is short
+    * `:permission_denied` - what it asks for is not allowed
 
-  `context` names the call, `details` holds what only some categories have.
+  `context` names the call, `details` holds what only some categories have. Where a call did not end by itself, `outcome` says whether it took effect:
+  `:not_started` (it did not: it may be made again), `:unknown` (nobody knows). `retry_after_ms` is when to try again, where that is known.
   """
 
   @categories ~w(
     python_error timeout cancelled unknown_tool invalid_request unknown_ref invalid_ref session_mismatch session_deadlock
     limit_exceeded encode_error decode_error callback_error callback_gone protocol_error unauthorized unsupported_version
     protocol_mismatch unavailable worker_crash session_lost worker_start idempotency_conflict
+    overloaded circuit_open memory_limit permission_denied
   )a
   @category_names Map.new(@categories, &{Atom.to_string(&1), &1})
   @context_names Map.new(
                    ~w(tool_name session_id library python_module module module_path function call_type)a,
                    &{Atom.to_string(&1), &1}
                  )
+
+  @outcomes %{"not_started" => :not_started, "unknown" => :unknown}
 
   # A chain of causes is as long as Python made it; a longer one could only come from a broken peer.
   @longest_chain 64
@@ -38,7 +45,9 @@ defmodule SnakeBridge.Error do
                notes: [],
                cause: nil,
                context: %{},
-               details: %{}
+               details: %{},
+               outcome: nil,
+               retry_after_ms: nil
 
   @type t :: %__MODULE__{
           category: atom(),
@@ -49,17 +58,21 @@ defmodule SnakeBridge.Error do
           notes: [String.t()],
           cause: t() | nil,
           context: %{optional(atom() | String.t()) => term()},
-          details: map()
+          details: map(),
+          outcome: :not_started | :unknown | nil,
+          retry_after_ms: non_neg_integer() | nil
         }
 
   @doc "Every category that this version knows. An error of any other one has category `:unknown`."
   @spec categories() :: [atom()]
   def categories, do: @categories
 
-  @doc "An error that the client found out itself."
+  @doc "An error that the client found out itself. `:outcome` and `:retry_after_ms` among the details become fields."
   @spec new(atom(), String.t(), map()) :: t()
-  def new(category, message, details \\ %{}) when category in @categories,
-    do: %__MODULE__{category: category, message: message, details: details}
+  def new(category, message, details \\ %{}) when category in @categories do
+    {fields, details} = Map.split(details, [:outcome, :retry_after_ms])
+    struct!(%__MODULE__{category: category, message: message, details: details}, fields)
+  end
 
   @impl true
   def message(%__MODULE__{python_type: type, message: message, category: category, notes: notes}) do
@@ -97,6 +110,9 @@ defmodule SnakeBridge.Error do
         _ -> {:unknown, Map.put(plain_map(map["details"]), "category", name)}
       end
 
+    {outcome, details} = Map.pop(details, "outcome")
+    {pause, details} = Map.pop(details, "retry_after_ms")
+
     %__MODULE__{
       category: category,
       message: text(map["message"]) || "",
@@ -110,7 +126,9 @@ defmodule SnakeBridge.Error do
         ),
       context:
         Map.new(plain_map(map["context"]), fn {key, value} -> {Map.get(@context_names, key, key), value} end),
-      details: details
+      details: details,
+      outcome: @outcomes[outcome],
+      retry_after_ms: if(is_integer(pause) and pause >= 0, do: pause)
     }
   end
 

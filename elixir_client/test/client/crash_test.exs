@@ -20,7 +20,7 @@ defmodule SnakeBridge.CrashTest do
         ] do
       args = if function == "kill", do: [pid(), 9], else: args
 
-      assert {:error, %Error{category: :worker_crash, details: %{outcome: :unknown}, message: message}} =
+      assert {:error, %Error{category: :worker_crash, outcome: :unknown, message: message}} =
                call("os", function, args)
 
       assert message =~ text

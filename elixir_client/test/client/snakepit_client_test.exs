@@ -327,8 +327,7 @@ defmodule SnakeBridge.SnakepitClientTest do
     assert %Error{category: :timeout} = SnakepitClient.error(queue)
     {:error, gone} = Door.failed(:worker, "Worker shutting down", {:grpc_server_exited, 137})
 
-    assert %Error{category: :worker_crash, message: message, details: %{outcome: :unknown}} =
-             SnakepitClient.error(gone)
+    assert %Error{category: :worker_crash, message: message, outcome: :unknown} = SnakepitClient.error(gone)
 
     assert message =~ "137"
 

@@ -21,7 +21,7 @@ defmodule SnakeBridge.Pool.Attempts do
     with {:ok, worker} <- Placement.place(context, session) do
       case use.(worker, session, context) do
         # Its worker died before the call had come to it: nothing has happened yet, whatever the call does.
-        {:error, %Error{category: :worker_crash, details: %{outcome: :not_started}}} when not_begun > 0 ->
+        {:error, %Error{category: :worker_crash, outcome: :not_started}} when not_begun > 0 ->
           attempt(session, context, use, tries, not_begun - 1)
 
         {:error, %Error{category: :worker_crash}} when tries > 1 ->

@@ -173,7 +173,7 @@ defmodule SnakeBridge.Session.Visit do
   @doc "Whether work that ended with this error may be run again."
   @spec again?(Error.t(), again()) :: boolean()
   def again?(_, :nothing), do: false
-  def again?(%Error{category: :worker_crash, details: %{outcome: :not_started}}, _), do: true
+  def again?(%Error{category: :worker_crash, outcome: :not_started}, _), do: true
   def again?(%Error{category: :worker_crash}, again), do: again == :all
   def again?(%Error{category: category}, _) when category in [:session_lost, :unknown_ref], do: true
   def again?(_, _), do: false
