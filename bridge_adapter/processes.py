@@ -49,6 +49,11 @@ def token(pid: int | None = None) -> str:
     return f"{_boot()}.{namespace():x}.{pid}.{started(pid)}"
 
 
+def visible(process: str) -> bool:
+    """Whether the process of a token is one of this pid namespace."""
+    return process.split(".")[1:2] == [f"{namespace():x}"]
+
+
 def lives(process: str) -> bool:
     """Whether the process of a token may still run. One of another pid namespace cannot be seen from here, so it may."""
     try:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge_adapter import processes
 from bridge_adapter.calls import Call
 from bridge_adapter.errors import CallCancelled, IdempotencyConflict, InvalidRequest, RecordedFailure, Unavailable
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Key, Outcome, Row
@@ -36,7 +35,6 @@ class Once:
         self._running: dict[str, Call] = {}
         self._gate = threading.Lock()
         self._opening = threading.Lock()
-        self._own = processes.token()
         self._warned = -_WARN_SECONDS
 
     def run(
@@ -106,7 +104,8 @@ class Once:
                 return row.answer is None or not holds(row.refs)
             if row.state == FAILED:
                 return row.attempts != waited or row.answer is None
-            return key.text not in self._running if row.owner == self._own else not processes.lives(row.owner)
+            journal = self._opened()
+            return key.text not in self._running if journal.ours(row) else not journal.lives(row)
 
         while True:
             with self._gate:  # nobody may look between the row and `_running`

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from bridge_adapter import processes
+from bridge_adapter.journal import marks
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
 
 log = logging.getLogger("bridge_adapter.journal")
@@ -72,11 +72,10 @@ class Journal:
     def __init__(
         self, path: str | os.PathLike[str], durability: Durability = "process", bounds: Bounds | None = None, owner: str | None = None
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))  # SQLite puts its log beside the file itself, not beside a link to it
         self.bounds = bounds or Bounds()
         self._power = durability == "power"
         self._lock = threading.Lock()
-        self._owner = owner or processes.token()
         self._closed = threading.Event()
         self._work = threading.Event()  # there is something for the keeper to do
         self._count = 0
@@ -84,6 +83,7 @@ class Journal:
         self._inode = 0
         self._owed: set[str] = set()  # keys whose calls have ended, which could not be written
         self._calls = self._open()
+        self._owner = owner or marks.owner(self._lock_file)
         try:
             threading.Thread(target=self._tidy_up, name="journal", daemon=True).start()
         except RuntimeError as error:
@@ -207,7 +207,7 @@ class Journal:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # One process at a time looks whether the file is in order, and sets it aside if not.
-            with open(os.open(f"{self.path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as lock:
+            with open(os.open(self._lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 calls = self._opened()
                 self._inode = self.path.stat().st_ino
@@ -257,6 +257,18 @@ class Journal:
             calls.close()
             raise
         return calls
+
+    @property
+    def _lock_file(self) -> Path:
+        return Path(f"{self.path}.lock")
+
+    def ours(self, row: Row) -> bool:
+        """Whether this process has run that call last."""
+        return marks.same(row.owner, self._owner)
+
+    def lives(self, row: Row) -> bool:
+        """Whether the process that has run that call last may still run."""
+        return marks.lives(row.owner, self._lock_file)
 
     def _wal(self) -> Path:
         return Path(f"{self.path}-wal")
@@ -311,7 +323,7 @@ class Journal:
             now = time.time()
 
             def expired(state: int, expires: float, owner: str) -> bool:
-                return expires < now and not (state == STARTED and processes.lives(owner))
+                return expires < now and not (state == STARTED and marks.lives(owner, self._lock_file))
 
             self._forget(calls, expired, lambda: True)
             self._forget(calls, lambda state, *_: state != STARTED, lambda: self._too_much(calls))
