@@ -67,12 +67,19 @@ class Once:
         except BaseException as error:
             told = _told(describe, error)
             self._record(lambda journal: journal.fail(key.text, told))
-            raise
-        else:
-            self._record(lambda journal: journal.finish(key.text, answer, refs))
-            return answer, Outcome(attempt), None
-        finally:
             self._running.pop(key.text, None)
+            raise
+        finish = partial(self._finish, key.text, answer, refs)
+        if self._opened().note(key.text, attempt, answer, refs):
+            return answer, Outcome(attempt), partial(finish, noted=True)
+        finish()
+        return answer, Outcome(attempt), None
+
+    def _finish(self, key: str, answer: bytes, refs: str, noted: bool = False) -> None:
+        try:
+            self._record(lambda journal: journal.finish(key, answer, refs, noted=noted))
+        finally:
+            self._running.pop(key, None)
 
     def _run_alone(
         self, key: Key, form: str, code: Callable[[], tuple[bytes, str]], holds: Callable[[str], bool]

@@ -1,6 +1,7 @@
 """The journal's file: one row per key, in SQLite with a write-ahead log, so that it survives kill -9 and several processes share it.
 
-Two short transactions per call: `begin` and `finish` (or `fail`); one, `keep`, where nobody can come with the same key meanwhile.
+Two short transactions per call: `begin` and `finish` (or `fail`); one, `keep`, where nobody can come with the same key meanwhile. `note`
+makes an answer safe at once, so that it can be given before it is finished.
 Everything else - expiry, bounds, checkpoints - is done by a thread with a connection of its own, in steps so small that no call waits long
 for one.
 """
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from bridge_adapter.journal import marks
+from bridge_adapter.journal import ends, marks
+from bridge_adapter.journal.ends import End, Ends
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
 
 log = logging.getLogger("bridge_adapter.journal")
@@ -59,7 +61,9 @@ class Bounds:
 _NEW = "(key, digest, form, state, attempts, owner, began, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WHOLE = "(key, digest, form, state, attempts, owner, began, expires, ended, refs, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? AND state = ?"
+_NOTED = f"{_END} AND attempts = ?"
 _OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
+_DEAD = -1  # instead of an attempt: the process of that row is gone
 _ROW = "state, digest, form, attempts, owner, answer, refs"
 
 
@@ -81,9 +85,11 @@ class Journal:
         self._count = 0
         self._writing_back = threading.Lock()
         self._inode = 0
-        self._owed: set[str] = set()  # keys whose calls have ended, which could not be written
+        self._owed: dict[str, _Owed] = {}  # ends that could not be written, by key
+        self._ends: Ends | None = None
         self._calls = self._open()
         self._owner = owner or marks.owner(self._lock_file)
+        self._bring_in(self._gone)
         try:
             threading.Thread(target=self._tidy_up, name="journal", daemon=True).start()
         except RuntimeError as error:
@@ -96,6 +102,7 @@ class Journal:
         `takes_over` says of a row that is there already whether the call runs all the same; it is asked within a transaction.
         """
         now = time.time()
+        looked = ""  # the dead process of which we know that its last ends are in the file
 
         def write(calls: sqlite3.Connection) -> tuple[Row | None, int]:
             new = (key, digest, form, STARTED, 1, self._owner, now, now + self.bounds.seconds)
@@ -104,10 +111,12 @@ class Journal:
                 new,
             )
             if cursor.rowcount == 1:
-                self._owed.discard(key)
+                self._no_longer_owed(key)
                 return None, 1
             with _transaction(calls):
                 row = _row(calls, key)
+                if row is not None and row.state == STARTED and row.owner != looked and not self.ours(row) and not self.lives(row):
+                    return row, _DEAD
                 if row is not None and not takes_over(row):
                     return row, 0
                 attempt = 1 if row is None else row.attempts + 1
@@ -115,15 +124,45 @@ class Journal:
                     f"INSERT OR REPLACE INTO calls {_NEW}",
                     (key, digest, form, STARTED, attempt, *new[5:]),
                 )
-                self._owed.discard(key)
+                self._no_longer_owed(key)
                 return None, attempt
 
-        return self._do(write)
+        while True:
+            row, attempt = self._do(write)
+            if row is None or attempt != _DEAD:
+                return row, attempt
+            looked = row.owner
+            self._bring_in(looked.__eq__)
 
-    def finish(self, key: str, answer: bytes, refs: str = "") -> None:
+    def note(self, key: str, attempt: int, answer: bytes, refs: str = "") -> bool:
+        """Makes the answer of a call that this process began safe from its death; `finish` is to follow. False where only that will do."""
+        if self._power or len(answer) > ends.LONGEST_ANSWER:
+            return False
+        try:
+            if self._ends is None:
+                with self._lock:
+                    self._ends = self._ends or Ends(self.path, self._owner)
+            self._ends.write(End(key, attempt, time.time(), refs, answer))
+        except OSError:
+            return False  # `finish` says what is wrong
+        return True
+
+    def _gone(self, owner: str) -> bool:
+        return not marks.same(owner, self._owner) and not marks.lives(owner, self._lock_file)
+
+    def _bring_in(self, which: Callable[[str], bool]) -> None:
+        """Writes into the file what processes have noted that are gone."""
+        for owner, path in ends.left(self.path).items():
+            if which(owner):
+                for end in ends.read(path):
+                    values = (FINISHED, end.answer, end.refs, end.ended, end.key, owner, STARTED, end.attempt)
+                    self._do(partial(_execute, f"UPDATE calls SET {_NOTED}", values))
+                path.unlink(missing_ok=True)
+
+    def finish(self, key: str, answer: bytes, refs: str = "", *, noted: bool = False) -> None:
         """Keeps the answer of a call that this process began; one that is too large is not kept, but that it came is."""
         kept = answer if len(answer) <= self.bounds.answer else None
-        self._end(key, FINISHED, kept, refs, durable=self._power)
+        self._end(key, FINISHED, kept, refs, durable=self._power, noted=noted)
 
     def fail(self, key: str, error: bytes | None) -> None:
         """Keeps that a call which this process began has failed, and its error, for those who waited for it."""
@@ -137,25 +176,37 @@ class Journal:
         row = (key, "", form, FINISHED, attempts, self._owner, now, now + self.bounds.seconds, now, refs, answer)
         self._do(lambda calls: self._durably(calls, f"INSERT OR REPLACE INTO calls {_WHOLE}", row, self._power))
 
-    def _end(self, key: str, state: int, answer: bytes | None, refs: str, *, durable: bool) -> None:
+    def _end(self, key: str, state: int, answer: bytes | None, refs: str, *, durable: bool, noted: bool = False) -> None:
         values = (state, answer, refs, time.time(), key, self._owner, STARTED)
         try:
             self._do(lambda calls: self._durably(calls, f"UPDATE calls SET {_END}", values, durable))
         except BaseException:
             # Others would wait for it for as long as this process lives.
-            self._owed.add(key)
+            large = answer is not None and len(answer) > ends.LONGEST_ANSWER
+            self._owed[key] = _Owed((FAILED, None, "", *values[3:]) if large else values, noted)
             self._work.set()
             raise
+        if noted:
+            self._forget_note()
 
     def _settle(self) -> None:
-        """Writes of calls that have ended at least that they have."""
+        """Writes ends that could not be written; of large answers that they have ended."""
         for key in list(self._owed):
             self._do(partial(self._write_end, key))
 
     def _write_end(self, key: str, calls: sqlite3.Connection) -> None:
         if key in self._owed:  # it may have been begun again
-            calls.execute(f"UPDATE calls SET {_END}", (FAILED, None, "", time.time(), key, self._owner, STARTED))
-            self._owed.discard(key)
+            calls.execute(f"UPDATE calls SET {_END}", self._owed[key].values)
+            self._no_longer_owed(key)
+
+    def _no_longer_owed(self, key: str) -> None:
+        owed = self._owed.pop(key, None)
+        if owed is not None and owed.noted:
+            self._forget_note()
+
+    def _forget_note(self) -> None:
+        if self._ends is not None:
+            self._ends.done()
 
     def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> None:
         if durable:
@@ -176,6 +227,8 @@ class Journal:
         self._work.set()
         with self._lock:
             self._calls.close()
+            if self._ends is not None:
+                self._ends.close()
 
     # --- the file ---
 
@@ -320,6 +373,7 @@ class Journal:
     def tidy(self) -> None:
         """Forgets what has expired, then the oldest that ended while there is too much; writes the log back."""
         with contextlib.closing(connect(self.path)) as calls:
+            self._bring_in(self._gone)
             now = time.time()
 
             def expired(state: int, expires: float, owner: str) -> bool:
@@ -360,6 +414,13 @@ class Journal:
             after = oldest[-1][0]
 
 
+class _Owed(NamedTuple):
+    """An end that is to be written, and whether it was noted."""
+
+    values: tuple[Any, ...]
+    noted: bool
+
+
 class _Unreadable(Exception):
     """The check of the file found this."""
 
@@ -398,6 +459,10 @@ def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
         if calls.in_transaction:
             calls.execute("ROLLBACK")
         raise
+
+
+def _execute(statement: str, values: tuple[Any, ...], calls: sqlite3.Connection) -> None:
+    calls.execute(statement, values)
 
 
 def _row(calls: sqlite3.Connection, key: str) -> Row | None:

@@ -267,16 +267,18 @@ def test_a_key_made_for_one_call_is_only_looked_for_when_it_comes_again(start: C
 
 def test_an_answer_that_cannot_be_recorded_is_given_all_the_same(tmp_path: Path) -> None:
     class Full(Journal):
-        def finish(self, key: str, answer: bytes, refs: str = "") -> None:
+        def finish(self, key: str, answer: bytes, refs: str = "", *, noted: bool = False) -> None:
             raise MemoryError
 
     journal = Full(tmp_path / "calls.journal")
     once = Once(lambda: journal)
 
     def run(answer: bytes) -> tuple[bytes, int, bool]:
-        given, outcome, _ = once.run(
+        given, outcome, afterwards = once.run(
             Key("k", "d"), "form", Call((1, 1)), lambda: (answer, ""), holds=lambda _: True, describe=lambda _: None
         )
+        if afterwards is not None:
+            afterwards()
         return given, outcome.attempts, outcome.replayed
 
     assert run(b"first") == (b"first", 1, False)
