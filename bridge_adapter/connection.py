@@ -220,11 +220,7 @@ class Connection:
             if outcome is None:
                 self.socket.send(lane.response_head(message.id), value)
             else:
-                try:
-                    self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
-                finally:
-                    if request.afterwards is not None:
-                        request.afterwards()
+                self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
 
     def _request(self, message: Message) -> Request:
         params = message.body

@@ -111,7 +111,7 @@ class Dispatcher:
             return json.dumps(fields, default=str).encode() if fields["category"] == "python_error" else None
 
         form = f"{request.form.encoding} {request.form.schema} {request.form.identity:d}"
-        answer, request.outcome, request.afterwards = once.run(request.key, form, request.call, recorded, holds=holds, describe=describe)
+        answer, request.outcome = once.run(request.key, form, request.call, recorded, holds=holds, describe=describe)
         return answer
 
     def stream_tool(self, request: Request) -> Tool:

@@ -1,49 +1,35 @@
 """The journal's file: one row per key, in SQLite with a write-ahead log, so that it survives kill -9 and several processes share it.
 
-Two short transactions per call: `begin` and `finish` (or `fail`); one, `keep`, where nobody can come with the same key meanwhile. `note`
-makes an answer safe at once, so that it can be given before it is finished.
-Everything else - expiry, bounds, checkpoints - is done by a thread with a connection of its own, in steps so small that no call waits long
-for one.
+A call waits for one short transaction, `begin`, and for its answer to be noted (`ends`): the rows of what has ended are written together, a
+millisecond later, by a thread that also does everything else - expiry, bounds, checkpoints - in steps so small that no call waits long for
+one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
-from bridge_adapter.journal import ends, marks
-from bridge_adapter.journal.ends import End, Ends
+from bridge_adapter.journal import ends, files, marks
+from bridge_adapter.journal.ends import LONGEST_ANSWER, End, Ends
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
 
 log = logging.getLogger("bridge_adapter.journal")
 
 Durability = Literal["process", "power"]
-_BUSY_SECONDS = 5.0
 _STEP_ROWS = 50  # deleted at a time: some 0.2 ms
 _TIDY_SECONDS = 10.0
 _WRITE_BACK_EVERY = 500  # accesses
 _LONGEST_LOG = 16 * 1024 * 1024
-_APPLICATION = 0x534E4A4C  # "SNJL"
-# Each entry brings the file from the version before it to its own; the last is today's. Never change one that was released.
-_MIGRATIONS = (
-    """
-    CREATE TABLE calls (
-        key TEXT PRIMARY KEY, digest TEXT NOT NULL, form TEXT NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,
-        owner TEXT NOT NULL, began REAL NOT NULL, expires REAL NOT NULL, ended REAL, refs TEXT NOT NULL DEFAULT '', answer BLOB
-    );
-    """,
-)
-
 T = TypeVar("T")
 
 
@@ -63,8 +49,27 @@ _WHOLE = "(key, digest, form, state, attempts, owner, began, expires, ended, ref
 _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? AND state = ?"
 _NOTED = f"{_END} AND attempts = ?"
 _OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
+_MOST_PENDING = 32 * 1024 * 1024
+_BATCH_SECONDS = 0.001
+_REST_SECONDS = 1.0  # after a failure to write
 _DEAD = -1  # instead of an attempt: the process of that row is gone
 _ROW = "state, digest, form, attempts, owner, answer, refs"
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of a call as it is to be written; `noted`: it is safe already."""
+
+    values: tuple[Any, ...]
+    statement: str = f"UPDATE calls SET {_END}"
+    noted: bool = False
+
+    @property
+    def size(self) -> int:
+        return max((len(value) for value in self.values if isinstance(value, bytes)), default=0)
+
+    def without_answer(self) -> _End:
+        return replace(self, values=tuple(None if isinstance(value, bytes) else value for value in self.values))
 
 
 class Journal:
@@ -85,13 +90,13 @@ class Journal:
         self._count = 0
         self._writing_back = threading.Lock()
         self._inode = 0
-        self._owed: dict[str, _Owed] = {}  # ends that could not be written, by key
+        self._pending: dict[str, _End] = {}  # ends that are still to be written, by key
         self._ends: Ends | None = None
         self._calls = self._open()
         self._owner = owner or marks.owner(self._lock_file)
         self._bring_in(self._gone)
         try:
-            threading.Thread(target=self._tidy_up, name="journal", daemon=True).start()
+            threading.Thread(target=self._keep_up, name="journal", daemon=True).start()
         except RuntimeError as error:
             self._calls.close()
             raise self._unusable(error) from error
@@ -111,8 +116,9 @@ class Journal:
                 new,
             )
             if cursor.rowcount == 1:
-                self._no_longer_owed(key)
                 return None, 1
+            if key in self._pending:
+                self._write_pending(calls)
             with _transaction(calls):
                 row = _row(calls, key)
                 if row is not None and row.state == STARTED and row.owner != looked and not self.ours(row) and not self.lives(row):
@@ -124,7 +130,6 @@ class Journal:
                     f"INSERT OR REPLACE INTO calls {_NEW}",
                     (key, digest, form, STARTED, attempt, *new[5:]),
                 )
-                self._no_longer_owed(key)
                 return None, attempt
 
         while True:
@@ -133,19 +138,6 @@ class Journal:
                 return row, attempt
             looked = row.owner
             self._bring_in(looked.__eq__)
-
-    def note(self, key: str, attempt: int, answer: bytes, refs: str = "") -> bool:
-        """Makes the answer of a call that this process began safe from its death; `finish` is to follow. False where only that will do."""
-        if self._power or len(answer) > ends.LONGEST_ANSWER:
-            return False
-        try:
-            if self._ends is None:
-                with self._lock:
-                    self._ends = self._ends or Ends(self.path, self._owner)
-            self._ends.write(End(key, attempt, time.time(), refs, answer))
-        except OSError:
-            return False  # `finish` says what is wrong
-        return True
 
     def _gone(self, owner: str) -> bool:
         return not marks.same(owner, self._owner) and not marks.lives(owner, self._lock_file)
@@ -159,70 +151,82 @@ class Journal:
                     self._do(partial(_execute, f"UPDATE calls SET {_NOTED}", values))
                 path.unlink(missing_ok=True)
 
-    def finish(self, key: str, answer: bytes, refs: str = "", *, noted: bool = False) -> None:
-        """Keeps the answer of a call that this process began; one that is too large is not kept, but that it came is."""
+    def finish(self, key: str, answer: bytes, refs: str = "", attempt: int | None = None) -> None:
+        """Keeps the answer of a call that this process began; one that is too large is not kept, but that it came is.
+
+        With `attempt`, the number that `begin` gave, it is noted, in a tenth of the time, and its row follows with those of other calls.
+        """
         kept = answer if len(answer) <= self.bounds.answer else None
-        self._end(key, FINISHED, kept, refs, durable=self._power, noted=noted)
+        end = _End((FINISHED, kept, refs, time.time(), key, self._owner, STARTED))
+        if attempt is not None and not self._power and len(answer) <= LONGEST_ANSWER and self._note(key, attempt, answer, refs):
+            self._later(key, replace(end, noted=True))
+        else:
+            self._end(key, end, durable=self._power)
 
     def fail(self, key: str, error: bytes | None) -> None:
         """Keeps that a call which this process began has failed, and its error, for those who waited for it."""
-        self._end(key, FAILED, error if error is None or len(error) <= self.bounds.answer else None, "", durable=False)
+        kept = error if error is None or len(error) <= self.bounds.answer else None
+        self._end(key, _End((FAILED, kept, "", time.time(), key, self._owner, STARTED)), durable=False)
 
     def keep(self, key: str, form: str, attempts: int, answer: bytes, refs: str = "") -> None:
-        """Keeps the answer of a call that was not begun here: of one whose key nobody else has."""
+        """Keeps the answer of a call that was not begun here, of one whose key nobody else has: soon, unless this process dies before."""
         if len(answer) > self.bounds.answer:
             return
         now = time.time()
         row = (key, "", form, FINISHED, attempts, self._owner, now, now + self.bounds.seconds, now, refs, answer)
-        self._do(lambda calls: self._durably(calls, f"INSERT OR REPLACE INTO calls {_WHOLE}", row, self._power))
+        self._later(key, _End(row, f"INSERT OR REPLACE INTO calls {_WHOLE}"))
 
-    def _end(self, key: str, state: int, answer: bytes | None, refs: str, *, durable: bool, noted: bool = False) -> None:
-        values = (state, answer, refs, time.time(), key, self._owner, STARTED)
+    def _end(self, key: str, end: _End, *, durable: bool) -> None:
         try:
-            self._do(lambda calls: self._durably(calls, f"UPDATE calls SET {_END}", values, durable))
+            self._do(lambda calls: _durably(calls, end, durable))
         except BaseException:
             # Others would wait for it for as long as this process lives.
-            large = answer is not None and len(answer) > ends.LONGEST_ANSWER
-            self._owed[key] = _Owed((FAILED, None, "", *values[3:]) if large else values, noted)
-            self._work.set()
+            self._later(key, end)
             raise
-        if noted:
-            self._forget_note()
+
+    def _note(self, key: str, attempt: int, answer: bytes, refs: str) -> bool:
+        """Makes an answer safe from the death of this process."""
+        try:
+            if self._ends is None:
+                with self._lock:
+                    self._ends = self._ends or Ends(self.path, self._owner)
+            self._ends.write(End(key, attempt, time.time(), refs, answer))
+        except OSError:
+            return False
+        return True
+
+    def _later(self, key: str, end: _End) -> None:
+        if end.size > LONGEST_ANSWER and self._pending and sum(end.size for end in list(self._pending.values())) > _MOST_PENDING:
+            end = end.without_answer()
+        self._pending[key] = end
+        if not self._work.is_set():
+            self._work.set()
 
     def _settle(self) -> None:
-        """Writes ends that could not be written; of large answers that they have ended."""
-        for key in list(self._owed):
-            self._do(partial(self._write_end, key))
+        """Writes the ends that are pending."""
+        if self._pending:
+            self._do(self._write_pending)
 
-    def _write_end(self, key: str, calls: sqlite3.Connection) -> None:
-        if key in self._owed:  # it may have been begun again
-            calls.execute(f"UPDATE calls SET {_END}", self._owed[key].values)
-            self._no_longer_owed(key)
-
-    def _no_longer_owed(self, key: str) -> None:
-        owed = self._owed.pop(key, None)
-        if owed is not None and owed.noted:
-            self._forget_note()
-
-    def _forget_note(self) -> None:
-        if self._ends is not None:
-            self._ends.done()
-
-    def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> None:
-        if durable:
-            calls.execute("PRAGMA synchronous = FULL")
-        try:
-            calls.execute(statement, values)
-        finally:
-            if durable:
-                calls.execute("PRAGMA synchronous = NORMAL")
+    def _write_pending(self, calls: sqlite3.Connection) -> None:
+        pending = list(self._pending.items())
+        with _transaction(calls):
+            for _, end in pending:
+                calls.execute(end.statement, end.values)
+        for key, end in pending:
+            if self._pending.get(key) is end:
+                del self._pending[key]
+            if end.noted and self._ends is not None:
+                self._ends.done()
 
     def look(self, key: str) -> Row | None:
         """What is known of a key."""
+        self._settle()
         return self._do(lambda calls: _row(calls, key))
 
     def close(self) -> None:
         """Closes the file. Rows of calls that still run stay as they are: their process is about to be gone."""
+        with contextlib.suppress(JournalError):
+            self._settle()
         self._closed.set()
         self._work.set()
         with self._lock:
@@ -258,58 +262,10 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # One process at a time looks whether the file is in order, and sets it aside if not.
-            with open(os.open(self._lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                calls = self._opened()
-                self._inode = self.path.stat().st_ino
-                return calls
+            calls, self._inode = files.opened(self.path, self._lock_file)
+            return calls
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
-
-    def _opened(self) -> sqlite3.Connection:
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_size == 0 and not self._wal().exists():
-                self.path.unlink()  # somebody was killed between making it and writing into it
-        self._make()
-        try:
-            return self._checked()
-        except sqlite3.OperationalError:
-            raise
-        except (sqlite3.DatabaseError, _Unreadable) as error:
-            aside = self._set_aside()
-            log.warning("the journal %s is damaged (%s) and was set aside as %s; a new one begins", self.path, error, aside)
-            self._make()
-            return self._checked()
-
-    def _make(self) -> None:
-        """Makes the file, with the mode that its log will have, too. One that is there is not opened: closing it ends SQLite's locks."""
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-
-    def _checked(self) -> sqlite3.Connection:
-        calls = _connected(self.path)
-        try:
-            [[version]], [[application]] = calls.execute("PRAGMA user_version"), calls.execute("PRAGMA application_id")
-            [[tables]] = calls.execute("SELECT count(*) FROM sqlite_master")
-            if version > len(_MIGRATIONS):
-                raise sqlite3.OperationalError(
-                    f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(_MIGRATIONS)}"
-                )
-            if (version or tables) and application != _APPLICATION:
-                raise sqlite3.OperationalError("it is a SQLite file, but not a journal; nothing was changed in it")
-            _prepare(calls)
-            [[found]] = calls.execute("PRAGMA quick_check(1)")
-            if found != "ok":
-                raise _Unreadable(found)
-            for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-                marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {number}"
-                calls.executescript(f"BEGIN IMMEDIATE; {script}; {marks}; COMMIT")
-        except BaseException:
-            calls.close()
-            raise
-        return calls
 
     @property
     def _lock_file(self) -> Path:
@@ -323,27 +279,13 @@ class Journal:
         """Whether the process that has run that call last may still run."""
         return marks.lives(row.owner, self._lock_file)
 
-    def _wal(self) -> Path:
-        return Path(f"{self.path}-wal")
-
-    def _set_aside(self) -> Path:
-        """Renames the file and its log, so that somebody can look at them. Never deletes them."""
-        for number in range(1, 1000):
-            aside = Path(f"{self.path}.damaged-{number}")
-            if not aside.exists():
-                break
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
-        return aside
-
     # --- bounds ---
 
-    def _tidy_up(self) -> None:
-        tidied = time.monotonic()
+    def _keep_up(self) -> None:
+        tidied, written_back = time.monotonic(), 0
         while True:
             self._work.wait(_TIDY_SECONDS)
+            self._closed.wait(_BATCH_SECONDS)  # what ends meanwhile goes with it
             self._work.clear()
             if self._closed.is_set():
                 return
@@ -352,11 +294,14 @@ class Journal:
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
                     self.tidy()
-                else:
-                    with contextlib.closing(connect(self.path)) as calls:
+                elif self._count - written_back >= _WRITE_BACK_EVERY:
+                    written_back = self._count
+                    with contextlib.closing(files.connect(self.path)) as calls:
                         self._write_back(calls)
             except (sqlite3.Error, OSError, JournalError) as error:
                 log.warning("the journal %s could not be tidied: %s", self.path, error)
+                self._closed.wait(_REST_SECONDS)
+                self._work.set()
 
     def _follow(self) -> None:
         """Opens the file that is there now, if that is another one: somebody has found it damaged and set it aside, or has removed it."""
@@ -372,7 +317,7 @@ class Journal:
 
     def tidy(self) -> None:
         """Forgets what has expired, then the oldest that ended while there is too much; writes the log back."""
-        with contextlib.closing(connect(self.path)) as calls:
+        with contextlib.closing(files.connect(self.path)) as calls:
             self._bring_in(self._gone)
             now = time.time()
 
@@ -388,7 +333,7 @@ class Journal:
         with self._writing_back:  # two at once would refuse each other
             calls.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             with contextlib.suppress(FileNotFoundError):
-                if self._wal().stat().st_size > _LONGEST_LOG:
+                if files.log_of(self.path).stat().st_size > _LONGEST_LOG:
                     # Calls come so fast that there is no moment for that: they wait while the last bit of it is done.
                     calls.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
@@ -414,40 +359,6 @@ class Journal:
             after = oldest[-1][0]
 
 
-class _Owed(NamedTuple):
-    """An end that is to be written, and whether it was noted."""
-
-    values: tuple[Any, ...]
-    noted: bool
-
-
-class _Unreadable(Exception):
-    """The check of the file found this."""
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection for one user at a time; every statement is a transaction of its own."""
-    calls = _connected(path)
-    try:
-        _prepare(calls)
-    except BaseException:
-        calls.close()
-        raise
-    return calls
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-
-
-def _prepare(calls: sqlite3.Connection) -> None:
-    calls.execute("PRAGMA page_size = 1024")  # of a new file: small rows, so half the time of the default
-    calls.execute("PRAGMA journal_mode = WAL").fetchall()
-    # Survives the death of processes; `power` syncs what must survive more. Checkpoints are the keeper's.
-    calls.execute("PRAGMA synchronous = NORMAL")
-    calls.execute("PRAGMA wal_autocheckpoint = 0")
-
-
 @contextlib.contextmanager
 def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
     calls.execute("BEGIN IMMEDIATE")
@@ -459,6 +370,16 @@ def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
         if calls.in_transaction:
             calls.execute("ROLLBACK")
         raise
+
+
+def _durably(calls: sqlite3.Connection, end: _End, durable: bool) -> None:
+    if durable:
+        calls.execute("PRAGMA synchronous = FULL")
+    try:
+        calls.execute(end.statement, end.values)
+    finally:
+        if durable:
+            calls.execute("PRAGMA synchronous = NORMAL")
 
 
 def _execute(statement: str, values: tuple[Any, ...], calls: sqlite3.Connection) -> None:

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +30,9 @@ def killed(code: str, path: Path) -> None:
 
 
 NOTED = """
+journal._settle = lambda: None  # killed before
 assert journal.begin("a", "digest", "form", lambda row: True) == (None, 1)
-assert journal.note("a", 1, b"answer", "refs")
+journal.finish("a", b"answer", "refs", 1)
 """
 
 
@@ -72,7 +73,7 @@ def test_it_is_found_by_the_tidying(path: Path) -> None:
 
 
 def test_the_answer_of_an_earlier_attempt_is_none_of_a_later_one(path: Path) -> None:
-    again = '\njournal.finish("a", b"answer", "refs")\nassert journal.begin("a", "digest", "form", lambda row: True) == (None, 2)'
+    again = 'assert journal.begin("a", "digest", "form", lambda row: True) == (None, 2)'
     killed(NOTED + again, path)
     row = Journal(path).look("a")
     assert row is not None and (row.state, row.attempts) == (STARTED, 2)
@@ -96,8 +97,8 @@ def test_the_file_begins_anew_when_the_journal_has_all_of_it(path: Path) -> None
     for number in range(30):
         key = str(number)
         assert journal.begin(key, "digest", "form", asked) == (None, 1)
-        assert journal.note(key, 1, answer)
-        journal.finish(key, answer, noted=True)
+        journal.finish(key, answer, attempt=1)
+        journal.look(key)
     (file,) = ends.left(path).values()
     assert file.stat().st_size < 1024 * 1024
     assert file.stat().st_mode & 0o777 == 0o600
@@ -106,21 +107,36 @@ def test_the_file_begins_anew_when_the_journal_has_all_of_it(path: Path) -> None
 
 
 def test_large_answers_and_those_that_power_must_not_take_are_finished_at_once(path: Path) -> None:
-    assert not Journal(path).note("a", 1, b"x" * (LONGEST_ANSWER + 1))
-    assert not Journal(path, "power").note("a", 1, b"x")
+    for key, answer, journal in (("a", b"x" * (LONGEST_ANSWER + 1), Journal(path)), ("b", b"x", Journal(path, "power"))):
+        journal.begin(key, "digest", "form", asked)
+        journal.finish(key, answer, attempt=1)
+        row = Journal(path).look(key)
+        assert row is not None and (row.state, row.answer) == (FINISHED, answer)
     assert ends.left(path) == {}
 
 
-def test_a_noted_answer_that_cannot_be_finished_is_written_later(path: Path, monkeypatch: Any) -> None:
+def test_a_noted_answer_that_cannot_be_finished_is_written_later(path: Path) -> None:
     journal = Journal(path)
     journal.begin("a", "digest", "form", asked)
-    assert journal.note("a", 1, b"answer")
-    with monkeypatch.context() as patched:
-        patched.setattr(journal, "_durably", lambda *_: (_ for _ in ()).throw(JournalError("no room")))
-        with pytest.raises(JournalError):
-            journal.finish("a", b"answer", noted=True)
-    journal._settle()
+    journal._calls.execute("PRAGMA query_only = ON")
+    journal.finish("a", b"answer", attempt=1)
+    with pytest.raises(JournalError):
+        journal.look("a")
+    with pytest.raises(JournalError):
+        journal.begin("a", "digest", "form", asked)
+    journal._calls.execute("PRAGMA query_only = OFF")
     row = journal.look("a")
     assert row is not None and (row.state, row.answer) == (FINISHED, b"answer")
     journal.close()
     assert ends.left(path) == {}
+
+
+def test_what_was_noted_is_written_without_being_asked_for(path: Path) -> None:
+    journal, other = Journal(path), Journal(path)
+    journal.begin("a", "digest", "form", asked)
+    journal.finish("a", b"answer", attempt=1)
+    until = time.monotonic() + 20
+    while (row := other.look("a")) is None or row.state == STARTED:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert (row.state, row.answer) == (FINISHED, b"answer")
