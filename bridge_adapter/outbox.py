@@ -119,6 +119,7 @@ class _Producer:
 
     def _open(self) -> None:
         session = self._request.call.session
+        self._dispatcher.check_bytes(self._request, session)
         self._context = context = Context(self._dispatcher, session, self._request)
         self._source = self._dispatcher.stream_tool(self._request)(context.payload(), context)
 
@@ -148,7 +149,9 @@ class _Producer:
     def _close_in_turn(self, closing: Callable[[], None]) -> None:
         call = self._request.call
         calls.serve(call)
-        with self._dispatcher.entered(replace(self._request, call=Call(call.key, parent=call.parent))) as session:
+        closer = Call(call.key, parent=call.parent)
+        closer.begun = True  # whatever the queue's bounds
+        with self._dispatcher.entered(replace(self._request, call=closer)) as session:
             session.run(closing)
 
 
