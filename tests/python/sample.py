@@ -406,3 +406,8 @@ def is_same(pair: list[Any]) -> bool:
 def append_line(path: str) -> None:
     with open(path, "a") as file:
         file.write("done\n")
+
+
+def filled(size: int) -> bytearray:
+    """So many bytes of memory that is really there."""
+    return bytearray(b"x") * size
