@@ -12,7 +12,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import calls, errors, lane, tracing
+from bridge_adapter import calls, errors, lane, threads, tracing
 from bridge_adapter.calls import Call
 from bridge_adapter.dispatch import Context, Dispatcher, from_tool
 from bridge_adapter.request import Request
@@ -174,8 +174,12 @@ class Outbox:
             raise self._failure
         self._queue.put(item)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="stream", daemon=True)
+            try:
+                threads.begin(thread)
+            except errors.Unavailable as refusal:
+                raise refusal.after_effects() from None  # the generator has made an item
+            self._thread = thread
 
     def discard(self) -> None:
         """Drops what was not sent yet: the client wants no more."""

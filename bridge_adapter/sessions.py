@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bridge_adapter import threads
 from bridge_adapter.config import Config
 from bridge_adapter.errors import InvalidRequest
 from bridge_adapter.refs import RefStore
@@ -93,7 +94,7 @@ class _PinnedThread:
         self._work: deque[tuple[Callable[[], Any], LockType, list[Any]]] = deque()
         self._ready = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._serve, name=f"pinned {name[:32]}", daemon=True)
-        self._thread.start()
+        threads.begin(self._thread)
 
     def run(self, code: Callable[[], Any]) -> Any:
         if threading.current_thread() is self._thread:
