@@ -411,3 +411,10 @@ def append_line(path: str) -> None:
 def filled(size: int) -> bytearray:
     """So many bytes of memory that is really there."""
     return bytearray(b"x") * size
+
+
+def gen_large(count: int, size: int) -> Iterator[bytes]:
+    """Items of so many bytes; `log` has the number of those that were made."""
+    for number in range(count):
+        log.append(number)
+        yield bytes(size)
