@@ -188,8 +188,11 @@ class Connection:
         dispatcher = self._dispatcher
         request: Request | None = None
         outer = self._innermost
+        admitted = False
         try:
             request = self._request(message)
+            dispatcher.admit(request)
+            admitted = True
             call = request.call
             self._innermost = call
             try:
@@ -221,6 +224,9 @@ class Connection:
                 self.socket.send(lane.response_head(message.id), value)
             else:
                 self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
+        finally:
+            if admitted:
+                dispatcher.lifecycle.answered()
 
     def _request(self, message: Message) -> Request:
         params = message.body
@@ -231,8 +237,6 @@ class Connection:
             raise errors.InvalidRequest("a call needs the keys tool (a string) and payload (a map)")
         if timeout is not None and (type(timeout) not in (int, float) or timeout < 0):
             raise errors.InvalidRequest(f"timeout_ms must be a number >= 0 or nil, not {str(timeout)[:40]}")
-        if self._dispatcher.draining:
-            raise errors.Unavailable("this worker is shutting down and takes no new calls; try another worker")
         call = Call((self.id, message.id), timeout, self._parent(params.get("parent")))
         call.connection = self
         call.label = tool
@@ -287,6 +291,8 @@ class Connection:
         return self._dispatcher.calls.get((key[0], key[1]))
 
     def _answer_error(self, id: int, error: BaseException, request: Request | None) -> None:
+        if isinstance(error, errors.Refused):
+            self._dispatcher.lifecycle.refuse(error)
         fields = self._dispatcher.error(error, request)
         self._tell_released()
         self.socket.send(self.packer.pack(lane.response(id, fields, None)))
@@ -296,6 +302,8 @@ class Connection:
             case "credit", [int(id), int(count)]:
                 if id in self._credits and count > 0:
                     self._credits[id] += count
+            case "drain", [*seconds] if self.role == "control" and _is_drain(seconds):
+                self._dispatcher.lifecycle.ask_to_drain(*seconds)
             case "cancel", [int(id), str(reason)]:
                 self._cancel((self.id, id), reason)
             case "cancel", [int(connection), int(id), str(reason)]:
@@ -367,6 +375,10 @@ class Connection:
     def ask(self, params: dict[str, Any], call: Call | None, session: str, timeout: float | None = None) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
         return self._questions.ask(self, params, call, session, timeout)
+
+
+def _is_drain(seconds: list[Any]) -> bool:
+    return not seconds or (len(seconds) == 1 and type(seconds[0]) in (int, float) and 0 <= seconds[0] < 1e6)
 
 
 def _is_text(text: str) -> bool:

@@ -19,7 +19,9 @@ from bridge_adapter.codec import CallbackRef, DecodeError, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer
 from bridge_adapter.codec.segments import Segments
 from bridge_adapter.config import Config
+from bridge_adapter.lifecycle import Lifecycle, State
 from bridge_adapter.loop import EventLoop, settle
+from bridge_adapter.memory import Memory, explain
 from bridge_adapter.pause import Pause
 from bridge_adapter.request import (
     SCHEMA_2_VERSION,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
 
 _RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
+_FREEING = ("snakebridge.release_ref", "snakebridge.release_session")  # what makes room is always let in
 _STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
 _PROCESS = processes.token()
 
@@ -62,8 +65,32 @@ class Dispatcher:
         self.callbacks = CallbackHub(self.loop, self.calls)
         self.pause = Pause()
         self.watch: Watch | None = None  # reloads changed modules
-        self.draining = False
+        self.lifecycle = Lifecycle(config.drain_ms / 1000)
+        self.memory = Memory(config.memory_limit, self.sessions.by_size)
         self.serials = itertools.count(1)
+
+    def admit(self, request: Request) -> None:
+        """Lets a request in, whose answer `lifecycle.answered` then ends. Raises Refused.
+
+        What belongs to a call that runs already is let in whatever happens: that call could not end without it.
+        """
+        call, lifecycle = request.call, self.lifecycle
+        inside = call.parent is not None or (lifecycle.state is State.DRAINING and self._may_belong(request))
+        if not inside and request.tool not in _FREEING:
+            self.memory.admit(call.started)
+        lifecycle.enter(inside=inside)
+
+    def check_bytes(self, request: Request, session: Session) -> None:
+        """Raises MemoryLimit when the session holds more than it may, and the request would not make room."""
+        call = request.call
+        if call.parent is None and call.host is None and request.tool not in _FREEING:
+            session.refs.check_bytes()
+
+    def _may_belong(self, request: Request) -> bool:
+        """True for a call of Snakepit, which does not tell from where it is made, while its session waits for an Elixir function."""
+        session = self.sessions.find(session_of(request)) if request.form.encoding == "tagged" else None
+        owner = session.lock.owner if session is not None else None
+        return owner is not None and owner.innermost_asking() is not None
 
     def run(self, request: Request, packer: Packer) -> bytes:
         """The encoded answer of a unary tool. Raises whatever user code raised, or a BridgeError."""
@@ -73,6 +100,7 @@ class Dispatcher:
                 return self._encode({"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None)
             raise unknown_tool(request.tool)
         with self.entered(request) as session:
+            self.check_bytes(request, session)
 
             def body() -> bytes:
                 context = Context(self, session, request)
@@ -205,6 +233,8 @@ class Dispatcher:
 
     def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
         """The error map of an exception that ended a request."""
+        if isinstance(error, MemoryError):
+            explain(error, self.config.memory_hard_limit)
         if request is None:
             return errors.to_wire(error)
         if isinstance(error, errors.RecordedFailure):

@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from bridge_adapter.user_adapter import UserAdapter
 
 TOKEN = "SNAKEBRIDGE_TOKEN"
-DRAIN_SECONDS = 2.0
 FORCE_SECONDS = 1.5
+ACCEPT_PAUSE_SECONDS = 0.1
+COMPLAINT_SECONDS = 10.0
+# A call beside one that computes in Python waits this long for the interpreter each time it has to. Python's own 5 ms would be felt;
+# what the more frequent change of threads costs those that compute cannot be measured.
+SWITCH_SECONDS = 0.0005
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,6 +82,14 @@ def main(argv: list[str] | None = None) -> int:
     except config.ConfigError as error:
         print(f"bridge_adapter.executor: {error}", file=sys.stderr)
         return 2
+    if settings.memory_hard_limit != "off":
+        from bridge_adapter.memory import bound_hard
+
+        try:
+            bound_hard(settings.memory_hard_limit)
+        except (OSError, ValueError) as error:
+            print(f"bridge_adapter.executor: the memory_hard_limit {settings.memory_hard_limit} cannot be set: {error}", file=sys.stderr)
+            return 2
     try:
         segments = open_segments(arguments.shared)
     except OSError as error:
@@ -215,7 +227,7 @@ class Executor:
         self._dispatcher = Dispatcher(settings, segments, adapter, once)
         self._ids = itertools.count(1)
         self._open = 0
-        self._stopping = threading.Event()
+        self._signals = 0
 
     def watch(self, directories: list[str]) -> None:
         """Reloads modules from these directories when their files change."""
@@ -225,6 +237,7 @@ class Executor:
         """Serves until SIGTERM or SIGINT. Does not return: the process ends here, whatever user code does."""
         from bridge_adapter import calls, elixir, threads
 
+        sys.setswitchinterval(SWITCH_SECONDS)
         calls.install_sleep()
         threads.install_start()
         elixir.bind(self._dispatcher)
@@ -232,33 +245,44 @@ class Executor:
         signal.signal(signal.SIGINT, self._on_signal)
         os.register_at_fork(after_in_child=self._in_child)
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
+        self._dispatcher.lifecycle.run()
         print("snakebridge-ready " + json.dumps({"address": self._address, "pid": os.getpid()}), flush=True)
-        self._stopping.wait()
+        self._dispatcher.lifecycle.wait_to_drain()
         self._drain()
         lifeline.leave(0)
 
     def _on_signal(self, *_: object) -> None:
-        if self._stopping.is_set():
+        self._signals += 1
+        if self._signals > 1:
             lifeline.leave(0)  # asked twice
-        self._stopping.set()
+        self._dispatcher.lifecycle.ask_to_drain()
 
     def _accept(self) -> None:
+        complained = 0.0
         while True:
             try:
                 client, _ = self._listener.accept()
             except OSError as error:
-                if self._stopping.is_set():
-                    return
-                # Out of file descriptors, most likely: wait for connections to close.
-                print(f"bridge_adapter.executor: cannot accept a connection: {error}", file=sys.stderr)
-                time.sleep(0.1)
+                if self._listener.fileno() < 0:
+                    return  # closed: the process ends
+                # Out of file descriptors or memory, most likely: wait for connections to close.
+                if time.monotonic() - complained > COMPLAINT_SECONDS:
+                    complained = time.monotonic()
+                    print(f"bridge_adapter.executor: cannot accept a connection, and goes on trying: {error}", file=sys.stderr, flush=True)
+                time.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
             if self._open >= self._settings.max_connections:
                 client.close()
                 continue
             self._open += 1
-            client = away_from_standard_streams(client)
-            threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
+            try:
+                client = away_from_standard_streams(client)
+                threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
+            except (OSError, RuntimeError) as error:
+                # No descriptor, or no thread. The client sees its connection end, and may come again.
+                self._open -= 1
+                client.close()
+                print(f"bridge_adapter.executor: cannot serve a connection: {error}", file=sys.stderr, flush=True)
 
     def _serve(self, client: socket.socket) -> None:
         from bridge_adapter.connection import Connection
@@ -272,17 +296,20 @@ class Executor:
             self._open -= 1
 
     def _drain(self) -> None:
-        """New calls are refused; running ones get time to finish, then are interrupted."""
-        dispatcher = self._dispatcher
-        dispatcher.draining = True
+        """New calls are refused; those that were let in get time to finish, then they are cancelled.
+
+        Connections are taken until the end: what a running call asks of Elixir may call back over a new one.
+        """
+        calls, lifecycle = self._dispatcher.calls, self._dispatcher.lifecycle
+        if not lifecycle.settle():
+            lifecycle.cut(len(calls.active()))
+            calls.cancel_all("drained")
+            lifecycle.settle(time.monotonic() + FORCE_SECONDS)
         self._listener.close()
         _tidy(self._address, self._private)
-        for seconds, reason in ((DRAIN_SECONDS, None), (FORCE_SECONDS, "cancelled")):
-            if reason is not None:
-                dispatcher.calls.cancel_all(reason)
-            until = time.monotonic() + seconds
-            while dispatcher.calls.active() and time.monotonic() < until:
-                time.sleep(0.01)
+        account = lifecycle.stop()
+        with contextlib.suppress(OSError, ValueError):  # user code may have closed it
+            print(f"bridge_adapter.executor: {account}", file=sys.stderr, flush=True)
 
     def _in_child(self) -> None:
         from bridge_adapter.lane import LaneSocket
