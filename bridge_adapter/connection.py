@@ -28,6 +28,7 @@ from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket, Message
+    from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter.adapter import Asked
 
 _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
@@ -36,11 +37,11 @@ _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was
 class Connection:
     """A connection and what it needs to encode, decode and run. One thread serves it."""
 
-    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, token: str) -> None:
+    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, tokens: Tokens) -> None:
         self.id = id
         self.socket = socket
         self._dispatcher = dispatcher
-        self._token = token
+        self._tokens = tokens
         self._resolver = Resolver(dispatcher)
         self.packer = Packer(self._resolver, dispatcher.limits)
         self._unpacker = Unpacker(self._resolver, lane.wire_limits(dispatcher.limits))
@@ -104,14 +105,19 @@ class Connection:
         return True
 
     def _welcome(self, message: Message) -> None:
-        hello = Hello.of(message, self._token)
+        hello = Hello.of(message, self._tokens)
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if hello.shared and segments is not None:
             self.packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
         self.letters = Letters(self.socket) if "messages" in hello.features else None
         self.speaks, self.lines = "output" in hello.features and output.forward(), "lines" in hello.features
-        does = {"output": self.speaks, "messages": self.letters is not None, "shared": self._outlet is not None}
+        does = {
+            "output": self.speaks,
+            "messages": self.letters is not None,
+            "shared": self._outlet is not None,
+            "journal": self._dispatcher.keeps_answers,
+        }
         if self.role == "control":
             self._dispatcher.callbacks.controls.append(self)
         features = [feature for feature, done in does.items() if done]
