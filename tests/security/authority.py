@@ -1,4 +1,4 @@
-"""Certificates for the tests of this folder: made here, for this run, by an authority that nobody else trusts; and workers that show them."""
+"""Certificates made for this run, by authorities that nobody else trusts; and workers that show them."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_secret_that_others_may_read_is_none(tmp_path: Path) -> None:
     replace(path, b"a token that is long enough\n")
     assert read_secret(path) == b"a token that is long enough\n"
     os.chmod(path, 0o604)
-    with pytest.raises(BadToken, match="has mode 0604, so others may read it; a secret needs 06[04]0 or less: chmod 600"):
+    with pytest.raises(BadToken, match=r"has mode 0604, so others may read it; a secret needs 06[04]0 or less: chmod 600"):
         Tokens.of_file(path)
     said = refused("--listen", "tcp:127.0.0.1:0", "--token-file", path)
     assert "has mode 0604" in said

@@ -10,7 +10,8 @@ defmodule SnakeBridge.RemoteTest do
   setup_all do
     certificates = RemoteWorker.certificates()
     on_exit(fn -> File.rm_rf!(certificates.directory) end)
-    %{certificates: certificates}
+    # For the tests that do not kill it.
+    %{certificates: certificates, worker: server(certificates)}
   end
 
   defp server(certificates, listen \\ "tls:127.0.0.1:0", arguments \\ []) do
@@ -50,8 +51,7 @@ defmodule SnakeBridge.RemoteTest do
 
   test "calls, streams, functions and large values travel to a worker with certificates on both sides",
        context do
-    worker = server(context.certificates)
-    pool = pool([trusted(context.certificates, worker.address)])
+    pool = pool([trusted(context.certificates, context.worker.address)])
     assert {:ok, 4.0} = call(pool, "math", "sqrt", [16])
     assert [0, 1, 2, 3] = SnakeBridge.stream("builtins", "range", [4], pool: pool) |> Enum.to_list()
     assert {:ok, 6} = call(pool, "functools", "reduce", [fn a, b -> a + b end, [1, 2, 3]])
@@ -67,7 +67,7 @@ defmodule SnakeBridge.RemoteTest do
 
   test "who is not trusted is told so at once, on either side", context do
     certificates = context.certificates
-    address = server(certificates).address
+    address = context.worker.address
     strange = RemoteWorker.certificates()
     on_exit(fn -> File.rm_rf!(strange.directory) end)
 
@@ -149,7 +149,7 @@ defmodule SnakeBridge.RemoteTest do
   end
 
   test "when only the connection breaks, sessions, refs and functions go on", context do
-    worker = server(context.certificates)
+    worker = context.worker
     {network, address} = RemoteWorker.network(worker.address)
     pool = pool([trusted(context.certificates, address)])
     {:ok, acc} = call(pool, "sample", "Acc", [1])
@@ -166,7 +166,7 @@ defmodule SnakeBridge.RemoteTest do
   end
 
   test "a call whose connection breaks has an outcome that is not known, unless it is idempotent", context do
-    worker = server(context.certificates)
+    worker = context.worker
     {network, address} = RemoteWorker.network(worker.address)
     pool = pool([trusted(context.certificates, address)])
     me = self()
@@ -189,7 +189,7 @@ defmodule SnakeBridge.RemoteTest do
   test "a machine that accepts and says nothing holds up nobody who can be served elsewhere", context do
     {:ok, silent} = :gen_tcp.listen(0, ip: {127, 0, 0, 1}, active: false)
     {:ok, port} = :inet.port(silent)
-    worker = server(context.certificates)
+    worker = context.worker
 
     pool =
       pool([
