@@ -16,6 +16,14 @@ from lane_client import LaneError, Worker, payload
 from bridge_adapter import lane
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Worker, Authority]]:
+    """A worker that the tests of this module share."""
+    authority = Authority(tmp_path_factory.mktemp("shared"), "ours")
+    with remote_worker(authority) as worker:
+        yield worker, authority
+
+
 @contextlib.contextmanager
 def open_client(*arguments: object, **options: object) -> Iterator[object]:
     connection = client(*arguments, **options)  # type: ignore[arg-type]
@@ -34,8 +42,8 @@ def turned_away(worker: Worker, context: ssl.SSLContext) -> str:
     return str(failure.value).lower()
 
 
-def test_calls_streams_callbacks_and_large_values_travel_encrypted(authority: Authority) -> None:
-    with remote_worker(authority) as worker, open_client(worker, authority) as caller:
+def test_calls_streams_callbacks_and_large_values_travel_encrypted(running: tuple[Worker, Authority]) -> None:
+    with open_client(*running) as caller:
         assert caller.lane.sock.version() == "TLSv1.3"
         assert caller.call("math", "sqrt", 16) == 4.0
         assert caller.stream("builtins", "range", 1000) == list(range(1000))
@@ -45,9 +53,9 @@ def test_calls_streams_callbacks_and_large_values_travel_encrypted(authority: Au
         assert caller.call("builtins", "bytes", large) == large
 
 
-def test_threads_of_a_call_may_send_while_its_connection_reads(authority: Authority) -> None:
+def test_threads_of_a_call_may_send_while_its_connection_reads(running: tuple[Worker, Authority]) -> None:
     """Items go out on a thread of their own while credit and callbacks come in: both ways at once, many times."""
-    with remote_worker(authority) as worker, open_client(worker, authority, features=("messages",)) as caller:
+    with open_client(*running, features=("messages",)) as caller:
         echo = caller.function("echo", 1, lambda value: value)
         for _ in range(3):
             mapped = caller.call("builtins", "map", echo, list(range(500)))
@@ -62,19 +70,19 @@ def test_threads_of_a_call_may_send_while_its_connection_reads(authority: Author
             assert items == list(range(500))
 
 
-def test_a_client_that_does_not_read_holds_up_nobody_else(authority: Authority) -> None:
-    with remote_worker(authority) as worker, open_client(worker, authority) as lazy, open_client(worker, authority) as other:
+def test_a_client_that_does_not_read_holds_up_nobody_else(running: tuple[Worker, Authority]) -> None:
+    with open_client(*running) as lazy, open_client(*running) as other:
         lazy.send(lane.request(900, "call", {"tool": "snakebridge.call", "payload": payload("builtins", "bytes", (64 << 20,), {}, "lazy")}))
         assert other.call("math", "sqrt", 16) == 4.0
         assert len(lazy.answer(900)) == 64 << 20
 
 
-def test_a_certificate_of_another_authority_is_not_accepted_by_clients(authority: Authority) -> None:
+def test_a_certificate_of_another_authority_is_not_accepted_by_clients(running: tuple[Worker, Authority]) -> None:
+    worker, authority = running
     other = Authority(authority.directory, "other")
-    with remote_worker(authority) as worker:
-        assert "certificate" in turned_away(worker, other.client_context())
-        with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch|not valid for"):
-            dial_tls(worker.address, authority.client_context(), host="elsewhere.example")
+    assert "certificate" in turned_away(worker, other.client_context())
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch|not valid for"):
+        dial_tls(worker.address, authority.client_context(), host="elsewhere.example")
 
 
 def test_an_expired_certificate_is_not_accepted_by_clients(authority: Authority) -> None:
@@ -96,8 +104,9 @@ def test_mutual_tls_lets_in_only_clients_with_a_certificate_of_the_authority(aut
             client(worker, authority, good, token="guess")
 
 
-def test_clients_that_say_nothing_or_speak_no_tls_hold_up_nobody(authority: Authority) -> None:
-    with remote_worker(authority) as worker, contextlib.ExitStack() as stack:
+def test_clients_that_say_nothing_or_speak_no_tls_hold_up_nobody(running: tuple[Worker, Authority]) -> None:
+    worker, authority = running
+    with contextlib.ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(contextlib.closing(dial(worker.address)))
         half = stack.enter_context(contextlib.closing(dial(worker.address)))
@@ -113,17 +122,17 @@ def test_clients_that_say_nothing_or_speak_no_tls_hold_up_nobody(authority: Auth
             assert caller.call("math", "sqrt", 16) == 4.0
 
 
-def test_old_versions_of_tls_are_refused(authority: Authority) -> None:
+def test_old_versions_of_tls_are_refused(running: tuple[Worker, Authority]) -> None:
+    worker, authority = running
     context = authority.client_context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with remote_worker(authority) as worker:
-        turned_away(worker, context)
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        with contextlib.closing(dial_tls(worker.address, context)) as secured:
-            assert secured.version() == "TLSv1.2"
+    turned_away(worker, context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with contextlib.closing(dial_tls(worker.address, context)) as secured:
+        assert secured.version() == "TLSv1.2"
 
 
 def test_new_certificates_serve_new_connections_and_broken_ones_change_nothing(authority: Authority) -> None:
@@ -170,17 +179,17 @@ def test_without_grace_the_token_before_is_refused_at_once(authority: Authority)
             client(worker, authority, token="the first token of all")
 
 
-def test_a_client_that_is_cut_off_leaves_a_worker_that_serves_others(authority: Authority) -> None:
-    with remote_worker(authority) as worker, open_client(worker, authority) as other:
+def test_a_client_that_is_cut_off_leaves_a_worker_that_serves_others(running: tuple[Worker, Authority]) -> None:
+    with open_client(*running) as other:
         for _ in range(10):
-            broken = client(worker, authority)
+            broken = client(*running)
             broken.send(lane.request(7, "call", {"tool": "snakebridge.call", "payload": payload("builtins", "bytes", (8 << 20,), {}, "s")}))
             broken.lane.sock.close()
         assert other.call("math", "sqrt", 16) == 4.0
 
 
-def test_a_process_that_user_code_forks_sends_nothing_on_the_connection(authority: Authority) -> None:
-    with remote_worker(authority) as worker, open_client(worker, authority) as caller:
+def test_a_process_that_user_code_forks_sends_nothing_on_the_connection(running: tuple[Worker, Authority]) -> None:
+    with open_client(*running) as caller:
         code = "(lambda os: (lambda pid: pid and os.waitpid(pid, 0)[1])(os.fork()))(__import__('os'))"
         assert caller.call("builtins", "eval", code) == 0
         assert caller.call("math", "sqrt", 16) == 4.0
