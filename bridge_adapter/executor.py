@@ -269,11 +269,13 @@ class Executor:
 
     def _secured(self, client: socket.socket) -> Transport | None:
         """The connection as messages travel on it; None when the client does not come to an agreement."""
+        peer = "somebody"
         try:
+            peer = listening.peer(client)
             listening.tune(client)
             return client if self._certificates is None else self._certificates.secure(client)
         except OSError as error:
-            self._strangers.tell(f"a client was turned away: {error}")
+            self._strangers.tell(f"a client was turned away, {peer}: {error}")
             client.close()
             return None
 

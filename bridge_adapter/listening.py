@@ -97,6 +97,12 @@ def tune(client: socket.socket) -> None:
             client.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def peer(client: socket.socket) -> str:
+    """Who is at the other end, as far as the system tells."""
+    name = client.getpeername()
+    return "{}:{}".format(*name[:2]) if isinstance(name, tuple) else "a process of this machine"
+
+
 class Strangers:
     """What is said of clients that were turned away: a line a second at most, so that they cannot fill the log."""
 

@@ -94,7 +94,7 @@ class Certificates:
         try:
             secured.handshake(HANDSHAKE_SECONDS)
         except BaseException:
-            secured.close()
+            secured.turn_away()
             raise
         return secured
 

@@ -6,6 +6,7 @@ is to wait for is waited for outside, so that a thread which waits for the peer'
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 _SLICE = 256 * 1024  # encrypted at a time, so that the thread that reads gets its turn
+_FAREWELL_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -63,6 +65,17 @@ class TlsSocket:
     def shutdown(self, how: int) -> None:
         """Ends the connection under TLS, without its farewell: the lane's messages have lengths, so nothing can be cut off unseen."""
         socket.socket.shutdown(self._tls, how)
+
+    def turn_away(self) -> None:
+        """Closes once the client has had the time to read why: what it has sent, unread, would else cut off the alert on its way."""
+        with contextlib.suppress(OSError):
+            self.settimeout(_FAREWELL_SECONDS)
+            self.shutdown(socket.SHUT_WR)
+            while True:
+                self._wait(select.POLLIN)
+                if not socket.socket.recv(self._tls, 4096):
+                    break
+        self.close()
 
     def close(self) -> None:
         with self._turn:

@@ -140,8 +140,11 @@ defmodule SnakeBridge.Lane.Connection do
   def give(connection, owner), do: connection.transport.controlling_process(connection.socket, owner)
 
   @spec close(t()) :: :ok
-  def close(connection) do
-    connection.transport.close(connection.socket)
+  def close(%{transport: :gen_tcp, socket: socket}), do: :gen_tcp.close(socket)
+
+  # TLS says farewell, which a peer that has stopped reading would make us wait for.
+  def close(%{transport: :ssl, socket: socket}) do
+    spawn(fn -> :ssl.close(socket) end)
     :ok
   end
 

@@ -41,21 +41,17 @@ defmodule SnakeBridge.Lane.Transport do
     {host, port} = place(address)
     {:ok, _} = Application.ensure_all_started(:ssl)
 
-    with {:ok, security} <- security(host, options),
-         do: host |> :ssl.connect(port, network() ++ security, @connect_timeout) |> tagged(:ssl, address)
+    with {:ok, security} <- security(host, options) do
+      host |> :ssl.connect(port, network() ++ security, @connect_timeout) |> tagged(:ssl, address)
+    else
+      {:error, why} -> {:error, untrusted(address, why)}
+    end
   end
 
   defp tagged({:ok, socket}, transport, _), do: {:ok, transport, socket}
 
-  defp tagged({:error, {:tls_alert, _} = reason}, _, address),
-    do:
-      {:error,
-       Error.new(
-         :unauthorized,
-         "no trust between this node and the worker at #{address}: #{describe(reason)}; " <>
-           "see docs/security.md for the certificates of both sides",
-         %{outcome: :not_started}
-       )}
+  defp tagged({:error, {kind, _} = reason}, _, address) when kind in [:tls_alert, :options],
+    do: {:error, untrusted(address, describe(reason))}
 
   defp tagged({:error, reason}, _, address),
     do:
@@ -63,6 +59,14 @@ defmodule SnakeBridge.Lane.Transport do
        Error.new(:unavailable, "cannot connect to the worker at #{address}: #{describe(reason)}", %{
          outcome: :not_started
        })}
+
+  defp untrusted(address, why),
+    do:
+      Error.new(
+        :unauthorized,
+        "no trust between this node and the worker at #{address}: #{why} (docs/security.md says which certificates both sides need)",
+        %{outcome: :not_started}
+      )
 
   # --- addresses ---
 
@@ -110,7 +114,7 @@ defmodule SnakeBridge.Lane.Transport do
   end
 
   defp security(host, options) do
-    with {:ok, trust} <- trust(options) do
+    with :ok <- readable(options), {:ok, trust} <- trust(options) do
       name = if given = options[:server_name], do: String.to_charlist(given), else: host
       # An address is verified by itself; a name is also told to the server.
       named = if is_list(name), do: [server_name_indication: name], else: []
@@ -119,12 +123,26 @@ defmodule SnakeBridge.Lane.Transport do
         verify: Keyword.get(options, :verify, :verify_peer),
         depth: 4,
         versions: [:"tlsv1.3", :"tlsv1.2"],
-        customize_hostname_check: [match_fun: :public_key.pkix_verify_hostname_match_fun(:https)]
+        customize_hostname_check: [match_fun: :public_key.pkix_verify_hostname_match_fun(:https)],
+        # What fails is told by whoever asked for the connection.
+        log_level: :error
       ]
 
       own = for key <- [:certfile, :keyfile], path = options[key], do: {key, String.to_charlist(path)}
       {:ok, Keyword.merge(defaults ++ named ++ trust ++ own, Keyword.get(options, :tls, []))}
     end
+  end
+
+  # `:ssl` takes a file that is not there for one that was not named.
+  defp readable(options) do
+    Enum.find_value([:cacertfile, :certfile, :keyfile], :ok, fn key ->
+      with path when is_binary(path) <- options[key],
+           {:error, reason} <- File.open(path, [:read], fn _ -> :ok end) do
+        {:error, "the file #{path}, its #{key}:, cannot be read: #{:file.format_error(reason)}"}
+      else
+        _ -> nil
+      end
+    end)
   end
 
   defp trust(options) do
@@ -139,18 +157,21 @@ defmodule SnakeBridge.Lane.Transport do
         {:ok, [cacerts: :public_key.cacerts_get()]}
     end
   rescue
-    _ ->
-      {:error,
-       Error.new(
-         :unavailable,
-         "this system has no certificates of authorities; name the file of yours as cacertfile:",
-         %{outcome: :not_started}
-       )}
+    _ -> {:error, "this system has no certificates of authorities; name the file of yours as cacertfile:"}
   end
 
   @doc "An error of either transport in words."
   @spec describe(term()) :: String.t()
-  def describe({:tls_alert, {_, text}}), do: text |> to_string() |> String.trim()
+  def describe({:tls_alert, {_, text}}) do
+    text = to_string(text)
+
+    if text =~ "hostname_check_failed",
+      do:
+        "its certificate is for another host (hostname_check_failed); server_name: names the host that it is for",
+      # Behind the states and source lines of OTP.
+      else: text |> String.split("Fatal - ") |> List.last() |> String.trim()
+  end
+
   def describe({:options, reason}), do: "options that cannot be used: #{inspect(reason)}"
   def describe(reason) when is_atom(reason), do: reason |> :inet.format_error() |> to_string()
   def describe(reason), do: reason |> :ssl.format_error() |> to_string()

@@ -18,7 +18,8 @@ defmodule SnakeBridge.Pool.Remote do
   @backoff_last 5_000
   # How long callers wait for a worker that cannot be reached before they are told so.
   @patience 5_000
-  @idle_kept 4
+  # A new connection takes a handshake.
+  @idle_kept 16
   @idle_sweep 10_000
   @look_every 20
 
@@ -88,9 +89,9 @@ defmodule SnakeBridge.Pool.Remote do
     end
   end
 
-  # Which process answers there, and what it can do.
+  # Which process answers there, and what it can do. Not as control connection: Python would call functions over that.
   defp ask(place) do
-    with {:ok, connection} <- Connection.open(place.address, place.token, :control, [], place.connect) do
+    with {:ok, connection} <- Connection.open(place.address, place.token, :call, [], place.connect) do
       Connection.close(connection)
       {:ok, Map.take(connection, [:instance, :features])}
     end
