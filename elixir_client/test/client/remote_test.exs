@@ -90,6 +90,14 @@ defmodule SnakeBridge.RemoteTest do
     end
   end
 
+  test "a certificate goes unverified only where the option says so", context do
+    strange = RemoteWorker.certificates()
+    on_exit(fn -> File.rm_rf!(strange.directory) end)
+    place = trusted(context.certificates, context.worker.address, cacertfile: strange.client_ca)
+    assert {:error, %Error{category: :unauthorized}} = call(pool([place]), "math", "sqrt", [16])
+    assert {:ok, 4.0} = call(pool([place ++ [verify: :verify_none]]), "math", "sqrt", [16])
+  end
+
   test "an expired certificate is refused" do
     expired = RemoteWorker.certificates(expired: true)
     on_exit(fn -> File.rm_rf!(expired.directory) end)

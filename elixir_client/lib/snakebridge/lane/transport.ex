@@ -15,8 +15,9 @@ defmodule SnakeBridge.Lane.Transport do
     send_timeout_close: true,
     linger: {true, 0}
   ]
-  # A machine that has vanished is noticed after 15 + 3 * 5 s of silence (Linux: TCP_KEEPIDLE, _KEEPINTVL, _KEEPCNT, _USER_TIMEOUT).
-  @keepalive [{4, 15}, {5, 5}, {6, 3}, {18, 30_000}]
+  # A machine that has vanished is noticed after 15 + 3 * 5 s of silence, or when it has acknowledged nothing for as long as a send may take
+  # (Linux: TCP_KEEPIDLE, _KEEPINTVL, _KEEPCNT, _USER_TIMEOUT).
+  @keepalive [{4, 15}, {5, 5}, {6, 3}, {18, 60_000}]
 
   @type t :: :gen_tcp | :ssl
   @type socket :: :gen_tcp.socket() | :ssl.sslsocket()
