@@ -54,6 +54,7 @@ class Connection:
         self.speaks = self.lines = False  # what calls print goes to this client; it wants whole lines
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self.texts = False  # the client's functions take and give JSON texts
+        self.intruder = False  # the client has shown a wrong token
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -98,6 +99,7 @@ class Connection:
         except TimeoutError:
             return False
         except (errors.BridgeError, CodecError) as error:
+            self.intruder = isinstance(error, errors.Unauthorized)
             self._say_goodbye(error, message.id if "message" in locals() and message is not None else 0)
             return False
         self.socket.sock.settimeout(None)

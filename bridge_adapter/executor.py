@@ -260,24 +260,20 @@ class Executor:
         from bridge_adapter.connection import Connection
         from bridge_adapter.lane import LaneSocket
 
-        try:
-            transport = self._secured(client)
-            if transport is not None:
-                Connection(next(self._ids), LaneSocket(transport, self._settings.max_frame), self._dispatcher, self._tokens).serve()
-        finally:
-            self._open -= 1
-
-    def _secured(self, client: socket.socket) -> Transport | None:
-        """The connection as messages travel on it; None when the client does not come to an agreement."""
         peer = "somebody"
         try:
             peer = listening.peer(client)
             listening.tune(client)
-            return client if self._certificates is None else self._certificates.secure(client)
+            transport: Transport = client if self._certificates is None else self._certificates.secure(client)
+            connection = Connection(next(self._ids), LaneSocket(transport, self._settings.max_frame), self._dispatcher, self._tokens)
+            connection.serve()
+            if connection.intruder:
+                self._strangers.tell(f"{peer} was turned away: it has shown a wrong token")
         except OSError as error:
-            self._strangers.tell(f"a client was turned away, {peer}: {error}")
+            self._strangers.tell(f"{peer} was turned away: {error}")
             client.close()
-            return None
+        finally:
+            self._open -= 1
 
     def _drain(self) -> None:
         """New calls are refused; running ones get time to finish, then are interrupted."""

@@ -177,6 +177,8 @@ def test_without_grace_the_token_before_is_refused_at_once(authority: Authority)
         client(worker, authority, token="the second token of all").lane.close()
         with pytest.raises(LaneError, match="unauthorized"):
             client(worker, authority, token="the first token of all")
+        assert "127.0.0.1:" in wait_for_line(worker, "was turned away: it has shown a wrong token")
+        assert "of all" not in "".join(worker.output)
 
 
 def test_a_client_that_is_cut_off_leaves_a_worker_that_serves_others(running: tuple[Worker, Authority]) -> None:

@@ -95,7 +95,8 @@ defmodule SnakeBridge.Pool do
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(options) do
     name = Keyword.get(options, :name, :default)
-    Supervisor.start_link(__MODULE__, Keyword.put(options, :name, name), name: registered(name))
+    options = options |> Places.read() |> Keyword.put(:name, name)
+    Supervisor.start_link(__MODULE__, options, name: registered(name))
   end
 
   @doc "The supervisor of a pool, or nil."
@@ -107,7 +108,6 @@ defmodule SnakeBridge.Pool do
   @impl true
   def init(options) do
     name = options[:name]
-    options = Places.read(options)
 
     {kind, size} =
       case options[:workers] do

@@ -246,7 +246,7 @@ defmodule SnakeBridge.Pool.Remote do
   # --- reached, lost ---
 
   defp same_or_lost(%{worker: %{connect: connect}} = state, facts) do
-    if connect[:instance] == facts.instance do
+    if facts.instance != nil and connect[:instance] == facts.instance do
       state
     else
       why = "the worker at #{state.place.address} was restarted"
