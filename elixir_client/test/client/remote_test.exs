@@ -260,6 +260,21 @@ defmodule SnakeBridge.RemoteTest do
     refute inspect([shown, specification, :sys.get_state(Pool.whereis(pool))], limit: :infinity) =~ token
   end
 
+  test "hosts are names and addresses of both families, as far as this machine has them" do
+    hosts =
+      case :gen_tcp.listen(0, [:inet6, ip: {0, 0, 0, 0, 0, 0, 0, 1}]) do
+        {:ok, probe} -> :gen_tcp.close(probe) && [{"127.0.0.1", "localhost"}, {"[::1]", "[::1]"}]
+        {:error, _} -> [{"127.0.0.1", "localhost"}]
+      end
+
+    for {listening, host} <- hosts do
+      worker = RemoteWorker.start("tcp:#{listening}:0", [])
+      port = worker.address |> String.split(":") |> List.last()
+      place = [address: "tcp:#{host}:#{port}", token: RemoteWorker.token()]
+      assert {:ok, 4.0} = call(pool([place]), "math", "sqrt", [16])
+    end
+  end
+
   test "a key names one call only where the option says that the workers share a journal", context do
     journal = Path.join(context.certificates.directory, "calls.journal")
     worker = server(context.certificates, "tls:127.0.0.1:0", ["--journal", journal])

@@ -35,7 +35,7 @@ defmodule SnakeBridge.Lane.Transport do
 
   def connect("tcp:" <> _ = address, _) do
     {host, port} = place(address)
-    host |> :gen_tcp.connect(port, network(), @connect_timeout) |> tagged(:gen_tcp, address)
+    host |> :gen_tcp.connect(port, network(host), @connect_timeout) |> tagged(:gen_tcp, address)
   end
 
   def connect("tls:" <> _ = address, options) do
@@ -43,7 +43,7 @@ defmodule SnakeBridge.Lane.Transport do
     {:ok, _} = Application.ensure_all_started(:ssl)
 
     with {:ok, security} <- security(host, options) do
-      host |> :ssl.connect(port, network() ++ security, @connect_timeout) |> tagged(:ssl, address)
+      host |> :ssl.connect(port, network(host) ++ security, @connect_timeout) |> tagged(:ssl, address)
     else
       {:error, why} -> {:error, untrusted(address, why)}
     end
@@ -106,7 +106,18 @@ defmodule SnakeBridge.Lane.Transport do
 
   # --- options ---
 
-  defp network, do: [{:nodelay, true}, {:keepalive, true} | keepalive()] ++ @options
+  defp network(host), do: family(host) ++ [{:nodelay, true}, {:keepalive, true} | keepalive()] ++ @options
+
+  # A name that stands for addresses of IPv6 only.
+  defp family(host) when is_list(host) do
+    with {:error, _} <- :inet.getaddr(host, :inet), {:ok, _} <- :inet.getaddr(host, :inet6) do
+      [:inet6]
+    else
+      _ -> []
+    end
+  end
+
+  defp family(_), do: []
 
   defp keepalive do
     if :os.type() == {:unix, :linux},
