@@ -28,6 +28,7 @@ from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket, Message
+    from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter.adapter import Asked
 
 _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
@@ -36,11 +37,11 @@ _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was
 class Connection:
     """A connection and what it needs to encode, decode and run. One thread serves it."""
 
-    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, token: str) -> None:
+    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, tokens: Tokens) -> None:
         self.id = id
         self.socket = socket
         self._dispatcher = dispatcher
-        self._token = token
+        self._tokens = tokens
         self._resolver = Resolver(dispatcher)
         self.packer = Packer(self._resolver, dispatcher.limits)
         self._unpacker = Unpacker(self._resolver, lane.wire_limits(dispatcher.limits))
@@ -53,6 +54,7 @@ class Connection:
         self.speaks = self.lines = False  # what calls print goes to this client; it wants whole lines
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self.texts = False  # the client's functions take and give JSON texts
+        self.intruder = False  # the client has shown a wrong token
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -97,6 +99,7 @@ class Connection:
         except TimeoutError:
             return False
         except (errors.BridgeError, CodecError) as error:
+            self.intruder = isinstance(error, errors.Unauthorized)
             self._say_goodbye(error, message.id if "message" in locals() and message is not None else 0)
             return False
         self.socket.sock.settimeout(None)
@@ -104,14 +107,19 @@ class Connection:
         return True
 
     def _welcome(self, message: Message) -> None:
-        hello = Hello.of(message, self._token)
+        hello = Hello.of(message, self._tokens)
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if hello.shared and segments is not None:
             self.packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
         self.letters = Letters(self.socket) if "messages" in hello.features else None
         self.speaks, self.lines = "output" in hello.features and output.forward(), "lines" in hello.features
-        does = {"output": self.speaks, "messages": self.letters is not None, "shared": self._outlet is not None}
+        does = {
+            "output": self.speaks,
+            "messages": self.letters is not None,
+            "shared": self._outlet is not None,
+            "journal": self._dispatcher.keeps_answers,
+        }
         if self.role == "control":
             self._dispatcher.callbacks.controls.append(self)
         features = [feature for feature, done in does.items() if done]

@@ -168,6 +168,11 @@ class Dispatcher:
                 else:
                     watch.run_again(changed)
 
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether there is a journal, so that calls may have keys."""
+        return self._once is not None
+
     def watch_files(self, directories: list[str]) -> None:
         """From now on, modules from these directories are reloaded when their files change."""
         from bridge_adapter import logs

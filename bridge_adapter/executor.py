@@ -1,8 +1,9 @@
 """The executor: the process that runs user code. Listens on the lane, one thread per connection; ends with its parent.
 
-    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 [--config FILE] [--shared DIR]
+    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 | tls:HOST:PORT [--config FILE] [--shared DIR]
 
-The token that clients must show is taken from the environment variable SNAKEBRIDGE_TOKEN, which user code does not get to see.
+The token that clients must show is taken from the environment variable SNAKEBRIDGE_TOKEN, which user code does not get to see, or from a
+file: --token-file or SNAKEBRIDGE_TOKEN_FILE (docs/security.md).
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge_adapter import lifeline
+from bridge_adapter import credentials, lifeline, listening
 
 if TYPE_CHECKING:
     from bridge_adapter.codec import Limits
     from bridge_adapter.codec.segments import Segments
     from bridge_adapter.journal.once import Once
     from bridge_adapter.journal.store import Durability, Journal
+    from bridge_adapter.lane import Transport
+    from bridge_adapter.tls import Certificates
+    from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter import UserAdapter
 
-TOKEN = "SNAKEBRIDGE_TOKEN"
 FORCE_SECONDS = 1.5
 ACCEPT_PAUSE_SECONDS = 0.1
 COMPLAINT_SECONDS = 10.0
@@ -46,8 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         "--listen",
         required=True,
         metavar="ADDRESS",
-        help="unix:/path/to.sock, or tcp:127.0.0.1:PORT (0 = any free port)",
+        help="unix:/path/to.sock, tcp:127.0.0.1:PORT (0 = any free port), or tls:HOST:PORT for other machines",
     )
+    credentials.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
     parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
@@ -70,9 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.stay:
         lifeline.own_group()
         lifeline.die_with_parent(lambda: _end_with_parent(arguments.listen, arguments.private_directory))
-    token = os.environ.pop(TOKEN, "")
-    if not token:
-        print(f"bridge_adapter.executor: set {TOKEN} to the secret that clients must show", file=sys.stderr)
+    try:
+        tokens, certificates = credentials.open_tokens(arguments), credentials.open_certificates(arguments)
+    except ValueError as error:
+        print(f"bridge_adapter.executor: {error}", file=sys.stderr)
         return 2
 
     from bridge_adapter import config
@@ -97,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     adapter = open_adapter(arguments.adapter, arguments.elixir_address, settings.limits) if arguments.adapter else None
     try:
-        listener, address = listen(arguments.listen)
+        listener, address = listening.listen(arguments.listen, insecure_remote=arguments.insecure_remote)
     except (OSError, ValueError) as error:
         print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
         return 1
@@ -106,7 +111,17 @@ def main(argv: list[str] | None = None) -> int:
 
         output.install()
     once = open_journal(arguments.journal, arguments.journal_durability) if arguments.journal else None
-    executor = Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter, once=once)
+    executor = Executor(
+        settings,
+        listener,
+        address,
+        tokens,
+        arguments.private_directory,
+        segments=segments,
+        adapter=adapter,
+        once=once,
+        certificates=certificates,
+    )
     if arguments.watch:
         executor.watch(arguments.watch)
     executor.run()
@@ -160,28 +175,6 @@ def _tidy(address: str, private: bool) -> None:
                 path.parent.rmdir()
 
 
-def listen(address: str) -> tuple[socket.socket, str]:
-    """A listening socket for an address, and the address that clients use. A unix socket is made with mode 0600."""
-    kind, _, place = address.partition(":")
-    if kind == "unix":
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(place)
-        finally:
-            os.umask(before)
-    elif kind == "tcp":
-        host, _, port = place.rpartition(":")
-        if not host or not port.isdigit():
-            raise ValueError("a TCP address is tcp:HOST:PORT")
-        listener = socket.create_server((host, int(port)), backlog=128)
-        address = "tcp:{}:{}".format(*listener.getsockname()[:2])
-    else:
-        raise ValueError("an address begins with unix: or tcp:")
-    listener.listen(128)
-    return listener, address
-
-
 def away_from_standard_streams(client: socket.socket) -> socket.socket:
     """A connection that does not have the number of a standard stream, which is free when user code has closed that stream.
 
@@ -208,12 +201,13 @@ class Executor:
         settings: object,
         listener: socket.socket,
         address: str,
-        token: str,
+        tokens: Tokens,
         private: bool,
         *,
         segments: Segments | None = None,
         adapter: UserAdapter | None = None,
         once: Once | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
@@ -222,12 +216,14 @@ class Executor:
         self._settings = settings
         self._listener = listener
         self._address = address
-        self._token = token
+        self._tokens = tokens
+        self._certificates = certificates
         self._private = private
         self._dispatcher = Dispatcher(settings, segments, adapter, once)
         self._ids = itertools.count(1)
         self._open = 0
         self._signals = 0
+        self._strangers = listening.Strangers()
 
     def watch(self, directories: list[str]) -> None:
         """Reloads modules from these directories when their files change."""
@@ -288,10 +284,18 @@ class Executor:
         from bridge_adapter.connection import Connection
         from bridge_adapter.lane import LaneSocket
 
-        if client.family != socket.AF_UNIX:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = "somebody"
         try:
-            Connection(next(self._ids), LaneSocket(client, self._settings.max_frame), self._dispatcher, self._token).serve()
+            peer = listening.peer(client)
+            listening.tune(client)
+            transport: Transport = client if self._certificates is None else self._certificates.secure(client)
+            connection = Connection(next(self._ids), LaneSocket(transport, self._settings.max_frame), self._dispatcher, self._tokens)
+            connection.serve()
+            if connection.intruder:
+                self._strangers.tell(f"{peer} was turned away: it has shown a wrong token")
+        except OSError as error:
+            self._strangers.tell(f"{peer} was turned away: {error}")
+            client.close()
         finally:
             self._open -= 1
 

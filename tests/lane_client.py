@@ -58,13 +58,13 @@ class Worker:
             env=environment,
         )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
-        if not line.startswith("snakebridge-ready "):
-            rest = self.process.stdout.read().decode()
-            self.close()
-            raise RuntimeError(line + rest)
-        self.address = json.loads(line.split(" ", 1)[1])["address"]
         self.output: list[str] = []
+        while not (line := self.process.stdout.readline().decode()).startswith("snakebridge-ready "):
+            self.output.append(line)  # a warning, perhaps
+            if not line:
+                self.close()
+                raise RuntimeError("".join(self.output))
+        self.address = json.loads(line.split(" ", 1)[1])["address"]
         self._drain = threading.Thread(target=self._read_output, daemon=True)
         self._drain.start()
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_adapter.gateway import retry
+from bridge_adapter.gateway import retry, security
 from bridge_adapter.gateway.retry import Retry
+from bridge_adapter.gateway.security import Security
 
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
@@ -20,6 +21,7 @@ KILL_AFTER_MS = 5_000.0
 CALLBACK_TIMEOUT_MS = 300_000.0
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
 DEFAULT_RETRY = Retry()
+DEFAULT_SECURITY = Security()
 _OUR_CLASS = "SnakeBridgeAdapter"  # of whatever module: SnakeBridge's, ours
 _OUR_OLD_NAME = "snakepit_bridge.adapters.default.DefaultAdapter"
 _TRUE = ("1", "true", "yes", "y", "on", "t")
@@ -65,6 +67,7 @@ class Options:
     thread_sensitive: frozenset[str] = frozenset()
     journal: str = ""
     journal_durability: str = "process"
+    security: Security = DEFAULT_SECURITY
 
     @property
     def executor_arguments(self) -> list[str]:
@@ -110,6 +113,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     for name in ("kill_after_ms", "callback_timeout_ms", "telemetry_interval_ms"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
+    try:
+        secured = Security.of(flags)
+        secured.check(flags.host, flags.port)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"--host {flags.host}: {error}")
     ready_file = environment.get("SNAKEPIT_READY_FILE", "")
     return Options(
         elixir_address=flags.elixir_address,
@@ -131,6 +141,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         worker_id=_worker_id(ready_file),
         journal=flags.journal,
         journal_durability=flags.journal_durability,
+        security=secured,
         thread_sensitive=frozenset(name.strip() for name in environment.get("SNAKEPIT_THREAD_SENSITIVE", "").split(",") if name.strip()),
     )
 
@@ -149,7 +160,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--adapter", default="", metavar="MODULE.CLASS", help="a SnakeBridgeAdapter, or an adapter of your own")
     add("--elixir-address", default=address, metavar="HOST:PORT", help="where Snakepit's own gRPC server listens")
     add("--port", type=int, default=0, help="port to listen on; 0 = any free port")
-    add("--host", default=environment.get("BRIDGE_ADAPTER_HOST") or "127.0.0.1", help="address to listen on (no encryption, no password)")
+    add(
+        "--host",
+        default=environment.get("BRIDGE_ADAPTER_HOST") or "127.0.0.1",
+        help="address to listen on; others than loopback need --tls-cert",
+    )
+    security.add_flags(add, environment)
     add("--health-check", action="store_true", help="check the installation and exit")
     add("--max-message", type=int, default=environment.get("BRIDGE_ADAPTER_MAX_MESSAGE") or MAX_MESSAGE, metavar="BYTES")
     add("--max-connections", type=int, default=MAX_CONNECTIONS, metavar="N", help="calls that may run at the same time")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 
-from bridge_adapter.gateway import parent
+from bridge_adapter.gateway import parent, security
 from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
 from bridge_adapter.gateway.bridge import Bridge
 from bridge_adapter.gateway.executor_process import ExecutorProcess
@@ -25,6 +25,8 @@ from bridge_adapter.gateway.service import BridgeService
 from bridge_adapter.gateway.supervisor import StartFailed, Supervisor
 from bridge_adapter.gateway.telemetry import Telemetry
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
+from bridge_adapter.tls import BadCertificate
+from bridge_adapter.tokens import BadToken, Tokens
 
 GRACE_SECONDS = 2.0
 FORCE_SECONDS = 0.5
@@ -80,13 +82,14 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
     sampler = Sampler(telemetry, lambda: supervisor.running, options.telemetry_interval_ms / 1000)
     service = BridgeService(bridge, elixir, telemetry, sampler, options.worker_id)
     server = grpc.aio.server(
+        interceptors=_guards(options),
         options=[
             ("grpc.max_receive_message_length", options.max_message),
             ("grpc.max_send_message_length", options.max_message),
             ("grpc.so_reuseport", 0),
             # HTTP/2 pings of the client are no attack: Elixir may send them as often as it likes.
             ("grpc.http2.max_ping_strikes", 0),
-        ]
+        ],
     )
     rpc.add_BridgeServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     port = _bind(server, options)
@@ -111,12 +114,28 @@ async def _attend(elixir: ElixirSide) -> None:
     await asyncio.Event().wait()
 
 
+def _guards(options: Options) -> list[grpc.aio.ServerInterceptor]:
+    """None without a token: Snakepit's calls pass through nothing."""
+    if not options.security.token_file:
+        return []
+    try:
+        return [security.guard(Tokens.of_file(options.security.token_file, options.security.token_grace))]
+    except BadToken as error:
+        raise CannotServe(str(error)) from None
+
+
 def _bind(server: grpc.aio.Server, options: Options) -> int:
     """Listens; returns the port. Raises CannotServe."""
     address = f"[{options.host}]" if ":" in options.host else options.host
     try:
-        port: int = server.add_insecure_port(f"{address}:{options.port}")
+        place = f"{address}:{options.port}"
+        if options.security.encrypted:
+            port: int = server.add_secure_port(place, security.credentials(options.security.files()))
+        else:
+            port = server.add_insecure_port(place)
         reason = "the address cannot be used"
+    except BadCertificate as error:
+        raise CannotServe(str(error)) from None
     except RuntimeError as error:
         port, reason = 0, str(error)
     if not port:

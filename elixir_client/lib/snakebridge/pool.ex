@@ -7,6 +7,7 @@ defmodule SnakeBridge.Pool do
   Options of a pool: `:size` (workers; default: schedulers, at most 4), `:python`, `:env`, `:cd`, `:max_connections` (per worker, 64),
   `:journal` (where idempotent calls are recorded: `true`, `false`, a path, `[path: path, durability: :process | :power]`; docs/reliability.md),
   `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
+  `:workers` (remote workers that this pool connects to instead of starting its own; docs/security.md),
   `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
 
   A session lives on one worker, the one with the fewest sessions when it began. The calling process itself sends and receives on a connection
@@ -17,7 +18,7 @@ defmodule SnakeBridge.Pool do
 
   alias SnakeBridge.{Error, Exchange, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Attempts, Journal, Placement, Python, Slots, Worker}
+  alias SnakeBridge.Pool.{Attempts, Journal, Places, Placement, Python, Remote, Slots, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
 
@@ -80,6 +81,9 @@ defmodule SnakeBridge.Pool do
   def size(pool), do: :ets.lookup_element(@pools, pool, 2)
 
   def child_spec(options) do
+    # Here already: supervisors log how they start their children.
+    options = Places.read(options)
+
     %{
       id: {__MODULE__, Keyword.get(options, :name, :default)},
       start: {__MODULE__, :start_link, [options]},
@@ -91,7 +95,8 @@ defmodule SnakeBridge.Pool do
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(options) do
     name = Keyword.get(options, :name, :default)
-    Supervisor.start_link(__MODULE__, Keyword.put(options, :name, name), name: registered(name))
+    options = options |> Places.read() |> Keyword.put(:name, name)
+    Supervisor.start_link(__MODULE__, options, name: registered(name))
   end
 
   @doc "The supervisor of a pool, or nil."
@@ -103,7 +108,12 @@ defmodule SnakeBridge.Pool do
   @impl true
   def init(options) do
     name = options[:name]
-    size = Keyword.get(options, :size, min(4, System.schedulers_online()))
+
+    {kind, size} =
+      case options[:workers] do
+        nil -> {Worker, Keyword.get(options, :size, min(4, System.schedulers_online()))}
+        places -> {Remote, length(places)}
+      end
 
     unless is_integer(size) and size > 0,
       do: raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(size)}")
@@ -111,7 +121,7 @@ defmodule SnakeBridge.Pool do
     :ets.insert(@pools, {name, size, options})
     Placement.forget_beyond(name, size)
     Python.sweep()
-    workers = for index <- 1..size, do: Supervisor.child_spec({Worker, {name, index, options}}, id: index)
+    workers = for index <- 1..size, do: Supervisor.child_spec({kind, {name, index, options}}, id: index)
     Supervisor.init(workers, strategy: :one_for_one, max_restarts: 10 * size)
   end
 

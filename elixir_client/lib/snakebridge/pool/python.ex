@@ -38,7 +38,8 @@ defmodule SnakeBridge.Pool.Python do
           nil -> nil
         end
 
-      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: token}}
+      # In a function: crash reports print the state of processes, and not what a function has seen.
+      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: fn -> token end}}
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}

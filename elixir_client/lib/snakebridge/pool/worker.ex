@@ -22,7 +22,8 @@ defmodule SnakeBridge.Pool.Worker do
   def start_link({pool, index, options}),
     do: GenServer.start_link(__MODULE__, {pool, index, options}, name: name(pool, index))
 
-  defp name(pool, index), do: {:global_name, pool, index} |> via()
+  @doc false
+  def name(pool, index), do: {:global_name, pool, index} |> via()
   defp via({_, pool, index}), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
 
   @doc "Waits until the worker is ready."
@@ -87,7 +88,10 @@ defmodule SnakeBridge.Pool.Worker do
         do: "it is not known whether the call took effect",
         else: "the call had not started"
 
-    Error.new(:worker_crash, "the Python worker died: #{why || seen}; #{ran}", %{outcome: outcome})
+    what =
+      if worker.remote, do: "the Python worker at #{worker.address} was lost", else: "the Python worker died"
+
+    Error.new(:worker_crash, "#{what}: #{why || seen}; #{ran}", %{outcome: outcome})
   end
 
   # --- the process ---
@@ -347,6 +351,8 @@ defmodule SnakeBridge.Pool.Worker do
       os_pid: state.os_pid,
       address: state.worker.address,
       token: state.worker.token,
+      connect: [],
+      remote: false,
       max_connections: Keyword.get(state.options, :max_connections, 64),
       output: state.options[:output],
       journal: Journal.kept?(state.options),
