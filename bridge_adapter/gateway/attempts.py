@@ -120,6 +120,8 @@ class Attempts:
     async def _an_executor(self, call: Asked) -> Running:
         """The next executor. Raises LaneError where waiting for it is of no use."""
         supervisor = self._supervisor
+        if supervisor.stopping:
+            raise _with_outcome(LaneError(_fields("unavailable", "the gateway ends; this call was not passed on")), call)
         limit = supervisor.care.max_queue
         if self._waiting >= limit:
             raise overloaded("the Python worker", limit)

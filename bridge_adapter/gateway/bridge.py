@@ -46,11 +46,11 @@ class Bridge:
         """True for a tool of the user's own adapter."""
         return self._has_adapter and call.tool not in SNAKEBRIDGE_TOOLS
 
-    async def execute(self, call: Asked, remaining: Remaining) -> bytes:
-        """The JSON text of a call's result. Raises LaneError."""
+    async def execute(self, call: Asked, remaining: Remaining, *, tidies: bool = False) -> bytes:
+        """The JSON text of a call's result. Raises LaneError. `tidies`: it ends what was done before, and is let in while we drain."""
         params, retry = self._params(call), self._policy(call)
         session = _session(params)
-        with self._work.call(nested=self._turns.waits_for_elixir(session)):
+        with self._work.call(nested=tidies or self._turns.waits_for_elixir(session)):
             async with self._turns.of(session):
                 return await self._attempts.call(params, remaining, retry, call)  # type: ignore[no-any-return]
 
@@ -79,7 +79,7 @@ class Bridge:
         """Ends a session in the executor; the number of refs that it held. Raises LaneError."""
         texts = {"session_id": json.dumps(session_id).encode(), "protocol_version": b"1", "min_supported_version": b"1"}
         call = Asked("snakebridge.release_session", {**texts, "idempotent": b"true"})
-        return int(json.loads(await self.execute(call, remaining)))
+        return int(json.loads(await self.execute(call, remaining, tidies=True)))
 
     def _params(self, call: Asked) -> dict[str, Any]:
         if self.for_adapter(call):

@@ -93,8 +93,8 @@ class Supervisor:
 
     @property
     def running(self) -> Running | None:
-        """The executor that takes calls at the moment."""
-        return self._running
+        """The executor that takes calls at the moment; None at the end, too."""
+        return None if self.stopping else self._running
 
     async def start(self) -> None:
         """Waits until the first executor takes calls. Raises StartFailed."""
@@ -190,7 +190,7 @@ class Supervisor:
         ended = await self._watched(running)
         self._alive.discard(running)
         self._processes.discard(running.process)
-        expected = running.stopping or running.leaving or self.stopping
+        expected = running.stopping or self.stopping or (running.leaving and not running.calls)
         if running is self._spare:
             self._spare = None
             if not self.stopping:
@@ -251,6 +251,7 @@ class Supervisor:
                     log.error("the spare executor cannot be started: %s", error)
                 else:
                     self._spare_pause.forget()
+                    log.info("a spare executor is ready")
         finally:
             self._making_spare = False
 

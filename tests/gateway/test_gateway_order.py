@@ -66,7 +66,8 @@ def test_a_call_that_comes_while_an_abandoned_one_holds_the_gil_runs_on_the_next
     assert count.read_text() == "x" and gone(executor, 5)
 
 
-def test_crashes_do_not_make_the_next_call_wait(own: Gateway) -> None:
+def test_crashes_do_not_make_the_next_call_wait(start: Callable[..., Gateway]) -> None:
+    own = start("--breaker-failures", "0")
     for _ in range(10):
         with pytest.raises(ToolFailed, match="WorkerCrash"):
             own.execute("die", "exit")
