@@ -51,10 +51,6 @@ class OomCounter:
         self._files = list(_counters() if files is None else files)
         self._before = self._count()
 
-    @property
-    def readable(self) -> bool:
-        return self._before is not None
-
     def rose(self) -> bool:
         """True when it has killed somebody meanwhile."""
         count = self._count()

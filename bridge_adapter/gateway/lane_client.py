@@ -227,7 +227,9 @@ class Lane:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            if waiter.cancelled() and waiter in self._waiting:
+                self._waiting.remove(waiter)  # those that stand there are counted
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.answered(waiter.result())
             raise
 

@@ -78,10 +78,8 @@ async def _replace(supervisor: Supervisor, old: Running, reason: str) -> None:
 
 async def _free_of_objects(supervisor: Supervisor, old: Running) -> bool:
     """True when nothing runs in the executor and no session holds anything there; new calls wait then until `put` or `resume`."""
-    held = await _refs(old)
-    if held != 0:
+    if await _refs(old) != 0 or not supervisor.hold(old):
         return False
-    supervisor.hold()
     try:
         async with asyncio.timeout(HOLD_SECONDS):
             await old.idle()

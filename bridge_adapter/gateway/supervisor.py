@@ -165,12 +165,14 @@ class Supervisor:
             self._vacate()
         self._let_go(running)
 
-    def hold(self) -> Running | None:
-        """Lets calls wait; `put` lets them go on. The executor that they would have gone to."""
-        self._held, self._running = self._running, None
+    def hold(self, running: Running) -> bool:
+        """Lets calls wait instead of giving them to this executor, until `put` or `resume`. False when they go elsewhere anyway."""
+        if running is not self._running:
+            return False
+        self._held, self._running = running, None
         if self.next.done():
             self.next = asyncio.get_running_loop().create_future()
-        return self._held
+        return True
 
     def resume(self, running: Running) -> None:
         """Undoes `hold`, if the executor is still there."""

@@ -68,7 +68,9 @@ class Turn:
             try:
                 await gate
             except asyncio.CancelledError:
-                if gate.done() and not gate.cancelled():
+                if gate.cancelled() and gate in queue:
+                    queue.remove(gate)  # those that stand there are counted
+                elif gate.done() and not gate.cancelled():
                     self._held = True  # it had its turn in the moment in which nobody wanted it any more
                     self.leave()
                 raise
