@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from bridge_adapter.gateway import options, retry
+from bridge_adapter.breaker import Settings
+from bridge_adapter.gateway import circuits, options, retry
 from bridge_adapter.gateway.crashes import OomCounter, cause
+from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.parameters import Asked
 from bridge_adapter.gateway.retry import Backoff, Retry
+from bridge_adapter.gateway.telemetry import Event, Telemetry
 
 
 def test_a_list_of_pauses_repeats_its_last_and_a_rule_grows_to_its_ceiling() -> None:
@@ -127,3 +131,40 @@ def test_settings_that_cannot_be_used_end_the_start(flag: str, value: str, words
     with pytest.raises(SystemExit):
         options.parse(["--adapter", "a.B", "--elixir-address", "h:1", flag, value], dict(os.environ))
     assert words in capsys.readouterr().err
+
+
+def test_functions_that_crash_are_told_apart_and_not_kept_for_ever() -> None:
+    opened: list[tuple[str, float]] = []
+    breakers = circuits.Circuits(Settings(failures=2), lambda what, seconds: opened.append((what, seconds)))
+
+    def call(function: str) -> Asked:
+        return Asked("snakebridge.call", {"python_module": b'"lib"', "function": f'"{function}"'.encode()})
+
+    for _ in range(2):
+        breakers.crashed(circuits.function_of(call("bad")))
+    assert opened == [("lib.bad", 30.0)] and breakers.is_open(call("bad")) and not breakers.is_open(call("good"))
+    assert breakers.admit(call("good")) is None
+    with pytest.raises(LaneError, match=r"lib\.bad has taken the Python worker down 2 times"):
+        breakers.admit(call("bad"))
+    assert breakers.rejected == 1
+    for number in range(2 * circuits.MOST):
+        breakers.crashed(circuits.function_of(call(f"f{number}")))
+    assert len(breakers._breakers) == circuits.MOST
+    tool = circuits.function_of(Asked("a_tool_of_the_users", {}))
+    assert circuits.spoken(tool) == "a_tool_of_the_users"
+
+
+def test_a_breaker_that_opens_is_an_event() -> None:
+    events: list[Event] = []
+
+    class Reader:
+        buffer: Any = None
+
+        def take(self, event: Event) -> None:
+            events.append(event)
+
+    telemetry = Telemetry()
+    telemetry.attach(Reader())
+    telemetry.opened("lib.bad", 30)
+    assert events[0].name == "python.error.occurred" and events[0].measurements == {"count": 1}
+    assert events[0].metadata["error_type"] == "CircuitOpen" and "lib.bad" in events[0].metadata["error_message"]
