@@ -37,5 +37,10 @@ def late() -> LaneError:
 
 
 def went_away(error: LaneError) -> bool:
-    """True for the answer of an executor that is ending: it has not begun the call, the next executor may."""
-    return error.fields.get("category") == "unavailable" and (error.fields.get("details") or {}).get("outcome") == "not_started"
+    """True for the refusal of an executor that is ending: it has not begun the call, the next executor may.
+
+    That a call is `unavailable` is not enough: user code may have raised it, half way through.
+    """
+    details = error.fields.get("details") or {}
+    ending = details.get("state") in ("draining", "stopped") and details.get("outcome") == "not_started"
+    return ending and error.fields.get("category") == "unavailable"

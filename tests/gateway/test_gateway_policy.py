@@ -14,6 +14,7 @@ from bridge_adapter.gateway import circuits, options, retry
 from bridge_adapter.gateway.crashes import OomCounter, cause
 from bridge_adapter.gateway.lane_client import LaneError
 from bridge_adapter.gateway.parameters import Asked
+from bridge_adapter.gateway.refusals import went_away
 from bridge_adapter.gateway.retry import Backoff, Retry
 from bridge_adapter.gateway.telemetry import Event, Telemetry
 
@@ -168,3 +169,12 @@ def test_a_breaker_that_opens_is_an_event() -> None:
     telemetry.opened("lib.bad", 30)
     assert events[0].name == "python.error.occurred" and events[0].measurements == {"count": 1}
     assert events[0].metadata["error_type"] == "CircuitOpen" and "lib.bad" in events[0].metadata["error_message"]
+
+
+def test_only_an_executor_that_is_ending_hands_its_calls_on() -> None:
+    def refused(**details: Any) -> LaneError:
+        return LaneError({"category": "unavailable", "message": "", "details": {"outcome": "not_started", **details}})
+
+    assert went_away(refused(state="draining")) and went_away(refused(state="stopped"))
+    assert not went_away(refused()) and not went_away(refused(state="running"))
+    assert not went_away(LaneError({"category": "unavailable", "message": ""}))
