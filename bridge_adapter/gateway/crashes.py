@@ -24,6 +24,8 @@ _GPU_FAULT = re.compile(
     r"CUDA_ERROR_(?!OUT_OF_MEMORY)[A-Z_]+|CUDNN_STATUS_[A-Z_]+|CUDA error: |NVRM: Xid|device-side assert"
     r"|Check failed: .*\b(?:cuda|gpu|stream_executor|StreamExecutor)|illegal memory access was encountered"
 )
+# Signals that programs hardly ever send themselves.
+SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -41,7 +43,7 @@ class Ended:
     @property
     def by_others(self) -> bool:
         """True for a signal that somebody else has sent, as far as can be known: no fault of what ran in it."""
-        return self.cause == "signal" and -self.status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+        return self.cause == "signal" and -self.status in SENT_BY_OTHERS
 
 
 class OomCounter:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter.gateway.circuits import function_of
-from bridge_adapter.gateway.crashes import Ended, OomCounter, cause
+from bridge_adapter.gateway.crashes import SENT_BY_OTHERS, Ended, OomCounter, cause
 from bridge_adapter.gateway.executor_process import EndedEarly, ExecutorProcess, how_it_ended
 from bridge_adapter.gateway.lane_client import Ask, Lane, LaneError, NotSent
 
@@ -64,7 +64,7 @@ class Running:
             process.kill()
             words = process.last_words()
             reason = str(error) or f"it was not ready within {START_SECONDS:g} s"
-            killed = isinstance(error, EndedEarly) and error.status == -signal.SIGKILL and not counter.rose()
+            killed = isinstance(error, EndedEarly) and -error.status in SENT_BY_OTHERS and not counter.rose()
             message = f"the executor (pid {process.pid}) failed: {reason}{'; it said: ' + words if words else ''}"
             raise StartFailed(message, killed) from error
         except BaseException:
