@@ -112,7 +112,7 @@ class BreakerMachine(RuleBasedStateMachine):
         assert self.breaker.quiet == (self.state is State.CLOSED and not any(self.now - at < RULES.window for at in self.failures))
 
 
-BreakerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+BreakerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestBreaker = BreakerMachine.TestCase
 
 

@@ -68,7 +68,7 @@ class DrainMachine(RuleBasedStateMachine):
             assert lifecycle.ended == self.went_since
 
 
-DrainMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+DrainMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestDrain = DrainMachine.TestCase
 
 

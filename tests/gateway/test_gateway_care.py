@@ -157,12 +157,15 @@ def test_a_gateway_that_is_told_to_end_finishes_its_calls_and_takes_no_new_ones(
     trailing = dict(error.trailing_metadata())
     assert trailing["bridge-adapter-state"] == "draining" and 0 < int(trailing["retry-after-ms"]) <= 30001
     assert "takes no new calls; this one was not begun" in error.details()
+    with pytest.raises(grpc.RpcError) as refused:
+        gateway.chunks("many", 3)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
     _, beat = gateway.stub.Heartbeat.with_call(pb.HeartbeatRequest(session_id="s"), timeout=5)
     assert dict(beat.trailing_metadata())["bridge-adapter-state"] == "draining"
     (tmp_path / "gate").touch()
     assert value_of(call.result()) == pid
     assert gateway.process.wait(10) == 0
-    assert "drained: 1 calls finished, 0 cancelled, 0 killed, 2 refused" in gateway.output()
+    assert "drained: 1 calls finished, 0 cancelled, 0 killed, 3 refused" in gateway.output()
 
 
 @pytest.mark.parametrize(
