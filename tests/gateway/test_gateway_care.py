@@ -51,8 +51,10 @@ def test_a_crash_tells_its_cause_and_policies_name_those_after_which_a_call_is_r
     gateway, count = start("--retry-on", "signal,oom"), tmp_path / "count"
     details = failure(gateway, "die", "exit")["details"]
     assert (details["cause"], details["exit_status"], details["signal"], details["outcome"]) == ("exit", 3, None, "unknown")
-    details = failure(gateway, "die", "SIGSEGV")["details"]
-    assert (details["cause"], details["exit_status"], details["signal"]) == ("signal", None, 11)
+    details = failure(gateway, "shut_the_sockets", module="gateway_waits")["details"]
+    assert (details["cause"], details["outcome"]) == ("connection_lost", "unknown")
+    details = failure(gateway, "abort_saying", "failed: CUDA_ERROR_ILLEGAL_ADDRESS", module="gateway_waits")["details"]
+    assert (details["cause"], details["exit_status"], details["signal"]) == ("gpu_fault", None, 6)
     payload = failure(gateway, "count_and_die", str(count), idempotent=True)
     assert payload["details"]["attempts"] == 1 and "does not retry after exit (retry_on)" in payload["message"]
     message = request("die_once", str(tmp_path / "marker"), idempotent=True)

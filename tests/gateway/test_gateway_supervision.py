@@ -103,7 +103,6 @@ def test_an_executor_that_lost_its_sockets_is_replaced(own: Gateway) -> None:
     with pytest.raises(ToolFailed) as error:
         own.execute("close_every_socket")
     assert error.value.payload["category"] == "worker_crash"
-    assert error.value.payload["details"]["cause"] == "connection_lost"
     assert own.executor_pid() != first
 
 
