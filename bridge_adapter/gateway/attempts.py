@@ -120,8 +120,6 @@ class Attempts:
     async def _an_executor(self, call: Asked) -> Running:
         """The next executor. Raises LaneError where waiting for it is of no use."""
         supervisor = self._supervisor
-        if supervisor.stopping:
-            raise _with_outcome(LaneError(_fields("unavailable", "the gateway ends; this call was not passed on")), call)
         limit = supervisor.care.max_queue
         if self._waiting >= limit:
             raise overloaded("the Python worker", limit)
@@ -143,9 +141,9 @@ class Attempts:
         try:
             with _Tried(permit):
                 while (running := supervisor.running) is None:
-                    running = await asyncio.shield(supervisor.next)
-                    if running is supervisor.running:
-                        break
+                    if supervisor.stopping:
+                        raise NoExecutor("the gateway ends; this call was not passed on", "unavailable")
+                    await asyncio.shield(supervisor.next)
             return running
         except NoExecutor as error:
             raise _with_outcome(LaneError(_fields(error.category, str(error))), call) from None

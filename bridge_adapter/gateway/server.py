@@ -127,7 +127,6 @@ async def drain(lifecycle: Lifecycle, supervisor: Supervisor, seconds: float, fo
     finished, left = lifecycle.ended, lifecycle.in_flight
     if left and not forced.is_set():
         supervisor.cancel_all("cancelled")
-        supervisor.stopping = True  # nothing is run again
         await lifecycle.idle(FORCE_SECONDS, forced)
     lifecycle.state = State.STOPPED
     killed = lifecycle.in_flight

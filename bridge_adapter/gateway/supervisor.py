@@ -295,6 +295,10 @@ class Supervisor:
         waiting.set_exception(NoExecutor(reason, category))
         waiting.exception()
 
+    def _nobody_comes(self) -> None:
+        if not self.next.done():
+            self._give_up("the gateway ends; this call was not passed on", "unavailable")
+
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -303,8 +307,7 @@ class Supervisor:
     async def stop(self, seconds: float) -> None:
         """Ends the executors: asked first, then killed. Calls that wait for one are told."""
         self.stopping = True
-        if not self.next.done():
-            self._give_up("the gateway ends", "unavailable")
+        self._nobody_comes()
         for process in list(self._processes):
             process.terminate()
         exits = {asyncio.wrap_future(process.exited) for process in self._processes}
@@ -313,7 +316,9 @@ class Supervisor:
         self.kill()
 
     def cancel_all(self, reason: str) -> None:
-        """Interrupts every call in every executor."""
+        """Interrupts every call in every executor. From now on nothing is begun, or run again; calls that wait for an executor are told."""
+        self.stopping = True
+        self._nobody_comes()
         for running in list(self._alive):
             running.lane.cancel_all(reason)
 

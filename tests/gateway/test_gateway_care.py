@@ -170,6 +170,26 @@ def test_a_gateway_that_is_told_to_end_finishes_its_calls_and_takes_no_new_ones(
     assert "drained: 1 calls finished, 0 cancelled, 0 killed, 3 refused" in gateway.output()
 
 
+def test_calls_that_wait_for_an_executor_are_told_when_the_gateway_ends(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    gateway = start("--drain-ms", "50", env={**SPOKEN, "PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
+    first = gateway.executor_pid()
+    hangs = "import time, sys\nif 'bridge_adapter.executor' in sys.orig_argv: time.sleep(600)\n"
+    (tmp_path / "user" / "sitecustomize.py").write_text(hangs)
+    os.kill(first, signal.SIGKILL)
+    assert gone(first, 5) and until(lambda: "the executor is gone" in gateway.output(), 5)
+    call = gateway.stub.ExecuteTool.future(request("sqrt", 16, module="math"), timeout=60)
+    with pytest.raises(grpc.FutureTimeoutError):
+        call.result(timeout=0.3)
+    gateway.process.terminate()
+    with pytest.raises(ToolFailed) as error:
+        value_of(call.result())
+    payload = error.value.payload
+    assert (payload["category"], payload["details"]["outcome"]) == ("unavailable", "not_started")
+    assert gateway.process.wait(5) == 0
+    assert "drained: 0 calls finished, 1 cancelled, 0 killed" in gateway.output()
+
+
 @pytest.mark.parametrize(
     ("function", "category", "totals"),
     [("wait_forever", "cancelled", "0 calls finished, 1 cancelled, 0 killed"), ("hold_the_gil", "worker_crash", "0 cancelled, 1 killed")],
