@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_adapter.gateway import retry, security
-from bridge_adapter.gateway.retry import Retry
+from bridge_adapter.gateway import care, security
+from bridge_adapter.gateway.care import Care
 from bridge_adapter.gateway.security import Security
 
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
 ELIXIR_TRIES = 60
-KILL_AFTER_MS = 5_000.0
 CALLBACK_TIMEOUT_MS = 300_000.0
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
-DEFAULT_RETRY = Retry()
 DEFAULT_SECURITY = Security()
+DEFAULT_CARE = Care()
 _OUR_CLASS = "SnakeBridgeAdapter"  # of whatever module: SnakeBridge's, ours
 _OUR_OLD_NAME = "snakepit_bridge.adapters.default.DefaultAdapter"
 _TRUE = ("1", "true", "yes", "y", "on", "t")
@@ -59,8 +58,7 @@ class Options:
     max_connections: int = MAX_CONNECTIONS
     elixir_tries: int = ELIXIR_TRIES
     log_level: int = LOG_LEVELS["error"]
-    retry: Retry = DEFAULT_RETRY
-    kill_after_ms: float = KILL_AFTER_MS
+    care: Care = DEFAULT_CARE
     callback_timeout_ms: float = CALLBACK_TIMEOUT_MS
     telemetry_interval_ms: float = TELEMETRY_INTERVAL_MS
     worker_id: str = ""
@@ -104,13 +102,9 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         heartbeat = _heartbeat(flags, environment)
     except ValueError as error:
         parser.error(f"--heartbeat flags: {error}")
-    try:
-        again = Retry(retry.max_restarts(str(flags.max_restarts)), retry.backoff(str(flags.backoff_ms)))
-    except ValueError as error:
-        parser.error(str(error))
     if flags.journal_durability not in DURABILITIES:  # argparse does not look at defaults
         parser.error(f"BRIDGE_ADAPTER_JOURNAL_DURABILITY is {flags.journal_durability!r}; it must be one of {', '.join(DURABILITIES)}")
-    for name in ("kill_after_ms", "callback_timeout_ms", "telemetry_interval_ms"):
+    for name in ("callback_timeout_ms", "telemetry_interval_ms"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
     try:
@@ -134,8 +128,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         max_connections=flags.max_connections,
         elixir_tries=flags.elixir_tries,
         log_level=LOG_LEVELS.get(environment.get("SNAKEPIT_LOG_LEVEL", "").strip().lower(), LOG_LEVELS["error"]),
-        retry=again,
-        kill_after_ms=flags.kill_after_ms,
+        care=care.read(flags, parser.error),
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
         telemetry_interval_ms=flags.telemetry_interval_ms,
         worker_id=_worker_id(ready_file),
@@ -169,18 +162,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--health-check", action="store_true", help="check the installation and exit")
     add("--max-message", type=int, default=environment.get("BRIDGE_ADAPTER_MAX_MESSAGE") or MAX_MESSAGE, metavar="BYTES")
     add("--max-connections", type=int, default=MAX_CONNECTIONS, metavar="N", help="calls that may run at the same time")
-    add(
-        "--max-restarts",
-        default=environment.get("BRIDGE_ADAPTER_MAX_RESTARTS") or retry.MAX_RESTARTS,
-        metavar="N",
-        help="runs of an idempotent call beyond the first, after crashes",
-    )
-    pauses = ",".join(f"{pause:g}" for pause in retry.BACKOFF_MS)
-    add(
-        "--backoff-ms", default=environment.get("BRIDGE_ADAPTER_BACKOFF_MS") or pauses, metavar="MS,MS,...", help="pauses before those runs"
-    )
-    after = environment.get("BRIDGE_ADAPTER_KILL_AFTER_MS") or KILL_AFTER_MS
-    add("--kill-after-ms", type=float, default=after, metavar="MS", help="how long a call may ignore its cancellation; 0 = for ever")
+    care.add_flags(parser, environment)
     journal = environment.get("BRIDGE_ADAPTER_JOURNAL") or ""
     add(
         "--journal",

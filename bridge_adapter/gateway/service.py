@@ -19,6 +19,7 @@ from bridge_adapter.gateway import failures, parameters, telemetry_stream
 from bridge_adapter.gateway.beam import ElixirSide
 from bridge_adapter.gateway.bridge import STREAM_TOOL, Bridge, outcome
 from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.lifecycle import Draining, Lifecycle
 from bridge_adapter.gateway.parameters import Asked
 from bridge_adapter.gateway.sampling import Sampler
 from bridge_adapter.gateway.telemetry import Telemetry
@@ -27,6 +28,7 @@ from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
 TEXT_URL = "type.googleapis.com/google.protobuf.StringValue"
 MAX_SESSIONS = 10_000
+STATE = "bridge-adapter-state"  # trailing metadata
 
 log = logging.getLogger("bridge_adapter.gateway")
 
@@ -34,8 +36,11 @@ log = logging.getLogger("bridge_adapter.gateway")
 class BridgeService(rpc.BridgeServiceServicer):
     """The servicer."""
 
-    def __init__(self, bridge: Bridge, elixir: ElixirSide, telemetry: Telemetry, sampler: Sampler, worker_id: str) -> None:
+    def __init__(
+        self, bridge: Bridge, elixir: ElixirSide, telemetry: Telemetry, sampler: Sampler, lifecycle: Lifecycle, *, worker_id: str
+    ) -> None:
         self._bridge = bridge
+        self._lifecycle = lifecycle
         self._elixir = elixir
         self._telemetry = telemetry
         self._sampler = sampler
@@ -46,9 +51,11 @@ class BridgeService(rpc.BridgeServiceServicer):
     # --- the worker itself ---
 
     async def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
+        self._say_state(context)
         return pb.PingResponse(message=f"Pong from Python: {request.message}", server_time=_now())
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
+        self._say_state(context)
         return pb.HeartbeatResponse(server_time=_now(), session_valid=True)
 
     async def InitializeSession(self, request: pb.InitializeSessionRequest, context: Any) -> pb.InitializeSessionResponse:
@@ -82,6 +89,11 @@ class BridgeService(rpc.BridgeServiceServicer):
         """Events, as the controls want them, until Elixir or the worker ends."""
         await telemetry_stream.serve(self._telemetry, self._sampler, requests, context, self.stopping)
 
+    def _say_state(self, context: Any) -> None:
+        """A worker that drains is alive, and says so to those who look."""
+        if self._lifecycle.draining:
+            context.set_trailing_metadata(((STATE, self._lifecycle.state.value),))
+
     # --- what Elixir serves ---
 
     async def RegisterTools(self, request: pb.RegisterToolsRequest, context: Any) -> Any:
@@ -111,6 +123,9 @@ class BridgeService(rpc.BridgeServiceServicer):
             response = pb.ExecuteToolResponse(success=True, binary_result=binary)
             if result is not None:
                 response.result.type_url, response.result.value = TEXT_URL, result  # an Any of its own would copy the result once more
+        except Draining as error:
+            await self._send_away(context, call, error)
+            raise AssertionError("abort raises") from None
         except LaneError as error:
             response = pb.ExecuteToolResponse(success=False, error_message=failures.text(self._failure(call, error)))
         response.execution_time_ms = int((time.monotonic() - started) * 1000)
@@ -125,6 +140,8 @@ class BridgeService(rpc.BridgeServiceServicer):
         try:
             with self._telemetry.call(call):
                 await self._stream(call, context)
+        except Draining as error:
+            await self._send_away(context, call, error)
         except LaneError as error:
             await context.abort(grpc.StatusCode.INTERNAL, failures.status_text(self._failure(call, error)))
 
@@ -157,6 +174,11 @@ class BridgeService(rpc.BridgeServiceServicer):
                     await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number}", data=data, is_final=final, metadata=metadata))
         if not ended:
             await context.write(pb.ToolChunk(chunk_id=f"{call.tool}-{number + 1}", is_final=True))
+
+    async def _send_away(self, context: Any, call: Asked, error: Draining) -> None:
+        """As gRPC says that a server takes no calls, with a hint when to come again."""
+        context.set_trailing_metadata(((STATE, self._lifecycle.state.value), ("retry-after-ms", str(error.retry_after_ms))))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, failures.status_text(self._failure(call, error)))
 
     def _failure(self, call: Asked, error: LaneError) -> dict[str, Any]:
         payload = failures.payload(error.fields, call.tool, call.texts, call.worker_session)
