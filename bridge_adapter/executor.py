@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bridge_adapter.codec.segments import Segments
     from bridge_adapter.journal.once import Once
     from bridge_adapter.journal.store import Durability, Journal
+    from bridge_adapter.policy.decisions import Policy
+    from bridge_adapter.policy.guard import Guard
     from bridge_adapter.user_adapter import UserAdapter
 
 TOKEN = "SNAKEBRIDGE_TOKEN"
@@ -58,6 +60,14 @@ def main(argv: list[str] | None = None) -> int:
         default="process",
         help="what an answer in the journal survives: the end of any process, or also that of power",
     )
+    parser.add_argument(
+        "--policy", metavar="FILE", help="what may be called: default, open, listed, or a TOML file (BRIDGE_ADAPTER_POLICY)"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="RULE", help="module.name, module.* or re:PATTERN that may be called"
+    )
+    parser.add_argument("--deny", action="append", default=[], metavar="RULE", help="the same, of what may not be called")
+    parser.add_argument("--checked", action="store_true", help="whoever calls was checked by the gateway: no roles and no audit here")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
     arguments = parser.parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
@@ -75,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         settings = config.load(arguments.config)
+        policy, guard = open_policy(arguments)
     except config.ConfigError as error:
         print(f"bridge_adapter.executor: {error}", file=sys.stderr)
         return 2
@@ -94,11 +105,30 @@ def main(argv: list[str] | None = None) -> int:
 
         output.install()
     once = open_journal(arguments.journal, arguments.journal_durability) if arguments.journal else None
-    executor = Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter, once=once)
+    executor = Executor(
+        settings,
+        listener,
+        address,
+        token,
+        arguments.private_directory,
+        segments=segments,
+        adapter=adapter,
+        once=once,
+        policy=policy,
+        guard=guard,
+    )
     if arguments.watch:
         executor.watch(arguments.watch)
     executor.run()
     return 0
+
+
+def open_policy(arguments: argparse.Namespace) -> tuple[Policy | None, Guard | None]:
+    """What callers may name, and who they may be. Raises ConfigError."""
+    from bridge_adapter import policy
+
+    named = arguments.policy or os.environ.get("BRIDGE_ADAPTER_POLICY", "")
+    return policy.opened(named, arguments.allow, arguments.deny, checked=arguments.checked)
 
 
 def open_journal(path: str, durability: Durability) -> Once:
@@ -202,6 +232,8 @@ class Executor:
         segments: Segments | None = None,
         adapter: UserAdapter | None = None,
         once: Once | None = None,
+        policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
@@ -212,7 +244,7 @@ class Executor:
         self._address = address
         self._token = token
         self._private = private
-        self._dispatcher = Dispatcher(settings, segments, adapter, once)
+        self._dispatcher = Dispatcher(settings, segments, adapter, once, policy=policy, guard=guard)
         self._ids = itertools.count(1)
         self._open = 0
         self._stopping = threading.Event()
@@ -235,6 +267,8 @@ class Executor:
         print("snakebridge-ready " + json.dumps({"address": self._address, "pid": os.getpid()}), flush=True)
         self._stopping.wait()
         self._drain()
+        if self._dispatcher.guard is not None:
+            self._dispatcher.guard.close()
         lifeline.leave(0)
 
     def _on_signal(self, *_: object) -> None:
