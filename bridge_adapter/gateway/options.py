@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_adapter.config import ConfigError
 from bridge_adapter.gateway import retry
 from bridge_adapter.gateway.retry import Retry
+from bridge_adapter.policy import settings as policies
+from bridge_adapter.policy.settings import PolicySettings
 
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
@@ -20,6 +23,7 @@ KILL_AFTER_MS = 5_000.0
 CALLBACK_TIMEOUT_MS = 300_000.0
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
 DEFAULT_RETRY = Retry()
+OPEN = PolicySettings(base="open")  # what Snakepit's workers have always done
 _OUR_CLASS = "SnakeBridgeAdapter"  # of whatever module: SnakeBridge's, ours
 _OUR_OLD_NAME = "snakepit_bridge.adapters.default.DefaultAdapter"
 _TRUE = ("1", "true", "yes", "y", "on", "t")
@@ -65,6 +69,8 @@ class Options:
     thread_sensitive: frozenset[str] = frozenset()
     journal: str = ""
     journal_durability: str = "process"
+    policy: PolicySettings = OPEN
+    policy_arguments: tuple[str, ...] = ("--policy", "open")
 
     @property
     def executor_arguments(self) -> list[str]:
@@ -72,7 +78,8 @@ class Options:
         arguments = ["--adapter", self.user_adapter, "--elixir-address", self.elixir_address] if self.user_adapter else []
         if self.journal:
             arguments += ["--journal", os.path.abspath(self.journal), "--journal-durability", self.journal_durability]
-        return arguments
+        # The gateway is the door: roles and audit are here, the rules of what may be named are there.
+        return [*arguments, *self.policy_arguments, "--checked"]
 
     @property
     def user_adapter(self) -> str:
@@ -110,6 +117,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     for name in ("kill_after_ms", "callback_timeout_ms", "telemetry_interval_ms"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
+    named = [*(("--policy", flags.policy) if flags.policy else ())]
+    named += [argument for flag in ("allow", "deny") for rule in getattr(flags, flag) for argument in (f"--{flag}", rule)]
+    try:
+        policy = policies.load(flags.policy or "open", flags.allow, flags.deny) if named else OPEN
+    except ConfigError as error:
+        parser.error(str(error))
     ready_file = environment.get("SNAKEPIT_READY_FILE", "")
     return Options(
         elixir_address=flags.elixir_address,
@@ -129,6 +142,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
         telemetry_interval_ms=flags.telemetry_interval_ms,
         worker_id=_worker_id(ready_file),
+        policy=policy,
+        policy_arguments=tuple(named) if flags.policy else ("--policy", "open", *named),
         journal=flags.journal,
         journal_durability=flags.journal_durability,
         thread_sensitive=frozenset(name.strip() for name in environment.get("SNAKEPIT_THREAD_SENSITIVE", "").split(",") if name.strip()),
@@ -174,6 +189,10 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     durability = environment.get("BRIDGE_ADAPTER_JOURNAL_DURABILITY") or DURABILITIES[0]
     add("--journal-durability", choices=DURABILITIES, default=durability, help="survive the end of any process, or also that of power")
+    policy = environment.get("BRIDGE_ADAPTER_POLICY") or ""
+    add("--policy", default=policy, metavar="FILE", help="what may be called: open (the default here), default, listed, or a TOML file")
+    for name in ("allow", "deny"):
+        add(f"--{name}", action="append", default=[], metavar="RULE", help="module.name, module.* or re:PATTERN")
     callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
     add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
     samples = environment.get("BRIDGE_ADAPTER_TELEMETRY_INTERVAL_MS") or TELEMETRY_INTERVAL_MS

@@ -18,12 +18,14 @@ import grpc
 from bridge_adapter.gateway import parent
 from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
 from bridge_adapter.gateway.bridge import Bridge
+from bridge_adapter.gateway.door import Door
 from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.options import Options
 from bridge_adapter.gateway.sampling import Sampler
 from bridge_adapter.gateway.service import BridgeService
 from bridge_adapter.gateway.supervisor import StartFailed, Supervisor
 from bridge_adapter.gateway.telemetry import Telemetry
+from bridge_adapter.policy import guard_of
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
 GRACE_SECONDS = 2.0
@@ -78,7 +80,8 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     bridge = Bridge(supervisor, options.retry, options.thread_sensitive, has_adapter=bool(options.user_adapter))
     sampler = Sampler(telemetry, lambda: supervisor.running, options.telemetry_interval_ms / 1000)
-    service = BridgeService(bridge, elixir, telemetry, sampler, options.worker_id)
+    guard = guard_of(options.policy)
+    service = BridgeService(bridge, elixir, telemetry, sampler, options.worker_id, door=Door(guard) if guard is not None else None)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", options.max_message),
@@ -101,6 +104,8 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         service.stopping.set()
         await asyncio.gather(server.stop(GRACE_SECONDS), supervisor.stop(GRACE_SECONDS + FORCE_SECONDS))
+        if guard is not None:
+            guard.close()
         for task in done:
             task.result()
 

@@ -51,7 +51,6 @@ OPERATIONS: dict[str, str | None] = {
     "session.get": "state-read",
     "stats": "kernel-monitor",
     "telemetry": "kernel-monitor",
-    "telemetry.control": "kernel-configure",
     "snakebridge.reload": "kernel-configure",
     "drain": "kernel-admin",
 }

@@ -47,6 +47,7 @@ class Policy:
         self.listed = listed
         self.helper_directories = helper_directories
         self._builtin = RuleSet(Rule(text, "default") for text in defaults.REFUSED)
+        self._own = RuleSet(Rule(text, "default") for text in defaults.OUR_OWN)
         self._roots = {root for name in self.allow.exact for root in _roots(name)}
         self._functions: dict[tuple[str, str], Any] = {}
         self._methods: dict[tuple[type, str], Any] = {}
@@ -60,7 +61,7 @@ class Policy:
         everything = settings.base == "open"
         policy = cls(settings.allow, settings.deny, listed=settings.base == "listed", helper_directories=settings.helper_directories)
         if everything:
-            policy._builtin = RuleSet()
+            policy._builtin = policy._own = RuleSet()
             policy._shows_all = True
         return policy
 
@@ -97,6 +98,8 @@ class Policy:
                 return found
         names = true_names(target) or true_names(type(target))
         self._parts(path, names)
+        if self.listed and isinstance(target, ModuleType):
+            self._listed([f"{name}.{path}" for name in names], "")
         found = self._walk(target, path, names[0] if names else "")
         guards.check(self, found, args, kwargs or {})
         if type(found) in _BOUND and found.__self__ is target and not isinstance(target, _NAMED):
@@ -135,6 +138,8 @@ class Policy:
                 name = true_names(layer)[0]
                 raise _denied(f"a reference to {name}", Rule(name, "default"), f"call {name} itself, where its arguments can be seen")
             self._object(layer, true_names(layer), "")
+        if isinstance(obj, ModuleType):
+            self._refuse_own(true_names(obj)[0])
         if self.listed and isinstance(obj, ModuleType):
             self._listed(true_names(obj), "")
 
@@ -171,6 +176,7 @@ class Policy:
         self._parts(whole, ("",))
         for name in _roots(whole):
             self._refuse_by_name((name, normal(name)), name)
+        self._refuse_own(whole)
         if self.listed:
             self._listed((whole, normal(whole)), whole)
 
@@ -200,8 +206,10 @@ class Policy:
         asked = name
         own = true_names(target)
         self._object(target, own, asked)
-        if isinstance(target, ModuleType) and self.listed:
-            self._listed(own, asked)
+        if isinstance(target, ModuleType):
+            self._refuse_own(own[0])
+            if self.listed and name not in own and normal(name) not in own:  # else it was looked at by its name
+                self._listed(own, asked)
         name = own[0] if own else name
         for part in path.split("."):
             holder, target = target, attribute(target, part)
@@ -213,6 +221,7 @@ class Policy:
             if self.listed:
                 self._reached(holder, target, own, name, asked)
             if isinstance(target, ModuleType):
+                self._refuse_own(own[0])
                 name = own[0]
         return target
 
@@ -233,6 +242,11 @@ class Policy:
             rule = self._builtin.match(name)
             if rule is not None and not self._lifted(rule, (*names, asked)):
                 raise _denied(name, rule, _remedy(name))
+
+    def _refuse_own(self, module: str) -> None:
+        rule = self._own.match(module)
+        if rule is not None and not self._lifted(rule, (module,)):
+            raise _denied(module, rule, _remedy(module))
 
     def _lifted(self, rule: Rule, names: Iterable[str]) -> bool:
         if rule.source != "default":
