@@ -12,7 +12,7 @@ from typing import Any
 REDACTED = "[redacted]"
 _SHORTEST = 6  # of a value that is taken out wherever it stands: "yes" or "1234" would be in innocent texts, too
 _NAMES = (
-    r"pass(?:word|wd|phrase)?|pwd|secret(?:s)?|token|api[-_]?key|apikey|auth(?:orization)?|credential(?:s)?|private[-_]?key|access[-_]?key"
+    r"(?:pg|db|my|mysql)?pass(?:word|wd|phrase)?|pwd|secret(?:s)?|token|api[-_]?key|apikey|auth(?:orization)?|credential(?:s)?|private[-_]?key|access[-_]?key"
     r"|client[-_]?secret|cookie|session[-_]?key|signing[-_]?key|encryption[-_]?key|dsn"
 )
 _SCHEMES = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/=-]{6,}")

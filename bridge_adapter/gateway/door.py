@@ -59,7 +59,8 @@ class Door:
     def failed(self, identity: Identity, call: Asked, fields: Mapping[str, Any]) -> None:
         """Records what the executor's policy has refused."""
         if fields.get("category") == "permission_denied":
-            error = errors.PermissionDenied("", **(fields.get("details") or {}) | {"outcome": None})
+            told = {key: value for key, value in (fields.get("details") or {}).items() if key in ("object", "rule", "source")}
+            error = errors.PermissionDenied("", **told)
             self._guard.denied(identity, operation(call.tool), _about(call), error, call.correlation)
 
 

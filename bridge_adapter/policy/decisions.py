@@ -50,6 +50,7 @@ class Policy:
         self._own = RuleSet(Rule(text, "default") for text in defaults.OUR_OWN)
         self._roots = {root for name in self.allow.exact for root in _roots(name)}
         self._functions: dict[tuple[str, str], Any] = {}
+        self._plain: set[type] = set()  # whose instances are neither named nor internal
         self._methods: dict[tuple[type, str], Any] = {}
         self._same: dict[int, tuple[Any, Rule]] = {}
         self._modules = -1
@@ -74,7 +75,7 @@ class Policy:
         key = (module, path)
         known = self._functions.get(key)
         if known is not None:
-            found = attribute(load(module), path)
+            found = getattr(load(module), path) if "." not in path else attribute(load(module), path)
             if found is known or (type(found) in _BOUND and type(found) is type(known) and found == known):
                 return found
         self._before(module, path)
@@ -128,10 +129,17 @@ class Policy:
 
     def reference(self, obj: Any) -> None:
         """Whether the caller may hold or pass this object by reference."""
+        kind = type(obj)
+        if kind in self._plain:
+            return
         if not isinstance(obj, _NAMED):
             if type(obj) is FrameType or (type(obj) is dict and "__builtins__" in obj):
                 what = f"a reference to a {type(obj).__name__} of the interpreter's own state"
                 raise _denied(what, _INTERNAL, "return what is needed of it")
+            if kind is not dict:
+                if len(self._plain) >= _KEPT:
+                    self._plain.clear()
+                self._plain.add(kind)
             return
         for layer in layers(obj):
             if guards.guarded(layer):
@@ -163,6 +171,7 @@ class Policy:
         """To be called when modules were loaded again: nothing of their old code is kept here."""
         self._functions.clear()
         self._methods.clear()
+        self._plain.clear()
         self._modules = -1
 
     def lifted(self, text: str) -> bool:
