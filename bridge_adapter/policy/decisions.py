@@ -9,7 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from types import BuiltinMethodType, FrameType, FunctionType, MethodType, MethodWrapperType, ModuleType
+from types import (
+    BuiltinMethodType,
+    FrameType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors
@@ -23,7 +31,8 @@ if TYPE_CHECKING:
 
 _KEPT = 10_000
 _BOUND = (MethodType, BuiltinMethodType)
-_NAMED = (ModuleType, type, FunctionType, BuiltinMethodType, MethodType, MethodWrapperType, partial, staticmethod, classmethod)
+_CALLED = (FunctionType, BuiltinMethodType, MethodType, MethodWrapperType, MethodDescriptorType)
+_NAMED = (ModuleType, type, *_CALLED, partial, staticmethod, classmethod)
 _PRIVATE = Rule("_*", "default")
 _SPECIAL = Rule("__*__", "default")
 _INTERNAL = Rule("internal attributes", "default")
@@ -103,7 +112,7 @@ class Policy:
             self._listed([f"{name}.{path}" for name in names], "")
         found = self._walk(target, path, names[0] if names else "")
         guards.check(self, found, args, kwargs or {})
-        if type(found) in _BOUND and found.__self__ is target and not isinstance(target, _NAMED):
+        if type(found) in _BOUND and found.__self__ is target and not isinstance(target, _NAMED) and not guards.guarded(found):
             if len(self._methods) >= _KEPT:
                 self._methods.clear()
             self._methods[key] = getattr(found, "__func__", BuiltinMethodType)
@@ -161,6 +170,10 @@ class Policy:
         self._refuse_by_name((name,), name)
         if self.listed:
             self._listed((name,), name)
+
+    def path(self, path: str) -> None:
+        """Whether the parts of a path may be named at all, whatever it begins at."""
+        self._parts(path, ("",))
 
     def module(self, name: str) -> None:
         """Whether a module may be imported or loaded again."""

@@ -26,20 +26,30 @@ LOADED_CODE = (
         "importlib._bootstrap.*",
     ),
     *("importlib._bootstrap_external.*", "site.*", "ensurepip.*", "pip.*", "unittest.mock.*"),
+    *("numpy.lib.format.read_array", "multiprocessing.connection.*", "multiprocessing.managers.*", "torch.hub.*"),
+    *("sqlite3.Connection.load_extension", "sqlite3.Connection.enable_load_extension"),
 )
 
 PROGRAMS = (
     *(f"os.{name}" for name in ("system", "popen", "startfile", "posix_spawn", "posix_spawnp", "fork", "forkpty")),
     *(f"os.exec{kind}" for kind in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
     *(f"os.spawn{kind}" for kind in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
-    *("subprocess.*", "pty.*", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "webbrowser.*"),
+    *("subprocess.*", "pty.*", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "webbrowser.*", "venv.*"),
+    *("distutils.*", "setuptools.*", "numpy.f2py.*", "test.*", "idlelib.*", "tkinter.*"),
 )
 
 # Modules that a caller may not go through. Flows, values and messages are for callers; the rest of the worker is not. It is a rule about
 # modules alone: some of our functions stand in the place of Python's own (`time.sleep`).
 OUR_OWN = (r"re:bridge_adapter\.(?!(kernels|codec|elixir|__version__)\b).*",)
 
-LATER_NAMES = ("operator.attrgetter", "operator.methodcaller", "inspect.getattr_static", "inspect.getmembers", "inspect.getmembers_static")
+LATER_NAMES = (
+    "operator.attrgetter",
+    "operator.methodcaller",
+    "inspect.getattr_static",
+    "inspect.getmembers",
+    "inspect.getmembers_static",
+    "string.Formatter",
+)
 
 INTERPRETER = (
     *(

@@ -69,6 +69,12 @@ def refused(client: Client, **fields: Any) -> dict[str, Any]:
         ("sys", "_getframe", []),
         ("sys", "modules", []),
         ("numpy", "load", ["x.npy", None, True]),
+        ("builtins", "str.format", ["{0.__globals__}", 1]),
+        ("builtins", "str.format", ["{0[x].gi_frame!r}", 1]),
+        ("builtins.eval", "__call__", ["1"]),
+        ("aliases.os", "system", ["true"]),
+        ("aliases.Tool", "static", ["1"]),
+        ("string", "Formatter", []),
     ],
 )
 def test_what_runs_text_loads_code_or_starts_programs_is_refused_under_every_name(
@@ -130,6 +136,12 @@ def test_special_and_private_names_are_not_set(client: Client) -> None:
         refused(client, call_type="set_attr", instance=tool, attr=name, args=[1])
     assert client.tool("snakebridge.call", {**_method(tool, ""), "call_type": "set_attr", "attr": "name", "args": ["x"]}) is True
     refused(client, call_type="function", python_module="builtins", function="setattr", args=[tool, "__class__", 1])
+
+
+def test_formats_are_paths_and_held_texts_are_no_way_around(client: Client) -> None:
+    text = client.tool("snakebridge.call", {**payload("builtins", "str", ["{0.__class__.__mro__}"], {}, "s"), "result": "ref"})
+    refused(client, call_type="method", instance=text, method="format", args=[1])
+    assert client.call("builtins", "str.format", "{0:>3}-{x.real}", 1, x=2) == "  1-2"
 
 
 def test_a_guarded_function_is_not_given_away(client: Client) -> None:
