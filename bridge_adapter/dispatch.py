@@ -376,7 +376,11 @@ class Context:
         if isinstance(value, UnresolvedRef):
             return value.ref
         if self.policy is not None:
-            self.policy.reference(value)
+            try:
+                self.policy.reference(value)
+            except errors.PermissionDenied as error:
+                error.details["outcome"] = "unknown"  # the call has run: its result is refused
+                raise
         ref = self.session.refs.add(value, self.module, self.library, self.serial)
         if self.request.refs is not None:
             self.request.refs.append(ref.id)

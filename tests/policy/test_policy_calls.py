@@ -108,7 +108,8 @@ def test_a_refused_module_is_not_even_imported(client: Client) -> None:
 
 @pytest.mark.parametrize("function", ["evaluator"])
 def test_no_reference_to_a_refused_function_is_given_out(client: Client, function: str) -> None:
-    refused(client, call_type="function", python_module="aliases", function=function)
+    fields = refused(client, call_type="function", python_module="aliases", function=function)
+    assert fields["details"]["outcome"] == "unknown", "the function has run; only its answer is refused"
     refused(client, call_type="function", python_module="aliases", function="TABLE.get", args=["run"])
 
 
