@@ -292,14 +292,15 @@ class Policy:
 
     def _identify(self) -> None:
         """What the exact names of the lists stand for now: under another name it is the same object."""
-        self._modules = len(sys.modules)
-        same: dict[int, tuple[Any, Rule]] = {}
+        modules, same = len(sys.modules), dict[int, tuple[Any, Rule]]()
         for rules in (self._builtin, self.deny):
             for name, rule in rules.exact.items():
                 found = _loaded(name)
                 if callable(found) or isinstance(found, ModuleType):
                     same[id(found)] = (found, rule)
-        self._same = same
+                elif found is None and _being_imported(name):
+                    modules = -1  # look again at the next decision
+        self._same, self._modules = same, modules
 
 
 def _loaded(name: str) -> Any:
@@ -312,6 +313,12 @@ def _loaded(name: str) -> Any:
                 found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
             return found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
     return None
+
+
+def _being_imported(name: str) -> bool:
+    """Whether a module on the way to this name is just running its code for the first time, on another thread."""
+    modules = (sys.modules.get(root) for root in _roots(name))
+    return any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in modules if module is not None)
 
 
 def _roots(name: str) -> list[str]:
