@@ -28,6 +28,7 @@ from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket, Message
+    from bridge_adapter.policy.access import Identity
     from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter.adapter import Asked
 
@@ -51,6 +52,7 @@ class Connection:
         self._credits: dict[int, int] = {}
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self.role = ""
+        self.identity: Identity | None = None  # who calls, where roles are in force or decisions are recorded
         self.speaks = self.lines = False  # what calls print goes to this client; it wants whole lines
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self.texts = False  # the client's functions take and give JSON texts
@@ -107,7 +109,8 @@ class Connection:
         return True
 
     def _welcome(self, message: Message) -> None:
-        hello = Hello.of(message, self._tokens)
+        hello = Hello.of(message, self._tokens, self._dispatcher.guard)
+        self.identity = hello.identity
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if hello.shared and segments is not None:
@@ -172,6 +175,8 @@ class Connection:
 
     def _serve_request(self, message: Message) -> None:
         name = message.name
+        if self.identity is not None and not self._admitted(message):
+            return
         if name in ("call", "stream") and self.role != "control":
             self._serve_call(message)
         elif name == "ping":
@@ -187,6 +192,21 @@ class Connection:
                 errors.ProtocolError(f"no method {name!r} on this connection; its methods are {methods}"),
                 None,
             )
+
+    def _admitted(self, message: Message) -> bool:
+        """Whether the caller's roles permit the request; where not, he is told so."""
+        from bridge_adapter.policy import guard as doors
+
+        guard, identity = self._dispatcher.guard, self.identity
+        if guard is None or identity is None:
+            return True
+        operation, resource, corr = doors.asked(message.name, message.body)
+        try:
+            guard.check(identity, operation, resource, corr)
+        except errors.BridgeError as error:
+            self._answer_error(message.id, error, None, message)
+            return False
+        return True
 
     def _recycle(self, names: Any) -> bool:
         segments = self._dispatcher.segments
@@ -222,9 +242,9 @@ class Connection:
             error = errors.CallWasCancelled("the call in whose callback this one was made was cancelled")
             self._answer_error(message.id, error, request)
         except ToolError as error:
-            self._answer_error(message.id, from_tool(error), request)
+            self._answer_error(message.id, from_tool(error), request, message)
         except BaseException as error:
-            self._answer_error(message.id, error, request)
+            self._answer_error(message.id, error, request, message)
         else:
             self._tell_released()
             outcome = request.outcome
@@ -298,14 +318,24 @@ class Connection:
             raise errors.InvalidRequest(f"parent must be [connection, id], not {str(key)[:40]}")
         return self._dispatcher.calls.get((key[0], key[1]))
 
-    def _answer_error(self, id: int, error: BaseException, request: Request | None) -> None:
+    def _answer_error(self, id: int, error: BaseException, request: Request | None, message: Message | None = None) -> None:
         if isinstance(error, errors.Refused):
             self._dispatcher.lifecycle.refuse(error)
+        if self.identity is not None and message is not None and isinstance(error, errors.PermissionDenied):
+            from bridge_adapter.policy import guard as doors
+
+            guard = self._dispatcher.guard
+            if guard is not None:
+                operation, resource, corr = doors.asked(message.name, message.body)
+                guard.denied(self.identity, operation, resource, error, corr)
         fields = self._dispatcher.error(error, request)
         self._tell_released()
         self.socket.send(self.packer.pack(lane.response(id, fields, None)))
 
     def _notice(self, message: Message) -> None:
+        guard = self._dispatcher.guard
+        if guard is not None and self.identity is not None and not guard.permits(self.identity, str(message.name)):
+            return  # nobody waits for an answer
         match message.name, message.body:
             case "credit", [int(id), int(count)]:
                 if id in self._credits and count > 0:

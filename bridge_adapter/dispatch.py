@@ -40,6 +40,8 @@ from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.journal.once import Once
+    from bridge_adapter.policy.decisions import Policy
+    from bridge_adapter.policy.guard import Guard
     from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
 
 _RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
@@ -52,9 +54,18 @@ class Dispatcher:
     """The state that requests share: sessions, calls in flight, the event loop, callbacks, segments of shared memory."""
 
     def __init__(
-        self, config: Config, segments: Segments | None = None, adapter: UserAdapter | None = None, once: Once | None = None
+        self,
+        config: Config,
+        segments: Segments | None = None,
+        adapter: UserAdapter | None = None,
+        once: Once | None = None,
+        *,
+        policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.config = config
+        self.policy = policy  # None: callers may name anything
+        self.guard = guard  # None: no roles are in force, and nothing is recorded
         self._once = once
         self._adapter = adapter
         self.segments = segments
@@ -167,6 +178,8 @@ class Dispatcher:
                     watch.later()
                 else:
                     watch.run_again(changed)
+                    if self.policy is not None:
+                        self.policy.forget()
 
     @property
     def keeps_answers(self) -> bool:
@@ -183,6 +196,8 @@ class Dispatcher:
         """A tool of the user's adapter."""
         if self._adapter is None:
             raise unknown_tool(name)
+        if self.policy is not None:
+            self.policy.named(f"adapter.{name}")
         run = getattr(self._adapter, method)
         return lambda arguments, context: run(name, arguments, asked, context)
 
@@ -298,10 +313,11 @@ class _Entered:
 class Context:
     """One request as its tool and the codec see it (tools.registry.ToolContext and codec.Resolver)."""
 
-    __slots__ = ("_dispatcher", "library", "module", "request", "serial", "session", "session_id")
+    __slots__ = ("_dispatcher", "library", "module", "policy", "request", "serial", "session", "session_id")
 
     def __init__(self, dispatcher: Dispatcher, session: Session, request: Request) -> None:
         self._dispatcher = dispatcher
+        self.policy = dispatcher.policy
         self.session = session
         self.session_id = session.id
         self.request = request
@@ -369,7 +385,10 @@ class Context:
         if session_id != self.session_id:
             self.request.foreign.add(session_id)
         try:
-            return self.session.refs.get(ref.id).obj
+            found = self.session.refs.get(ref.id).obj
+            if self.policy is not None:
+                self.policy.reference(found)
+            return found
         except errors.UnknownRef as error:
             missing = UnresolvedRef(ref, error)
             self.request.unresolved.append(missing)
@@ -391,6 +410,12 @@ class Context:
             return value.ref
         if isinstance(value, UnresolvedRef):
             return value.ref
+        if self.policy is not None:
+            try:
+                self.policy.reference(value)
+            except errors.PermissionDenied as error:
+                error.details["outcome"] = "unknown"  # the call has run: its result is refused
+                raise
         ref = self.session.refs.add(value, self.module, self.library, self.serial)
         if self.request.refs is not None:
             self.request.refs.append(ref.id)
@@ -438,6 +463,7 @@ _KINDS: dict[str, Callable[[str], Exception]] = {
     "invalid_ref": errors.InvalidRef,
     "helper_not_found": errors.HelperNotFound,
     "helper_load_error": errors.HelperLoadError,
+    "permission_denied": errors.PermissionDenied,
 }
 
 

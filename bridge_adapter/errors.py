@@ -242,7 +242,9 @@ def to_wire(error: BaseException, context: Mapping[str, Any] | None = None, *, f
 
         fields["message"] = ml_errors.explained(fields["message"], found)
         fields["context"]["ml"] = found
-    return fields
+    from bridge_adapter import redaction  # most workers never see an error
+
+    return redaction.redacted(fields)  # type: ignore[no-any-return]
 
 
 def _summary(error: BaseException, depth: int) -> dict[str, Any]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from bridge_adapter.journal.once import Once
     from bridge_adapter.journal.store import Durability, Journal
     from bridge_adapter.lane import Transport
+    from bridge_adapter.policy.decisions import Policy
+    from bridge_adapter.policy.guard import Guard
     from bridge_adapter.tls import Certificates
     from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter import UserAdapter
@@ -44,30 +46,7 @@ SWITCH_SECONDS = 0.0005
 
 def main(argv: list[str] | None = None) -> int:
     """Runs an executor until it is told to stop. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bridge_adapter.executor", description="Runs Python for Elixir.")
-    parser.add_argument(
-        "--listen",
-        required=True,
-        metavar="ADDRESS",
-        help="unix:/path/to.sock, tcp:127.0.0.1:PORT (0 = any free port), or tls:HOST:PORT for other machines",
-    )
-    credentials.add_flags(parser)
-    parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
-    parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
-    parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
-    parser.add_argument("--label-output", action="store_true", help="begin each line that a call prints with the call's correlation id")
-    parser.add_argument("--adapter", metavar="MODULE.CLASS", help="an adapter for Snakepit: serves the tools that are not SnakeBridge's")
-    parser.add_argument("--elixir-address", default="", metavar="HOST:PORT", help="the gRPC server of Elixir, for that adapter")
-    parser.add_argument("--watch", action="append", default=[], metavar="DIR", help="reload modules from there when their files change")
-    parser.add_argument("--journal", metavar="FILE", help="where idempotent calls are recorded; the workers of a pool share it")
-    parser.add_argument(
-        "--journal-durability",
-        choices=("process", "power"),
-        default="process",
-        help="what an answer in the journal survives: the end of any process, or also that of power",
-    )
-    parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
         print(f"bridge_adapter needs Python 3.11 or newer; this is {sys.executable}, {sys.version.split()[0]}", file=sys.stderr)
         return 2
@@ -84,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         settings = config.load(arguments.config)
+        policy, guard = open_policy(arguments)
     except config.ConfigError as error:
         print(f"bridge_adapter.executor: {error}", file=sys.stderr)
         return 2
@@ -121,11 +101,56 @@ def main(argv: list[str] | None = None) -> int:
         adapter=adapter,
         once=once,
         certificates=certificates,
+        policy=policy,
+        guard=guard,
     )
     if arguments.watch:
         executor.watch(arguments.watch)
     executor.run()
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bridge_adapter.executor", description="Runs Python for Elixir.")
+    parser.add_argument(
+        "--listen",
+        required=True,
+        metavar="ADDRESS",
+        help="unix:/path/to.sock, tcp:127.0.0.1:PORT (0 = any free port), or tls:HOST:PORT for other machines",
+    )
+    credentials.add_flags(parser)
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
+    parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
+    parser.add_argument("--label-output", action="store_true", help="begin each line that a call prints with the call's correlation id")
+    parser.add_argument("--adapter", metavar="MODULE.CLASS", help="an adapter for Snakepit: serves the tools that are not SnakeBridge's")
+    parser.add_argument("--elixir-address", default="", metavar="HOST:PORT", help="the gRPC server of Elixir, for that adapter")
+    parser.add_argument("--watch", action="append", default=[], metavar="DIR", help="reload modules from there when their files change")
+    parser.add_argument("--journal", metavar="FILE", help="where idempotent calls are recorded; the workers of a pool share it")
+    parser.add_argument(
+        "--journal-durability",
+        choices=("process", "power"),
+        default="process",
+        help="what an answer in the journal survives: the end of any process, or also that of power",
+    )
+    parser.add_argument(
+        "--policy", metavar="FILE", help="what may be called: default, open, listed, or a TOML file (BRIDGE_ADAPTER_POLICY)"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="RULE", help="module.name, module.* or re:PATTERN that may be called"
+    )
+    parser.add_argument("--deny", action="append", default=[], metavar="RULE", help="the same, of what may not be called")
+    parser.add_argument("--checked", action="store_true", help="whoever calls was checked by the gateway: no roles and no audit here")
+    parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
+    return parser
+
+
+def open_policy(arguments: argparse.Namespace) -> tuple[Policy | None, Guard | None]:
+    """What callers may name, and who they may be. Raises ConfigError."""
+    from bridge_adapter import policy
+
+    named = arguments.policy or os.environ.get("BRIDGE_ADAPTER_POLICY", "")
+    return policy.opened(named, arguments.allow, arguments.deny, checked=arguments.checked)
 
 
 def open_journal(path: str, durability: Durability) -> Once:
@@ -208,6 +233,8 @@ class Executor:
         adapter: UserAdapter | None = None,
         once: Once | None = None,
         certificates: Certificates | None = None,
+        policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
@@ -219,7 +246,7 @@ class Executor:
         self._tokens = tokens
         self._certificates = certificates
         self._private = private
-        self._dispatcher = Dispatcher(settings, segments, adapter, once)
+        self._dispatcher = Dispatcher(settings, segments, adapter, once, policy=policy, guard=guard)
         self._ids = itertools.count(1)
         self._open = 0
         self._signals = 0
@@ -245,6 +272,8 @@ class Executor:
         print("snakebridge-ready " + json.dumps({"address": self._address, "pid": os.getpid()}), flush=True)
         self._dispatcher.lifecycle.wait_to_drain()
         self._drain()
+        if self._dispatcher.guard is not None:
+            self._dispatcher.guard.close()
         lifeline.leave(0)
 
     def _on_signal(self, *_: object) -> None:

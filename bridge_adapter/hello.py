@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from bridge_adapter.codec import Limits
     from bridge_adapter.lane import Message
+    from bridge_adapter.policy.access import Identity
+    from bridge_adapter.policy.guard import Guard
     from bridge_adapter.tokens import Tokens
 
 INSTANCE = secrets.token_hex(8)  # this very process: what a client has left here is there as long as this is what it is told
@@ -31,14 +33,18 @@ class Hello:
     texts: bool
     shared: bool
     features: Sequence[Any]
+    identity: Identity | None = None
 
     @classmethod
-    def of(cls, message: Message, tokens: Tokens) -> Hello:
+    def of(cls, message: Message, tokens: Tokens, guard: Guard | None = None) -> Hello:
         """Raises ProtocolError, Unauthorized or UnsupportedVersion for a client that is not served."""
         params = message.body
         if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
             raise errors.ProtocolError(f"the first message must be the request hello, not {message.name or 'something else'}")
-        if not tokens.accepts(str(params.get("token", ""))):
+        shown = str(params.get("token", ""))
+        owns = tokens.accepts(shown)
+        identity = guard.identify(shown, owns) if guard is not None else None
+        if not owns and identity is None:
             raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
         versions = params.get("versions")
         if not isinstance(versions, list) or lane.VERSION not in versions:
@@ -51,6 +57,7 @@ class Hello:
             texts=params.get("texts") is True,
             shared=params.get("shared") is True,
             features=features if isinstance(features, list) else (),
+            identity=identity,
         )
 
 

@@ -191,9 +191,14 @@ def _settings() -> options.Options:
         elif argument.startswith(f"{_ADDRESS}="):
             flags.append(argument)
     try:
-        return options.parse(flags, os.environ)
+        settings = options.parse(flags, os.environ)
     except SystemExit:
         raise RuntimeError("a BRIDGE_ADAPTER_... setting cannot be used; the standard error of the server says which") from None
+    if settings.policy.access is not None:
+        raise RuntimeError(
+            "roles are in force (BRIDGE_ADAPTER_POLICY), but Snakepit's own server does not tell who calls; start the gateway instead"
+        )
+    return settings
 
 
 # --- the host of this process ---

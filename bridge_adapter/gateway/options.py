@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_adapter.config import ConfigError
 from bridge_adapter.gateway import care, security
 from bridge_adapter.gateway.care import Care
 from bridge_adapter.gateway.security import Security
+from bridge_adapter.policy import settings as policies
+from bridge_adapter.policy.settings import PolicySettings
 
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
@@ -21,6 +24,7 @@ CALLBACK_TIMEOUT_MS = 300_000.0
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
 DEFAULT_SECURITY = Security()
 DEFAULT_CARE = Care()
+OPEN = PolicySettings(base="open")  # what Snakepit's workers have always done
 _OUR_CLASS = "SnakeBridgeAdapter"  # of whatever module: SnakeBridge's, ours
 _OUR_OLD_NAME = "snakepit_bridge.adapters.default.DefaultAdapter"
 _TRUE = ("1", "true", "yes", "y", "on", "t")
@@ -66,6 +70,8 @@ class Options:
     journal: str = ""
     journal_durability: str = "process"
     security: Security = DEFAULT_SECURITY
+    policy: PolicySettings = OPEN
+    policy_arguments: tuple[str, ...] = ("--policy", "open")
 
     @property
     def executor_arguments(self) -> list[str]:
@@ -73,7 +79,8 @@ class Options:
         arguments = ["--adapter", self.user_adapter, "--elixir-address", self.elixir_address] if self.user_adapter else []
         if self.journal:
             arguments += ["--journal", os.path.abspath(self.journal), "--journal-durability", self.journal_durability]
-        return arguments
+        # The gateway is the door: roles and audit are here, the rules of what may be named are there.
+        return [*arguments, *self.policy_arguments, "--checked"]
 
     @property
     def user_adapter(self) -> str:
@@ -114,6 +121,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"--host {flags.host}: {error}")
+    named = [*(("--policy", flags.policy) if flags.policy else ())]
+    named += [argument for flag in ("allow", "deny") for rule in getattr(flags, flag) for argument in (f"--{flag}", rule)]
+    try:
+        policy = policies.load(flags.policy or "open", flags.allow, flags.deny) if named else OPEN
+    except ConfigError as error:
+        parser.error(str(error))
     ready_file = environment.get("SNAKEPIT_READY_FILE", "")
     return Options(
         elixir_address=flags.elixir_address,
@@ -132,6 +145,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
         telemetry_interval_ms=flags.telemetry_interval_ms,
         worker_id=_worker_id(ready_file),
+        policy=policy,
+        policy_arguments=tuple(named) if flags.policy else ("--policy", "open", *named),
         journal=flags.journal,
         journal_durability=flags.journal_durability,
         security=secured,
@@ -172,6 +187,10 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     durability = environment.get("BRIDGE_ADAPTER_JOURNAL_DURABILITY") or DURABILITIES[0]
     add("--journal-durability", choices=DURABILITIES, default=durability, help="survive the end of any process, or also that of power")
+    policy = environment.get("BRIDGE_ADAPTER_POLICY") or ""
+    add("--policy", default=policy, metavar="FILE", help="what may be called: open (the default here), default, listed, or a TOML file")
+    for name in ("allow", "deny"):
+        add(f"--{name}", action="append", default=[], metavar="RULE", help="module.name, module.* or re:PATTERN")
     callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
     add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
     samples = environment.get("BRIDGE_ADAPTER_TELEMETRY_INTERVAL_MS") or TELEMETRY_INTERVAL_MS

@@ -18,6 +18,7 @@ import grpc
 from bridge_adapter.gateway import parent, security
 from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
 from bridge_adapter.gateway.bridge import Bridge
+from bridge_adapter.gateway.door import Door
 from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.lifecycle import Lifecycle, State
 from bridge_adapter.gateway.options import Options
@@ -27,6 +28,7 @@ from bridge_adapter.gateway.sampling import Sampler
 from bridge_adapter.gateway.service import BridgeService
 from bridge_adapter.gateway.supervisor import Supervisor
 from bridge_adapter.gateway.telemetry import Telemetry
+from bridge_adapter.policy import guard_of
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 from bridge_adapter.tls import BadCertificate
 from bridge_adapter.tokens import BadToken, Tokens
@@ -91,7 +93,9 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
     lifecycle = Lifecycle()
     bridge = Bridge(supervisor, options.thread_sensitive, has_adapter=bool(options.user_adapter), lifecycle=lifecycle)
     sampler = Sampler(telemetry, lambda: supervisor.running, options.telemetry_interval_ms / 1000)
-    service = BridgeService(bridge, elixir, telemetry, sampler, lifecycle, worker_id=options.worker_id)
+    guard = guard_of(options.policy)
+    door = Door(guard) if guard is not None else None
+    service = BridgeService(bridge, elixir, telemetry, sampler, lifecycle, worker_id=options.worker_id, door=door)
     server = grpc.aio.server(
         interceptors=_guards(options),
         options=[
@@ -119,6 +123,8 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
         await drain(lifecycle, supervisor, options.care.drain_ms / 1000, forced)
         service.stopping.set()
         await server.stop(FORCE_SECONDS / 2)
+        if guard is not None:
+            guard.close()
         for task in done:
             task.result()
 

@@ -1,303 +1,180 @@
-"""How a gateway looks after its executors and its load: breakers, heartbeats, drain, spare executors, recycling, bounded queues."""
+"""The pure parts of how calls are retried and crashes named: policies as requests and flags say them, and causes of deaths."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from gateway_process import Gateway, ToolFailed, read, request, until, value_of
-from process_tree import gone
 
-from bridge_adapter.proto import snakepit_bridge_pb2 as pb
-
-SPOKEN = {"SNAKEPIT_LOG_LEVEL": "info"}
-
-
-def failure(gateway: Gateway, function: str, *args: Any, **fields: Any) -> dict[str, Any]:
-    with pytest.raises(ToolFailed) as error:
-        gateway.execute(function, *args, **fields)
-    return error.value.payload
+from bridge_adapter.breaker import Settings
+from bridge_adapter.gateway import circuits, options, retry
+from bridge_adapter.gateway.crashes import OomCounter, cause
+from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.parameters import Asked
+from bridge_adapter.gateway.refusals import went_away
+from bridge_adapter.gateway.retry import Backoff, Retry
+from bridge_adapter.gateway.telemetry import Event, Telemetry
 
 
-def executors(directory: Path) -> list[int]:
-    """The pids of the executors of a gateway whose sockets lie there."""
-    mine = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"unix:{directory}/snakebridge-" in (entry / "cmdline").read_text(errors="replace"):
-                mine.append(int(entry.name))
-        except OSError:
-            continue
-    return mine
+def test_a_list_of_pauses_repeats_its_last_and_a_rule_grows_to_its_ceiling() -> None:
+    listed = Retry(5, (10.0, 20.0), 0.0)
+    assert [listed.pause(n) for n in (1, 2, 3)] == [0.01, 0.02, 0.02]
+    growing = Retry(5, Backoff(50, 2, 300), 0.0)
+    assert [growing.pause(n) for n in (1, 2, 3, 4, 50)] == [0.05, 0.1, 0.2, 0.3, 0.3]
+    assert Retry(1, (), 1.0).pause(1) == 0.0
 
 
-def begin(gateway: Gateway, pipe: Path, gate: Path, **fields: Any) -> Any:
-    """A call that runs until the gate is there."""
-    return gateway.stub.ExecuteTool.future(request("until_there", str(pipe), str(gate), module="gateway_waits", **fields), timeout=60)
-
-
-# --- what is said of crashes, and what follows from it ---
-
-
-def test_a_crash_tells_its_cause_and_policies_name_those_after_which_a_call_is_run_again(
-    start: Callable[..., Gateway], tmp_path: Path
-) -> None:
-    gateway, count = start("--retry-on", "signal,oom"), tmp_path / "count"
-    details = failure(gateway, "die", "exit")["details"]
-    assert (details["cause"], details["exit_status"], details["signal"], details["outcome"]) == ("exit", 3, None, "unknown")
-    details = failure(gateway, "shut_the_sockets", module="gateway_waits")["details"]
-    assert (details["cause"], details["outcome"]) == ("connection_lost", "unknown")
-    details = failure(gateway, "abort_saying", "failed: CUDA_ERROR_ILLEGAL_ADDRESS", module="gateway_waits")["details"]
-    assert (details["cause"], details["exit_status"], details["signal"]) == ("gpu_fault", None, 6)
-    payload = failure(gateway, "count_and_die", str(count), idempotent=True)
-    assert payload["details"]["attempts"] == 1 and "does not retry after exit (retry_on)" in payload["message"]
-    message = request("die_once", str(tmp_path / "marker"), idempotent=True)
-    message.metadata["retry_on"] = "exit"
-    answer = gateway.stub.ExecuteTool(message, timeout=30)
-    assert value_of(answer) and answer.metadata["attempts"] == "2"
-
-
-def test_a_function_that_crashes_again_and_again_is_refused_and_tried_later(start: Callable[..., Gateway], tmp_path: Path) -> None:
-    gateway, count = start("--breaker-failures", "2", "--breaker-open-ms", "700"), tmp_path / "count"
-    for _ in range(2):
-        assert failure(gateway, "count_and_die", str(count))["category"] == "worker_crash"
-    payload = failure(gateway, "count_and_die", str(count), session_id="another")
-    assert (payload["category"], payload["type"]) == ("circuit_open", "CircuitOpen")
-    assert payload["details"]["outcome"] == "not_started" and 0 < payload["details"]["retry_after_ms"] <= 701
-    assert "gateway_sample.count_and_die has taken the Python worker down 2 times" in payload["message"]
-    assert gateway.execute("sqrt", 16, module="math") == 4.0
-    assert until(lambda: failure(gateway, "count_and_die", str(count))["category"] == "worker_crash", 10)
-    assert count.read_text() == "xxx"
-    assert failure(gateway, "count_and_die", str(count))["category"] == "circuit_open"  # one failed probe is enough
-    assert "gateway_sample.count_and_die has failed too often" in gateway.output()
-
-
-def test_kills_from_outside_are_no_functions_fault(start: Callable[..., Gateway], pipe: Path, tmp_path: Path) -> None:
-    gateway = start("--breaker-failures", "1")
-    call = begin(gateway, pipe, tmp_path / "gate")
-    os.kill(int(read(pipe)), signal.SIGKILL)
-    with pytest.raises(ToolFailed, match="SIGKILL"):
-        value_of(call.result())
-    (tmp_path / "gate").touch()
-    again = begin(gateway, pipe, tmp_path / "gate")
-    assert int(read(pipe)) == value_of(again.result())
-
-
-def test_calls_do_not_wait_for_an_executor_that_cannot_live(start: Callable[..., Gateway], tmp_path: Path) -> None:
-    (tmp_path / "user").mkdir()
-    path = f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"
-    gateway = start("--breaker-failures", "2", "--breaker-open-ms", "600", env={"PYTHONPATH": path})
-    first = gateway.executor_pid()
-    breaks = tmp_path / "user" / "sitecustomize.py"
-    breaks.write_text("import sys\nif 'bridge_adapter.executor' in sys.orig_argv: sys.exit(7)\n")
-    os.kill(first, signal.SIGKILL)
-    assert until(lambda: failure(gateway, "sqrt", 16, module="math")["category"] == "circuit_open", 20)
-    assert until(lambda: "the Python worker has failed too often" in gateway.output(), 5)
-    gateway.stub.Ping(pb.PingRequest(message="x"), timeout=2)
-    breaks.unlink()
-
-    def works() -> bool:
-        try:
-            return bool(gateway.execute("sqrt", 16, module="math") == 4.0)
-        except ToolFailed:
-            return False
-
-    assert until(works, 20)
-
-
-def test_an_executor_that_answers_no_ping_is_replaced(start: Callable[..., Gateway], pipe: Path, tmp_path: Path) -> None:
-    gateway = start("--executor-heartbeat-ms", "400")
-    call = begin(gateway, pipe, tmp_path / "gate")
-    pid = int(read(pipe))
-    os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(ToolFailed) as error:
-        value_of(call.result())
-    details = error.value.payload["details"]
-    assert (details["cause"], details["outcome"]) == ("missed_heartbeat", "unknown")
-    assert gone(pid, 2) and gateway.executor_pid() != pid
-
-
-def test_an_executor_that_is_told_to_end_costs_no_call(start: Callable[..., Gateway], pipe: Path, tmp_path: Path) -> None:
-    gateway = start()
-    call = begin(gateway, pipe, tmp_path / "gate")
-    pid = int(read(pipe))
-    os.kill(pid, signal.SIGTERM)
-    # The next call finds it draining, and goes to the next executor; the first one comes to its end.
-    assert until(lambda: gateway.execute("getpid", module="os", session_id="another") != pid, 10)
-    (tmp_path / "gate").touch()
-    assert value_of(call.result()) == pid
-    assert gone(pid, 5)
-
-
-# --- the end ---
-
-
-def test_a_gateway_that_is_told_to_end_finishes_its_calls_and_takes_no_new_ones(
-    start: Callable[..., Gateway], pipe: Path, tmp_path: Path
-) -> None:
-    gateway = start("--drain-ms", "30000", env=SPOKEN)
-    call = begin(gateway, pipe, tmp_path / "gate")
-    pid = int(read(pipe))
-    gateway.process.send_signal(signal.SIGTERM)
-
-    def sent_away() -> grpc.RpcError | None:
-        try:
-            gateway.execute("sqrt", 16, module="math", session_id="another")
-        except grpc.RpcError as error:
-            return error
-        return None
-
-    assert until(lambda: sent_away() is not None, 10)
-    error = sent_away()
-    assert error is not None and error.code() == grpc.StatusCode.UNAVAILABLE
-    trailing = dict(error.trailing_metadata())
-    assert trailing["bridge-adapter-state"] == "draining" and 0 < int(trailing["retry-after-ms"]) <= 30001
-    assert "takes no new calls; this one was not begun" in error.details()
-    with pytest.raises(grpc.RpcError) as refused:
-        gateway.chunks("many", 3)
-    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    _, beat = gateway.stub.Heartbeat.with_call(pb.HeartbeatRequest(session_id="s"), timeout=5)
-    assert dict(beat.trailing_metadata())["bridge-adapter-state"] == "draining"
-    (tmp_path / "gate").touch()
-    assert value_of(call.result()) == pid
-    assert gateway.process.wait(10) == 0
-    assert "drained: 1 calls finished, 0 cancelled, 0 killed, 3 refused" in gateway.output()
-
-
-def test_calls_that_wait_for_an_executor_are_told_when_the_gateway_ends(start: Callable[..., Gateway], tmp_path: Path) -> None:
-    (tmp_path / "user").mkdir()
-    gateway = start("--drain-ms", "50", env={**SPOKEN, "PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
-    first = gateway.executor_pid()
-    hangs = "import time, sys\nif 'bridge_adapter.executor' in sys.orig_argv: time.sleep(600)\n"
-    (tmp_path / "user" / "sitecustomize.py").write_text(hangs)
-    os.kill(first, signal.SIGKILL)
-    assert gone(first, 5) and until(lambda: "the executor is gone" in gateway.output(), 5)
-    call = gateway.stub.ExecuteTool.future(request("sqrt", 16, module="math"), timeout=60)
-    with pytest.raises(grpc.FutureTimeoutError):
-        call.result(timeout=0.3)
-    gateway.process.terminate()
-    with pytest.raises(ToolFailed) as error:
-        value_of(call.result())
-    payload = error.value.payload
-    assert (payload["category"], payload["details"]["outcome"]) == ("unavailable", "not_started")
-    assert gateway.process.wait(5) == 0
-    assert "drained: 0 calls finished, 1 cancelled, 0 killed" in gateway.output()
+def test_jitter_keeps_to_its_part() -> None:
+    pauses = [Retry(1, (100.0,), 0.5).pause(1) for _ in range(200)]
+    assert all(0.05 <= pause <= 0.15 for pause in pauses) and len(set(pauses)) > 100
 
 
 @pytest.mark.parametrize(
-    ("function", "category", "totals"),
-    [("wait_forever", "cancelled", "0 calls finished, 1 cancelled, 0 killed"), ("hold_the_gil", "worker_crash", "0 cancelled, 1 killed")],
+    ("text", "pauses"),
+    [
+        ("50,100", (50.0, 100.0)),
+        ("[1, 2.5]", (1.0, 2.5)),
+        ("first=50,factor=3,max=900", Backoff(50, 3, 900)),
+        ('{"first_ms": 10, "factor": 2, "max_ms": 80}', Backoff(10, 2, 80)),
+        ("first=7000", Backoff(7000, 2, 7000)),
+    ],
 )
-def test_calls_that_do_not_finish_are_cancelled_and_then_killed(
-    start: Callable[..., Gateway], pipe: Path, function: str, category: str, totals: str
-) -> None:
-    gateway = start("--drain-ms", "50", env=SPOKEN)
-    arguments = [600] if function == "hold_the_gil" else []
-    call = gateway.stub.ExecuteTool.future(request(function, str(pipe), *arguments, idempotent=True), timeout=60)
-    read(pipe)
-    gateway.process.send_signal(signal.SIGTERM)
-    with pytest.raises(ToolFailed) as error:
-        value_of(call.result())
-    assert error.value.payload["category"] == category
-    assert gateway.process.wait(10) == 0
-    assert totals in gateway.output()
+def test_pauses_can_be_written_as_a_list_or_a_rule(text: str, pauses: tuple[float, ...] | Backoff) -> None:
+    assert retry.backoff(text) == pauses
 
 
-def test_a_second_signal_forces_the_end(start: Callable[..., Gateway], pipe: Path, tmp_path: Path) -> None:
-    gateway = start("--drain-ms", "60000", env=SPOKEN)
-    call = begin(gateway, pipe, tmp_path / "gate")
-    executor = int(read(pipe))
-    gateway.process.send_signal(signal.SIGTERM)
-    with pytest.raises(grpc.RpcError):
-        while True:
-            gateway.execute("sqrt", 16, module="math", session_id="another")
-    gateway.process.send_signal(signal.SIGINT)
-    assert gateway.process.wait(5) == 0
-    assert gone(executor, 1)
-    with pytest.raises((ToolFailed, grpc.RpcError)):
-        value_of(call.result())
+@pytest.mark.parametrize("text", ["soon", "-1", "first=x", "factor=2", "first=50,speed=2", "{", "first=50,max=10", "nan", "1e99"])
+def test_pauses_that_cannot_be_used_are_refused_with_the_rule(text: str) -> None:
+    with pytest.raises(ValueError, match="it must be pauses in milliseconds"):
+        retry.backoff(text)
 
 
-# --- spare executors and recycling ---
+def test_a_request_changes_what_it_names_in_its_metadata_or_its_parameters() -> None:
+    base = Retry(3, (50.0,), 0.1)
+    assert base.with_request({}, {}) is base
+    asked = base.with_request({"max_attempts": "5", "retry_on": "oom, signal"}, {"jitter": b"0.5", "backoff_ms": b"[1]"})
+    assert (asked.max_restarts, asked.max_attempts) == (4, 5)
+    assert asked.retry_on == {"oom", "signal"} and asked.jitter == 0.5 and asked.backoff_ms == (1.0,)
+    assert base.with_request({}, {"retry_on": b'["exit"]', "backoff_ms": b'{"first_ms": 1}'}).retry_on == {"exit"}
+    assert base.with_request({"retry_on": "none"}, {}).retry_on == frozenset()
 
 
-def test_a_spare_executor_takes_over(start: Callable[..., Gateway], tmp_path: Path) -> None:
-    gateway = start("--spare", "1", env=SPOKEN)
-    first = gateway.executor_pid()
-    assert until(lambda: "a spare executor is ready" in gateway.output(), 10)
-    (spare,) = set(executors(tmp_path)) - {first}
-    os.kill(first, signal.SIGKILL)
-    assert gateway.execute("getpid", module="os", idempotent=True) == spare
-    assert until(lambda: len(executors(tmp_path)) == 2 and first not in executors(tmp_path), 10)
-    # A spare one that dies is replaced, too.
-    (second,) = set(executors(tmp_path)) - {spare}
-    os.kill(second, signal.SIGKILL)
-    assert until(lambda: len(executors(tmp_path)) == 2 and second not in executors(tmp_path), 10)
-    assert gateway.executor_pid() == spare
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"retry_on": "boredom"}, "retry_on names 'boredom'"),
+        ({"jitter": "2"}, "jitter is '2'"),
+        ({"max_attempts": "0"}, "max_attempts is '0'"),
+        ({"max_restarts": "many"}, "max_restarts is 'many'"),
+    ],
+)
+def test_a_request_that_cannot_be_honoured_is_told_so(metadata: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Retry().with_request(metadata, {})
 
 
-def test_executors_are_replaced_after_their_share_of_calls_and_no_call_fails(start: Callable[..., Gateway], tmp_path: Path) -> None:
-    gateway = start("--recycle-calls", "20", env=SPOKEN)
-    pids: list[int] = []
-
-    def replaced_twice() -> bool:
-        pids.append(gateway.executor_pid())
-        return len(set(pids)) >= 3
-
-    assert until(replaced_twice, 20)
-    assert "it has had" in gateway.output() and "(--recycle-calls 20)" in gateway.output()
-    assert until(lambda: len(executors(tmp_path)) <= 2, 10)
-
-
-def test_objects_of_sessions_hold_up_the_replacement(start: Callable[..., Gateway]) -> None:
-    gateway = start("--recycle-calls", "2", env=SPOKEN)
-    pid = gateway.executor_pid()
-    ref = gateway.execute("keep", module="gateway_waits")
-    began = time.monotonic()
-    while time.monotonic() - began < 1.0:
-        assert gateway.executor_pid() == pid
-    release = request("", tool="snakebridge.release_session")
-    value_of(gateway.stub.ExecuteTool(release, timeout=10))
-    assert ref and until(lambda: gateway.executor_pid() != pid, 20)
+@pytest.mark.parametrize(
+    ("status", "words", "more", "expected"),
+    [
+        (3, "", {}, "exit"),
+        (0, "CUDA_ERROR_LAUNCH_FAILED a while ago", {}, "exit"),
+        (-signal.SIGSEGV, "", {}, "signal"),
+        (-signal.SIGKILL, "", {}, "signal"),
+        (-signal.SIGKILL, "", {"out_of_memory": True}, "oom"),
+        (-signal.SIGABRT, "E0000 failed: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access", {}, "gpu_fault"),
+        (1, "RuntimeError: CUDA error: device-side assert triggered", {}, "gpu_fault"),
+        (-signal.SIGABRT, "RESOURCE_EXHAUSTED: CUDA_ERROR_OUT_OF_MEMORY", {}, "signal"),
+        (-signal.SIGABRT, "F0401 stream.cc:1 Check failed: status.ok() cuda stream is broken", {}, "gpu_fault"),
+        (-signal.SIGKILL, "CUDA_ERROR_LAUNCH_FAILED", {"seen": "missed_heartbeat"}, "missed_heartbeat"),
+    ],
+)
+def test_a_death_has_a_cause(status: int, words: str, more: dict[str, Any], expected: str) -> None:
+    assert cause(status, words, **more) == expected
+    assert expected in retry.CAUSES
 
 
-def test_objects_hold_it_up_no_longer_than_they_may(start: Callable[..., Gateway]) -> None:
-    gateway = start("--recycle-after-ms", "300", "--recycle-max-wait-ms", "300")
-    pid = gateway.executor_pid()
-    gateway.execute("keep", module="gateway_waits")
-    assert until(lambda: gateway.executor_pid() != pid, 10)
+@pytest.mark.parametrize("form", ["low 0\noom 1\noom_kill {}\n", "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"])
+def test_the_kernels_count_is_read_in_both_versions_of_control_groups(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "memory.events"
+    file.write_text(form.format(4))
+    counter = OomCounter([tmp_path / "missing", file])
+    assert not counter.rose()
+    file.write_text(form.format(5))
+    assert counter.rose()
+    assert not OomCounter([tmp_path / "missing"]).rose()
 
 
-# --- bounded queues ---
+def test_the_settings_come_from_flags_and_from_the_environment() -> None:
+    environment = {"BRIDGE_ADAPTER_DRAIN_MS": "700", "BRIDGE_ADAPTER_SPARE": "1", "BRIDGE_ADAPTER_RETRY_ON": "exit"}
+    flags = ["--adapter", "a.SnakeBridgeAdapter", "--elixir-address", "h:1", "--breaker-failures", "2", "--recycle-calls", "9"]
+    care = options.parse([*flags, "--jitter", "0", "--max-queue", "7", "--breaker-open-ms", "1500"], environment).care
+    assert (care.drain_ms, care.spare, care.max_queue) == (700.0, 1, 7)
+    assert care.retry.retry_on == {"exit"} and care.retry.jitter == 0
+    assert (care.breaking.failures, care.breaking.open_for, care.breaking.window) == (2, 1.5, 60.0)
+    assert care.recycling.wanted and care.recycling.calls == 9
+    assert not options.parse(flags[:4], {}).care.recycling.wanted
 
 
-@pytest.mark.parametrize("place", ["session", "connection"])
-def test_what_waits_is_bounded(start: Callable[..., Gateway], pipe: Path, tmp_path: Path, place: str) -> None:
-    flags, sessions, what = {
-        "session": ([], "one", "their turn in the session 'one'"),
-        "connection": (["--max-connections", "1"], "s{}", "a connection to the Python worker"),
-    }[place]
-    gateway, gate = start("--max-queue", "2", *flags), tmp_path / "gate"
-    calls = [begin(gateway, pipe, gate, session_id=sessions.format(0))]
-    read(pipe)
-    refused: list[dict[str, Any]] = []
-    waiting = [
-        gateway.stub.ExecuteTool.future(request("sqrt", 16, module="math", session_id=sessions.format(n)), timeout=30) for n in range(1, 5)
-    ]
-    assert until(lambda: sum(call.done() for call in waiting) == 2, 10)
-    for call in waiting:
-        if call.done():
-            with pytest.raises(ToolFailed) as error:
-                value_of(call.result())
-            refused.append(error.value.payload)
-    gate.touch()
-    assert value_of(calls[0].result()) and sum(value_of(call.result()) == 4.0 for call in waiting if call.result().success) == 2
-    for payload in refused:
-        assert (payload["category"], payload["details"]["outcome"]) == ("overloaded", "not_started")
-        assert payload["details"]["retry_after_ms"] > 0 and f"2 calls wait for {what}" in payload["message"]
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--drain-ms", "soon", "--drain-ms soon: it must be a number of milliseconds"),
+        ("--spare", "2", "--spare 2: it must be 0 or 1"),
+        ("--max-queue", "0", "--max-queue 0: it must be an integer, at least 1"),
+        ("--recycle-rss-mb", "-1", "--recycle-rss-mb -1: it must be a number of megabytes"),
+        ("--retry-on", "rain", "retry_on names 'rain'"),
+    ],
+)
+def test_settings_that_cannot_be_used_end_the_start(flag: str, value: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options.parse(["--adapter", "a.B", "--elixir-address", "h:1", flag, value], dict(os.environ))
+    assert words in capsys.readouterr().err
+
+
+def test_functions_that_crash_are_told_apart_and_not_kept_for_ever() -> None:
+    opened: list[tuple[str, float]] = []
+    breakers = circuits.Circuits(Settings(failures=2), lambda what, seconds: opened.append((what, seconds)))
+
+    def call(function: str) -> Asked:
+        return Asked("snakebridge.call", {"python_module": b'"lib"', "function": f'"{function}"'.encode()})
+
+    for _ in range(2):
+        breakers.crashed(circuits.function_of(call("bad")))
+    assert opened == [("lib.bad", 30.0)] and breakers.is_open(call("bad")) and not breakers.is_open(call("good"))
+    assert breakers.admit(call("good")) is None
+    with pytest.raises(LaneError, match=r"lib\.bad has taken the Python worker down 2 times"):
+        breakers.admit(call("bad"))
+    assert breakers.rejected == 1
+    for number in range(2 * circuits.MOST):
+        breakers.crashed(circuits.function_of(call(f"f{number}")))
+    assert len(breakers._breakers) == circuits.MOST
+    tool = circuits.function_of(Asked("a_tool_of_the_users", {}))
+    assert circuits.spoken(tool) == "a_tool_of_the_users"
+
+
+def test_a_breaker_that_opens_is_an_event() -> None:
+    events: list[Event] = []
+
+    class Reader:
+        buffer: Any = None
+
+        def take(self, event: Event) -> None:
+            events.append(event)
+
+    telemetry = Telemetry()
+    telemetry.attach(Reader())
+    telemetry.opened("lib.bad", 30)
+    assert events[0].name == "python.error.occurred" and events[0].measurements == {"count": 1}
+    assert events[0].metadata["error_type"] == "CircuitOpen" and "lib.bad" in events[0].metadata["error_message"]
+
+
+def test_only_an_executor_that_is_ending_hands_its_calls_on() -> None:
+    def refused(**details: Any) -> LaneError:
+        return LaneError({"category": "unavailable", "message": "", "details": {"outcome": "not_started", **details}})
+
+    assert went_away(refused(state="draining")) and went_away(refused(state="stopped"))
+    assert not went_away(refused()) and not went_away(refused(state="running"))
+    assert not went_away(LaneError({"category": "unavailable", "message": ""}))

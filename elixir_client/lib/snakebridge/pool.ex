@@ -8,6 +8,7 @@ defmodule SnakeBridge.Pool do
   `:journal` (where idempotent calls are recorded: `true`, `false`, a path, `[path: path, durability: :process | :power]`; docs/reliability.md),
   `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
   `:workers` (remote workers that this pool connects to instead of starting its own; docs/security.md),
+  `:policy` (what may be called: `:default`, `:listed`, `:open`, a path, `[allow: [...], deny: [...]]`; docs/permissions.md),
   `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
 
   A session lives on one worker, the one with the fewest sessions when it began. The calling process itself sends and receives on a connection

@@ -3,7 +3,7 @@ defmodule SnakeBridge.Pool.Python do
 
   import Bitwise
 
-  alias SnakeBridge.Pool.Journal
+  alias SnakeBridge.Pool.{Journal, Policy}
   alias SnakeBridge.{Reload, Shared}
 
   @doc "Starts an executor; it is ready when it has said so."
@@ -27,6 +27,7 @@ defmodule SnakeBridge.Pool.Python do
           {:args,
            ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
              shared(options) ++
+             Policy.arguments(options) ++
              Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}
