@@ -1,0 +1,303 @@
+# The Elixir side of a chaos run: processes that make calls through a real pool and write down what they asked and what they heard.
+#
+#     elixir -pa _build/test/lib/snakebridge/ebin tests/chaos/driver.exs
+#
+# CHAOS_DIR takes the history, CHAOS_SEED and CHAOS_LIFE (how often this BEAM was started) say which calls are made, CHAOS_PROCESSES by how many,
+# CHAOS_PAUSE (ms) how fast. Prints `ready`; on `settle` the processes end what they do and ask once more, without haste, for what they
+# have asked before; then it prints `settled` and waits for the end of its input.
+
+defmodule Chaos.History do
+  @moduledoc "One file of JSON lines per process, each written at once."
+
+  @spec open(String.t()) :: :file.fd()
+  def open(process) do
+    path = Path.join(System.fetch_env!("CHAOS_DIR"), "history-#{process}.jsonl")
+    {:ok, file} = :file.open(path, [:append, :raw, :binary])
+    file
+  end
+
+  @spec write(:file.fd(), keyword()) :: :ok
+  def write(file, fields) do
+    :ok = :file.write(file, [json(Map.new([{:at, System.os_time(:microsecond)} | fields])), ?\n])
+  end
+
+  defp json(map) when is_map(map),
+    do: [
+      ?{,
+      map
+      |> Enum.map(fn {name, value} -> [text(to_string(name)), ?:, json(value)] end)
+      |> Enum.intersperse(?,),
+      ?}
+    ]
+
+  defp json(list) when is_list(list), do: [?[, list |> Enum.map(&json/1) |> Enum.intersperse(?,), ?]]
+  defp json(nil), do: "null"
+  defp json(value) when is_boolean(value) or is_integer(value), do: to_string(value)
+  defp json(value) when is_atom(value), do: text(Atom.to_string(value))
+  defp json(value) when is_binary(value), do: text(value)
+  defp json(other), do: text(inspect(other))
+
+  # What JSON has an escape for is left out: these texts are for reading.
+  defp text(text) do
+    plain = for char <- String.to_charlist(text), char >= 32, into: "", do: <<char::utf8>>
+    [?", plain |> String.replace("\\", "\\\\") |> String.replace("\"", "\\\""), ?"]
+  end
+end
+
+defmodule Chaos.Caller do
+  @moduledoc "A process that makes calls of every kind until it is told to settle."
+
+  alias Chaos.History
+  alias SnakeBridge.Error
+
+  @kinds [plain: 4, idempotent: 3, keyed: 5, append: 4, pair: 1, stream: 2, ask: 2]
+  @deck for {kind, times} <- @kinds, _ <- 1..times, do: kind
+  @longest_register 25
+  @keys_asked_again 30
+
+  def run(number) do
+    life = System.fetch_env!("CHAOS_LIFE")
+    :rand.seed(:exsss, {integer("CHAOS_SEED"), number, String.to_integer(life)})
+    name = "#{life}.#{number}"
+
+    loop(%{
+      name: name,
+      file: History.open(name),
+      count: 0,
+      register: nil,
+      keys: %{},
+      calm: false,
+      pause: integer("CHAOS_PAUSE")
+    })
+  end
+
+  defp integer(name), do: name |> System.fetch_env!() |> String.to_integer()
+
+  defp loop(state) do
+    receive do
+      {:settle, from} ->
+        settle(%{state | calm: true, register: nil})
+        send(from, {:settled, self()})
+    after
+      :rand.uniform(state.pause + 1) - 1 -> @deck |> Enum.random() |> act(state) |> loop()
+    end
+  end
+
+  # All faults are over: whatever was asked is asked again, and must be answered.
+  defp settle(state) do
+    asked = state.keys |> Enum.sort() |> Enum.take(-@keys_asked_again)
+    state = Enum.reduce(asked, state, fn {key, ms}, state -> keyed(key, ms, state) end)
+    Enum.reduce([:plain, :idempotent, :append, :append, :stream, :ask], state, &act/2)
+  end
+
+  # --- the kinds of calls ---
+
+  defp act(kind, state) when kind in [:plain, :idempotent] do
+    {op, state} = next(state)
+    call(state, op, kind, op, "apply", [op, duration()], idempotent: kind == :idempotent)
+    state
+  end
+
+  defp act(:keyed, state) do
+    # Keys that several processes use, about at the same time, and old ones.
+    back = if :rand.uniform(4) == 1, do: :rand.uniform(40), else: :rand.uniform(3)
+    number = max(0, div(System.os_time(:millisecond), 250) - back)
+    key = "key-#{number}"
+    keyed(key, rem(number * 7, 30), state)
+  end
+
+  defp act(:append, state) do
+    case register(state) do
+      {%{register: {_, ref, _}} = state, true} ->
+        append(state, fn state, op -> method(state, op, ref, :append) end)
+
+      {state, false} ->
+        state
+    end
+  end
+
+  # Two at once on one object: the session takes them one by one.
+  defp act(:pair, state) do
+    case register(state) do
+      {%{register: {target, ref, held}} = state, true} ->
+        both =
+          for side <- ["a", "b"] do
+            name = "#{state.name}#{side}"
+            {op, _} = next(%{state | name: name})
+            Task.async(fn -> method(%{state | name: name, file: History.open(name)}, op, ref, :append) end)
+          end
+
+        answers = Task.await_many(both, :infinity)
+        lost? = Enum.any?(answers, &match?({:error, _}, &1))
+
+        %{
+          state
+          | count: state.count + 1,
+            register: if(lost? or held > @longest_register, do: nil, else: {target, ref, held + 2})
+        }
+
+      {state, false} ->
+        state
+    end
+  end
+
+  defp act(:stream, state) do
+    {op, state} = next(state)
+    count = :rand.uniform(40)
+    wanted = if :rand.uniform(3) == 1, do: :rand.uniform(count), else: count
+    History.write(state.file, invoked(state, op, :stream, op) ++ [wanted: wanted, halted: wanted < count])
+    me = self()
+
+    try do
+      SnakeBridge.stream("chaos_effects", "items", [op, count, :rand.uniform(3) - 1], options(state))
+      |> Stream.each(&send(me, {:item, op, &1}))
+      |> Enum.take(wanted)
+
+      History.write(state.file, type: :ok, op: op, value: items(op))
+    rescue
+      error in Error -> History.write(state.file, [type: :error, op: op, value: items(op)] ++ told(error))
+    end
+
+    state
+  end
+
+  defp act(:ask, state) do
+    {op, state} = next(state)
+    call(state, op, :ask, op, "ask", [op, & &1])
+    state
+  end
+
+  defp keyed(key, ms, state) do
+    {op, state} = next(state)
+    call(state, op, :keyed, key, "apply", [key, ms], idempotency_key: key)
+    %{state | keys: Map.put(state.keys, key, ms)}
+  end
+
+  # --- objects in sessions ---
+
+  defp register(%{register: {_, _, _}} = state), do: {state, true}
+
+  defp register(state) do
+    {op, state} = next(state)
+
+    case call(state, op, :make, op, "Register", [op]) do
+      {:ok, ref} -> {%{state | register: {op, ref, 0}}, true}
+      {:error, _} -> {state, false}
+    end
+  end
+
+  defp append(%{register: {target, ref, held}} = state, call) do
+    {op, state} = next(state)
+
+    case call.(state, op) do
+      {:ok, _} when held < @longest_register -> %{state | register: {target, ref, held + 1}}
+      _ -> %{state | register: nil}
+    end
+  end
+
+  # --- one call ---
+
+  defp call(state, op, kind, target, function, args, opts \\ []),
+    do: told(state, op, kind, target, &SnakeBridge.call("chaos_effects", function, args, &1 ++ opts))
+
+  defp method(%{register: {target, _, _}} = state, op, ref, name),
+    do: told(state, op, :append, target, &SnakeBridge.call(ref, name, [op], &1))
+
+  defp told(state, op, kind, target, make) do
+    me = self()
+    History.write(state.file, invoked(state, op, kind, target))
+    answer = make.(options(state, report: &send(me, {:report, op, &1})))
+
+    report =
+      receive do
+        {:report, ^op, report} -> report
+      after
+        0 -> %{}
+      end
+
+    case answer do
+      {:ok, value} ->
+        value = if kind == :make, do: nil, else: value
+        History.write(state.file, [type: :ok, op: op, value: value] ++ Map.to_list(report))
+
+      {:error, error} ->
+        History.write(state.file, [type: :error, op: op] ++ told(error))
+    end
+
+    answer
+  end
+
+  defp invoked(state, op, kind, target),
+    do: [type: :invoke, process: state.name, op: op, kind: kind, target: target, calm: state.calm]
+
+  defp told(error) do
+    [
+      category: error.category,
+      outcome: error.outcome,
+      error_type: error.python_type,
+      message: String.slice(error.message, 0, 300)
+    ]
+  end
+
+  defp options(state, runtime \\ []) do
+    timeout = if state.calm, do: 30_000, else: 500 + :rand.uniform(2_500)
+    [pool: :chaos, __runtime__: [timeout: timeout] ++ runtime]
+  end
+
+  defp next(state), do: {"#{state.name}-#{state.count}", %{state | count: state.count + 1}}
+
+  defp duration, do: if(:rand.uniform(3) == 1, do: :rand.uniform(30), else: 0)
+
+  defp items(op) do
+    receive do
+      {:item, ^op, item} -> [item | items(op)]
+    after
+      0 -> []
+    end
+  end
+end
+
+root = Path.expand("../..", __DIR__)
+{:ok, _} = Application.ensure_all_started(:logger)
+Logger.configure(level: :error)
+Application.put_env(:snakebridge, :pools, [])
+{:ok, _} = Application.ensure_all_started(:snakebridge)
+
+{:ok, _} =
+  SnakeBridge.Pool.start_link(
+    name: :chaos,
+    size: String.to_integer(System.get_env("CHAOS_POOL", "2")),
+    python: Path.join(root, ".venv/bin/python"),
+    journal: System.fetch_env!("CHAOS_JOURNAL"),
+    max_connections: 8,
+    kill_after: 1_500,
+    env: [{"PYTHONPATH", Path.join(__DIR__, "python")}]
+  )
+
+{:ok, _} = SnakeBridge.call("math", "sqrt", [16], pool: :chaos, __runtime__: [timeout: 60_000])
+
+callers =
+  for number <- 1..String.to_integer(System.fetch_env!("CHAOS_PROCESSES")),
+      do: spawn_monitor(fn -> Chaos.Caller.run(number) end)
+
+IO.puts("ready")
+
+case IO.gets("") do
+  "settle" <> _ ->
+    for {pid, _} <- callers, do: send(pid, {:settle, self()})
+
+    for {pid, monitor} <- callers do
+      receive do
+        {:settled, ^pid} -> :ok
+        {:DOWN, ^monitor, _, _, reason} -> IO.puts("failed: a caller ended: #{inspect(reason)}")
+      end
+    end
+
+    IO.puts("settled")
+    IO.gets("")
+
+  _ ->
+    :ok
+end
+
+System.stop()
