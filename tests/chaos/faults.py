@@ -1,7 +1,6 @@
 """The faults of a chaos run, and the schedule by which a seed has them happen.
 
-Each fault is a function of the world and of chance. It returns when it is over, or when its order lies at a crash point and waits for the worker
-that comes there next.
+Each fault is a function of the world and of chance, which returns when the fault is over or nobody has met it.
 """
 
 from __future__ import annotations
@@ -34,12 +33,14 @@ DEATHS = {
     "in the middle of the answer": ("answer", "kill half"),
     "after the answer": ("answer", "kill after"),
     "before a lone key is recorded": ("journal-before-keep", "kill"),
+    "in the middle of its greeting": ("hello", "kill half"),
 }
 BREAKS = {
     "the connection breaks before the request is handled": ("request", "lose"),
     "the connection breaks behind the request": ("request", "cut"),
     "the connection breaks before the answer": ("answer", "cut"),
     "the connection breaks in the middle of the answer": ("answer", "cut half"),
+    "the connection breaks in the greeting": ("hello", "cut"),
 }
 ORDER_SECONDS = 0.6  # for which an order waits for its worker
 
@@ -121,7 +122,7 @@ def _fill(path: Path) -> None:
 
 
 def journal_damaged(world: World, chance: random.Random) -> None:
-    """Pages of the journal are overwritten: while it is in use, or while everything is dead. It is found, at the latest, by whoever opens it next."""
+    """Pages of the journal are overwritten: while it is in use, or while everything is dead. Whoever opens it next finds that."""
     with world.window("forgotten"):
         if chance.random() < 0.5:
             _damage(world.journal, chance)
@@ -190,12 +191,12 @@ SLOW = frozenset({"everything is killed", "the journal is damaged"})
 
 
 def schedule(seed: int) -> Iterator[tuple[float, str]]:
-    """What happens after how long a pause: every fault in turn, in an order that is the seed's, the slow ones in every third round."""
+    """What happens after how long a pause: every fault in turn, in an order that is the seed's, the slow ones in the first of three rounds."""
     chance = random.Random(seed)
     number = 0
     while True:
         number += 1
-        deck = [name for name in FAULTS if name not in SLOW or number % 3 == 0]
+        deck = [name for name in FAULTS if name not in SLOW or number % 3 == 1]
         chance.shuffle(deck)
         for name in deck:
             yield chance.uniform(0.05, 0.8), name

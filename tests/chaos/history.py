@@ -1,7 +1,7 @@
 """The history of a chaos run: what was asked and answered, what user code really did, and when the journal could not keep its promises.
 
-Drivers write `history-*.jsonl`, the user code `effects-*.jsonl`, whoever injects faults `windows.jsonl`. Times are microseconds of the system's
-clock, the same for every process of the run.
+Drivers write `history-*.jsonl`, the user code `effects-*.jsonl`, whoever injects faults `windows.jsonl`. Times are microseconds of the
+system's clock, the same for every process of the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Verdict = Literal["ok", "fail", "info"]
 # What these errors refuse has not begun, also where they do not say so.
 REFUSED = frozenset(
     "unavailable worker_start overloaded circuit_open memory_limit permission_denied idempotency_conflict invalid_request unknown_tool "
-    "session_lost unknown_ref session_deadlock".split()
+    "session_lost unknown_ref session_deadlock".split()  # noqa: SIM905 - names, as they are read
 )
 
 
@@ -26,8 +26,8 @@ REFUSED = frozenset(
 class Operation:
     """One call by one process. `target`: what its effect is recorded under: its own id, its key, or the object that it is made on.
 
-    `done` is None when nobody lived to see an answer. `value` is the answer; of a stream, the items that came, whatever its end. `calm`: it was
-    made when no fault was active any more. `halted`: the reader of a stream had enough.
+    `done` is None when nobody lived to see an answer. `value` is the answer; of a stream, the items that came, whatever its end.
+    `wanted`: how many of them its reader takes, `halted`: fewer than there are. `calm`: it was made when all faults were over.
     """
 
     op: str
@@ -71,8 +71,8 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When the journal had a licence. `forgotten`: it was damaged, so what it held before is not known any more. `unrecorded`: it could not be
-    written, so what was answered then may run again."""
+    """When the journal had a licence. `forgotten`: it was damaged, so what it held before is not known any more. `unrecorded`: it could
+    not be written, so what was answered then may run again."""
 
     kind: Literal["forgotten", "unrecorded"]
     begins: int

@@ -1,6 +1,6 @@
 """A chaos run: calls through a real pool while everything around them fails, and a judgement of every answer.
 
-    python tests/chaos/run.py [--seed N] [--seconds S] [--keep DIRECTORY]
+    PYTHONPATH=tests/snakepit python tests/chaos/run.py [--seed N] [--seconds S] [--keep DIRECTORY]
 
 The seed decides which calls are made and which faults happen in which order; when a call meets a fault is up to the machine.
 """
@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "snakepit")]
 
 import history
 from checker import Violation, check
@@ -45,8 +43,8 @@ class Report:
         faults = "\n".join(f"  {times:5} {name}" for name, times in sorted(self.faults.items()))
         rate = self.answers.total() / self.seconds
         return (
-            f"seed {self.seed}: {self.answers.total()} calls in {self.seconds:.0f} s ({rate:.0f}/s): {answers}; {self.effects} steps of user "
-            f"code; {self.faults.total()} faults:\n{faults}\nviolations: {len(self.violations)}"
+            f"seed {self.seed}: {self.answers.total()} calls in {self.seconds:.0f} s ({rate:.0f}/s): {answers}\n"
+            f"{self.effects} steps of user code; {self.faults.total()} faults:\n{faults}\nviolations: {len(self.violations)}"
             + "".join(f"\n  {violation}" for violation in self.violations[:40])
         )
 

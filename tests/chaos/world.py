@@ -1,5 +1,5 @@
-"""What a chaos run does its harm to: a client that makes calls all the time, the workers below it, their journal, and the directory with everything
-that is written down.
+"""What a chaos run does its harm to: a client that makes calls all the time, the workers below it, their journal, and the directory where
+everything is written down.
 
 `World` starts and kills the client, whichever it is; `faults` does the rest.
 """

@@ -1,4 +1,4 @@
-"""The user code of chaos runs. Whatever it does it writes down at once, in a file of its worker, where no death of a process takes it back."""
+"""The user code of chaos runs. What it does it writes down at once, in a file of its worker, where no death of a process takes it back."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ _DIRECTORY = os.environ.get("CHAOS_POINTS", "")
 _sleep = time.sleep
 _time = time.time
 _offset = 0.0
+_HELLO_FRAME = 64 * 1024  # the limit of a connection that has not been greeted
 
 
 def taken(point: str) -> list[str] | None:
@@ -56,7 +57,9 @@ def around_sending(send: Any) -> Any:
     """`LaneSocket.send` that may go wrong with the answer to a call."""
 
     def sending(self: Any, *parts: bytes) -> None:
-        words = taken("answer") if parts[0][:2] in (b"\x94\x01", b"\x95\x01") else None
+        words = None
+        if parts[0][:2] in (b"\x94\x01", b"\x95\x01"):
+            words = taken("hello" if self.max_frame == _HELLO_FRAME else "answer")
         match words:
             case ["kill", "half"] | ["cut", "half"]:
                 whole = sum(map(len, parts)).to_bytes(4, "big") + b"".join(parts)
