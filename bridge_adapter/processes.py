@@ -11,7 +11,8 @@ GONE = -1
 
 
 def started(pid: int) -> int:
-    """When a process started, in clock ticks since the system did; 0 where there is no /proc and the process lives; GONE."""
+    """When a process started, in clock ticks since the system did; 0 where it lives and that cannot be told (there is no /proc, or this
+    process may open no more files); GONE."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -55,6 +56,9 @@ def lives(process: str) -> bool:
         boot, space, pid, start = process.split(".")
         if boot != _boot():
             return False
-        return int(space, 16) != namespace() or started(int(pid)) == int(start)
+        if int(space, 16) != namespace():
+            return True
+        found = started(int(pid))
+        return found != GONE and (found == int(start) or 0 in (found, int(start)))
     except ValueError:
         return False

@@ -15,8 +15,19 @@ from history import Effect, History, Operation, Window
 
 # What may go wrong for a caller while processes die, freeze and run out of everything. Whatever else comes is a fault of ours.
 EXPECTED = frozenset(
-    "worker_crash timeout cancelled unavailable worker_start session_lost overloaded circuit_open memory_limit python_error "
-    "callback_gone".split()  # noqa: SIM905 - names, as they are read
+    {
+        "worker_crash",
+        "timeout",
+        "cancelled",
+        "unavailable",
+        "worker_start",
+        "session_lost",
+        "overloaded",
+        "circuit_open",
+        "memory_limit",
+        "python_error",
+        "callback_gone",
+    }
 )
 # What user code may meet: no files, no memory, no threads.
 EXPECTED_TYPES = ("OSError", "MemoryError", "RuntimeError")

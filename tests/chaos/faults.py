@@ -191,7 +191,7 @@ SLOW = frozenset({"everything is killed", "the journal is damaged"})
 
 
 def schedule(seed: int) -> Iterator[tuple[float, str]]:
-    """What happens after how long a pause: every fault in turn, in an order that is the seed's, the slow ones in the first of three rounds."""
+    """What happens after how long a pause: every fault once per round, the slow ones once in three rounds."""
     chance = random.Random(seed)
     number = 0
     while True:

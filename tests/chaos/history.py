@@ -17,8 +17,20 @@ Verdict = Literal["ok", "fail", "info"]
 
 # What these errors refuse has not begun, also where they do not say so.
 REFUSED = frozenset(
-    "unavailable worker_start overloaded circuit_open memory_limit permission_denied idempotency_conflict invalid_request unknown_tool "
-    "session_lost unknown_ref session_deadlock".split()  # noqa: SIM905 - names, as they are read
+    {
+        "unavailable",
+        "worker_start",
+        "overloaded",
+        "circuit_open",
+        "memory_limit",
+        "permission_denied",
+        "idempotency_conflict",
+        "invalid_request",
+        "unknown_tool",
+        "session_lost",
+        "unknown_ref",
+        "session_deadlock",
+    }
 )
 
 
