@@ -5,6 +5,7 @@ Standard library only: it is in use before grpc is imported.
 
 from __future__ import annotations
 
+import functools
 import os
 
 GONE = -1
@@ -36,6 +37,7 @@ def namespace() -> int:
         return 0
 
 
+@functools.cache  # a process that may open no more files must know it, too
 def _boot() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:

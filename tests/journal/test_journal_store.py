@@ -314,6 +314,7 @@ def test_a_process_is_not_taken_for_dead_by_one_that_may_open_no_files() -> None
     code = """
 import os, resource, sys
 from bridge_adapter import processes
+processes.token()
 resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, 4096))
 sys.exit(0 if processes.lives(sys.argv[1]) and not processes.lives(sys.argv[2]) else 1)
 """

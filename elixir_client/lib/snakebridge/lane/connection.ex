@@ -133,5 +133,6 @@ defmodule SnakeBridge.Lane.Connection do
   @spec close(t()) :: :ok
   def close(connection), do: :gen_tcp.close(connection.socket)
 
+  defp describe(:closed), do: "it closed the connection"
   defp describe(reason), do: reason |> :inet.format_error() |> to_string()
 end
