@@ -18,12 +18,12 @@ test: lint
 # Calls while everything around them fails, and a judgement of every answer: docs/chaos.md. CHAOS_SEED, CHAOS_SECONDS, CHAOS_KEEP=directory.
 chaos: setup
 	MIX_ENV=test mix compile
-	PYTHONPATH=tests/snakepit $(PY) tests/chaos/run.py --seconds $${CHAOS_SECONDS:-180} $${CHAOS_SEED:+--seed $$CHAOS_SEED} $${CHAOS_KEEP:+--keep $$CHAOS_KEEP}
+	PYTHONPATH=tests/snakepit:tests/gateway $(PY) tests/chaos/run.py --through $${CHAOS_THROUGH:-pool} --seconds $${CHAOS_SECONDS:-180} $${CHAOS_SEED:+--seed $$CHAOS_SEED} $${CHAOS_KEEP:+--keep $$CHAOS_KEEP}
 
 # The same for half an hour, with less haste: whether memory, files, threads, segments and the journal stay as they are. SOAK_SECONDS, CHAOS_SEED.
 soak: setup
 	MIX_ENV=test mix compile
-	PYTHONPATH=tests/snakepit $(PY) tests/chaos/soak.py --seconds $${SOAK_SECONDS:-1800} $${CHAOS_SEED:+--seed $$CHAOS_SEED} --out out/soak
+	PYTHONPATH=tests/snakepit:tests/gateway $(PY) tests/chaos/soak.py --seconds $${SOAK_SECONDS:-1800} $${CHAOS_SEED:+--seed $$CHAOS_SEED} --out out/soak
 
 # A million values between the languages, half of them from each: CODEC_EXAMPLES says how many one side sends.
 soak-codec: export CODEC_EXAMPLES ?= 500000

@@ -1,6 +1,6 @@
 """A chaos run: calls through a real pool while everything around them fails, and a judgement of every answer.
 
-    PYTHONPATH=tests/snakepit python tests/chaos/run.py [--seed N] [--seconds S] [--keep DIRECTORY]
+    PYTHONPATH=tests/snakepit:tests/gateway python tests/chaos/run.py [--through pool|gateway] [--seed N] [--seconds S] [--keep DIRECTORY]
 
 The seed decides which calls are made and which faults happen in which order; when a call meets a fault is up to the machine.
 """
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from pathlib import Path
 import history
 from checker import Violation, check
 from faults import inject
-from world import Beam, DriverFailed, World
+from gateway_driver import GatewayDriver
+from world import Beam, Driver, DriverFailed, World
 
 TMPFS_SIZE = "64m"
 
@@ -49,12 +50,15 @@ class Report:
         )
 
 
-def run(directory: Path, seed: int, seconds: float, *, own_disk: bool = False) -> Report:
+DRIVERS: dict[str, Callable[[int], Driver]] = {"pool": Beam, "gateway": GatewayDriver}
+
+
+def run(directory: Path, through: str, seed: int, seconds: float, *, own_disk: bool = False) -> Report:
     """One run in an empty directory. `own_disk`: the journal lies on a small tmpfs of its own, where this user may make one."""
     began = time.monotonic()
     with ExitStack() as stack:
         place = stack.enter_context(tmpfs(directory / "disk")) if own_disk else None
-        world = World(directory, Beam(seed), journal=place / "calls.journal" if place else None)
+        world = World(directory, DRIVERS[through](seed), journal=place / "calls.journal" if place else None)
         problems = world.problems
         try:
             with world:
@@ -88,12 +92,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--through", choices=DRIVERS, default="pool", help="which way the calls go")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="leave everything that was written down here")
     arguments = parser.parse_args()
-    again = f"CHAOS_SEED={arguments.seed} CHAOS_SECONDS={arguments.seconds:g} make chaos"
-    print(f"chaos: seed {arguments.seed}, {arguments.seconds:g} s", flush=True)
+    again = f"CHAOS_THROUGH={arguments.through} CHAOS_SEED={arguments.seed} CHAOS_SECONDS={arguments.seconds:g} make chaos"
+    print(f"chaos: through the {arguments.through}, seed {arguments.seed}, {arguments.seconds:g} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
-        report = run(arguments.keep or Path(scratch), arguments.seed, arguments.seconds, own_disk=True)
+        report = run(arguments.keep or Path(scratch), arguments.through, arguments.seed, arguments.seconds, own_disk=True)
     print(report)
     if report.violations:
         print(f"to repeat it: {again}; with --keep DIRECTORY its history is kept")
