@@ -120,6 +120,8 @@ def every_answer_belongs_to_its_call(evidence: Evidence) -> Iterator[str]:
                 right = isinstance(value, list) and len(value) == 2 and value[0] == whose
             case "ask":
                 right = value == [whose, whose]
+            case "share":
+                right = value == [whose, "same"]
             case "stream":
                 right = all(isinstance(item, list) and item[0] == whose for item in value)
             case _:

@@ -3,7 +3,7 @@
 #     elixir -pa _build/test/lib/snakebridge/ebin tests/chaos/driver.exs
 #
 # CHAOS_DIR takes the history, CHAOS_SEED and CHAOS_LIFE (how often this BEAM was started) say which calls are made, CHAOS_PROCESSES by how many,
-# CHAOS_PAUSE (ms) how fast. Prints `ready`; on `settle` the processes end what they do and ask once more, without haste, for what they
+# CHAOS_PAUSE (ms) how fast. With CHAOS_STEADY half of them use a worker that nobody harms. Prints `ready`; on `settle` the processes end what they do and ask once more, without haste, for what they
 # have asked before; then it prints `settled` and waits for the end of its input.
 
 defmodule Chaos.History do
@@ -50,9 +50,10 @@ defmodule Chaos.Caller do
   alias Chaos.History
   alias SnakeBridge.Error
 
-  @kinds [plain: 4, idempotent: 3, keyed: 5, append: 4, pair: 1, stream: 2, ask: 2]
+  @kinds [plain: 4, idempotent: 3, keyed: 5, append: 4, pair: 1, stream: 2, ask: 2, share: 1]
   @deck for {kind, times} <- @kinds, _ <- 1..times, do: kind
   @longest_register 25
+  @steady? System.get_env("CHAOS_STEADY") != nil
   @keys_asked_again 30
 
   def run(number) do
@@ -67,6 +68,7 @@ defmodule Chaos.Caller do
       register: nil,
       keys: %{},
       calm: false,
+      pool: if(@steady? and rem(number, 2) == 0, do: :steady, else: :chaos),
       pause: integer("CHAOS_PAUSE")
     })
   end
@@ -85,9 +87,8 @@ defmodule Chaos.Caller do
 
   # All faults are over: whatever was asked is asked again, and must be answered.
   defp settle(state) do
-    asked = state.keys |> Enum.sort() |> Enum.take(-@keys_asked_again)
-    state = Enum.reduce(asked, state, fn {key, ms}, state -> keyed(key, ms, state) end)
-    Enum.reduce([:plain, :idempotent, :append, :append, :stream, :ask], state, &act/2)
+    state = Enum.reduce(state.keys, state, fn {key, ms}, state -> keyed(key, ms, state) end)
+    Enum.reduce([:plain, :idempotent, :append, :append, :stream, :ask, :share], state, &act/2)
   end
 
   # --- the kinds of calls ---
@@ -167,10 +168,33 @@ defmodule Chaos.Caller do
     state
   end
 
+  # Bytes that lie in shared memory, there and back.
+  defp act(:share, state) do
+    {op, state} = next(state)
+    bytes = String.duplicate(op, 50_000)
+
+    told(state, op, :share, op, fn options ->
+      with {:ok, shared} <- SnakeBridge.share(bytes) do
+        answer = SnakeBridge.call("chaos_effects", "echo", [op, shared], options)
+        SnakeBridge.ZeroCopyRef.release(shared)
+
+        with {:ok, [whose, back]} <- answer, {:ok, copy} <- SnakeBridge.unshare(back) do
+          {:ok, [whose, if(copy.data == bytes, do: "same", else: "other")]}
+        end
+      end
+    end)
+
+    state
+  end
+
   defp keyed(key, ms, state) do
     {op, state} = next(state)
     call(state, op, :keyed, key, "apply", [key, ms], idempotency_key: key)
-    %{state | keys: Map.put(state.keys, key, ms)}
+
+    %{
+      state
+      | keys: state.keys |> Map.put(key, ms) |> Enum.sort() |> Enum.take(-@keys_asked_again) |> Map.new()
+    }
   end
 
   # --- objects in sessions ---
@@ -241,7 +265,7 @@ defmodule Chaos.Caller do
 
   defp options(state, runtime \\ []) do
     timeout = if state.calm, do: 30_000, else: 500 + :rand.uniform(2_500)
-    [pool: :chaos, __runtime__: [timeout: timeout] ++ runtime]
+    [pool: state.pool, __runtime__: [timeout: timeout] ++ runtime]
   end
 
   defp next(state), do: {"#{state.name}-#{state.count}", %{state | count: state.count + 1}}
@@ -263,18 +287,24 @@ Logger.configure(level: :error)
 Application.put_env(:snakebridge, :pools, [])
 {:ok, _} = Application.ensure_all_started(:snakebridge)
 
-{:ok, _} =
-  SnakeBridge.Pool.start_link(
-    name: :chaos,
-    size: String.to_integer(System.get_env("CHAOS_POOL", "2")),
-    python: Path.join(root, ".venv/bin/python"),
-    journal: System.fetch_env!("CHAOS_JOURNAL"),
-    max_connections: 8,
-    kill_after: 1_500,
-    env: [{"PYTHONPATH", Path.join(__DIR__, "python")}]
-  )
+pool = fn name, options ->
+  {:ok, _} =
+    SnakeBridge.Pool.start_link(
+      [
+        name: name,
+        python: Path.join(root, ".venv/bin/python"),
+        journal: System.fetch_env!("CHAOS_JOURNAL"),
+        max_connections: 8,
+        kill_after: 1_500
+      ] ++ options
+    )
 
-{:ok, _} = SnakeBridge.call("math", "sqrt", [16], pool: :chaos, __runtime__: [timeout: 60_000])
+  {:ok, _} = SnakeBridge.call("math", "sqrt", [16], pool: name, __runtime__: [timeout: 60_000])
+end
+
+path = {"PYTHONPATH", Path.join(__DIR__, "python")}
+pool.(:chaos, size: 2, env: [path, {"CHAOS_STEADY", nil}])
+if System.get_env("CHAOS_STEADY"), do: pool.(:steady, size: 1, env: [path])
 
 callers =
   for number <- 1..String.to_integer(System.fetch_env!("CHAOS_PROCESSES")),

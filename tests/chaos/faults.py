@@ -11,7 +11,7 @@ import resource
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -62,8 +62,8 @@ def half_open(world: World, chance: random.Random) -> None:
 
 
 def clock_jump(world: World, chance: random.Random) -> None:
-    """A worker's time of day is another: less than the journal keeps an answer in the one direction, days in the other."""
-    _ordered("running", f"clock {chance.choice([-3 * 86400, -60, 0, 60, 20 * 3600])}")(world, chance)
+    """A worker's time of day is another, by less than the time for which the journal keeps an answer."""
+    _ordered("running", f"clock {chance.choice([-3 * 3600, -60, 0, 60, 20 * 3600])}")(world, chance)
 
 
 def kill_worker(world: World, chance: random.Random) -> None:
@@ -190,27 +190,31 @@ FAULTS: dict[str, Fault] = {
 SLOW = frozenset({"everything is killed", "the journal is damaged"})
 
 
-def schedule(seed: int) -> Iterator[tuple[float, str]]:
+PAUSE = (0.05, 0.8)  # seconds between two faults
+
+
+def schedule(seed: int, faults: Mapping[str, Fault] = FAULTS, pause: tuple[float, float] = PAUSE) -> Iterator[tuple[float, str]]:
     """What happens after how long a pause: every fault once per round, the slow ones once in three rounds."""
     chance = random.Random(seed)
     number = 0
     while True:
         number += 1
-        deck = [name for name in FAULTS if name not in SLOW or number % 3 == 1]
+        deck = [name for name in faults if name not in SLOW or number % 3 == 1]
         chance.shuffle(deck)
         for name in deck:
-            yield chance.uniform(0.05, 0.8), name
+            yield chance.uniform(*pause), name
 
 
-def inject(world: World, seed: int, until: float) -> None:
+def inject(world: World, seed: int, until: float, faults: Mapping[str, Fault] = FAULTS, pause: tuple[float, float] = PAUSE) -> None:
     """Does all that a schedule says until a moment of the monotonic clock."""
     chance = random.Random(seed + 1)
-    for pause, name in schedule(seed):
-        if time.monotonic() + pause > until:
+    for wait, name in schedule(seed, faults, pause):
+        left = until - time.monotonic()
+        time.sleep(max(0.0, min(wait, left)))
+        if wait > left:
             return
-        time.sleep(pause)
         began = now()
-        FAULTS[name](world, chance)
+        faults[name](world, chance)
         world.faults.append(name)
         with open(world.directory / "faults.log", "a") as log:
             log.write(f"{began / 1e6:.6f} {now() / 1e6:.6f} {name}\n")

@@ -26,7 +26,8 @@ KEYS_ASKED_AGAIN = 30
 class GatewayDriver:
     """A gateway and the threads that use it."""
 
-    def __init__(self, seed: int, threads: int = 3, pause_ms: int = 5) -> None:
+    def __init__(self, seed: int, threads: int = 3, pause_ms: int = 5, environment: dict[str, str] | None = None) -> None:
+        self._environment = environment or {}
         self.pause_ms = pause_ms
         self._seed = seed
         self._threads = threads
@@ -38,7 +39,7 @@ class GatewayDriver:
     def start(self, world: World, life: int) -> None:
         directory = world.directory / f"gateway-{life}"
         directory.mkdir()
-        environment = {**world.environment(), "PYTHONPATH": str(HERE / "python")}
+        environment = {**world.environment(), **self._environment, "PYTHONPATH": str(HERE / "python")}
         flags = ["--adapter", "snakebridge_adapter.SnakeBridgeAdapter", "--journal", str(world.journal)]
         started = Gateway(directory, self._beam, *flags, env=environment)
         with self._changed:
@@ -100,7 +101,7 @@ class _Caller(threading.Thread):
             while not self._calm.wait(self._chance.uniform(0, self._driver.pause_ms / 1000)):
                 getattr(self, f"_{self._chance.choice(KINDS)}")()
             self._register = None
-            for key, milliseconds in sorted(self._keys.items())[-KEYS_ASKED_AGAIN:]:
+            for key, milliseconds in sorted(self._keys.items()):
                 self._ask_key(key, milliseconds)
             for act in (self._plain, self._idempotent, self._append, self._append, self._stream):
                 act()
@@ -126,6 +127,8 @@ class _Caller(threading.Thread):
 
     def _ask_key(self, key: str, milliseconds: int) -> None:
         self._keys[key] = milliseconds
+        if len(self._keys) > KEYS_ASKED_AGAIN:
+            del self._keys[min(self._keys)]
         self._call(self._next(), "keyed", key, "apply", key, milliseconds, idempotency_key=key)
 
     def _append(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["plain", "idempotent", "keyed", "ask", "make", "append", "stream"]
+Kind = Literal["plain", "idempotent", "keyed", "ask", "make", "append", "stream", "share"]
 Verdict = Literal["ok", "fail", "info"]
 
 # What these errors refuse has not begun, also where they do not say so.

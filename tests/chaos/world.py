@@ -86,8 +86,8 @@ class World:
         self.driver.start(self, self.life)
 
     def executors(self) -> list[int]:
-        """The workers that run now."""
-        return [pid for pid, command in marked(self.mark).items() if "bridge_adapter.executor" in command]
+        """The workers that run now, without those that nobody is to harm."""
+        return [pid for pid, command in marked(self.mark).items() if "bridge_adapter.executor" in command and not is_steady(pid)]
 
     def signal(self, pid: int, number: int) -> None:
         """Signals a process of this run, if it still is one."""
@@ -124,8 +124,8 @@ class World:
 class Beam:
     """The Elixir driver: driver.exs in a BEAM of its own."""
 
-    def __init__(self, seed: int, processes: int = 4, pause_ms: int = 5) -> None:
-        self._settings = {"CHAOS_SEED": str(seed), "CHAOS_PROCESSES": str(processes), "CHAOS_PAUSE": str(pause_ms)}
+    def __init__(self, seed: int, processes: int = 4, pause_ms: int = 5, environment: dict[str, str] | None = None) -> None:
+        self._settings = {**(environment or {}), "CHAOS_SEED": str(seed), "CHAOS_PROCESSES": str(processes), "CHAOS_PAUSE": str(pause_ms)}
         self._process: subprocess.Popen[str] | None = None
         self._lines: _Lines | None = None
         self._log: Path | None = None
@@ -216,6 +216,14 @@ class _Lines:
         with self._changed:
             self._changed.wait_for(lambda: word in self._lines or self._ended, seconds)
             return list(self._lines)
+
+
+def is_steady(pid: int) -> bool:
+    """Whether a worker is one that nobody harms."""
+    try:
+        return b"CHAOS_STEADY=" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def now() -> int:

@@ -51,6 +51,11 @@ def ask(effect: str, function: Callable[[str], Any]) -> list[Any]:
     return [effect, function(effect)]
 
 
+def echo(effect: str, data: Any) -> list[Any]:
+    """What came, as it came."""
+    return [effect, data]
+
+
 class Register:
     """An object in a session. It knows its name, and what was appended to it."""
 
