@@ -31,6 +31,7 @@ EXPECTED = frozenset(
 )
 # What user code may meet: no files, no memory, no threads.
 EXPECTED_TYPES = ("OSError", "MemoryError", "RuntimeError")
+SHORTAGES = ("Too many open files", "Cannot allocate memory", "No space left on device", "File too large", "can't start new thread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def streams_bring_every_item_once(evidence: Evidence) -> Iterator[str]:
 def errors_are_those_of_the_faults(evidence: Evidence) -> Iterator[str]:
     for operation in evidence.operations:
         category, kind = operation.category, (operation.error_type or "").rpartition(".")[2]
-        if category is None or category == "idempotency_conflict":
+        if category is None or category == "idempotency_conflict" or any(shortage in operation.message for shortage in SHORTAGES):
             continue
         if category not in EXPECTED or (category == "python_error" and kind not in EXPECTED_TYPES):
             yield f"{_name(operation)} ended with {category} {operation.error_type or ''}: {operation.message}"
