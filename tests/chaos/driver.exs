@@ -283,7 +283,7 @@ end
 
 root = Path.expand("../..", __DIR__)
 {:ok, _} = Application.ensure_all_started(:logger)
-Logger.configure(level: :error)
+Logger.configure(level: :warning)
 Application.put_env(:snakebridge, :pools, [])
 {:ok, _} = Application.ensure_all_started(:snakebridge)
 
@@ -294,8 +294,7 @@ pool = fn name, options ->
         name: name,
         python: Path.join(root, ".venv/bin/python"),
         journal: System.fetch_env!("CHAOS_JOURNAL"),
-        max_connections: 8,
-        kill_after: 1_500
+        max_connections: 8
       ] ++ options
     )
 
@@ -303,7 +302,7 @@ pool = fn name, options ->
 end
 
 path = {"PYTHONPATH", Path.join(__DIR__, "python")}
-pool.(:chaos, size: 2, env: [path, {"CHAOS_STEADY", nil}])
+pool.(:chaos, size: 2, kill_after: 1_500, env: [path, {"CHAOS_STEADY", nil}])
 if System.get_env("CHAOS_STEADY"), do: pool.(:steady, size: 1, env: [path])
 
 callers =
