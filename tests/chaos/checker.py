@@ -243,8 +243,12 @@ def every_call_ends(evidence: Evidence) -> Iterator[str]:
 
 
 def the_next_call_works(evidence: Evidence) -> Iterator[str]:
-    for operation in evidence.operations:
-        if operation.calm and not operation.answered:
+    """When all faults are over. Whoever was told when to come again has to be answered then."""
+    calm = [operation for operation in evidence.operations if operation.calm]
+    answered = {(operation.process, operation.kind): operation.invoked for operation in calm if operation.answered}
+    for operation in calm:
+        later = answered.get((operation.process, operation.kind if operation.kind != "make" else "append"), 0) > operation.invoked
+        if not operation.answered and not (operation.retry_after_ms is not None and later):
             yield f"{_name(operation)} was made when all faults were over, and ended with {operation.category}: {operation.message}"
 
 

@@ -3,8 +3,9 @@
 #     elixir -pa _build/test/lib/snakebridge/ebin tests/chaos/driver.exs
 #
 # CHAOS_DIR takes the history, CHAOS_SEED and CHAOS_LIFE (how often this BEAM was started) say which calls are made, CHAOS_PROCESSES by how many,
-# CHAOS_PAUSE (ms) how fast. With CHAOS_STEADY half of them use a worker that nobody harms. Prints `ready`; on `settle` the processes end what they do and ask once more, without haste, for what they
-# have asked before; then it prints `settled` and waits for the end of its input.
+# CHAOS_PAUSE (ms) how fast. With CHAOS_STEADY half of them use a worker that nobody harms. Prints `ready`; on `settle`
+# the processes end what they do and ask once more, without haste, for what they have asked before; then it prints `settled`. On `restart` and
+# `drain` the pool does that, beside the calls. Ends with its input.
 
 defmodule Chaos.History do
   @moduledoc "One file of JSON lines per process, each written at once."
@@ -53,6 +54,9 @@ defmodule Chaos.Caller do
   @kinds [plain: 4, idempotent: 3, keyed: 5, append: 4, pair: 1, stream: 2, ask: 2, share: 1]
   @deck for {kind, times} <- @kinds, _ <- 1..times, do: kind
   @longest_register 25
+  @most_patience 20
+  # Who is refused does not ask again at once.
+  @pause_after_refusal 20
   @steady? System.get_env("CHAOS_STEADY") != nil
   @keys_asked_again 30
 
@@ -85,10 +89,25 @@ defmodule Chaos.Caller do
     end
   end
 
-  # All faults are over: whatever was asked is asked again, and must be answered.
+  # All faults are over: whatever was asked is asked again, and must be answered; by whoever says when to come again, then.
   defp settle(state) do
-    state = Enum.reduce(state.keys, state, fn {key, ms}, state -> keyed(key, ms, state) end)
-    Enum.reduce([:plain, :idempotent, :append, :append, :stream, :ask, :share], state, &act/2)
+    asked = for {key, ms} <- state.keys, do: &keyed(key, ms, &1)
+    every = for kind <- [:plain, :idempotent, :append, :append, :stream, :ask, :share], do: &act(kind, &1)
+    Enum.reduce(asked ++ every, state, &patiently(&1, &2, @most_patience))
+  end
+
+  defp patiently(act, state, times) do
+    Process.delete(:retry_after_ms)
+    state = act.(state)
+
+    case Process.get(:retry_after_ms) do
+      ms when is_integer(ms) and times > 0 ->
+        Process.sleep(ms)
+        patiently(act, state, times - 1)
+
+      _ ->
+        state
+    end
   end
 
   # --- the kinds of calls ---
@@ -246,6 +265,7 @@ defmodule Chaos.Caller do
 
       {:error, error} ->
         History.write(state.file, [type: :error, op: op] ++ told(error))
+        unless state.calm, do: Process.sleep(@pause_after_refusal)
     end
 
     answer
@@ -255,7 +275,10 @@ defmodule Chaos.Caller do
     do: [type: :invoke, process: state.name, op: op, kind: kind, target: target, calm: state.calm]
 
   defp told(error) do
+    Process.put(:retry_after_ms, error.retry_after_ms)
+
     [
+      retry_after_ms: error.retry_after_ms,
       category: error.category,
       outcome: error.outcome,
       error_type: error.python_type,
@@ -301,8 +324,10 @@ pool = fn name, options ->
   {:ok, _} = SnakeBridge.call("math", "sqrt", [16], pool: name, __runtime__: [timeout: 60_000])
 end
 
+# Breakers open when so many workers die. They are tried, too, but with most seeds the calls are to go on.
+breaker = if rem(String.to_integer(System.fetch_env!("CHAOS_SEED")), 3) == 0, do: [], else: [breaker: false]
 path = {"PYTHONPATH", Path.join(__DIR__, "python")}
-pool.(:chaos, size: 2, kill_after: 1_500, env: [path, {"CHAOS_STEADY", nil}])
+pool.(:chaos, breaker ++ [size: 2, kill_after: 1_500, env: [path, {"CHAOS_STEADY", nil}]])
 if System.get_env("CHAOS_STEADY"), do: pool.(:steady, size: 1, env: [path])
 
 callers =
@@ -311,22 +336,33 @@ callers =
 
 IO.puts("ready")
 
-case IO.gets("") do
-  "settle" <> _ ->
-    for {pid, _} <- callers, do: send(pid, {:settle, self()})
+settle = fn ->
+  for {pid, _} <- callers, do: send(pid, {:settle, self()})
 
-    for {pid, monitor} <- callers do
-      receive do
-        {:settled, ^pid} -> :ok
-        {:DOWN, ^monitor, _, _, reason} -> IO.puts("failed: a caller ended: #{inspect(reason)}")
-      end
+  for {pid, monitor} <- callers do
+    receive do
+      {:settled, ^pid} -> :ok
+      {:DOWN, ^monitor, _, _, reason} -> IO.puts("failed: a caller ended: #{inspect(reason)}")
     end
+  end
 
-    IO.puts("settled")
-    IO.gets("")
-
-  _ ->
-    :ok
+  IO.puts("settled")
 end
+
+# What a pool does to itself while calls go on. It may fail, as its workers may.
+life = fn name, steps ->
+  spawn(fn ->
+    for {function, args} <- steps, do: apply(SnakeBridge.Pool, function, args)
+    IO.puts(name)
+  end)
+end
+
+IO.stream(:stdio, :line)
+|> Enum.each(fn
+  "settle\n" -> settle.()
+  "restart\n" -> life.("restarted", restart: [:chaos, [max_wait: 1_000]])
+  "drain\n" -> life.("drained", drain: [:chaos, 500], resume: [:chaos])
+  "stop\n" -> System.stop()
+end)
 
 System.stop()

@@ -91,6 +91,18 @@ def kill_client(world: World, _: random.Random) -> None:
     world.restart()
 
 
+def rolling_restart(world: World, chance: random.Random) -> None:
+    """The pool replaces its workers, one after the other."""
+    if world.driver.have("restart"):
+        time.sleep(chance.uniform(0.0, 2.0))
+
+
+def drain(world: World, chance: random.Random) -> None:
+    """The pool refuses new calls, lets the others end, stops, and starts again."""
+    if world.driver.have("drain"):
+        time.sleep(chance.uniform(0.0, 2.0))
+
+
 def journal_busy(world: World, chance: random.Random) -> None:
     """Somebody else holds the journal's lock for a while: what a slow disk looks like from here."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(world.journal, timeout=1, isolation_level=None)) as other:
@@ -180,6 +192,8 @@ FAULTS: dict[str, Fault] = {
     "every worker is killed": kill_every_worker,
     "a worker is frozen": freeze_worker,
     "everything is killed": kill_client,
+    "the pool restarts its workers": rolling_restart,
+    "the pool drains and resumes": drain,
     "the journal is busy": journal_busy,
     "the journal's disk is full": journal_full,
     "the journal is damaged": journal_damaged,

@@ -9,6 +9,8 @@ import json
 import random
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +23,7 @@ KINDS = ("plain", "idempotent", "keyed", "keyed", "append", "stream")
 TIMEOUT = 3.0
 CALM_TIMEOUT = 30.0
 KEYS_ASKED_AGAIN = 30
+MOST_PATIENCE = 20
 
 
 class GatewayDriver:
@@ -62,6 +65,9 @@ class GatewayDriver:
             assert self._gateway is not None
             return self._gateway
 
+    def have(self, order: str) -> bool:
+        return False  # one gateway has one executor; Snakepit replaces gateways
+
     def settle(self) -> None:
         for caller in self._callers:
             caller.settle()
@@ -91,6 +97,7 @@ class _Caller(threading.Thread):
         self._keys: dict[str, int] = {}
         self._register: tuple[str, dict[str, Any]] | None = None
         self._calm = threading.Event()
+        self._retry_after_ms: int | None = None
         self.start()
 
     def settle(self) -> None:
@@ -102,13 +109,22 @@ class _Caller(threading.Thread):
                 getattr(self, f"_{self._chance.choice(KINDS)}")()
             self._register = None
             for key, milliseconds in sorted(self._keys.items()):
-                self._ask_key(key, milliseconds)
+                self._patiently(partial(self._ask_key, key, milliseconds))
             for act in (self._plain, self._idempotent, self._append, self._append, self._stream):
-                act()
+                self._patiently(act)
         except Exception as error:
             self.error = error
         finally:
             self._file.close()
+
+    def _patiently(self, act: Callable[[], None]) -> None:
+        """Does it again for as long as it is told to come again later."""
+        for _ in range(MOST_PATIENCE):
+            self._retry_after_ms = None
+            act()
+            if self._retry_after_ms is None:
+                return
+            time.sleep(self._retry_after_ms / 1000)
 
     # --- the kinds of calls ---
 
@@ -181,6 +197,7 @@ class _Caller(threading.Thread):
         return None
 
     def _write(self, **fields: Any) -> None:
+        self._retry_after_ms = fields.get("retry_after_ms")
         self._file.write(json.dumps({"at": now(), **fields}) + "\n")
 
     def _next(self) -> str:
@@ -216,6 +233,7 @@ def _told(error: grpc.RpcError | ToolFailed) -> dict[str, Any]:
     return {
         "category": category,
         "outcome": payload["details"].get("outcome"),
+        "retry_after_ms": payload["details"].get("retry_after_ms"),
         "error_type": payload["qualified_type"],
         "message": str(payload["message"])[:300],
     }

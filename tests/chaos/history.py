@@ -54,6 +54,7 @@ class Operation:
     outcome: str | None = None
     error_type: str | None = None
     message: str = ""
+    retry_after_ms: int | None = None
     attempts: int | None = None
     replayed: bool = False
     wanted: int | None = None
@@ -133,6 +134,7 @@ def read(directory: Path) -> History:
             outcome=line.get("outcome"),
             error_type=line.get("error_type"),
             message=line.get("message", ""),
+            retry_after_ms=line.get("retry_after_ms"),
             attempts=line.get("attempts"),
             replayed=line.get("replayed", False),
             wanted=begun.wanted,

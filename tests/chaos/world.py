@@ -41,6 +41,9 @@ class Driver(Protocol):
 
     def settle(self) -> None: ...
 
+    def have(self, order: str) -> bool:
+        """Has it drain or restart its workers, beside the calls; False when it cannot."""
+
     def close(self) -> None: ...
 
 
@@ -155,6 +158,10 @@ class Beam:
         assert self._process is not None
         self._process.kill()
         self._reap()
+
+    def have(self, order: str) -> bool:
+        self._say(f"{order}\n")
+        return True
 
     def settle(self) -> None:
         self._say("settle\n")
