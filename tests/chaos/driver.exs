@@ -315,7 +315,6 @@ pool = fn name, options ->
     SnakeBridge.Pool.start_link(
       [
         name: name,
-        python: Path.join(root, ".venv/bin/python"),
         journal: System.fetch_env!("CHAOS_JOURNAL"),
         max_connections: 8
       ] ++ options
@@ -327,8 +326,15 @@ end
 # Breakers open when so many workers die. They are tried, too, but with most seeds the calls are to go on.
 breaker = if rem(String.to_integer(System.fetch_env!("CHAOS_SEED")), 3) == 0, do: [], else: [breaker: false]
 path = {"PYTHONPATH", Path.join(__DIR__, "python")}
-pool.(:chaos, breaker ++ [size: 2, kill_after: 1_500, env: [path, {"CHAOS_STEADY", nil}]])
-if System.get_env("CHAOS_STEADY"), do: pool.(:steady, size: 1, env: [path])
+python = Path.join(root, ".venv/bin/python")
+behind_proxy = System.fetch_env!("CHAOS_PYTHON")
+
+pool.(
+  :chaos,
+  breaker ++ [python: behind_proxy] ++ [size: 2, kill_after: 1_500, env: [path, {"CHAOS_STEADY", nil}]]
+)
+
+if System.get_env("CHAOS_STEADY"), do: pool.(:steady, python: python, size: 1, env: [path])
 
 callers =
   for number <- 1..String.to_integer(System.fetch_env!("CHAOS_PROCESSES")),

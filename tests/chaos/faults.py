@@ -61,6 +61,13 @@ def half_open(world: World, chance: random.Random) -> None:
     _ordered("answer", f"hold {chance.uniform(0.5, 4.0):.3f}")(world, chance)
 
 
+def wire(world: World, chance: random.Random) -> None:
+    """Between client and worker, a connection breaks, stalls or slows down after so many bytes of a message."""
+    count = chance.choice([0, 1, 3, 4, 5, 20, 100])
+    order = chance.choice([f"cut {count}", f"stall {count} {chance.uniform(0.1, 4.0):.3f}", f"trickle {count}"])
+    _ordered(chance.choice(["wire-up", "wire-down"]), order)(world, chance)
+
+
 def clock_jump(world: World, chance: random.Random) -> None:
     """A worker's time of day is another, by less than the time for which the journal keeps an answer."""
     _ordered("running", f"clock {chance.choice([-3 * 3600, -60, 0, 60, 20 * 3600])}")(world, chance)
@@ -187,6 +194,8 @@ FAULTS: dict[str, Fault] = {
     **{f"killed {name}": _ordered(*order) for name, order in DEATHS.items()},
     **{name: _ordered(*order) for name, order in BREAKS.items()},
     "the answer does not come": half_open,
+    "on the wire": wire,
+    "on the wire again": wire,
     "the clock jumps": clock_jump,
     "a worker is killed": kill_worker,
     "every worker is killed": kill_every_worker,

@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ BEAM_FILES = ROOT / "_build" / "test" / "lib" / "snakebridge" / "ebin"
 START_SECONDS = 60.0
 SETTLE_SECONDS = 150.0
 GONE_SECONDS = 15.0
+PROXY = "through_proxy.py"
+_EXECUTOR = "-m bridge_adapter.executor"
 
 
 class DriverFailed(Exception):
@@ -90,7 +93,7 @@ class World:
 
     def executors(self) -> list[int]:
         """The workers that run now, without those that nobody is to harm."""
-        return [pid for pid, command in marked(self.mark).items() if "bridge_adapter.executor" in command and not is_steady(pid)]
+        return [pid for pid, command in marked(self.mark).items() if _EXECUTOR in command and PROXY not in command and not is_steady(pid)]
 
     def signal(self, pid: int, number: int) -> None:
         """Signals a process of this run, if it still is one."""
@@ -139,7 +142,12 @@ class Beam:
         return self._process.pid
 
     def start(self, world: World, life: int) -> None:
-        settings = {**self._settings, "CHAOS_LIFE": str(life), "CHAOS_JOURNAL": str(world.journal)}
+        settings = {
+            **self._settings,
+            "CHAOS_LIFE": str(life),
+            "CHAOS_JOURNAL": str(world.journal),
+            "CHAOS_PYTHON": self._python(world.directory),
+        }
         self._log = world.directory / f"beam-{life}.log"
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
@@ -153,6 +161,15 @@ class Beam:
         assert self._process.stdout is not None
         self._lines = _Lines(self._process.stdout)
         self._await("ready", START_SECONDS)
+
+    def _python(self, directory: Path) -> str:
+        """What the pool takes for Python: with every second seed a proxy stands between it and its workers."""
+        if self._seed % 2:
+            return sys.executable
+        wrapper = directory / "python"
+        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {HERE / PROXY} "$@"\n')
+        wrapper.chmod(0o700)
+        return str(wrapper)
 
     def kill(self) -> None:
         assert self._process is not None

@@ -11,7 +11,7 @@ import signal
 import time
 from typing import Any
 
-_DIRECTORY = os.environ.get("CHAOS_POINTS", "")
+DIRECTORY = os.environ.get("CHAOS_POINTS", "")
 _sleep = time.sleep
 _time = time.time
 _offset = 0.0
@@ -20,7 +20,7 @@ _HELLO_FRAME = 64 * 1024  # the limit of a connection that has not been greeted
 
 def taken(point: str) -> list[str] | None:
     """The words of the order for this point, if there is one and nobody else has taken it."""
-    path = f"{_DIRECTORY}/{point}"
+    path = f"{DIRECTORY}/{point}"
     try:
         with open(path) as file:
             words = file.read().split()
