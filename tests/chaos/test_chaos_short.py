@@ -23,5 +23,5 @@ def compiled() -> None:
 def test_no_promise_is_broken_while_everything_fails(compiled: None, tmp_path: Path, through: str, seconds: float) -> None:
     report = run.run(tmp_path / "run", through, SEED, seconds)
     assert not report.violations, f"CHAOS_THROUGH={through} CHAOS_SEED={SEED}: {report}"
-    assert report.answers["ok"] > 50
-    assert report.faults.total() > 3
+    assert report.answers["ok"] > 10
+    assert report.faults.total() > 2

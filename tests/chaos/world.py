@@ -131,6 +131,7 @@ class Beam:
     """The Elixir driver: driver.exs in a BEAM of its own."""
 
     def __init__(self, seed: int, processes: int = 4, pause_ms: int = 5, environment: dict[str, str] | None = None) -> None:
+        self._seed = seed
         self._settings = {**(environment or {}), "CHAOS_SEED": str(seed), "CHAOS_PROCESSES": str(processes), "CHAOS_PAUSE": str(pause_ms)}
         self._process: subprocess.Popen[str] | None = None
         self._lines: _Lines | None = None
