@@ -6,26 +6,36 @@ defmodule Load do
   @moduledoc "Callers that make idempotent calls until they are stopped, and count them."
 
   @doc "Runs `work` with that many callers beside it; calls made, and errors among them, while it ran."
-  def beside(pool, callers, work) do
+  def beside(pool, callers, work, seconds_each \\ 0.002) do
     counts = :counters.new(2, [])
     stop = :atomics.new(1, [])
-    tasks = for _ <- 1..callers, do: Task.async(fn -> loop(pool, counts, stop) end)
+    tasks = for _ <- 1..callers, do: Task.async(fn -> loop(pool, counts, stop, seconds_each) end)
+    await(counts, callers)
+    before = :counters.get(counts, 1)
     started = System.monotonic_time(:microsecond)
     result = work.()
     seconds = (System.monotonic_time(:microsecond) - started) / 1.0e6
-    made = :counters.get(counts, 1)
+    made = :counters.get(counts, 1) - before
     :atomics.put(stop, 1, 1)
     Task.await_many(tasks, 60_000)
     %{result: result, made: made, failed: :counters.get(counts, 2), per_second: made / seconds}
   end
 
-  defp loop(pool, counts, stop) do
-    case SnakeBridge.call("time", "sleep", [0.002], pool: pool, idempotent: true) do
+  # Until all of them are at it.
+  defp await(counts, callers) do
+    unless :counters.get(counts, 1) >= callers do
+      Process.sleep(5)
+      await(counts, callers)
+    end
+  end
+
+  defp loop(pool, counts, stop, seconds) do
+    case SnakeBridge.call("time", "sleep", [seconds], pool: pool, idempotent: true) do
       {:ok, nil} -> :counters.add(counts, 1, 1)
       {:error, _} -> :counters.add(counts, 2, 1)
     end
 
-    if :atomics.get(stop, 1) == 0, do: loop(pool, counts, stop)
+    if :atomics.get(stop, 1) == 0, do: loop(pool, counts, stop, seconds)
   end
 end
 
@@ -103,7 +113,7 @@ if function_exported?(SnakeBridge.Pool, :restart, 2) do
   Bench.row("rolling_restart_failed", rolling.failed, "calls", rolling.made)
 
   {:ok, %{duration_ms: drained}} =
-    Load.beside(:rolling, 8, fn -> SnakeBridge.Pool.drain(:rolling, 10_000) end).result
+    Load.beside(:rolling, 8, fn -> SnakeBridge.Pool.drain(:rolling, 10_000) end, 0.05).result
 
   Bench.row("drain_ms", drained, "ms", 1)
   stop.(pid)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from checker import RULES, check
 from history import Effect, History, Operation, Window
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 STEP = 1000
@@ -306,6 +306,7 @@ PLANTS: list[tuple[Plant, str]] = [
 ]
 
 
+@settings(deadline=None)
 @given(chance=st.randoms(use_true_random=False), calls=st.integers(0, 60))
 def test_an_ideal_world_has_no_violations(chance: random.Random, calls: int) -> None:
     assert check(ideal(chance, calls).history()) == []
