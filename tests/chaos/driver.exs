@@ -334,7 +334,8 @@ pool.(
   breaker ++ [python: behind_proxy] ++ [size: 2, kill_after: 1_500, env: [path, {"CHAOS_STEADY", nil}]]
 )
 
-if System.get_env("CHAOS_STEADY"), do: pool.(:steady, python: python, size: 1, env: [path])
+if System.get_env("CHAOS_STEADY"),
+  do: pool.(:steady, python: python, size: 1, env: [path, {"CHAOS_POINTS", ""}])
 
 callers =
   for number <- 1..String.to_integer(System.fetch_env!("CHAOS_PROCESSES")),
