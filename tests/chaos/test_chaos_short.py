@@ -19,7 +19,7 @@ def compiled() -> None:
     subprocess.run(["mix", "compile"], cwd=ROOT, env={**os.environ, "MIX_ENV": "test"}, capture_output=True, check=True)
 
 
-@pytest.mark.parametrize(("through", "seconds"), [("pool", 9.0), ("gateway", 4.0)])
+@pytest.mark.parametrize(("through", "seconds"), [("pool", 8.0), ("gateway", 4.0)])
 def test_no_promise_is_broken_while_everything_fails(compiled: None, tmp_path: Path, through: str, seconds: float) -> None:
     report = run.run(tmp_path / "run", through, SEED, seconds)
     assert not report.violations, f"CHAOS_THROUGH={through} CHAOS_SEED={SEED}: {report}"

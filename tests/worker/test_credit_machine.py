@@ -135,5 +135,5 @@ class Machine(RuleBasedStateMachine):
 def test_credit(worker: Worker) -> None:
     Machine.worker = worker
     machine: Any = Machine.TestCase
-    machine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+    machine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
     machine("runTest").runTest()

@@ -126,4 +126,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestRefStore = Machine.TestCase
-TestRefStore.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestRefStore.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
