@@ -5,13 +5,15 @@ Standard library only: it is in use before grpc is imported.
 
 from __future__ import annotations
 
+import functools
 import os
 
 GONE = -1
 
 
 def started(pid: int) -> int:
-    """When a process started, in clock ticks since the system did; 0 where there is no /proc and the process lives; GONE."""
+    """When a process started, in clock ticks since the system did; 0 where it lives and that cannot be told (there is no /proc, or this
+    process may open no more files); GONE."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -35,6 +37,7 @@ def namespace() -> int:
         return 0
 
 
+@functools.cache  # a process that may open no more files must know it, too
 def _boot() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -60,6 +63,9 @@ def lives(process: str) -> bool:
         boot, space, pid, start = process.split(".")
         if boot != _boot():
             return False
-        return int(space, 16) != namespace() or started(int(pid)) == int(start)
+        if int(space, 16) != namespace():
+            return True
+        found = started(int(pid))
+        return found != GONE and (found == int(start) or 0 in (found, int(start)))
     except ValueError:
         return False

@@ -312,6 +312,19 @@ def test_only_its_user_may_read_it(path: Path) -> None:
     journal.close()
 
 
+def test_a_process_is_not_taken_for_dead_by_one_that_may_open_no_files() -> None:
+    code = """
+import os, resource, sys
+from bridge_adapter import processes
+processes.token()
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, 4096))
+sys.exit(0 if processes.lives(sys.argv[1]) and not processes.lives(sys.argv[2]) else 1)
+"""
+    boot, space, _, start = processes.token().split(".")
+    gone = f"{boot}.{space}.{2**22 + 1}.{start}"
+    assert subprocess.run([sys.executable, "-c", code, processes.token(), gone], check=False).returncode == 0
+
+
 def test_a_process_is_told_from_the_next_one_of_its_pid() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     token = processes.token(child.pid)

@@ -23,6 +23,7 @@ ALLOWED = {
     ("bridge_adapter/compat/__init__.py", "exec"): "a module of the same name that is installed further down the path, run under its name",
     ("bridge_adapter/lifeline.py", "ctypes"): "prctl: the process ends with its parent",
     ("bridge_adapter/calls.py", "ctypes"): "PyThreadState_SetAsyncExc: interrupts a call",
+    ("bridge_adapter/memory.py", "ctypes"): "malloc_trim: gives memory back to the system",
 }
 
 _TERMS = re.compile(r":erlang\.binary_to_term\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
