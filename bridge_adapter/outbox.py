@@ -120,7 +120,10 @@ class _Producer:
     def _open(self) -> None:
         session = self._request.call.session
         self._context = context = Context(self._dispatcher, session, self._request)
-        self._source = self._dispatcher.stream_tool(self._request)(context.payload(), context)
+        payload = context.payload()
+        if session.lineage is not None:
+            self._dispatcher.recovery().streams(context, payload)
+        self._source = self._dispatcher.stream_tool(self._request)(payload, context)
 
     def _close_source(self) -> None:
         close: Callable[[], None] | None = getattr(self._source, "close", None)

@@ -6,12 +6,12 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bridge_adapter.codec import Ref, StreamRef
 from bridge_adapter.codec.resolver import stream_type
-from bridge_adapter.errors import InvalidRequest, UnknownRef
+from bridge_adapter.errors import InvalidRequest, SessionLost, UnknownRef
 
 # Ids are 32 hex digits: 8 that name this process, 20 of chance, 4 that show that the id is one of ours and not just text.
 _PROCESS = os.urandom(4)
@@ -43,6 +43,9 @@ def unknown(ref_id: str, session_id: str) -> UnknownRef:
     return UnknownRef(f"Unknown SnakeBridge reference: {ref_id}", cure, **details)
 
 
+_identity = id
+
+
 class Entry:
     """One object. `unread`, `last_batch` and `failure` are only used by streams (tools/stream.py)."""
 
@@ -61,7 +64,7 @@ class Entry:
 class RefStore:
     """Refs of one session. Not locked: a session runs one call at a time, and dict operations are atomic for those that are concurrent."""
 
-    __slots__ = ("_entries", "_identities", "_max", "_session", "_ttl")
+    __slots__ = ("_entries", "_identities", "_max", "_session", "_ttl", "explain")
 
     def __init__(self, session: str, max_refs: int, ttl_s: float) -> None:
         self._session = session
@@ -69,6 +72,7 @@ class RefStore:
         self._identities: dict[int, str] = {}
         self._max = max_refs
         self._ttl = ttl_s
+        self.explain: Callable[[str], str] | None = None  # of a session that was rebuilt: why a ref did not come back
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -88,12 +92,12 @@ class RefStore:
                     entry.used = now
             self._ttl = float(ttl_s)
 
-    def add(self, obj: Any, module: str, library: str, serial: int) -> Ref | StreamRef:
+    def add(self, obj: Any, module: str, library: str, serial: int, id: str | None = None) -> Ref | StreamRef:
         """The ref of an object: the same one as long as the session holds it.
 
-        `serial` marks the answer that is being made: it never evicts its own refs.
+        `serial` marks the answer that is being made: it never evicts its own refs. `id`: what its id is to be, of an object made again.
         """
-        known = self._identities.get(id(obj))
+        known = self._identities.get(_identity(obj))
         if known is not None:
             entry = self._entries[known]
             entry.serial = serial
@@ -101,7 +105,7 @@ class RefStore:
         self._prune(serial)
         kind = stream_type(obj)
         name = type(obj).__name__
-        new_id = _new_id()
+        new_id = id or _new_id()
         ref: Ref | StreamRef
         if kind is None:
             ref = Ref(new_id, self._session, module, library, name)
@@ -111,7 +115,7 @@ class RefStore:
         if self._ttl:
             entry.used = time.monotonic()
         self._entries[new_id] = entry
-        self._identities[id(obj)] = new_id
+        self._identities[_identity(obj)] = new_id
         return ref
 
     def get(self, ref_id: str) -> Entry:
@@ -120,10 +124,32 @@ class RefStore:
             self._expire()
         entry = self._entries.get(ref_id)
         if entry is None:
-            raise unknown(ref_id, self._session)
+            raise self._missing(ref_id)
         if self._ttl:
             entry.used = time.monotonic()
         return entry
+
+    def _missing(self, ref_id: str) -> UnknownRef:
+        missing = unknown(ref_id, self._session)
+        reason = self.explain(ref_id) if self.explain is not None else ""
+        if self.explain is None or not (reason or missing.cure):
+            return missing
+        cure = f"it is gone with the Python process that held it, and was not rebuilt: {reason or 'how it was made is not recorded'}"
+        return SessionLost(missing.args[0], f"{cure}; make it again", **{**missing.details, "hint": cure})
+
+    def find(self, ref_id: str) -> Any:
+        """The object of an id, or None: a look that does not count as a use."""
+        entry = self._entries.get(ref_id)
+        return None if entry is None else entry.obj
+
+    def find_entry(self, ref_id: str) -> Entry | None:
+        """The same for its entry."""
+        return self._entries.get(ref_id)
+
+    def clear(self) -> None:
+        """Forgets all refs."""
+        self._entries.clear()
+        self._identities.clear()
 
     def __contains__(self, ref_id: str) -> bool:
         if self._ttl:

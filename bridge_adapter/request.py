@@ -58,6 +58,13 @@ class Request:
     refs: list[str] | None = None  # of a call with a key: the refs in its answer
     outcome: Outcome | None = None  # the same: how its answer came about
     afterwards: Callable[[], None] | None = None  # what is done when its answer has been sent
+    given: list[str] = field(default_factory=list)  # the refs that the payload named
+    functions: bool = False  # there are Elixir functions in the payload
+    # Of a call in a session that is recovered (docs/recovery.md):
+    raw: bytes | memoryview | None = None  # the message in which it came
+    read_again: Callable[[Request], None] | None = None  # reads its payload once more, when the session has its objects back
+    answer: bytes | None = None  # its own answer, if it had run before its process died
+    rebuilt: dict[str, Any] | None = None  # what it took to rebuild the session
 
 
 @dataclass(slots=True, eq=False)

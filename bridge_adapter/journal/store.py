@@ -29,6 +29,7 @@ Durability = Literal["process", "power"]
 _BUSY_SECONDS = 5.0
 _STEP_ROWS = 50  # deleted at a time: some 0.2 ms
 _TIDY_SECONDS = 10.0
+_TOUCH_SECONDS = 600.0
 _WRITE_BACK_EVERY = 500  # accesses
 _LONGEST_LOG = 16 * 1024 * 1024
 _APPLICATION = 0x534E4A4C  # "SNJL"
@@ -40,7 +41,24 @@ _MIGRATIONS = (
         owner TEXT NOT NULL, began REAL NOT NULL, expires REAL NOT NULL, ended REAL, refs TEXT NOT NULL DEFAULT '', answer BLOB
     );
     """,
+    """
+    CREATE TABLE lineages (
+        session TEXT PRIMARY KEY, owner TEXT NOT NULL, touched REAL NOT NULL, rebuilds INTEGER NOT NULL DEFAULT 0,
+        broken TEXT NOT NULL DEFAULT ''
+    );
+    CREATE TABLE lineage_records (
+        session TEXT NOT NULL, seq INTEGER NOT NULL, kind INTEGER NOT NULL, label TEXT NOT NULL, refs TEXT NOT NULL, given TEXT NOT NULL,
+        digests TEXT NOT NULL, raised TEXT NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL, key TEXT NOT NULL, reads INTEGER NOT NULL,
+        size INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (session, seq)
+    );
+    CREATE TABLE lineage_lost (session TEXT NOT NULL, ref TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (session, ref));
+    CREATE TABLE lineage_checkpoints (
+        session TEXT NOT NULL, ref TEXT NOT NULL, seq INTEGER NOT NULL, count INTEGER NOT NULL, value BLOB NOT NULL,
+        PRIMARY KEY (session, ref)
+    );
+    """,
 )
+_LINEAGES = ("lineage_records", "lineage_checkpoints", "lineage_lost", "lineages")
 
 T = TypeVar("T")
 
@@ -169,6 +187,19 @@ class Journal:
     def look(self, key: str) -> Row | None:
         """What is known of a key."""
         return self._do(lambda calls: _row(calls, key))
+
+    def write(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs statements of the caller's own as one transaction."""
+
+        def transaction(calls: sqlite3.Connection) -> T:
+            with _transaction(calls):
+                return action(calls)
+
+        return self._do(transaction)
+
+    def execute(self, statement: str, values: tuple[Any, ...], *, durably: bool) -> None:
+        """Runs one statement of the caller's own; `durably`: it survives what an answer survives."""
+        self._do(lambda calls: self._durably(calls, statement, values, durably and self._power))
 
     def close(self) -> None:
         """Closes the file. Rows of calls that still run stay as they are: their process is about to be gone."""
@@ -315,7 +346,19 @@ class Journal:
 
             self._forget(calls, expired, lambda: True)
             self._forget(calls, lambda state, *_: state != STARTED, lambda: self._too_much(calls))
+            self._forget_lineages(calls, now)
             self._write_back(calls)
+
+    def _forget_lineages(self, calls: sqlite3.Connection, now: float) -> None:
+        """Forgets the lineages of sessions whose processes are gone, and which nobody has rebuilt for as long as anything is kept."""
+        for session, owner, touched in calls.execute("SELECT session, owner, touched FROM lineages").fetchall():
+            if processes.lives(owner):
+                if touched < now - _TOUCH_SECONDS:
+                    calls.execute("UPDATE lineages SET touched = ? WHERE session = ? AND owner = ?", (now, session, owner))
+            elif touched < now - self.bounds.seconds:
+                with _transaction(calls):
+                    for table in _LINEAGES:
+                        calls.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
 
     def _write_back(self, calls: sqlite3.Connection) -> None:
         """Brings what is in the log into the file, so that the log can begin anew."""
@@ -328,7 +371,9 @@ class Journal:
 
     def _too_much(self, calls: sqlite3.Connection) -> bool:
         [[pages]], [[free]], [[size]] = (calls.execute(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size"))
-        if (pages - free) * size > self.bounds.bytes:
+        # Lineages have bounds of their own, and are no reason to forget answers.
+        [[lineages]] = calls.execute("SELECT coalesce(sum(size), 0) FROM lineage_records")
+        if (pages - free) * size - lineages > self.bounds.bytes:
             return True
         [[rows]] = calls.execute("SELECT count(*) FROM calls")
         return bool(rows > self.bounds.rows)
