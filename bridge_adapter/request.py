@@ -64,7 +64,6 @@ class Request:
     raw: bytes | memoryview | None = None  # the message in which it came
     read_again: Callable[[Request], None] | None = None  # reads its payload once more, when the session has its objects back
     answer: bytes | None = None  # its own answer, if it had run before its process died
-    rebuilt: dict[str, Any] | None = None  # what it took to rebuild the session
 
 
 @dataclass(slots=True, eq=False)

@@ -145,7 +145,10 @@ class Session:
         self._thread: _PinnedThread | None = None
 
     def configure(self, options: Any) -> None:
-        """Takes {"pinned": bool, "concurrent": bool, "max_refs": int, "ref_ttl": seconds, "recover": "lineage", ...}. Raises InvalidRequest."""
+        """Takes {"pinned": bool, "concurrent": bool, "max_refs": int, "ref_ttl": seconds, "recover": "lineage"}. Raises InvalidRequest.
+
+        With "recover" also {"replayable": bool, "on_difference": "fail" or "warn"}.
+        """
         if not isinstance(options, dict) or not set(options) <= _OPTIONS:
             raise InvalidRequest(f"session_options is a map of {', '.join(sorted(_OPTIONS))}, not {str(options)[:80]}")
         self.pinned = bool(options.get("pinned", self.pinned))

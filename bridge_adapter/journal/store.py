@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from bridge_adapter import processes
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
+from bridge_adapter.journal.schema import APPLICATION, LINEAGES, MIGRATIONS
 
 log = logging.getLogger("bridge_adapter.journal")
 
@@ -32,33 +33,6 @@ _TIDY_SECONDS = 10.0
 _TOUCH_SECONDS = 600.0
 _WRITE_BACK_EVERY = 500  # accesses
 _LONGEST_LOG = 16 * 1024 * 1024
-_APPLICATION = 0x534E4A4C  # "SNJL"
-# Each entry brings the file from the version before it to its own; the last is today's. Never change one that was released.
-_MIGRATIONS = (
-    """
-    CREATE TABLE calls (
-        key TEXT PRIMARY KEY, digest TEXT NOT NULL, form TEXT NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,
-        owner TEXT NOT NULL, began REAL NOT NULL, expires REAL NOT NULL, ended REAL, refs TEXT NOT NULL DEFAULT '', answer BLOB
-    );
-    """,
-    """
-    CREATE TABLE lineages (
-        session TEXT PRIMARY KEY, owner TEXT NOT NULL, touched REAL NOT NULL, rebuilds INTEGER NOT NULL DEFAULT 0,
-        broken TEXT NOT NULL DEFAULT ''
-    );
-    CREATE TABLE lineage_records (
-        session TEXT NOT NULL, seq INTEGER NOT NULL, kind INTEGER NOT NULL, label TEXT NOT NULL, refs TEXT NOT NULL, given TEXT NOT NULL,
-        digests TEXT NOT NULL, raised TEXT NOT NULL, count INTEGER NOT NULL, last INTEGER NOT NULL, key TEXT NOT NULL, reads INTEGER NOT NULL,
-        size INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (session, seq)
-    );
-    CREATE TABLE lineage_lost (session TEXT NOT NULL, ref TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (session, ref));
-    CREATE TABLE lineage_checkpoints (
-        session TEXT NOT NULL, ref TEXT NOT NULL, seq INTEGER NOT NULL, count INTEGER NOT NULL, value BLOB NOT NULL,
-        PRIMARY KEY (session, ref)
-    );
-    """,
-)
-_LINEAGES = ("lineage_records", "lineage_checkpoints", "lineage_lost", "lineages")
 
 T = TypeVar("T")
 
@@ -271,18 +245,18 @@ class Journal:
         try:
             [[version]], [[application]] = calls.execute("PRAGMA user_version"), calls.execute("PRAGMA application_id")
             [[tables]] = calls.execute("SELECT count(*) FROM sqlite_master")
-            if version > len(_MIGRATIONS):
+            if version > len(MIGRATIONS):
                 raise sqlite3.OperationalError(
-                    f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(_MIGRATIONS)}"
+                    f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(MIGRATIONS)}"
                 )
-            if (version or tables) and application != _APPLICATION:
+            if (version or tables) and application != APPLICATION:
                 raise sqlite3.OperationalError("it is a SQLite file, but not a journal; nothing was changed in it")
             _prepare(calls)
             [[found]] = calls.execute("PRAGMA quick_check(1)")
             if found != "ok":
                 raise _Unreadable(found)
-            for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-                marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {number}"
+            for number, script in enumerate(MIGRATIONS[version:], version + 1):
+                marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {number}"
                 calls.executescript(f"BEGIN IMMEDIATE; {script}; {marks}; COMMIT")
         except BaseException:
             calls.close()
@@ -357,7 +331,7 @@ class Journal:
                     calls.execute("UPDATE lineages SET touched = ? WHERE session = ? AND owner = ?", (now, session, owner))
             elif touched < now - self.bounds.seconds:
                 with _transaction(calls):
-                    for table in _LINEAGES:
+                    for table in LINEAGES:
                         calls.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
 
     def _write_back(self, calls: sqlite3.Connection) -> None:

@@ -7,6 +7,7 @@ open files, generators, C state that its class keeps to itself) is passed over, 
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import sys
 import types
@@ -141,7 +142,7 @@ _LEAVES: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda _: b"",
     bool: lambda value: b"1" if value else b"0",
     int: lambda value: b"%x" % value if value >= 0 else b"-%x" % -value,
-    float: lambda value: _FLOAT.pack(value) if value == value else b"nan",
+    float: lambda value: b"nan" if math.isnan(value) else _FLOAT.pack(value),
     complex: lambda value: _FLOAT.pack(value.real) + _FLOAT.pack(value.imag),
     str: lambda value: value.encode("utf-8", "surrogatepass"),
     bytes: lambda value: value,

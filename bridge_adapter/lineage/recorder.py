@@ -36,8 +36,11 @@ class NotRecorded(BridgeError):
 
 @dataclass(slots=True)
 class Done:
-    """What came of a call. `refs`: those in its answer, in order; `again`: it may be made again; `hindrance`: why it cannot be, all the same;
-    `value`: its result, or the exception's type in `raised`."""
+    """What came of a call.
+
+    `refs`: those in its answer, in order; `again`: it may be made again; `hindrance`: why it cannot be, all the same; `value`: its result, or
+    the exception's type in `raised`.
+    """
 
     label: str
     again: bool
@@ -51,7 +54,7 @@ class Done:
 
 
 class Lineage:
-    """The lineage of a session that lives in this process. Used under the session's lock. `object_of` tells the object of a ref, or None."""
+    """The lineage of a session that lives in this process, used under its lock. `object_of` tells the object of a ref, or None."""
 
     def __init__(self, session: str, store: Store, options: Options, object_of: Callable[[str], Any]) -> None:
         self.session = session
@@ -68,6 +71,7 @@ class Lineage:
         self._next = 1
         self._checkpoints: dict[str, tuple[float, int]] = {}  # of each object: when, after how many steps and calls of it
         self._worked: dict[str, int] = {}
+        self.answered = ("", b"")  # the last call with a key: who makes it again has not got its answer
 
     # --- the history ---
 
@@ -129,16 +133,16 @@ class Lineage:
         given = list(dict.fromkeys(done.given))
         if self.broken or not (new or (given and not done.reads)):
             return
-        foreign = {ref: "it was made before its session was one that is recovered" for ref in self._strangers(given)}
+        foreign = dict.fromkeys(self._strangers(given), "it was made before its session was one that is recovered")
         self._lose(foreign)
         gone = next((self.lost[ref] for ref in given if ref in self.lost), "")
         if done.hindrance or not (done.again or done.reads):
             why = done.hindrance or NOT_MARKED
-            self._lose({ref: f"it was made by `{done.label}`, which {why}" for ref in new})
+            self._lose(dict.fromkeys(new, f"it was made by `{done.label}`, which {why}"))
             if not done.reads:
-                self._lose({ref: f"it was, or may have been, changed by `{done.label}`, which {why}" for ref in self._changed(given)})
+                self._lose(dict.fromkeys(self._changed(given), f"it was, or may have been, changed by `{done.label}`, which {why}"))
         elif gone:
-            self._lose({ref: f"`{done.label}` was given an object that cannot be rebuilt: {gone}" for ref in {*new, *self.related(given)}})
+            self._lose(dict.fromkeys({*new, *self.related(given)}, f"`{done.label}` was given an object that cannot be rebuilt: {gone}"))
         else:
             self._record(done, new, given, body)
 
@@ -175,7 +179,7 @@ class Lineage:
     def drop_objects(self, refs: Iterable[str], label: str, why: str) -> None:
         """Keeps that something may change these objects, and all that hangs together with them, from now on."""
         if not self.broken:
-            self._lose({ref: f"it was, or may have been, changed by `{label}`, which {why}" for ref in self.related(refs)})
+            self._lose(dict.fromkeys(self.related(refs), f"it was, or may have been, changed by `{label}`, which {why}"))
 
     def released(self, ref: str) -> None:
         """Keeps that a ref was let go. Raises NotRecorded."""

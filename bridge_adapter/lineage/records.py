@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from bridge_adapter.request import Request
 
 CALL: Final = 0  # a request, made again as it came
 STEP: Final = 1  # items taken from a held stream
@@ -66,8 +69,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a session is recovered. `replayable`: every call may be made again; `warn`: an object that comes out different is given out, with a
-    warning."""
+    """How a session is recovered.
+
+    `replayable`: every call may be made again; `warn`: an object that comes out different is given out, with a warning.
+    """
 
     replayable: bool = False
     warn: bool = False
@@ -79,3 +84,8 @@ class Options:
         if how not in ("fail", "warn"):
             raise ValueError(f"on_difference is {str(how)[:40]!r}; it must be 'fail' or 'warn'")
         return cls(bool(options.get("replayable")), how == "warn")
+
+
+def key_of(request: Request) -> str:
+    """The idempotency key of a request as records have it."""
+    return f"{request.key.digest} {request.key.text}" if request.key is not None else ""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter.codec.packed import Packer
 from bridge_adapter.errors import CallCancelled, InvalidRequest
+from bridge_adapter.journal.records import Outcome
 from bridge_adapter.lineage.recorder import NOT_MARKED, Done, Lineage
-from bridge_adapter.lineage.records import MOST_REBUILDS
+from bridge_adapter.lineage.records import MOST_REBUILDS, Options, key_of
 from bridge_adapter.lineage.store import Store
 from bridge_adapter.tools.registry import STREAM_END
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bridge_adapter.tools.registry import Tool
 
 _RECORDED = ("snakebridge.call", "snakebridge.batch")
+_LONGEST_ANSWER = 1 << 20
 _READS = ("get_attr", "module_attr")
 
 
@@ -78,8 +80,13 @@ class Recovery:
         """The encoded answer of a call in the session, which is recorded before it leaves."""
         request, lineage = context.request, context.session.lineage
         assert lineage is not None
-        if request.answer is not None:  # it had run before the process died, and rebuilding has made it again
-            return request.answer
+        key = key_of(request)
+        # It has run: before the process died, and rebuilding has made it again, or before its connection broke.
+        answer = request.answer or (lineage.answered[1] if key and key == lineage.answered[0] else None)
+        if request.key is not None:
+            request.outcome = Outcome(request.key.attempt, replayed=answer is not None)
+        if answer is not None:
+            return answer
         if request.refs is None:
             request.refs = []
         payload = context.payload()
@@ -95,14 +102,13 @@ class Recovery:
             raise
         with request.call.shielded():
             self._note(context, lineage, payload, value)
+            lineage.answered = (key, answer) if len(answer) <= _LONGEST_ANSWER else ("", b"")
         return answer
 
     def _note(
         self, context: Context, lineage: Lineage, payload: dict[str, Any], value: Any = None, error: BaseException | None = None
     ) -> None:
         request = context.request
-        from bridge_adapter.lineage.replay import key_of
-
         key = key_of(request)
         interrupted = error is not None and not isinstance(error, Exception)
         if payload.get("call_type") == "stream_next" and not interrupted:
@@ -147,8 +153,6 @@ class Recovery:
 
     def forget(self, session_id: str) -> None:
         """A session has ended."""
-        from bridge_adapter.lineage.records import Options
-
         Lineage(session_id, self._store, Options(), lambda _: None).forget()
 
 

@@ -16,7 +16,7 @@ from bridge_adapter.codec.packed import Packer, Unpacker
 from bridge_adapter.dispatch import Context, from_tool
 from bridge_adapter.incoming import Resolver, form_of
 from bridge_adapter.lineage.digest import digest
-from bridge_adapter.lineage.records import CALL, MOST_REBUILDS, RELEASE, STEP, Checkpoint, History, Record
+from bridge_adapter.lineage.records import CALL, MOST_REBUILDS, RELEASE, STEP, Checkpoint, History, Record, key_of
 from bridge_adapter.request import Request
 from bridge_adapter.tools import TOOLS
 from bridge_adapter.tools.registry import STREAM_END, ToolError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bridge_adapter.sessions import Session
 
 log = logging.getLogger("bridge_adapter.lineage")
+
+_TOLD = 20  # lost objects that the client hears of, one by one
 
 
 class _Again(Context):
@@ -92,10 +94,14 @@ class Rebuild:
         return {ref: reason for record in self._history.records for ref in record.touches}
 
     def _tell(self, calls: int, ms: float) -> None:
-        lost = f", {len(self._lost)} objects did not come back: {next(iter(self._lost.values()))}" if self._lost else ""
+        lost = f", but {len(self._lost)} objects did not come back: {next(iter(self._lost.values()))}" if self._lost else ""
         text = "the session %s was rebuilt: %d calls in %.0f ms%s"
         log.log(logging.WARNING if lost else logging.INFO, text, self._session.id, calls, ms, lost)
-        self._request.rebuilt = {"calls": calls, "ms": round(ms, 1), "lost": len(self._lost)}
+        # On the way of the call that has waited for it, before its answer.
+        connection = self._request.call.connection
+        if connection is not None and connection.role != "control":
+            told = {"session": self._session.id, "calls": calls, "microseconds": round(ms * 1000), "lost": [list(item) for item in self._lost.items()][:_TOLD]}
+            connection.socket.send(self._packer.pack(lane.notification("rebuilt", told)))
 
     # --- calls ---
 
@@ -209,8 +215,3 @@ class Rebuild:
                     found.__snakebridge_restore__(Unpacker().unpack(kept.value))
                 except Exception as error:
                     self._lose(record, f"it could not go on from its checkpoint: {type(error).__name__}: {error}")
-
-
-def key_of(request: Request) -> str:
-    """The idempotency key of a request as records have it."""
-    return f"{request.key.digest} {request.key.text}" if request.key is not None else ""

@@ -17,7 +17,7 @@ from bridge_adapter.lineage import recorder
 class Recovering(Client):
     """A client whose calls say that their session is recovered."""
 
-    options: dict[str, Any] = {"recover": "lineage"}
+    options: dict[str, Any]
 
     def ask(self, function: Any, *args: Any, on: Ref | None = None, params: dict[str, Any] | None = None, **fields: Any) -> Any:
         asked = payload("" if on is not None else "lineages", function, args, session="s")
@@ -287,6 +287,7 @@ def test_work_goes_on_from_its_last_checkpoint(lives: Lives, tmp_path: Path) -> 
 def test_without_a_journal_a_session_cannot_be_recovered() -> None:
     with Worker() as worker:
         client = Recovering(worker.socket())
+        client.options = {"recover": "lineage"}
         with pytest.raises(LaneError, match="needs a journal"):
             client.make("Basket")
 

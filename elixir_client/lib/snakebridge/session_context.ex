@@ -58,6 +58,9 @@ defmodule SnakeBridge.SessionContext do
   @doc """
   A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:` and `timeout:` are
   those of its calls that name none themselves.
+
+  `recover: :lineage` has what it holds made anew when its worker dies (docs/recovery.md); `replayable: true` says that every one of its calls may
+  be made again, `on_difference: :warn` that an object which comes out different is good enough.
   """
   @spec create(keyword()) :: {:ok, String.t()}
   def create(opts \\ []) do
@@ -66,11 +69,44 @@ defmodule SnakeBridge.SessionContext do
         "session_#{:erlang.unique_integer([:positive])}_#{System.os_time(:millisecond)}"
 
     chosen =
-      for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
+      for {key, true} <- Keyword.take(opts, [:pinned, :concurrent, :replayable]),
+          into: recovery(opts),
+          do: {to_string(key), true}
 
     defaults = for {key, value} <- Keyword.take(opts, [:pool, :timeout]), value != nil, do: {key, value}
     if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}
+  end
+
+  defp recovery(opts) do
+    recover = opts[:recover]
+    how = Keyword.get(opts, :on_difference, :fail)
+
+    cond do
+      recover not in [nil, false, :lineage] ->
+        raise ArgumentError, "recover: is #{inspect(recover)}; it must be :lineage (docs/recovery.md)"
+
+      how not in [:fail, :warn] ->
+        raise ArgumentError, "on_difference: is #{inspect(how)}; it must be :fail or :warn"
+
+      recover == :lineage ->
+        %{"recover" => "lineage", "on_difference" => to_string(how)}
+
+      opts[:replayable] == true or Keyword.has_key?(opts, :on_difference) ->
+        raise ArgumentError, "replayable: and on_difference: are options of a session with recover: :lineage"
+
+      true ->
+        %{}
+    end
+  end
+
+  @doc "Whether what a session holds is made anew when its worker dies."
+  @spec recovered?(String.t()) :: boolean()
+  def recovered?(session) do
+    match?([{_, %{"recover" => _}, _}], :ets.lookup(@options, session))
+  rescue
+    # The application is stopped, and its tables are gone.
+    ArgumentError -> false
   end
 
   @doc "Ends a session and releases what it holds."
