@@ -1,6 +1,7 @@
 """Whether two objects have the same state, across processes: a hash of all that can be known of one.
 
-Follows values, containers, arrays and the state that an object would be pickled with, without pickling it. What cannot be known (threads,
+Follows values, containers, arrays and the state that an object would be pickled with, without pickling it, or what its method
+`__snakebridge_state__` returns (for objects that keep clocks, paths or the like). What cannot be known (threads,
 open files, generators, C state that its class keeps to itself) is passed over, and the digest says that it is not complete.
 """
 
@@ -90,6 +91,9 @@ class _Walk:
 
     def _object(self, value: Any, depth: int) -> bytes:
         name = _name(type(value))
+        own = getattr(type(value), "__snakebridge_state__", None)
+        if own is not None:
+            return self._sum(b"own", name, self.hash(own(value), depth))
         try:
             reduced = value.__reduce_ex__(4)
         except Exception:

@@ -66,6 +66,8 @@ class Lineage:
         self._store = store
         self._object_of = object_of
         self._released: set[str] = set()
+        self._known: set[str] = {"a function"}
+        self._size = 0
         self._states: dict[str, str] = {}
         self._unsaved = False
         self._next = 1
@@ -88,8 +90,11 @@ class Lineage:
         self.broken = history.broken
         self.lost = {**lost, **history.lost}
         self._next = 1 + max((record.seq for record in self.records), default=0)
+        self._known.update(self.lost)
         for record in self.records:
             record.body = b""
+            self._size += record.size
+            self._known.update(record.refs)
             self._states.update({ref: text for ref, text in record.digests.items() if ref})
             if record.kind == RELEASE:
                 self._released.update(record.given)
@@ -129,11 +134,13 @@ class Lineage:
 
     def ran(self, done: Done, body: Callable[[], bytes]) -> None:
         """Keeps what a call was and did. Raises NotRecorded."""
-        new = [ref for ref in dict.fromkeys(done.refs) if ref in self._strangers(done.refs)]
+        new = [ref for ref in dict.fromkeys(done.refs) if ref not in self._known]
         given = list(dict.fromkeys(done.given))
         if self.broken or not (new or (given and not done.reads)):
             return
-        foreign = dict.fromkeys(self._strangers(given), "it was made before its session was one that is recovered")
+        foreign = dict.fromkeys(
+            (ref for ref in given if ref not in self._known), "it was made before its session was one that is recovered"
+        )
         self._lose(foreign)
         gone = next((self.lost[ref] for ref in given if ref in self.lost), "")
         if done.hindrance or not (done.again or done.reads):
@@ -165,7 +172,7 @@ class Lineage:
 
     def stepped(self, ref: str, count: int, key: str) -> None:
         """Keeps that items were taken from a held stream, or given back. Raises NotRecorded."""
-        if self.broken or not count or ref in self.lost or self._strangers([ref]):
+        if self.broken or not count or ref in self.lost or ref not in self._known:
             return
         if self.records and self.records[-1].kind == STEP and self.records[-1].given == [ref]:
             record = self.records[-1]
@@ -183,7 +190,7 @@ class Lineage:
 
     def released(self, ref: str) -> None:
         """Keeps that a ref was let go. Raises NotRecorded."""
-        if self.broken or ref in self.lost or self._strangers([ref]):
+        if self.broken or ref in self.lost or ref not in self._known:
             return
         self._released.add(ref)
         if not self._drop_dead({ref}) and not self._drop_read(ref):
@@ -200,12 +207,6 @@ class Lineage:
                 if not found.isdisjoint(record.refs) or not found.isdisjoint(record.given):
                     found.update(record.touches)
         return found
-
-    def _strangers(self, refs: Iterable[str]) -> set[str]:
-        known = set(self.lost)
-        for record in self.records:
-            known.update(record.refs)
-        return set(refs) - known - {"a function"}
 
     def _changed(self, given: list[str]) -> list[str]:
         """What a call may have changed: all that hangs together with what it was given, and does not show the state that it had."""
@@ -242,6 +243,7 @@ class Lineage:
     def _drop(self, records: list[Record]) -> None:
         numbers = {record.seq for record in records}
         self.records = [record for record in self.records if record.seq not in numbers]
+        self._size -= sum(record.size for record in records)
         self._save(lambda: self._store.drop(self.session, numbers))
 
     # --- the file ---
@@ -250,12 +252,12 @@ class Lineage:
         lost = {ref: reason for ref, reason in lost.items() if ref not in self.lost}
         if lost:
             self.lost.update(lost)
+            self._known.update(lost)
             self._save(lambda: self._store.lose(self.session, lost))
             self._drop_dead(set(lost))
 
     def _add(self, record: Record) -> None:
-        size = record.size + sum(each.size for each in self.records)
-        if len(self.records) >= MOST_RECORDS or size > MOST_BYTES:
+        if len(self.records) >= MOST_RECORDS or self._size + record.size > MOST_BYTES:
             self._give_up(
                 f"more was recorded of its session than is kept ({MOST_RECORDS} calls, {MOST_BYTES >> 20} MB): release refs that are not "
                 "needed any more, and mark calls that only read with mutates: false"
@@ -265,6 +267,8 @@ class Lineage:
         self._save(lambda: self._store.add(self.session, record))
         record.body = b""
         self.records.append(record)
+        self._size += record.size
+        self._known.update(record.refs)
 
     def _give_up(self, reason: str) -> None:
         log.warning("the session %s will not be rebuilt after a crash: %s", self.session, reason)

@@ -100,7 +100,12 @@ class Rebuild:
         # On the way of the call that has waited for it, before its answer.
         connection = self._request.call.connection
         if connection is not None and connection.role != "control":
-            told = {"session": self._session.id, "calls": calls, "microseconds": round(ms * 1000), "lost": [list(item) for item in self._lost.items()][:_TOLD]}
+            told = {
+                "session": self._session.id,
+                "calls": calls,
+                "microseconds": round(ms * 1000),
+                "lost": [list(item) for item in self._lost.items()][:_TOLD],
+            }
             connection.socket.send(self._packer.pack(lane.notification("rebuilt", told)))
 
     # --- calls ---

@@ -311,3 +311,21 @@ def test_a_session_of_which_too_much_was_recorded_says_so(lives: Lives) -> None:
     for number in range(recorder.MOST_RECORDS):
         client.change(basket, "add", number)
     assert "more was recorded of its session than is kept" in lost(lambda: lives.begin().read(basket, "total"))
+
+
+def test_a_flow_goes_on_from_its_last_checkpoint(lives: Lives) -> None:
+    import numpy as np
+
+    image = np.random.default_rng(2).random((32, 32))
+    asked = {"python_module": "bridge_adapter.kernels.flow"}
+    options = {"blur_sigma": 1.0, "iterations": 60, "block": 2, "tol": 0.0}
+    client = lives.begin()
+    flow = client.make("Restoration", image, kwargs=options, **asked)
+    seen = [client.step(flow)["iteration"] for _ in range(10)]
+    client = lives.begin()
+    while not isinstance(info := client.step(flow), dict) or "iteration" in info:
+        seen.append(info["iteration"])
+    assert seen == list(range(2, 61, 2))
+    result = client.ask("result", on=flow, mutates=False)
+    expected = client.make("restore", image, kwargs=options, **asked)
+    np.testing.assert_array_equal(result["image"], expected["image"])
