@@ -149,10 +149,10 @@ class Rebuild:
                 continue
             now = digest(value if not ref else self._session.refs.find(ref)).text
             if then and now and now != then.rstrip("?"):
-                if not ref and not record.refs:
+                if not ref:
                     return "answered something else than the first time"
-                made = not ref or ref in record.refs
-                return f"{'made another object' if made else 'left an object in another state'} than the first time: give it a seed"
+                what = "left an object in another state" if ref in record.given else "made another object"
+                return f"{what} than the first time: give it a seed"
         return None
 
     def _differs(self, record: Record, what: str) -> None:

@@ -2,7 +2,7 @@ defmodule SnakeBridge.LineageTest do
   @moduledoc "Sessions whose objects are made anew when their worker dies."
   use ExUnit.Case, async: false
 
-  import ExUnit.CaptureLog
+  import ExUnit.{CaptureIO, CaptureLog}
   import SnakeBridge.Test.Eventually
 
   @moduletag capture_log: true
@@ -212,5 +212,18 @@ defmodule SnakeBridge.LineageTest do
       end)
 
     assert log =~ "were not rebuilt: `lineages.Dice` made another object" or log == ""
+  end
+
+  test "examples/recovery does what it says" do
+    script = Path.expand("../../../examples/recovery/recovery.exs", __DIR__)
+    said = capture_io(fn -> Code.eval_file(script) end)
+    [_, _] = lines = String.split(said, "\n", trim: true)
+
+    [first, second] =
+      for line <- lines, do: Regex.run(~r/ ([012]{15}) +in process (\d+)/, line, capture: :all_but_first)
+
+    assert [answers, killed] = first
+    assert [^answers, next] = second
+    assert killed != next
   end
 end
