@@ -149,11 +149,11 @@ class Journal:
             calls.execute(f"UPDATE calls SET {_END}", (FAILED, None, "", time.time(), key, self._owner, STARTED))
             self._owed.discard(key)
 
-    def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> None:
+    def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> int:
         if durable:
             calls.execute("PRAGMA synchronous = FULL")
         try:
-            calls.execute(statement, values)
+            return calls.execute(statement, values).rowcount
         finally:
             if durable:
                 calls.execute("PRAGMA synchronous = NORMAL")
@@ -171,9 +171,9 @@ class Journal:
 
         return self._do(transaction)
 
-    def execute(self, statement: str, values: tuple[Any, ...], *, durably: bool) -> None:
-        """Runs one statement of the caller's own; `durably`: it survives what an answer survives."""
-        self._do(lambda calls: self._durably(calls, statement, values, durably and self._power))
+    def execute(self, statement: str, values: tuple[Any, ...]) -> int:
+        """Runs one statement of the caller's own, which survives what an answer survives; the number of rows that it changed."""
+        return self._do(lambda calls: self._durably(calls, statement, values, self._power))
 
     def close(self) -> None:
         """Closes the file. Rows of calls that still run stay as they are: their process is about to be gone."""

@@ -7,6 +7,7 @@ open files, generators, C state that its class keeps to itself) is passed over, 
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import math
 import struct
@@ -95,7 +96,8 @@ class _Walk:
         if own is not None:
             return self._sum(b"own", name, self.hash(own(value), depth))
         try:
-            reduced = value.__reduce_ex__(4)
+            registered = copyreg.dispatch_table.get(type(value))
+            reduced = registered(value) if registered is not None else value.__reduce_ex__(4)
         except Exception:
             return self._parts(value, name, depth)
         if isinstance(reduced, str):

@@ -38,8 +38,8 @@ class NotRecorded(BridgeError):
 class Done:
     """What came of a call.
 
-    `refs`: those in its answer, in order; `again`: it may be made again; `hindrance`: why it cannot be, all the same; `value`: its result, or
-    the exception's type in `raised`.
+    `refs`: those in its answer, in order; `again`: it may be made again; `hindrance`: why it cannot be, all the same; `value`: its
+    result, or the type of its exception in `raised`.
     """
 
     label: str

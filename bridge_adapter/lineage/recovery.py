@@ -43,7 +43,7 @@ class Recovery:
             return
         lineage = session.lineage
         if lineage is None:
-            lineage = request.call.run(lambda: session.run(lambda: self._open(session, request)))
+            lineage = session.run(lambda: request.call.run(lambda: self._open(session, request)))
         lineage.settle()
         if request.unresolved and request.read_again is not None:
             request.read_again(request)

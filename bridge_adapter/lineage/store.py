@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import processes
+from bridge_adapter.journal.records import JournalError
 from bridge_adapter.lineage.records import Checkpoint, History, Record
 
 if TYPE_CHECKING:
@@ -51,33 +52,32 @@ class Store:
             *(record.raised, record.count, record.last, record.key, record.reads, record.size, record.body),
         )
         marks = ", ".join("?" * (len(values) + 1))
-        self._write(f"INSERT INTO lineage_records (session, {_COLUMNS}) VALUES ({marks})", [(session, *values)], durably=True)
+        self._write(f"INSERT INTO lineage_records (session, {_COLUMNS}) SELECT {marks}", (session, *values), session)
 
     def count(self, session: str, record: Record) -> None:
         """Keeps how many items a STEP has taken by now."""
-        self._write(
-            "UPDATE lineage_records SET count = ?, last = ?, key = ? WHERE session = ? AND seq = ?",
-            [(record.count, record.last, record.key, session, record.seq)],
-            durably=True,
-        )
+        values = (record.count, record.last, record.key, session, record.seq)
+        self._write("UPDATE lineage_records SET count = ?, last = ?, key = ? WHERE session = ? AND seq = ?", values, session)
 
     def checkpoint(self, session: str, kept: Checkpoint) -> None:
         """Keeps the state of an object in the place of its last one."""
         values = (session, kept.ref, kept.seq, kept.count, kept.value)
-        self._write("INSERT OR REPLACE INTO lineage_checkpoints (session, ref, seq, count, value) VALUES (?, ?, ?, ?, ?)", [values])
+        self._write("INSERT OR REPLACE INTO lineage_checkpoints (session, ref, seq, count, value) SELECT ?, ?, ?, ?, ?", values, session)
 
     def lose(self, session: str, lost: dict[str, str]) -> None:
         """Keeps why some refs will not come back."""
         rows = [(session, ref, reason) for ref, reason in lost.items()]
-        self._write("INSERT OR IGNORE INTO lineage_lost (session, ref, reason) VALUES (?, ?, ?)", rows, durably=True)
+        statement = "INSERT OR IGNORE INTO lineage_lost (session, ref, reason) VALUES (?, ?, ?)"
+        self._journal().write(lambda calls: calls.executemany(statement, rows))
 
     def drop(self, session: str, numbers: Iterable[int]) -> None:
         """Forgets records that nothing depends on."""
-        self._write("DELETE FROM lineage_records WHERE session = ? AND seq = ?", [(session, number) for number in numbers])
+        rows = [(session, number) for number in numbers]
+        self._journal().write(lambda calls: calls.executemany("DELETE FROM lineage_records WHERE session = ? AND seq = ?", rows))
 
     def rebuilding(self, session: str, attempts: int) -> None:
         """Keeps how many rebuilds have begun and not ended."""
-        self._write("UPDATE lineages SET rebuilds = ? WHERE session = ?", [(attempts, session)])
+        self._journal().execute("UPDATE lineages SET rebuilds = ? WHERE session = ?", (attempts, session))
 
     def give_up(self, session: str, reason: str) -> None:
         """From now on the session cannot be rebuilt: its records go, the reason stays."""
@@ -98,11 +98,14 @@ class Store:
 
         self._journal().write(write)
 
-    def _write(self, statement: str, rows: list[tuple[Any, ...]], *, durably: bool = False) -> None:
-        if len(rows) == 1:
-            self._journal().execute(statement, rows[0], durably=durably)
-        elif rows:
-            self._journal().write(lambda calls: calls.executemany(statement, rows))
+    def _write(self, statement: str, values: tuple[Any, ...], session: str) -> None:
+        """Writes while the session lives here: another process that has rebuilt it meanwhile goes on with the history as it found it."""
+        held = "EXISTS (SELECT 1 FROM lineages WHERE session = ? AND owner = ?)"
+        word = "AND" if " WHERE " in statement else "WHERE"
+        if self._journal().execute(f"{statement} {word} {held}", (*values, session, self._own)) != 1:
+            raise JournalError(
+                f"the session {session} is not this process's any more: another one has rebuilt it, or its journal was replaced"
+            )
 
 
 def _record(row: tuple[Any, ...]) -> Record:

@@ -9,7 +9,14 @@ defmodule SnakeBridge.LineageTest do
 
   alias SnakeBridge.{Error, Session, SessionContext, Telemetry}
 
-  @pool :single
+  @pool :lineage
+
+  # A pool of its own for each test: its worker has not died yet, and is started again at once.
+  setup do
+    options = Application.fetch_env!(:snakebridge, :pools)[:single]
+    start_supervised!({SnakeBridge.Pool, [{:name, @pool} | options]})
+    :ok
+  end
 
   defp session(opts \\ []) do
     {:ok, session} = SnakeBridge.create_session([pool: @pool, recover: :lineage] ++ opts)
@@ -92,7 +99,7 @@ defmodule SnakeBridge.LineageTest do
 
       seen =
         for number <- numbers do
-          if number in [1, 2, 9, 40], do: kill()
+          if number in [2, 40], do: kill()
           number
         end
 
