@@ -156,7 +156,7 @@ class Session:
         if self.pinned and self.concurrent:
             self.pinned = self.concurrent = False
             raise InvalidRequest("a session cannot be both pinned (one thread) and concurrent (many); choose one")
-        if self.recovers is None and options.get("recover") is not None:
+        if "recover" in options and (self.recovers is None or options["recover"] != "lineage"):
             self._recover(options)
         if "max_refs" in options or "ref_ttl" in options:
             self.refs.limit(options.get("max_refs"), options.get("ref_ttl"))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 MOST_NODES = 100_000
 MOST_BYTES = 64 * 1024 * 1024
 MOST_DEPTH = 200
+_PLAIN = "biufc"  # kinds of numbers whose memory can be read as it is
 _FLOAT = struct.Struct("<d")
 
 
@@ -34,7 +35,7 @@ def digest(value: Any) -> Digest:
     walk = _Walk()
     try:
         return Digest(walk.hash(value, 0).hex(), walk.complete)
-    except _TooLarge:
+    except Exception:  # too large, or an object that says nonsense of itself: the call whose answer it is does not fail for that
         return Digest("", False)
 
 
@@ -56,6 +57,8 @@ class _Walk:
             raise _TooLarge
         leaf = _LEAVES.get(type(value))
         if leaf is not None:
+            if type(value) in (str, bytes, bytearray) and len(value) > MOST_BYTES:
+                raise _TooLarge
             return self._sum(type(value).__name__.encode(), leaf(value))
         known = self._done.get(id(value))
         if known is not None:
@@ -82,6 +85,8 @@ class _Walk:
             return self._sum(b"dict", *sorted(self.hash(key, depth) + self.hash(part, depth) for key, part in value.items()))
         if isinstance(value, _NAMED):
             return self._named(value)
+        if getattr(value, "nbytes", None) is not None and _size(value) > MOST_BYTES:
+            raise _TooLarge
         array = _array(value)
         if array is not None:
             return self._array(array, depth)
@@ -131,9 +136,10 @@ class _Walk:
         about = f"{kind.str} {array.shape}".encode()
         if kind.hasobject:
             return self._sum(b"objects", about, *(self.hash(part, depth) for part in array.ravel().tolist()))
-        return self._sum(b"array", about, array.tobytes())
+        data = memoryview(array).cast("B") if array.flags.c_contiguous and array.size and kind.kind in _PLAIN else array.tobytes()
+        return self._sum(b"array", about, data)
 
-    def _sum(self, *parts: bytes) -> bytes:
+    def _sum(self, *parts: bytes | memoryview) -> bytes:
         self._bytes += sum(map(len, parts))
         if self._bytes > MOST_BYTES:
             raise _TooLarge
@@ -159,6 +165,12 @@ _NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 
 def _name(value: Any) -> bytes:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', getattr(value, '__name__', ''))}".encode()
+
+
+def _size(value: Any) -> int:
+    """The bytes of an array, before any of them is copied; 0 for what merely has an attribute of that name."""
+    size = value.nbytes
+    return size if type(size) is int else 0
 
 
 def _array(value: Any) -> Any:

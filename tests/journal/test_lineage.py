@@ -279,7 +279,16 @@ def test_a_class_says_itself_what_counts() -> None:
     assert digest(Clock(1)) == digest(Clock(1)) != digest(Clock(2))
 
 
-def test_what_is_too_large_has_no_digest() -> None:
+class Nonsense:
+    def __reduce_ex__(self, _: Any) -> Any:
+        return (1,)
+
+
+def test_what_is_too_large_or_nonsense_has_no_digest() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert digest(deep).text == digest(Nonsense()).text == digest(np.zeros(9 << 20)).text == ""
     assert digest(list(range(200_000))).text == ""
     assert digest(bytes(65 << 20)).text == ""
 

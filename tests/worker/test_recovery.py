@@ -112,10 +112,10 @@ def test_an_unmarked_call_that_changes_an_object_costs_it_its_recovery_and_is_na
 
 
 def test_in_a_replayable_session_every_call_is_recorded(lives: Lives) -> None:
-    client = lives.begin({"replayable": True})
+    client = lives.begin({"replayable": True, "pinned": True})
     basket = client.ask("Basket", 1)
     client.ask("add", 2, on=basket)
-    assert lives.begin({"replayable": True}).read(basket, "total") == 3
+    assert lives.begin({"replayable": True, "pinned": True}).read(basket, "total") == 3
 
 
 def test_what_comes_out_different_is_found_and_named(lives: Lives) -> None:
