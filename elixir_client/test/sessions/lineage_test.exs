@@ -104,6 +104,20 @@ defmodule SnakeBridge.LineageTest do
         end
 
       assert seen == Enum.to_list(1..50)
+
+      # An object that is no stream is read through an iterator of its own.
+      counter =
+        SnakeBridge.call!("collections", "Counter", ["abc"], idempotent: true, __runtime__: [result: :ref])
+
+      assert Enum.count(counter) == 3
+
+      letters =
+        for letter <- Stream.map(counter, & &1) do
+          if letter == "b", do: kill()
+          letter
+        end
+
+      assert letters == ["a", "b", "c"]
     end)
   end
 
