@@ -163,11 +163,17 @@ class Journal:
         return self._do(lambda calls: _row(calls, key))
 
     def write(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs statements of the caller's own as one transaction."""
+        """Runs statements of the caller's own as one transaction, which survives what an answer survives."""
 
         def transaction(calls: sqlite3.Connection) -> T:
-            with _transaction(calls):
-                return action(calls)
+            if self._power:
+                calls.execute("PRAGMA synchronous = FULL")
+            try:
+                with _transaction(calls):
+                    return action(calls)
+            finally:
+                if self._power:
+                    calls.execute("PRAGMA synchronous = NORMAL")
 
         return self._do(transaction)
 

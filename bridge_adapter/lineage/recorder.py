@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Any
 from bridge_adapter.errors import BridgeError, Unavailable
 from bridge_adapter.journal.records import JournalError
 from bridge_adapter.lineage.digest import Digest, digest
-from bridge_adapter.lineage.records import CALL, MOST_BYTES, MOST_RECORDS, RELEASE, STEP, Checkpoint, History, Options, Record
+from bridge_adapter.lineage.records import (
+    CALL,
+    MOST_BYTES,
+    MOST_BYTES_OF_ALL,
+    MOST_LOST,
+    MOST_RECORDS,
+    RELEASE,
+    STEP,
+    Checkpoint,
+    History,
+    Options,
+    Record,
+)
 
 if TYPE_CHECKING:
     from bridge_adapter.lineage.store import Store
@@ -23,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bridge_adapter.lineage")
 
 _CHECKPOINT_SECONDS = 1.0
+_LARGE, _LOOK_EVERY = 1 << 20, 50  # how often a look is worth while at what all sessions have recorded
 NOT_MARKED = "was not marked idempotent ({})".format(
     "mark it idempotent: true if it may be made again, mutates: false if it only reads, or create the session with replayable: true"
 )
@@ -67,6 +80,7 @@ class Lineage:
         self._object_of = object_of
         self._released: set[str] = set()
         self._known: set[str] = {"a function"}
+        self._links: set[frozenset[str]] = set()  # objects that calls which are not recorded have brought together
         self._size = 0
         self._states: dict[str, str] = {}
         self._unsaved = False
@@ -143,7 +157,10 @@ class Lineage:
         )
         self._lose(foreign)
         gone = next((self.lost[ref] for ref in given if ref in self.lost), "")
-        if done.hindrance or not (done.again or done.reads):
+        hindered = bool(done.hindrance) or not (done.again or done.reads)
+        if (hindered or gone) and len({*new, *given}) > 1:
+            self._links.add(frozenset({*new, *given}))
+        if hindered:
             why = done.hindrance or NOT_MARKED
             self._lose(dict.fromkeys(new, f"it was made by `{done.label}`, which {why}"))
             if not done.reads:
@@ -190,7 +207,12 @@ class Lineage:
 
     def released(self, ref: str) -> None:
         """Keeps that a ref was let go. Raises NotRecorded."""
-        if self.broken or ref in self.lost or ref not in self._known:
+        if self.broken or ref not in self._known:
+            return
+        if ref in self.lost:
+            if not any(ref in record.touches for record in self.records):
+                del self.lost[ref]
+                self._save(lambda: self._store.unlose(self.session, ref))
             return
         self._released.add(ref)
         if not self._drop_dead({ref}) and not self._drop_read(ref):
@@ -206,6 +228,9 @@ class Lineage:
             for record in self.records:
                 if not found.isdisjoint(record.refs) or not found.isdisjoint(record.given):
                     found.update(record.touches)
+            for link in self._links:
+                if not found.isdisjoint(link):
+                    found.update(link)
         return found
 
     def _changed(self, given: list[str]) -> list[str]:
@@ -253,6 +278,11 @@ class Lineage:
         if lost:
             self.lost.update(lost)
             self._known.update(lost)
+            if len(self.lost) > MOST_LOST:
+                self._give_up(
+                    f"it has made more than {MOST_LOST} objects in calls that were not marked: release those that are not needed any more"
+                )
+                return
             self._save(lambda: self._store.lose(self.session, lost))
             self._drop_dead(set(lost))
 
@@ -263,6 +293,9 @@ class Lineage:
                 "needed any more, and mark calls that only read with mutates: false"
             )
             return
+        if (record.size > _LARGE or self._next % _LOOK_EVERY == 0) and self._all() > MOST_BYTES_OF_ALL:
+            self._give_up(f"the sessions of its journal have recorded more than {MOST_BYTES_OF_ALL >> 20} MB: end some of them")
+            return
         self._next += 1
         self._save(lambda: self._store.add(self.session, record))
         record.body = b""
@@ -270,7 +303,15 @@ class Lineage:
         self._size += record.size
         self._known.update(record.refs)
 
+    def _all(self) -> int:
+        """The bytes of all sessions in the journal."""
+        try:
+            return self._store.size()
+        except JournalError:  # the record itself will not be written, either
+            return 0
+
     def _give_up(self, reason: str) -> None:
+        """Ends the recording. What was lost keeps its own reasons as far as they are known."""
         log.warning("the session %s will not be rebuilt after a crash: %s", self.session, reason)
         self.broken = reason
         self._save(lambda: self._store.give_up(self.session, reason))

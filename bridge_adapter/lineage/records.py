@@ -14,6 +14,8 @@ RELEASE: Final = 2  # a ref that was let go
 
 MOST_RECORDS: Final = 1000
 MOST_BYTES: Final = 64 * 1024 * 1024
+MOST_LOST: Final = 10_000  # refs of which it is known why they will not come back
+MOST_BYTES_OF_ALL: Final = 1024 * 1024 * 1024  # of all sessions in a journal
 MOST_REBUILDS: Final = 3  # that did not come to their end: code that kills its process would kill every one that follows
 
 

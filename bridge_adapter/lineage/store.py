@@ -70,6 +70,19 @@ class Store:
         statement = "INSERT OR IGNORE INTO lineage_lost (session, ref, reason) VALUES (?, ?, ?)"
         self._journal().write(lambda calls: calls.executemany(statement, rows))
 
+    def size(self) -> int:
+        """The bytes of all records of all sessions."""
+
+        def read(calls: sqlite3.Connection) -> int:
+            [[size]] = calls.execute("SELECT coalesce(sum(size), 0) FROM lineage_records")
+            return int(size)
+
+        return self._journal().write(read)
+
+    def unlose(self, session: str, ref: str) -> None:
+        """Forgets a ref that nobody can ask for any more."""
+        self._journal().execute("DELETE FROM lineage_lost WHERE session = ? AND ref = ?", (session, ref))
+
     def drop(self, session: str, numbers: Iterable[int]) -> None:
         """Forgets records that nothing depends on."""
         rows = [(session, number) for number in numbers]

@@ -160,6 +160,24 @@ def test_more_than_is_kept_ends_the_recovery_with_a_warning(
     assert held.lineage.load().records == []
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MOST_BYTES_OF_ALL", 20), ("MOST_LOST", 1)])
+def test_other_bounds_end_it_too(journal: Journal, monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    monkeypatch.setattr(recorder, limit, most)
+    monkeypatch.setattr(recorder, "_LOOK_EVERY", 1)
+    held = Held(journal)
+    for number in range(10):
+        held.make(f"a{number}", [number], again=limit != "MOST_LOST")
+    assert "more than" in held.lineage.broken and held.lineage.load().broken == held.lineage.broken
+
+
+def test_a_lost_object_that_is_released_is_forgotten(journal: Journal) -> None:
+    held = Held(journal)
+    held.make("a", [1], again=False)
+    assert held.lineage.load().lost
+    held.release("a")
+    assert held.lineage.load().lost == {}
+
+
 def test_a_call_that_cannot_be_recorded_is_not_answered_and_nothing_runs_until_that_is_written(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ class Sessions(RuleBasedStateMachine):
         for id in joined:
             self.together[id] = joined
         if not marked or not joined.isdisjoint(self.doubtful):
-            self.doubtful.add(ref.id)
+            self.doubtful |= {ref.id} if not marked and not given else joined
         return ref
 
     @rule(target=refs, items=st.lists(st.integers(0, 9), max_size=3), marked=st.booleans())
@@ -88,27 +88,25 @@ class Sessions(RuleBasedStateMachine):
         mark = MARKS["idempotent" if marked else "none"]
         return self._made(self._ask(payload("lineages", "Basket", items) | mark), lineages.Basket(*items), marked=marked)
 
-    @rule(target=refs, left=refs, right=refs)
-    def join(self, left: Ref, right: Ref) -> Any:
+    @rule(target=refs, left=refs, right=refs, marked=st.booleans())
+    def join(self, left: Ref, right: Ref, marked: bool) -> Any:
         values = [self.objects.get(each.id) for each in (left, right)]
         try:
-            ref = self._ask(payload("lineages", "Pair", [left, right]) | MARKS["idempotent"])
+            ref = self._ask(payload("lineages", "Pair", [left, right]) | MARKS["idempotent" if marked else "none"])
         except LaneError as error:
             self._gone(error, left, right)
             return multiple()
-        return self._made(ref, lineages.Pair(*values), left, right, marked=True)
+        return self._made(ref, lineages.Pair(*values), left, right, marked=marked)
 
     @rule(ref=refs, number=st.integers(0, 9), marked=st.booleans())
     def add(self, ref: Ref, number: int, marked: bool) -> None:
-        if isinstance(self.objects.get(ref.id), lineages.Pair):
-            return
         try:
             self._call(ref, "add", number, mark="idempotent" if marked else "none")
         except LaneError as error:
             self._gone(error, ref)
             return
         self.objects[ref.id].add(number)
-        if not marked:
+        if not marked or not self.doubtful.isdisjoint(self.together[ref.id]):
             self.doubtful |= self.together[ref.id]
 
     @rule(ref=refs, mark=st.sampled_from(["reads", "none", "idempotent"]))

@@ -59,6 +59,9 @@ class Pair:
     def total(self) -> int:
         return int(self.left.total() + self.right.total())
 
+    def add(self, item: Any) -> None:
+        self.left.add(item)
+
 
 class Slow:
     """Takes a time that a file names."""
