@@ -147,6 +147,17 @@ def test_what_hangs_together_with_a_changed_object_is_lost_unless_it_shows_its_o
     assert "cannot be rebuilt" in held.lineage.why("later")
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_an_unrecorded_object_holds_may_change_through_it(journal: Journal, marked: bool) -> None:
+    held = Held(journal)
+    held.make("inner", [1])
+    held.make("outer", [held.objects["inner"]], "inner", again=False)
+    assert set(held.lineage.lost) == {"outer"}
+    held.objects["inner"].append(2)
+    held.change("outer", again=marked)
+    assert set(held.lineage.lost) == {"outer", "inner"}
+
+
 def test_more_than_is_kept_ends_the_recovery_with_a_warning(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
