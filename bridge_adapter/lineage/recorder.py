@@ -83,6 +83,7 @@ class Lineage:
         self._links: set[frozenset[str]] = set()  # objects that calls which are not recorded have brought together
         self._size = 0
         self._states: dict[str, str] = {}
+        self._stale: set[str] = set()  # objects with which a recorded call had to do since then, and so may have changed others
         self._unsaved = False
         self._next = 1
         self._checkpoints: dict[str, tuple[float, int]] = {}  # of each object: when, after how many steps and calls of it
@@ -109,10 +110,10 @@ class Lineage:
             record.body = b""
             self._size += record.size
             self._known.update(record.refs)
-            self._states.update({ref: text for ref, text in record.digests.items() if ref})
             if record.kind == RELEASE:
                 self._released.update(record.given)
         self._save(lambda: self._store.lose(self.session, lost))
+        self._stale = self._known - self.lost.keys()
         self._drop_dead(set(lost))
         self._save(lambda: self._store.rebuilding(self.session, 0))
         self.ready = True
@@ -145,6 +146,14 @@ class Lineage:
         return self.lost.get(ref) or self.broken
 
     # --- what happens in the session ---
+
+    def look(self, given: list[str]) -> None:
+        """Before a call that is not to be recorded: notes the states of all that it may change, where they are not known."""
+        if not self.broken:
+            together = self.related(given)
+            if not together.isdisjoint(self._stale):
+                self._states.update({ref: self._state(ref) or "" for ref in together})
+                self._stale -= together
 
     def ran(self, done: Done, body: Callable[[], bytes]) -> None:
         """Keeps what a call was and did. Raises NotRecorded."""
@@ -182,8 +191,8 @@ class Lineage:
             body=data,
             size=len(data),
         )
-        self._states.update({ref: text for ref, text in digests.items() if ref})
         self._add(record)
+        self._stale |= record.touches
         for ref in given:
             self._check_point(ref, record)
 

@@ -92,6 +92,9 @@ class Recovery:
         payload = context.payload()
         if request.tool not in _RECORDED:
             return self._dispatcher.encode(tool(payload, context), request, packer, context)
+        planned = self._done(context, lineage, payload)
+        if planned.given and (request.functions or not (planned.again or planned.reads)):
+            lineage.look(planned.given)
         try:
             value = tool(payload, context)
             answer = self._dispatcher.encode(value, request, packer, context)

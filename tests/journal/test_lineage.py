@@ -47,10 +47,17 @@ class Held:
         self.lineage.resume(self.lineage.load(), {})
 
     def make(self, ref: str, value: Any, *given: str, again: bool = True, reads: bool = False) -> None:
+        if not again:
+            self.lineage.look(list(given))
         self.objects[ref] = value
         self.lineage.ran(Done(f"make {ref}", again, reads, list(given), [ref], value), lambda: b"body")
 
-    def change(self, *given: str, again: bool = True, answer: Any = None) -> None:
+    def change(self, *given: str, again: bool = True, answer: Any = None, to: Any = None) -> None:
+        """`to`: what happens meanwhile."""
+        if not again:
+            self.lineage.look(list(given))
+        if to is not None:
+            to()
         self.lineage.ran(Done("change", again, False, list(given), [], answer), lambda: b"body")
 
     def release(self, ref: str) -> None:
@@ -140,8 +147,10 @@ def test_what_hangs_together_with_a_changed_object_is_lost_unless_it_shows_its_o
     held.make("apart", [1])
     held.change("outer", again=False)
     assert held.lineage.lost == {}
-    held.objects["inner"].append(2)
+    held.change("outer", to=lambda: held.objects["inner"].append(2))  # recorded: so is what it did to the other
     held.change("outer", again=False)
+    assert held.lineage.lost == {}
+    held.change("outer", again=False, to=lambda: held.objects["inner"].append(3))
     assert set(held.lineage.lost) == {"inner", "outer"}
     held.make("later", [3], "outer")
     assert "cannot be rebuilt" in held.lineage.why("later")
@@ -153,8 +162,7 @@ def test_what_an_unrecorded_object_holds_may_change_through_it(journal: Journal,
     held.make("inner", [1])
     held.make("outer", [held.objects["inner"]], "inner", again=False)
     assert set(held.lineage.lost) == {"outer"}
-    held.objects["inner"].append(2)
-    held.change("outer", again=marked)
+    held.change("outer", again=marked, to=lambda: held.objects["inner"].append(2))
     assert set(held.lineage.lost) == {"outer", "inner"}
 
 

@@ -101,7 +101,9 @@ def test_an_unmarked_call_that_changes_an_object_costs_it_its_recovery_and_is_na
     pair = client.make("Pair", basket, client.make("Basket", 10))
     unmarked = client.ask("Basket", 3)
     functional = client.make("Basket", client.function("f", 0, lambda: 1))
+    client.change(pair, "add", 0)
     assert client.ask("total", on=pair) == 11  # changes nothing, as the state shows
+    assert client.read(basket, "total") == 1
     client.ask("add", 7, on=basket)
     client = lives.begin()
     assert "changed by `add`" in lost(lambda: client.read(pair, "total"))
