@@ -17,7 +17,7 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Error, Exchange, SessionManager, Telemetry}
+  alias SnakeBridge.{Error, Exchange, SessionContext, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
   alias SnakeBridge.Pool.{Attempts, Journal, Places, Placement, Python, Remote, Slots, Worker}
 
@@ -174,11 +174,28 @@ defmodule SnakeBridge.Pool do
     with {:ok, stream} <- open_stream(tool, payload, opts), do: Exchange.Stream.each(stream, callback)
   end
 
-  @doc "Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`."
-  def open_stream(tool, payload, opts) do
-    Attempts.run(payload, opts, fn worker, _session, context ->
-      Exchange.Stream.open(worker, tool, payload, context)
-    end)
+  @doc """
+  Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`. One that is idempotent is opened again when its worker dies, and goes
+  on behind the items that have come.
+  """
+  def open_stream(tool, payload, opts), do: open_stream(tool, payload, opts, 0)
+
+  defp open_stream(tool, payload, opts, skip) do
+    opened =
+      Attempts.run(payload, opts, fn worker, _session, context ->
+        Exchange.Stream.open(
+          worker,
+          tool,
+          payload,
+          if(skip > 0, do: Map.put(context, :skip, skip), else: context)
+        )
+      end)
+
+    with {:ok, stream} <- opened do
+      if payload["idempotent"] == true,
+        do: {:ok, %{stream | taken: skip, again: &open_stream(tool, payload, opts, &1)}},
+        else: {:ok, stream}
+    end
   end
 
   @doc false
@@ -200,14 +217,16 @@ defmodule SnakeBridge.Pool do
     for {pool, _, _} <- :ets.tab2list(@pools), Placement.placed?(pool, session) do
       with {:ok, worker} <- Placement.current(pool, session) do
         payload = SnakeBridge.Payload.release_session(session)
-        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
+        {options, _} = SessionContext.options(session)
+        opts = if options == %{}, do: [], else: [session_options: options]
+        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: opts}
         Exchange.call(worker, session, "snakebridge.release_session", payload, context)
       end
 
       Placement.forget(pool, session)
     end
 
-    SnakeBridge.SessionContext.forget(session)
+    SessionContext.forget(session)
     :ok
   end
 

@@ -10,8 +10,25 @@ defmodule SnakeBridge.Exchange.Stream do
 
   @halt_timeout 2_000
 
-  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet
-  defstruct [:worker, :connection, :id, :deadline, :options, :value, functions: [], owed: 0, open: true]
+  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet; taken: items that
+  # were read; again: opens the stream anew behind that many; deaths: of its workers, since the last item
+  defstruct [
+    :worker,
+    :connection,
+    :id,
+    :deadline,
+    :options,
+    :value,
+    :again,
+    functions: [],
+    owed: 0,
+    taken: 0,
+    deaths: 0,
+    open: true
+  ]
+
+  # A worker may have died of something else; one that dies of the stream does so again.
+  @most_deaths 2
 
   @type t :: %__MODULE__{}
 
@@ -54,7 +71,8 @@ defmodule SnakeBridge.Exchange.Stream do
       {:ok, body} ->
         case parse(body, stream) do
           {:ok, {:notification, "items", [^id, items]}} ->
-            {:items, items, %{stream | owed: stream.owed + length(items)}}
+            count = length(items)
+            {:items, items, %{stream | owed: stream.owed + count, taken: stream.taken + count, deaths: 0}}
 
           {:ok, {:response, ^id, nil, result}} ->
             {:done, %{finish(stream) | value: result["value"]}}
@@ -77,9 +95,18 @@ defmodule SnakeBridge.Exchange.Stream do
       {:error, reason} ->
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
-        {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
+        died(stream, Worker.crash(stream.worker, :unknown, inspect(reason)))
     end
   end
+
+  defp died(%__MODULE__{again: again, deaths: deaths} = stream, _)
+       when is_function(again) and deaths < @most_deaths do
+    with {:ok, anew} <- again.(stream.taken),
+         do: next(%{anew | deaths: deaths + 1}),
+         else: ({:error, error} -> {:error, error, stream})
+  end
+
+  defp died(stream, error), do: {:error, error, stream}
 
   # Whatever makes this raise, whoever catches it has no stream to halt.
   defp parse(body, stream) do

@@ -4,7 +4,7 @@ defmodule SnakeBridge.Pool.Placement do
 
   A session stays where it is, also when its worker's process dies: the next process of that worker takes it over, without what it held.
   """
-  alias SnakeBridge.{Error, Pool, SessionManager}
+  alias SnakeBridge.{Error, Pool, SessionContext, SessionManager}
   alias SnakeBridge.Pool.Worker
 
   # {pool, index} => status, worker
@@ -119,10 +119,14 @@ defmodule SnakeBridge.Pool.Placement do
   @spec placed_on(atom(), pos_integer()) :: non_neg_integer()
   def placed_on(pool, index), do: :ets.select_count(@placements, [{{{pool, :_}, index, :_, :_}, [], [true]}])
 
-  @doc "Called by a worker whose process died: its sessions stay with it, but what they held is gone."
+  @doc """
+  Called by a worker whose process died: its sessions stay with it, but what they held is gone. That of a session which is recovered is made anew
+  by the next process, when it gets a call of it.
+  """
   @spec mark_lost(atom(), pos_integer(), String.t()) :: :ok
   def mark_lost(pool, index, reason) do
-    for [key] <- :ets.match(@placements, {{pool, :"$1"}, index, :_, :_}) do
+    for [key] <- :ets.match(@placements, {{pool, :"$1"}, index, :_, :_}),
+        not SessionContext.recovered?(key) do
       :ets.update_element(@placements, {pool, key}, {4, reason})
       SnakeBridge.Session.Server.lost(key, reason)
     end
