@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _REPEAT_SECONDS = 0.25  # code that swallows the interruption gets it again
 _IMPORT_SECONDS = 3.0  # less than the pool waits before it ends a worker that goes on
 _IMPORT_LOOK_SECONDS = 0.02
+_MOST_EARLY = 256
 _IMPORTER = "<frozen importlib._bootstrap>"
 _real_sleep = time.sleep
 
@@ -333,12 +334,15 @@ class CallTable:
 
     def __init__(self) -> None:
         self._calls: dict[tuple[int, int], Call] = {}
+        self._early: dict[tuple[int, int], str] = {}  # why calls are to be cancelled that have not come yet
         self._changed = threading.Condition()
         self._next_look = float("inf")
         self._thread: threading.Thread | None = None
 
     def add(self, call: Call) -> None:
         self._calls[call.key] = call
+        if self._early and (reason := self._early.pop(call.key, None)) is not None:
+            self.cancel(call, reason)
         if call.deadline is not None:
             self._look_by(call.deadline)
 
@@ -354,6 +358,17 @@ class CallTable:
 
     def active(self) -> list[Call]:
         return list(self._calls.values())
+
+    def cancel_request(self, key: tuple[int, int], reason: str) -> None:
+        """Interrupts the call of a request, also of one that is still to come: it travels on another connection than this word."""
+        self._early[key] = reason  # noted first, looked for then: `add` does it the other way round
+        call = self._calls.get(key)
+        if call is not None:
+            self._early.pop(key, None)
+            self.cancel(call, reason)
+        elif len(self._early) > _MOST_EARLY:  # of calls that had ended, nearly all
+            for old in list(self._early)[: _MOST_EARLY // 2]:
+                self._early.pop(old, None)
 
     def cancel(self, call: Call, reason: str) -> None:
         """Interrupts a call and the calls made from its callbacks."""

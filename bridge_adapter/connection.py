@@ -357,16 +357,11 @@ class Connection:
             case "drain", [*seconds] if self.role == "control" and _is_drain(seconds):
                 self._dispatcher.lifecycle.ask_to_drain(*seconds)
             case "cancel", [int(id), str(reason)]:
-                self._cancel((self.id, id), reason)
+                self._dispatcher.calls.cancel_request((self.id, id), reason)
             case "cancel", [int(connection), int(id), str(reason)]:
-                self._cancel((connection, id), reason)
+                self._dispatcher.calls.cancel_request((connection, id), reason)
             case _:
                 raise errors.ProtocolError(f"unknown notification {message.name!r} {str(message.body)[:40]}")
-
-    def _cancel(self, key: tuple[int, int], reason: str) -> None:
-        call = self._dispatcher.calls.get(key)
-        if call is not None:
-            self._dispatcher.calls.cancel(call, reason)
 
     def _tell_released(self) -> None:
         hub = self._dispatcher.callbacks

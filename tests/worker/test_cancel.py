@@ -168,3 +168,16 @@ def test_a_deadline_passes_through_a_callback(client: Client) -> None:
         client.call("sample", "apply", client.function("slow", 1, slow), 1, timeout_ms=300)
     assert caught.value.category == "timeout"
     assert client.call("math", "sqrt", 4) == 2.0
+
+
+def test_a_cancellation_that_comes_before_its_call_interrupts_it(worker: Worker) -> None:
+    client, control = worker.connect(), worker.connect("control")
+    for id in range(1_000, 1_010):
+        control.send(lane.notification("cancel", [client.conn, id, "caller_down"]))
+    control.request("ping", None)
+    asked = {"tool": "snakebridge.call", "payload": payload("sample", "spin", [60]), "timeout_ms": 60_000}
+    client.send(lane.request(1_005, "call", asked))
+    while (answer := client.receive()) is not None and answer.id != 1_005:
+        assert answer.kind == lane.NOTIFICATION
+    assert answer is not None and answer.error["category"] == "cancelled"
+    assert client.call("math", "sqrt", 4) == 2.0
