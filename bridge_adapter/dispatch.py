@@ -226,6 +226,8 @@ class _Entered:
         call, sessions = self._request.call, self._dispatcher.sessions
         session_id = session_of(self._request)
         while True:
+            if sessions.leaving and call.parent is None:
+                sessions.refuse_stateless(session_id)
             session = sessions.open(session_id)
             call.session, call.session_id = session, session_id
             if self._request.options is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge_adapter.calls import Call
 from bridge_adapter.config import Config
-from bridge_adapter.errors import InvalidRequest, SessionDeadlock
+from bridge_adapter.errors import InvalidRequest, SessionDeadlock, Unavailable
 from bridge_adapter.refs import RefStore
 
 _SESSION_ID_LIMIT = 512
@@ -222,6 +222,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._lock = allocate_lock()
         self._sweep_at = _SWEEP_START
+        self.leaving = False  # another process takes over: sessions that hold nothing go there
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -240,6 +241,22 @@ class Sessions:
                     self._sweep()
                 session = self._sessions[id] = Session(id, self._config)
             return session
+
+    def leave(self) -> list[str]:
+        """From now on, sessions that hold nothing are refused: they go on in another process. Returns the ids of the others."""
+        self.leaving = True
+        return [session.id for session in list(self._sessions.values()) if not session.stateless]
+
+    def refuse_stateless(self, id: str) -> None:
+        """Raises Unavailable, "moved", for a session that holds nothing; whoever waits for its lock is refused as well."""
+        with self._lock:
+            session = self._sessions.get(id)
+            if session is not None:
+                if not session.stateless:
+                    return
+                session.closed = True
+                del self._sessions[id]
+        raise Unavailable(f"another process has taken the place of this one, and the session {id} holds nothing here; call there", moved=True)
 
     def find(self, id: str) -> Session | None:
         return self._sessions.get(id)

@@ -39,11 +39,12 @@ defmodule SnakeBridge.Exchange do
     holder = SessionManager.track()
     options = Request.options(context.pool, Request.form(context.opts))
     id = Request.id()
-    from = {worker, Nesting.parent(worker)}
+    {_, parent} = from = {worker, Nesting.parent(worker)}
+    claim = Request.claim(holder, id, session, parent)
 
     with {:ok, body, functions, shares?} <-
            Request.encode(id, "call", tool, payload, context, from, options),
-         {:ok, connection} <- Request.checkout(worker, holder, id, context, functions) do
+         {:ok, connection} <- Request.checkout(worker, claim, context, functions) do
       options = Request.receiving(options, shares?, session, context)
 
       try do

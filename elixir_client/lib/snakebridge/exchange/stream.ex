@@ -6,25 +6,38 @@ defmodule SnakeBridge.Exchange.Stream do
   alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Connections, Worker}
+  alias SnakeBridge.Pool.{Connections, Placement, Worker}
 
   @halt_timeout 2_000
 
-  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet
-  defstruct [:worker, :connection, :id, :deadline, :options, :value, functions: [], owed: 0, open: true]
+  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet;
+  # moved: opens it anew where its session has moved meanwhile
+  defstruct [
+    :worker,
+    :connection,
+    :id,
+    :deadline,
+    :options,
+    :value,
+    :moved,
+    functions: [],
+    owed: 0,
+    open: true
+  ]
 
   @type t :: %__MODULE__{}
 
   @doc "Opens a stream. It must be read to its end, or halted."
-  @spec open(map(), String.t(), map(), map()) :: {:ok, t()} | {:error, Error.t()}
-  def open(worker, tool, payload, context) do
+  @spec open(map(), String.t(), String.t(), map(), map()) :: {:ok, t()} | {:error, Error.t()}
+  def open(worker, session, tool, payload, context) do
     holder = SessionManager.track()
     options = Request.options(context.pool, Request.form(context.opts))
     id = Request.id()
-    from = {worker, Nesting.parent(worker)}
+    {_, parent} = from = {worker, Nesting.parent(worker)}
+    claim = Request.claim(holder, id, session, parent)
 
     with {:ok, body, functions, _} <- Request.encode(id, "stream", tool, payload, context, from, options),
-         {:ok, connection} <- Request.checkout(worker, holder, id, context, functions) do
+         {:ok, connection} <- Request.checkout(worker, claim, context, functions) do
       case Request.send_with(functions, connection, body) do
         :ok ->
           {:ok,
@@ -60,7 +73,7 @@ defmodule SnakeBridge.Exchange.Stream do
             {:done, %{finish(stream) | value: result["value"]}}
 
           {:ok, {:response, ^id, error, _}} ->
-            {:error, Error.from_wire(error), finish(stream)}
+            refused(Error.from_wire(error), finish(stream))
 
           {:ok, other} ->
             serve(stream, other)
@@ -78,6 +91,16 @@ defmodule SnakeBridge.Exchange.Stream do
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
         {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
+    end
+  end
+
+  # Nothing of it has begun: it begins in the process to which its session has moved.
+  defp refused(error, stream) do
+    with true <- Placement.moved?(error) and stream.moved != nil, {:ok, anew} <- stream.moved.() do
+      next(anew)
+    else
+      {:error, later} -> {:error, later, stream}
+      false -> {:error, error, stream}
     end
   end
 

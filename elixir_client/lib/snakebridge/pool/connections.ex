@@ -4,25 +4,24 @@ defmodule SnakeBridge.Pool.Connections do
   use. `SnakeBridge.Pool.Slots` knows who holds which.
   """
   alias SnakeBridge.{Error, Lane.Connection, Output}
-  alias SnakeBridge.Pool.{Slots, Worker}
+  alias SnakeBridge.Pool.{Placement, Slots, Worker}
 
-  @doc """
-  Takes a connection for `holder` (`SnakeBridge.SessionManager.track/0`), a new one if need be; waits its turn when all are in use. `request`
-  is what to cancel when the holder dies.
-  """
-  @spec checkout(map(), Slots.holder(), pos_integer(), integer() | :infinity) ::
-          {:ok, Connection.t()} | {:error, Error.t()}
-  def checkout(worker, holder, request, deadline) do
-    case Slots.take(worker.slots, holder, request) do
-      {:ready, connection} ->
-        {:ok, connection}
+  @doc "Takes a connection, a new one if need be; waits its turn when all are in use, or others wait already."
+  @spec checkout(map(), Slots.claim(), integer() | :infinity) :: {:ok, Connection.t()} | {:error, Error.t()}
+  def checkout(worker, claim, deadline) do
+    # A call on behalf of one that runs need not queue behind those that wait for that one.
+    taken =
+      if Worker.crowded?(worker) and not claim.nested?,
+        do: :none,
+        else: Slots.take(worker.slots, claim)
 
-      {:empty, lease} ->
-        open(worker, lease)
+    :atomics.add(worker.counts, 1, 1)
 
-      :none ->
-        with :look_again <- Worker.wait_turn(worker, deadline),
-             do: checkout(worker, holder, request, deadline)
+    case with(:none <- taken, do: Worker.wait_turn(worker, claim, deadline)) do
+      {:ready, connection} -> {:ok, connection}
+      {:empty, lease} -> open(worker, lease)
+      :shut -> {:error, Placement.moved(worker)}
+      {:error, error} -> {:error, error}
     end
   rescue
     # The pool was stopped, and the table of its connections has gone with it.

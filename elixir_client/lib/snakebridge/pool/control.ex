@@ -33,6 +33,9 @@ defmodule SnakeBridge.Pool.Control do
   @doc "Asks what runs; `to` gets `{:stats, generation, tag, {:ok, map} | :no_answer}`."
   def ask_stats(control, to, tag), do: GenServer.cast(control, {:stats, to, tag})
 
+  @doc "Says that sessions which hold nothing go elsewhere from now on; `to` gets `{:kept_by, the ids of the others | :no_answer}`."
+  def leave(control, to), do: GenServer.cast(control, {:leave, to})
+
   @doc "Asks whether no process maps a segment any more, and gives it a new name; `to` gets `{:recycled, segment, boolean}`."
   def recycle(control, segment, new_name, to),
     do: GenServer.cast(control, {:recycle, to, segment, new_name})
@@ -74,6 +77,8 @@ defmodule SnakeBridge.Pool.Control do
     Process.send_after(self(), {:unanswered, state.next}, @stats_timeout)
     {:noreply, ask("stats", nil, {:stats, to, tag}, state)}
   end
+
+  def handle_cast({:leave, to}, state), do: {:noreply, ask("leave", nil, {:leave, to}, state)}
 
   def handle_cast({:recycle, to, segment, new_name}, state),
     do: {:noreply, ask("recycle", [segment, new_name], {:recycle, to, segment}, state)}
@@ -174,6 +179,10 @@ defmodule SnakeBridge.Pool.Control do
 
       {{:stats, to, tag}, asked} ->
         send(to, {:stats, state.worker.generation, tag, answer})
+        %{state | asked: asked}
+
+      {{:leave, to}, asked} ->
+        send(to, {:kept_by, with({:ok, sessions} <- answer, do: sessions)})
         %{state | asked: asked}
 
       {{:recycle, to, segment}, asked} ->

@@ -27,6 +27,7 @@ defmodule SnakeBridge.Pool.Python do
           {:args,
            ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
              shared(options) ++
+             Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
              Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}

@@ -1,0 +1,386 @@
+defmodule SnakeBridge.Pool.Seat do
+  @moduledoc """
+  One place of a pool, and which Python process has it: the first, the next when that dies, the one that replaces it on purpose. A replacement starts
+  first; then new sessions go there, and the old process stays until nothing needs it.
+
+  Each process that takes the place is a generation. The first death of a process that was in order is followed by the next at once, others after
+  growing pauses.
+  """
+  use GenServer
+
+  require Logger
+
+  alias SnakeBridge.{CallbackRegistry, Error, Telemetry}
+  alias SnakeBridge.Pool.{Lifecycle, Placement, Recycling, Slots, Spares, Worker}
+
+  @backoff_first 100
+  @backoff_last 5_000
+  # A worker that lived this long did not die of its start.
+  @healthy_after 1_000
+  @look_every 1_000
+
+  def start_link({pool, index, options}),
+    do: GenServer.start_link(__MODULE__, {pool, index, options}, name: name(pool, index))
+
+  defp name(pool, index), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
+
+  @doc "Waits until a worker is ready here."
+  @spec await(atom(), pos_integer(), timeout()) :: {:ok, map()} | {:error, Error.t()}
+  def await(pool, index, timeout) do
+    GenServer.call(name(pool, index), :await, timeout)
+  catch
+    :exit, {:timeout, _} ->
+      {:error, Error.new(:timeout, "no Python worker of the pool #{inspect(pool)} was ready in time")}
+
+    :exit, _ ->
+      {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
+  end
+
+  @doc """
+  Replaces the process here, and waits until the new one has taken its place. Options: `sessions: :wait | :end`, `max_wait: ms | :infinity`,
+  `why:` (a text), `spare:` (whether a spare will do).
+  """
+  @spec replace(atom(), pos_integer(), keyword(), timeout()) :: :ok | {:error, Error.t()}
+  def replace(pool, index, options, timeout) do
+    GenServer.call(name(pool, index), {:replace, options}, timeout)
+  catch
+    :exit, {:timeout, _} ->
+      {:error,
+       Error.new(
+         :timeout,
+         "the new process of the worker #{index} was not ready in time; the old one goes on"
+       )}
+
+    :exit, _ ->
+      {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
+  end
+
+  @doc "Ends the processes here; calls are refused until `open/2`."
+  @spec close(atom(), pos_integer()) :: :ok
+  def close(pool, index), do: GenServer.call(name(pool, index), :close, :infinity)
+
+  @doc "Starts a process here again."
+  @spec open(atom(), pos_integer()) :: :ok
+  def open(pool, index), do: GenServer.call(name(pool, index), :open, :infinity)
+
+  # --- the process ---
+
+  @impl true
+  def init({pool, index, options}) do
+    Process.flag(:trap_exit, true)
+    # Sessions of an earlier life of this pool.
+    Placement.mark_lost(pool, index, :_, "its pool was restarted")
+    Placement.drop_worker(pool, index)
+    # Of an earlier life of this process, which has crashed: theirs still end.
+    earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
+    Slots.forget(pool, index)
+    CallbackRegistry.forget({pool, index, :_})
+    :timer.send_interval(@look_every, :look)
+
+    state = %{
+      pool: pool,
+      index: index,
+      options: options,
+      # the process that has the place, or will; :starting, :ready, :resting, {:failed, error}, :closed
+      status: :starting,
+      pid: nil,
+      worker: nil,
+      generation: Enum.max(earlier, fn -> 0 end),
+      # a process that will replace it, and who waits for that
+      next: nil,
+      # processes that have been replaced
+      left: %{},
+      waiting: [],
+      backoff: @backoff_first,
+      limits: nil
+    }
+
+    {:ok, state, {:continue, :start}}
+  end
+
+  @impl true
+  def handle_continue(:start, state), do: {:noreply, start(state)}
+
+  # --- starting ---
+
+  defp start(state) do
+    Placement.put_worker(state.pool, state.index, :starting, %{})
+
+    case spare(state) do
+      nil ->
+        case launch(state) do
+          {:ok, pid} -> %{state | status: :starting, pid: pid}
+          {:error, reason} -> failed(state, "its process cannot be started: #{inspect(reason, limit: 10)}")
+        end
+
+      pid ->
+        seat(%{state | pid: pid}, pid)
+    end
+  end
+
+  defp launch(state) do
+    with {:ok, pid} <- Worker.start(state.pool, state.options, self()) do
+      Process.monitor(pid)
+      {:ok, pid}
+    end
+  end
+
+  defp spare(state) do
+    with true <- Keyword.get(state.options, :spares, 0) > 0,
+         pid when is_pid(pid) <- Spares.take(state.pool) do
+      Process.monitor(pid)
+      pid
+    else
+      _ -> nil
+    end
+  end
+
+  # The place belongs to this ready process from now on.
+  defp seat(state, pid) do
+    generation = state.generation + 1
+
+    case Worker.seat(pid, state.index, generation) do
+      {:ok, worker} ->
+        :atomics.put(worker.counts, 3, Placement.placed_on(state.pool, state.index))
+        if state.worker, do: Placement.put_leaving(state.worker)
+        Placement.put_worker(state.pool, state.index, Lifecycle.status(state.pool), worker)
+        for from <- state.waiting, do: GenServer.reply(from, {:ok, worker})
+        limits = Recycling.limits(state.options[:recycle])
+
+        %{
+          state
+          | status: :ready,
+            pid: pid,
+            worker: worker,
+            generation: generation,
+            waiting: [],
+            limits: limits
+        }
+
+      {:error, error} ->
+        failed(%{state | generation: generation}, Exception.message(error))
+    end
+  end
+
+  # It never became ready: whoever waits hears why, and the next try comes later.
+  defp failed(state, text) do
+    Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot start: #{text}")
+    Placement.put_worker(state.pool, state.index, :failed, %{})
+    error = Error.new(:worker_start, text)
+    for from <- state.waiting, do: GenServer.reply(from, {:error, error})
+    rest(%{state | status: {:failed, error}, waiting: []})
+  end
+
+  defp rest(state) do
+    Process.send_after(self(), {:start, state.generation}, state.backoff)
+    %{state | backoff: min(2 * state.backoff, @backoff_last), pid: nil, worker: nil}
+  end
+
+  # --- for callers ---
+
+  @impl true
+  def handle_call(:await, from, %{status: :ready} = state) do
+    # Its end may be known to the caller before it is known here.
+    if Slots.alive?(state.worker.slots),
+      do: {:reply, {:ok, state.worker}, state},
+      else: {:noreply, %{state | waiting: [from | state.waiting]}}
+  end
+
+  def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
+
+  def handle_call(:await, _from, %{status: :closed} = state),
+    do: {:reply, {:error, Lifecycle.refusal(state.pool) || closed(state)}, state}
+
+  def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
+
+  def handle_call({:replace, _}, from, %{next: %{}} = state),
+    do: {:noreply, update_in(state.next.from, &[from | &1])}
+
+  def handle_call({:replace, options}, from, %{status: :ready} = state),
+    do: {:noreply, replace(state, options, [from])}
+
+  def handle_call({:replace, _}, _from, %{status: :closed} = state),
+    do: {:reply, {:error, closed(state)}, state}
+
+  # A new process is on its way in any case.
+  def handle_call({:replace, _}, _from, state), do: {:reply, :ok, state}
+
+  def handle_call(:close, _from, state) do
+    for pid <- [state.pid, state.next && state.next.pid | Map.keys(state.left)],
+        is_pid(pid),
+        do: stop(state, pid)
+
+    if state.next, do: answer(state.next, {:error, closed(state)})
+    for from <- state.waiting, do: GenServer.reply(from, {:error, closed(state)})
+    Placement.mark_lost(state.pool, state.index, :_, "its pool was drained")
+    Placement.drop_worker(state.pool, state.index)
+    Placement.put_worker(state.pool, state.index, :stopped, %{})
+    {:reply, :ok, %{state | status: :closed, pid: nil, worker: nil, next: nil, left: %{}, waiting: []}}
+  end
+
+  def handle_call(:open, _from, %{status: :closed} = state), do: {:reply, :ok, start(state)}
+  def handle_call(:open, _from, state), do: {:reply, :ok, state}
+
+  defp closed(state) do
+    text = "the pool #{inspect(state.pool)} was drained; SnakeBridge.Pool.resume/1 starts it again"
+    Error.new(:unavailable, text, %{outcome: :not_started})
+  end
+
+  defp stop(state, pid) do
+    DynamicSupervisor.terminate_child(Worker.supervisor(state.pool), pid)
+  catch
+    :exit, _ -> :ok
+  end
+
+  # --- what becomes of processes ---
+
+  @impl true
+  def handle_info({:worker, pid, event}, state), do: {:noreply, heard(event, pid, state)}
+  def handle_info({:DOWN, _, :process, pid, reason}, state), do: {:noreply, ended(pid, reason, state)}
+
+  def handle_info({:start, generation}, %{generation: generation, pid: nil, status: status} = state)
+      when status != :closed,
+      do: {:noreply, start(state)}
+
+  # What a session still has there is given up.
+  def handle_info({:overdue, pid}, state) when is_map_key(state.left, pid),
+    do: {:noreply, give_up(state, pid)}
+
+  def handle_info(:look, state) do
+    {:noreply, if(why = Recycling.due(state), do: recycle(state, why), else: state)}
+  end
+
+  def handle_info(_, state), do: {:noreply, state}
+
+  defp recycle(state, why) do
+    options = [spare: true, why: why] ++ Keyword.take(state.options[:recycle], [:sessions, :max_wait])
+    replace(state, options, [])
+  end
+
+  defp heard(:ready, pid, %{pid: pid} = state), do: seat(state, pid)
+  defp heard(:ready, pid, %{next: %{pid: pid}} = state), do: switch(state)
+
+  defp heard({:failed, text}, pid, %{pid: pid} = state),
+    do: failed(%{state | generation: state.generation + 1}, text)
+
+  defp heard({:failed, text}, pid, %{next: %{pid: pid}} = state) do
+    Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}")
+    answer(state.next, {:error, Error.new(:worker_start, "#{text} The old process goes on.")})
+    %{state | next: nil}
+  end
+
+  defp heard({:died, _}, pid, %{pid: pid, next: %{} = next} = state) do
+    # What was to replace it, does.
+    Placement.put_worker(state.pool, state.index, :starting, %{})
+    answer(next, :ok)
+    %{state | status: :starting, pid: next.pid, worker: nil, next: nil}
+  end
+
+  # Between its start and its first call.
+  defp heard({:died, text}, pid, %{pid: pid, worker: nil} = state), do: failed(state, text)
+
+  defp heard({:died, _}, pid, %{pid: pid} = state) do
+    age = System.monotonic_time(:millisecond) - state.worker.since
+
+    if age > @healthy_after,
+      do: start(%{state | status: :starting, pid: nil, worker: nil, backoff: @backoff_first}),
+      else: rest(%{state | status: :resting})
+  end
+
+  defp heard(:vacant, pid, state) when is_map_key(state.left, pid) do
+    Placement.drop_leaving(state.left[pid])
+    Worker.finish(pid)
+    %{state | left: Map.delete(state.left, pid)}
+  end
+
+  defp heard({:died, _}, pid, state), do: %{state | left: Map.delete(state.left, pid)}
+  defp heard(_, _, state), do: state
+
+  # A process of ours has ended without a word: a fault of this library, or somebody has killed it.
+  defp ended(pid, reason, %{pid: pid} = state) do
+    if state.worker, do: Placement.worker_lost(state.worker, "its process in Elixir ended")
+
+    case state.worker do
+      nil -> failed(state, "its process in Elixir ended: #{inspect(reason, limit: 10)}")
+      _ -> heard({:died, reason}, pid, state)
+    end
+  end
+
+  defp ended(pid, reason, %{next: %{pid: pid}} = state),
+    do: heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
+
+  defp ended(pid, _, state), do: %{state | left: Map.delete(state.left, pid)}
+
+  # --- replacing ---
+
+  defp replace(state, options, from) do
+    spare = if options[:spare], do: spare(state)
+    next = %{pid: spare, options: options, from: from, since: System.monotonic_time(:millisecond)}
+
+    if spare do
+      switch(%{state | next: next})
+    else
+      case launch(state) do
+        {:ok, pid} ->
+          %{state | next: %{next | pid: pid}}
+
+        {:error, reason} ->
+          answer(next, {:error, Error.new(:worker_start, inspect(reason, limit: 10))}) && state
+      end
+    end
+  end
+
+  # New sessions go to the new process, and others when the old one holds nothing of theirs.
+  defp switch(%{next: next, worker: old, pid: old_pid} = state) do
+    case seat(%{state | next: nil}, next.pid) do
+      %{status: :ready} = state ->
+        Telemetry.execute(
+          [:snakebridge, :worker, :replaced],
+          %{duration: (System.monotonic_time(:millisecond) - next.since) * 1000},
+          %{pool: state.pool, worker: state.index, generation: state.generation, why: next.options[:why]}
+        )
+
+        answer(next, :ok)
+        leave(put_in(state.left[old_pid], old), old_pid, next.options)
+
+      state ->
+        # The old one is whole, and stays.
+        answer(
+          next,
+          {:error, Error.new(:worker_start, "the new process cannot be called; the old one goes on")}
+        )
+
+        Placement.put_worker(state.pool, state.index, Lifecycle.status(state.pool), old)
+        %{state | status: :ready, pid: old_pid, worker: old}
+    end
+  end
+
+  defp leave(state, pid, options) do
+    old = state.left[pid]
+    Worker.leave(pid)
+    reason = "its worker was restarted"
+
+    case {Keyword.get(options, :sessions, :wait), Keyword.get(options, :max_wait, :infinity)} do
+      {:end, _} ->
+        give_up(state, pid)
+
+      {:wait, most} ->
+        Placement.move_servers(state.pool, state.index, old.generation, reason)
+        if most != :infinity, do: Process.send_after(self(), {:overdue, pid}, most)
+        state
+    end
+  end
+
+  defp give_up(state, pid) do
+    {old, left} = Map.pop(state.left, pid)
+    Placement.mark_lost(state.pool, state.index, old.generation, "its worker was restarted")
+    Placement.drop_leaving(old)
+    Worker.finish(pid)
+    %{state | left: left}
+  end
+
+  defp answer(next, answer), do: for(from <- next.from, do: GenServer.reply(from, answer))
+
+  @impl true
+  def terminate(_reason, state), do: Placement.drop_worker(state.pool, state.index)
+end

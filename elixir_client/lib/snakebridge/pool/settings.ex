@@ -1,0 +1,43 @@
+defmodule SnakeBridge.Pool.Settings do
+  @moduledoc "The options of a pool that say how it lives, checked where it starts: whoever is wrong hears of it there, not in a worker."
+
+  alias SnakeBridge.Pool.{Admission, Recycling}
+
+  @doc "The options with their defaults. Raises ArgumentError."
+  @spec check!(keyword()) :: keyword()
+  def check!(options) do
+    options = Keyword.put_new_lazy(options, :size, fn -> min(4, System.schedulers_online()) end)
+
+    unless is_integer(options[:size]) and options[:size] > 0,
+      do:
+        raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(options[:size])}")
+
+    Admission.new(options)
+    Recycling.check!(options[:recycle])
+    number!(options, :spares, 0)
+    number!(options, :shutdown, 0)
+    number!(options, :max_session_queue, 1)
+    modules!(Keyword.get(options, :preload, []))
+    options
+  end
+
+  defp number!(options, name, least) do
+    case Keyword.fetch(options, name) do
+      {:ok, value} when not (is_integer(value) and value >= least) ->
+        raise ArgumentError, "#{name}: is #{inspect(value)}; it must be an integer of at least #{least}"
+
+      _ ->
+        :ok
+    end
+  end
+
+  defp modules!(names) do
+    unless is_list(names) and
+             Enum.all?(names, &(is_binary(&1) and &1 =~ ~r/^[\p{L}_][\p{L}\d_]*(\.[\p{L}_][\p{L}\d_]*)*$/u)),
+           do:
+             raise(
+               ArgumentError,
+               "preload: is #{inspect(names)}; it must be a list of the names of Python modules"
+             )
+  end
+end
