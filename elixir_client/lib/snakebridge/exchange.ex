@@ -40,7 +40,7 @@ defmodule SnakeBridge.Exchange do
     options = Request.options(context.pool, Request.form(context.opts))
     id = Request.id()
     {_, parent} = from = {worker, Nesting.parent(worker)}
-    claim = Request.claim(holder, id, session, parent)
+    claim = Request.claim(holder, id, session, parent, context)
 
     with {:ok, body, functions, shares?} <-
            Request.encode(id, "call", tool, payload, context, from, options),

@@ -224,7 +224,7 @@ defmodule SnakeBridge.Pool do
     for {pool, _, _} <- :ets.tab2list(@pools), Placement.placed?(pool, session) do
       with {:ok, worker} <- Placement.current(pool, session) do
         payload = SnakeBridge.Payload.release_session(session)
-        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: []}
+        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: [], ends: true}
         Exchange.call(worker, session, "snakebridge.release_session", payload, context)
       end
 

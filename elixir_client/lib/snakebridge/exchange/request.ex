@@ -111,9 +111,13 @@ defmodule SnakeBridge.Exchange.Request do
   end
 
   @doc "Who wants a connection for a request; `parent` is the call on whose behalf, if there is one."
-  @spec claim(Slots.holder(), pos_integer(), String.t(), list() | nil) :: Slots.claim()
-  def claim(holder, id, session, parent),
-    do: %{holder: holder, request: id, session: 1 + :erlang.phash2(session), nested?: parent != nil}
+  @spec claim(Slots.holder(), pos_integer(), String.t(), list() | nil, map()) :: Slots.claim()
+  def claim(holder, id, session, parent, context) do
+    nested = if parent, do: :here, else: if(Nesting.nested?(), do: :elsewhere)
+    # What ends work is let in wherever new work is refused.
+    ends = Map.get(context, :ends, false)
+    %{holder: holder, request: id, session: 1 + :erlang.phash2(session), nested: nested, ends: ends}
+  end
 
   @doc "A connection for a request."
   @spec checkout(map(), Slots.claim(), map(), functions()) :: {:ok, Connection.t()} | {:error, Error.t()}

@@ -34,7 +34,7 @@ defmodule SnakeBridge.Exchange.Stream do
     options = Request.options(context.pool, Request.form(context.opts))
     id = Request.id()
     {_, parent} = from = {worker, Nesting.parent(worker)}
-    claim = Request.claim(holder, id, session, parent)
+    claim = Request.claim(holder, id, session, parent, context)
 
     with {:ok, body, functions, _} <- Request.encode(id, "stream", tool, payload, context, from, options),
          {:ok, connection} <- Request.checkout(worker, claim, context, functions) do

@@ -43,6 +43,8 @@ defmodule SnakeBridge.Pool.Admission do
 
   @doc "What becomes of a newcomer: it joins, joins in the place of another, or is refused."
   @spec admit(t(), Queue.t(), Queue.entry(), String.t()) :: :join | :displace | {:refuse, Error.t()}
+  def admit(_, _, %{ends: true}, _), do: :join
+
   def admit(admission, queue, entry, worker) do
     wait = estimate(admission, Queue.position(queue, entry.session))
 

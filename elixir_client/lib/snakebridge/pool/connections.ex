@@ -11,7 +11,7 @@ defmodule SnakeBridge.Pool.Connections do
   def checkout(worker, claim, deadline) do
     # A call on behalf of one that runs need not queue behind those that wait for that one.
     taken =
-      if Worker.crowded?(worker) and not claim.nested?,
+      if Worker.crowded?(worker) and claim.nested == nil,
         do: :none,
         else: Slots.take(worker.slots, claim)
 

@@ -8,8 +8,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   require Logger
 
   alias SnakeBridge.{Error, Telemetry}
-  alias SnakeBridge.Pool.{Placement, Slots, Worker}
-  alias SnakeBridge.Pool.{Seat, Spares}
+  alias SnakeBridge.Pool.{Placement, Seat, Slots, Spares, Worker}
 
   @states :snakebridge_pool_states
   @look_every 5
@@ -146,7 +145,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
       {pool, :draining, refused, begun + if(timeout == :infinity, do: 60_000, else: timeout)}
     )
 
-    shut(pool)
+    close_door(pool)
     running = running(pool)
     Telemetry.execute([:snakebridge, :pool, :drain, :start], %{running: running}, %{pool: pool})
     left = until_idle(pool, if(timeout == :infinity, do: :infinity, else: begun + timeout))
@@ -175,20 +174,26 @@ defmodule SnakeBridge.Pool.Lifecycle do
   # What is left when it is time, or 0.
   defp until_idle(pool, deadline) do
     # Also those that became ready meanwhile.
-    shut(pool)
+    close_door(pool)
 
     case running(pool) do
       0 -> 0
-      left when deadline == :infinity or left == 0 -> wait(left) && until_idle(pool, deadline)
-      left -> if now() >= deadline, do: left, else: wait(left) && until_idle(pool, deadline)
+      left -> if over?(deadline), do: left, else: wait_idle(pool, deadline)
     end
   end
 
-  defp wait(_), do: Process.sleep(@look_every) == :ok
+  # Whoever gives a connection back tells nobody, so that a call costs no message.
+  defp wait_idle(pool, deadline) do
+    Process.sleep(@look_every)
+    until_idle(pool, deadline)
+  end
 
-  defp shut(pool) do
+  defp over?(:infinity), do: false
+  defp over?(deadline), do: now() >= deadline
+
+  defp close_door(pool) do
     Placement.drain(pool)
-    for worker <- workers(pool), do: Slots.shut(worker.slots)
+    for worker <- workers(pool), do: Slots.drain(worker.slots)
   end
 
   defp running(pool), do: pool |> workers() |> Enum.map(&busy/1) |> Enum.sum()

@@ -70,7 +70,11 @@ defmodule SnakeBridge.Pool.Placement do
 
   # While a pool drains, calls from functions that its calls wait for are let through.
   defp admitted(pool) do
-    if Nesting.nested?(), do: :ok, else: with(nil <- Lifecycle.refusal(pool), do: :ok)
+    with false <- Nesting.nested?(), %Error{} = refusal <- Lifecycle.refusal(pool) do
+      {:error, refusal}
+    else
+      _ -> :ok
+    end
   end
 
   # --- sessions that move to the process that replaces theirs ---

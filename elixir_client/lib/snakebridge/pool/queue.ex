@@ -5,7 +5,7 @@ defmodule SnakeBridge.Pool.Queue do
   """
 
   @enforce_keys [:ring]
-  defstruct [:ring, lines: %{}, length: 0]
+  defstruct [:ring, lines: %{}, length: 0, joined: 0]
 
   @typedoc "What tells sessions apart here: a number, as it fits into an atomic."
   @type session :: pos_integer()
@@ -13,7 +13,8 @@ defmodule SnakeBridge.Pool.Queue do
   @opaque t :: %__MODULE__{
             ring: :queue.queue(session()),
             lines: %{session() => :queue.queue(entry())},
-            length: non_neg_integer()
+            length: non_neg_integer(),
+            joined: non_neg_integer()
           }
 
   @spec new() :: t()
@@ -36,14 +37,17 @@ defmodule SnakeBridge.Pool.Queue do
   @doc "Puts an entry at the end of its session's line."
   @spec join(t(), entry()) :: t()
   def join(queue, %{session: session} = entry) do
+    # Its number tells who came first, also between lines.
+    entry = Map.put(entry, :number, queue.joined)
+    queue = %{queue | length: queue.length + 1, joined: queue.joined + 1}
+
     case queue.lines do
-      %{^session => line} ->
-        %{queue | lines: %{queue.lines | session => :queue.in(entry, line)}, length: queue.length + 1}
+      %{^session => line} = lines ->
+        %{queue | lines: %{lines | session => :queue.in(entry, line)}}
 
       lines ->
         line = :queue.in(entry, :queue.new())
-        ring = :queue.in(session, queue.ring)
-        %{queue | ring: ring, lines: Map.put(lines, session, line), length: queue.length + 1}
+        %{queue | ring: :queue.in(session, queue.ring), lines: Map.put(lines, session, line)}
     end
   end
 
@@ -79,10 +83,10 @@ defmodule SnakeBridge.Pool.Queue do
   defp put_back(passed, chosen, ring),
     do: Enum.reduce(passed, ring, &if(&1 == chosen, do: &2, else: :queue.in_r(&1, &2)))
 
-  @doc "Takes out who has waited longest in the longest line."
+  @doc "Takes out who has waited longest, among those of the longest lines."
   @spec oldest_of_longest(t()) :: {entry(), t()}
   def oldest_of_longest(queue) do
-    {session, _} = Enum.max_by(queue.lines, fn {_, line} -> :queue.len(line) end)
+    {session, _} = Enum.max_by(queue.lines, fn {_, line} -> {:queue.len(line), -:queue.get(line).number} end)
     {entry, queue} = first_of(queue, session)
     left? = is_map_key(queue.lines, session)
     {entry, if(left?, do: queue, else: %{queue | ring: :queue.delete(session, queue.ring)})}
@@ -103,8 +107,15 @@ defmodule SnakeBridge.Pool.Queue do
   @doc "Takes out all for which `gone?` holds."
   @spec reject(t(), (entry() -> boolean())) :: {[entry()], t()}
   def reject(queue, gone?) do
-    {left, out} = queue |> to_list() |> Enum.split_with(&(not gone?.(&1)))
-    if out == [], do: {[], queue}, else: {out, Enum.reduce(left, new(), &join(&2, &1))}
+    {lines, out} =
+      Enum.reduce(queue.lines, {%{}, []}, fn {session, line}, {lines, out} ->
+        {gone, left} = line |> :queue.to_list() |> Enum.split_with(gone?)
+        lines = if left == [], do: lines, else: Map.put(lines, session, :queue.from_list(left))
+        {lines, gone ++ out}
+      end)
+
+    ring = if out == [], do: queue.ring, else: :queue.filter(&is_map_key(lines, &1), queue.ring)
+    {out, %{queue | lines: lines, ring: ring, length: queue.length - length(out)}}
   end
 
   @doc "All entries, line by line."

@@ -265,7 +265,7 @@ defmodule SnakeBridge.Pool.Seat do
 
   defp heard({:failed, text}, pid, %{next: %{pid: pid}} = state) do
     Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}")
-    answer(state.next, {:error, Error.new(:worker_start, "#{text} The old process goes on.")})
+    answer(state.next, {:error, Error.new(:worker_start, "#{text} (the old process goes on)")})
     %{state | next: nil}
   end
 

@@ -15,10 +15,12 @@ defmodule SnakeBridge.Pool.Slots do
 
   @workers :snakebridge_slots
 
-  # Whether the worker lives; one that is left behind takes only what belongs to calls that it runs.
+  # Whether the worker lives, and whom it takes: everybody; of a pool that drains, calls on behalf of such as run anywhere; of a process that has been
+  # replaced, only those on behalf of its own.
   @dead 0
   @open 1
-  @shut 2
+  @draining 2
+  @shut 3
 
   @enforce_keys [:size, :share, :holders, :requests, :sessions, :alive, :connections]
   defstruct [:size, :share, :holders, :requests, :sessions, :alive, :connections]
@@ -37,13 +39,15 @@ defmodule SnakeBridge.Pool.Slots do
   @typedoc "One taking of a slot: by whom, and for which request. It is given back once."
   @type lease :: {slot(), holder(), request :: non_neg_integer()}
   @typedoc """
-  Who asks for a connection, and what for: the request is what to cancel when the holder dies; `nested?`: on behalf of a call that runs.
+  Who asks for a connection, and what for: the request is what to cancel when the holder dies; `nested`: on behalf of a
+  call that runs on this worker (`:here`) or on another; `ends`: it ends a session, and is let in in any case.
   """
   @type claim :: %{
           required(:holder) => holder(),
           required(:request) => pos_integer(),
           required(:session) => pos_integer(),
-          required(:nested?) => boolean(),
+          required(:nested) => :here | :elsewhere | nil,
+          required(:ends) => boolean(),
           optional(atom()) => term()
         }
 
@@ -105,8 +109,8 @@ defmodule SnakeBridge.Pool.Slots do
 
         # Taken first, then looked: whoever shuts the worker from here on sees that the slot is held.
         cond do
-          claim.nested? -> taken(slots, kind, lease)
-          :atomics.get(slots.alive, 1) == @shut -> return(slots, kind, lease, :shut)
+          claim.nested == :here -> taken(slots, kind, lease)
+          shut?(:atomics.get(slots.alive, 1), claim) -> return(slots, kind, lease, :shut)
           # Low slots are taken first, so that a high one means a crowd.
           slot > slots.share and flooded?(slots, claim.session) -> return(slots, kind, lease, :none)
           true -> taken(slots, kind, lease)
@@ -116,6 +120,10 @@ defmodule SnakeBridge.Pool.Slots do
         :none
     end
   end
+
+  defp shut?(@shut, _), do: true
+  defp shut?(@draining, claim), do: claim.nested == nil and not claim.ends
+  defp shut?(_, _), do: false
 
   defp taken(_, :empty, lease), do: {:empty, lease}
 
@@ -282,11 +290,17 @@ defmodule SnakeBridge.Pool.Slots do
   @spec alive?(t()) :: boolean()
   def alive?(slots), do: :atomics.get(slots.alive, 1) != @dead
 
-  @doc "From now on only calls on behalf of such as run take a connection."
+  @doc "From now on only calls on behalf of such as run on this worker take a connection."
   @spec shut(t()) :: :ok
-  def shut(slots) do
-    # Not where it is dead.
-    :atomics.compare_exchange(slots.alive, 1, @open, @shut)
+  def shut(slots), do: close_door(slots, @shut)
+
+  @doc "From now on only calls on behalf of such as run on any worker take a connection."
+  @spec drain(t()) :: :ok
+  def drain(slots), do: close_door(slots, @draining)
+
+  # Not where it is dead.
+  defp close_door(slots, how) do
+    :atomics.compare_exchange(slots.alive, 1, @open, how)
     :ok
   end
 

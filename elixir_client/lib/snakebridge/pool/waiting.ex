@@ -61,7 +61,7 @@ defmodule SnakeBridge.Pool.Waiting do
 
   # Who has died meanwhile, gives back by his end what he was given before it, or is given nothing.
   defp give(%{from: {pid, _}} = entry, slots) do
-    taken = if Process.alive?(pid), do: Slots.take(slots, %{entry | nested?: true}), else: :gone
+    taken = if Process.alive?(pid), do: Slots.take(slots, %{entry | nested: :here}), else: :gone
 
     cond do
       taken in [:none, :gone] -> taken
