@@ -322,7 +322,7 @@ defmodule SnakeBridge.Pool do
 
     with :ok <- ensure_running(pool) do
       # They have the code of before.
-      if Spares.ready(pool) > 0, do: Spares.renew(pool)
+      if Keyword.get(:ets.lookup_element(@pools, pool, 3), :spares, 0) > 0, do: Spares.renew(pool)
 
       Enum.reduce_while(1..size(pool), :ok, fn index, :ok ->
         case Seat.replace(pool, index, options, timeout) do

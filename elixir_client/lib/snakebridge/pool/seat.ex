@@ -42,7 +42,7 @@ defmodule SnakeBridge.Pool.Seat do
   """
   @spec replace(atom(), pos_integer(), keyword(), timeout()) :: :ok | {:error, Error.t()}
   def replace(pool, index, options, timeout) do
-    GenServer.call(name(pool, index), {:replace, options}, timeout)
+    with {:ok, _} <- GenServer.call(name(pool, index), {:replace, options}, timeout), do: :ok
   catch
     :exit, {:timeout, _} ->
       {:error,
@@ -75,7 +75,7 @@ defmodule SnakeBridge.Pool.Seat do
     earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
-    :timer.send_interval(@look_every, :look)
+    if options[:recycle], do: :timer.send_interval(@look_every, :look)
 
     state = %{
       pool: pool,
@@ -203,7 +203,11 @@ defmodule SnakeBridge.Pool.Seat do
     do: {:reply, {:error, closed(state)}, state}
 
   # A new process is on its way in any case.
-  def handle_call({:replace, _}, _from, state), do: {:reply, :ok, state}
+  def handle_call({:replace, _}, from, %{status: :starting} = state),
+    do: {:noreply, %{state | waiting: [from | state.waiting]}}
+
+  def handle_call({:replace, _}, from, state),
+    do: {:noreply, start(%{state | waiting: [from | state.waiting]})}
 
   def handle_call(:close, _from, state) do
     for pid <- [state.pid, state.next && state.next.pid | Map.keys(state.left)],

@@ -341,8 +341,9 @@ defmodule SnakeBridge.Pool.Worker do
     Shared.Keeper.worker_gone(state.os_pid)
   end
 
-  defp retire(state) do
-    Slots.retire(state.worker.slots)
+  defp retire(%{worker: %{slots: slots}} = state) do
+    # Whoever comes late to one that was replaced goes on to the next; it has not died.
+    if state.status == :finishing, do: Slots.shrink(slots, 0), else: Slots.retire(slots)
     Slots.forget(state.worker)
     # Nobody is left there to call or to drop them.
     CallbackRegistry.forget({state.pool, state.worker.index, state.worker.generation})
