@@ -256,7 +256,9 @@ class Sessions:
                     return
                 session.closed = True
                 del self._sessions[id]
-        raise Unavailable(f"another process has taken the place of this one, and the session {id} holds nothing here; call there", moved=True)
+        raise Unavailable(
+            f"another process has taken the place of this one, and the session {id} holds nothing here; call there", moved=True
+        )
 
     def find(self, id: str) -> Session | None:
         return self._sessions.get(id)

@@ -11,6 +11,8 @@ defmodule SnakeBridge.Pool.Spares do
 
   @backoff_first 500
   @backoff_last 30_000
+  # The calls that waited for the one that was taken come first; a start takes half a second of a core.
+  @settle 250
 
   def start_link({pool, options}), do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
 
@@ -78,8 +80,10 @@ defmodule SnakeBridge.Pool.Spares do
   @impl true
   def handle_call(:take, _from, %{ready: []} = state), do: {:reply, nil, state}
 
-  def handle_call(:take, _from, %{ready: [pid | ready]} = state),
-    do: {:reply, pid, %{state | ready: ready}, {:continue, :fill}}
+  def handle_call(:take, _from, %{ready: [pid | ready]} = state) do
+    Process.send_after(self(), :fill, @settle)
+    {:reply, pid, %{state | ready: ready}}
+  end
 
   def handle_call(:ready, _from, state), do: {:reply, length(state.ready), state}
   def handle_call(:renew, _from, state), do: {:reply, :ok, %{ended(state) | open: true}, {:continue, :fill}}

@@ -13,6 +13,7 @@ defmodule SnakeBridge.Pool.Worker do
   require Logger
 
   alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
+  alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Pool.{Admission, Control, Journal, LastWords, Placement, Python, Slots, Waiting}
 
   @idle_kept 4
@@ -62,7 +63,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   @doc "Waits for a connection, which is taken for the caller."
   @spec wait_turn(map(), Slots.claim(), integer() | :infinity) ::
-          {:ready, SnakeBridge.Lane.Connection.t()} | {:empty, Slots.lease()} | :shut | {:error, Error.t()}
+          {:ready, Connection.t()} | {:empty, Slots.lease()} | :shut | {:error, Error.t()}
   def wait_turn(worker, claim, deadline) do
     # Answered at the deadline at the latest: whoever gave up by himself might be given a connection all the same.
     GenServer.call(worker.pid, {:wait, Map.put(claim, :deadline, deadline)}, :infinity)
@@ -353,6 +354,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   defp line("snakebridge-ready " <> _, %{status: :starting} = state) do
     Process.cancel_timer(state.ready_timer)
+    Python.warm_up(state.started)
     tell(state, :ready)
     %{state | status: :ready}
   end
