@@ -43,10 +43,7 @@ defmodule SnakeBridge.SpareTest do
     assert pids == Enum.uniq(pids)
     assert {:error, %Error{category: :session_lost}} = SnakeBridge.call_method(acc, :add, [1])
 
-    assert {:ok, true} =
-             SnakeBridge.call("builtins", "eval", ["'xml.dom.minidom' in __import__('sys').modules"],
-               pool: pool
-             )
+    assert {:ok, %SnakeBridge.Ref{}} = SnakeBridge.call("sys", "modules.get", ["xml.dom.minidom"], pool: pool)
   end
 
   @tag options: [spares: 1]
