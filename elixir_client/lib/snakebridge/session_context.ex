@@ -56,8 +56,7 @@ defmodule SnakeBridge.SessionContext do
   def enter(session), do: Process.put(@session, session)
 
   @doc """
-  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side, `max_queue:` bounds how many wait
-  for their turn; `pool:` and `timeout:` are
+  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:` and `timeout:` are
   those of its calls that name none themselves.
   """
   @spec create(keyword()) :: {:ok, String.t()}
@@ -69,7 +68,6 @@ defmodule SnakeBridge.SessionContext do
     chosen =
       for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
 
-    chosen = if most = opts[:max_queue], do: Map.put(chosen, "max_queue", most), else: chosen
     defaults = for {key, value} <- Keyword.take(opts, [:pool, :timeout]), value != nil, do: {key, value}
     if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}

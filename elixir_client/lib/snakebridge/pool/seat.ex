@@ -22,7 +22,8 @@ defmodule SnakeBridge.Pool.Seat do
   def start_link({pool, index, options}),
     do: GenServer.start_link(__MODULE__, {pool, index, options}, name: name(pool, index))
 
-  defp name(pool, index), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
+  @doc false
+  def name(pool, index), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
 
   @doc "Waits until a worker is ready here."
   @spec await(atom(), pos_integer(), timeout()) :: {:ok, map()} | {:error, Error.t()}

@@ -16,7 +16,7 @@ defmodule SnakeBridge.Pool.Settings do
     Recycling.check!(options[:recycle])
     number!(options, :spares, 0)
     number!(options, :shutdown, 0)
-    number!(options, :max_session_queue, 1)
+    number!(options, :max_session_queue, 0)
     modules!(Keyword.get(options, :preload, []))
     options
   end

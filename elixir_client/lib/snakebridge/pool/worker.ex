@@ -312,7 +312,8 @@ defmodule SnakeBridge.Pool.Worker do
     {:noreply, %{state | kept_by: sessions}}
   end
 
-  def handle_info(:sweep, %{status: :dead} = state), do: depart(state)
+  def handle_info(:depart, state), do: depart(state)
+  def handle_info(:sweep, %{status: :dead} = state), do: {:noreply, state}
 
   def handle_info(:sweep, state) do
     Process.send_after(self(), :sweep, @idle_sweep)
@@ -418,6 +419,7 @@ defmodule SnakeBridge.Pool.Worker do
     Shared.Keeper.worker_gone(state.os_pid)
     Logger.warning("SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{text}")
     state = %{state | status: :dead, death: text, asking: [], waiting: nil, control: nil, port: nil}
+    Process.send_after(self(), :depart, @idle_sweep)
     if state.worker, do: {:noreply, state}, else: {:stop, :normal, state}
   end
 
@@ -435,7 +437,7 @@ defmodule SnakeBridge.Pool.Worker do
     if Slots.census(state.worker.slots).held == 0 do
       {:stop, :normal, state}
     else
-      Process.send_after(self(), :sweep, @idle_sweep)
+      Process.send_after(self(), :depart, @idle_sweep)
       {:noreply, state}
     end
   end
