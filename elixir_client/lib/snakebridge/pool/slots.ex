@@ -109,11 +109,15 @@ defmodule SnakeBridge.Pool.Slots do
 
         # Taken first, then looked: whoever shuts the worker from here on sees that the slot is held.
         cond do
-          claim.nested == :here -> taken(slots, kind, lease)
-          shut?(:atomics.get(slots.alive, 1), claim) -> return(slots, kind, lease, :shut)
+          not admits?(slots, claim) ->
+            return(slots, kind, lease, :shut)
+
           # Low slots are taken first, so that a high one means a crowd.
-          slot > slots.share and flooded?(slots, claim.session) -> return(slots, kind, lease, :none)
-          true -> taken(slots, kind, lease)
+          claim.nested != :here and slot > slots.share and flooded?(slots, claim.session) ->
+            return(slots, kind, lease, :none)
+
+          true ->
+            taken(slots, kind, lease)
         end
 
       :none ->
@@ -121,9 +125,17 @@ defmodule SnakeBridge.Pool.Slots do
     end
   end
 
-  defp shut?(@shut, _), do: true
-  defp shut?(@draining, claim), do: claim.nested == nil and not claim.ends
-  defp shut?(_, _), do: false
+  @doc "Whether the worker takes such a call, as far as it lives."
+  @spec admits?(t(), claim()) :: boolean()
+  def admits?(_, %{nested: :here}), do: true
+
+  def admits?(slots, claim) do
+    case :atomics.get(slots.alive, 1) do
+      @shut -> false
+      @draining -> claim.nested != nil or claim.ends
+      _ -> true
+    end
+  end
 
   defp taken(_, :empty, lease), do: {:empty, lease}
 

@@ -195,10 +195,14 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_call({:seat, _, _, _}, _from, state),
     do: {:reply, {:error, Error.new(:worker_start, "the worker is #{state.status}")}, state}
 
-  def handle_call({:wait, claim}, from, %{status: status} = state)
+  def handle_call({:wait, claim}, from, %{status: status, waiting: waiting} = state)
       when status in [:seated, :leaving, :finishing] do
-    if Waiting.empty?(state.waiting), do: Process.send_after(self(), :look, @look_every)
-    {:noreply, %{state | waiting: Waiting.join(state.waiting, from, claim, state.worker)}}
+    if Slots.admits?(state.worker.slots, claim) do
+      if Waiting.empty?(waiting), do: Process.send_after(self(), :look, @look_every)
+      {:noreply, %{state | waiting: Waiting.join(waiting, from, claim, state.worker)}}
+    else
+      {:reply, :shut, state}
+    end
   end
 
   def handle_call({:wait, _}, _from, state) do
