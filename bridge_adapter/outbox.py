@@ -21,6 +21,7 @@ from bridge_adapter.tools.registry import ToolError
 if TYPE_CHECKING:
     from bridge_adapter.connection import Connection
     from bridge_adapter.lane import Message
+    from bridge_adapter.sessions import Session
 
 DEFAULT_CREDIT = 256
 MAX_CREDIT = 1 << 20
@@ -53,6 +54,7 @@ class _Producer:
         self._packer = connection.stream_packer()
         self._source: Iterator[Any] | None = None
         self._context: Context | None = None
+        self._session: Session | None = None
         self._outbox = Outbox(lambda items: connection.socket.send(lane.items_head(id, len(items)), *items))
         self.sent = 0
         self.returned: bytes | None = None  # what the generator returned, packed
@@ -78,6 +80,8 @@ class _Producer:
             try:
                 self._close_source()
             finally:
+                if self._session is not None:
+                    self._session.streams.discard(self)
                 self._outbox.close()
 
     def _produce(self) -> bool:
@@ -118,7 +122,8 @@ class _Producer:
             self.sent += made
 
     def _open(self) -> None:
-        session = self._request.call.session
+        session = self._session = self._request.call.session
+        session.streams.add(self)
         self._context = context = Context(self._dispatcher, session, self._request)
         self._source = self._dispatcher.stream_tool(self._request)(context.payload(), context)
 

@@ -58,6 +58,7 @@ class Request:
     refs: list[str] | None = None  # of a call with a key: the refs in its answer
     outcome: Outcome | None = None  # the same: how its answer came about
     afterwards: Callable[[], None] | None = None  # what is done when its answer has been sent
+    admitted: bool = False  # it has had its session's turn: what it still has to do there is not refused
 
 
 @dataclass(slots=True, eq=False)

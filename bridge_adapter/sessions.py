@@ -127,7 +127,7 @@ def _waits_in_a_circle(lock: SessionLock, call: Call) -> bool:
 class Session:
     """State of one caller. `closed`: not in the table any more; whoever waited for its lock opens the session anew."""
 
-    __slots__ = ("_thread", "closed", "concurrent", "id", "lock", "pinned", "refs")
+    __slots__ = ("_thread", "closed", "concurrent", "id", "lock", "pinned", "refs", "streams")
 
     def __init__(self, id: str, config: Config) -> None:
         self.id = id
@@ -136,6 +136,7 @@ class Session:
         self.pinned = False
         self.concurrent = False
         self.closed = False
+        self.streams: set[object] = set()  # that run in it, also while they leave its lock to others
         self._thread: _PinnedThread | None = None
 
     def configure(self, options: Any) -> None:
@@ -166,7 +167,7 @@ class Session:
 
     @property
     def stateless(self) -> bool:
-        return not len(self.refs) and self.lock.idle and not self.pinned and not self.concurrent
+        return not len(self.refs) and not self.streams and self.lock.idle and not self.pinned and not self.concurrent
 
 
 class _PinnedThread:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from lane_client import Client, LaneError, Worker, payload
 
@@ -18,6 +20,33 @@ def moved(client: Client, session: str) -> bool:
         assert details["outcome"] == "not_started"
         return details["moved"] is True
     return False
+
+
+def test_a_stream_goes_on_and_its_session_stays_with_it(worker: Worker, client: Client, control: Client) -> None:
+    reader = worker.connect()
+    id = reader.open_stream(payload("sample", "gen", [6], session="streams"), credit=2)
+    while not control.request("stats", None)["active"]:
+        pass
+    items: list[int] = []
+
+    def take(batch: list[int]) -> None:
+        # It waits for credit, and has left the session's lock to others.
+        items.extend(batch)
+        assert "streams" in control.request("leave", None)
+        assert not moved(client, "streams")
+        reader.send(lane.notification("credit", [id, len(batch)]))
+
+    assert reader.answer(id, take) == {"items": 6}
+    assert len(items) == 6
+    reader.close()
+    assert moved(client, "streams")
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """One for each test: there is no way back."""
+    with Worker() as running:
+        yield running
 
 
 def test_sessions_that_hold_nothing_go_and_the_others_stay_until_they_do(worker: Worker, client: Client, control: Client) -> None:

@@ -42,7 +42,8 @@ defmodule SnakeBridge.RollingTest do
     long = fn n -> {:ok, ^n} = sample(pool, "identity", [n]) end
     short = fn n -> Task.await(Task.async(fn -> {:ok, ^n} = sample(pool, "identity", [n]) end)) end
     counted = fn _ -> {:ok, _} = sample(pool, "record", [1]) end
-    stream = fn n -> ^n = SnakeBridge.stream("sample", "gen", [n], pool: pool) |> Enum.count() end
+    # More than Python sends ahead: it takes its session's turn more than once.
+    stream = fn _ -> 700 = SnakeBridge.stream("sample", "gen", [700], pool: pool) |> Enum.count() end
 
     for kind <- [long, short, counted, stream] do
       Task.async(fn ->
@@ -65,7 +66,7 @@ defmodule SnakeBridge.RollingTest do
     assert :ok = Pool.restart(pool)
     :atomics.put(stop, 1, 1)
     counts = Task.await_many(callers, 20_000)
-    assert Enum.all?(counts, &(&1 > 10))
+    assert Enum.all?(counts, &(&1 > 5))
     assert eventually(fn -> alone?(pool) end)
     assert [%{generation: 2}, %{generation: 2}] = Pool.info(pool)
     assert eventually(fn -> not Enum.any?(before, &running?/1) end)
