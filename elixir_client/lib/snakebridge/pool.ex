@@ -7,7 +7,9 @@ defmodule SnakeBridge.Pool do
   Options of a pool: `:size` (workers; default: schedulers, at most 4), `:python`, `:env`, `:cd`, `:max_connections` (per worker, 64),
   `:journal` (where idempotent calls are recorded: `true`, `false`, a path, `[path: path, durability: :process | :power]`; docs/reliability.md),
   `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
-  `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
+  `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000),
+  `:retry` and `:breaker` (what becomes of calls whose workers die: `SnakeBridge.Retry`, `SnakeBridge.Breaker`), `:heartbeat` (after what silence a worker
+  counts as dead: `[interval: 5_000, timeout: 30_000]`, or `false`; docs/retries.md).
 
   A session lives on one worker, the one with the fewest sessions when it began. The calling process itself sends and receives on a connection
   that it takes from a table, so a call passes through no other process. A dead worker is restarted with growing delays (100 ms to 5 s); its
@@ -15,9 +17,9 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Error, Exchange, SessionManager, Telemetry}
+  alias SnakeBridge.{Breaker, Error, Exchange, Retry, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Attempts, Journal, Placement, Python, Slots, Worker}
+  alias SnakeBridge.Pool.{Attempts, Heartbeat, Journal, Placement, Python, Slots, Worker}
 
   @behaviour SnakeBridge.RuntimeClient
 
@@ -27,7 +29,13 @@ defmodule SnakeBridge.Pool do
 
   @doc false
   def create_tables do
-    for name <- [@pools, Slots.table(), SessionManager.table(), Nesting.table() | Placement.tables()] do
+    for name <- [
+          @pools,
+          Slots.table(),
+          SessionManager.table(),
+          Nesting.table(),
+          Breaker.table() | Placement.tables()
+        ] do
       kind = if name == Nesting.table(), do: :bag, else: :set
       :ets.new(name, [:named_table, :public, kind, read_concurrency: true, write_concurrency: true])
     end
@@ -108,6 +116,9 @@ defmodule SnakeBridge.Pool do
     unless is_integer(size) and size > 0,
       do: raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(size)}")
 
+    Retry.configure(name, options)
+    Breaker.configure(name, options)
+    Heartbeat.settings(options)
     :ets.insert(@pools, {name, size, options})
     Placement.forget_beyond(name, size)
     Python.sweep()
@@ -126,7 +137,7 @@ defmodule SnakeBridge.Pool do
     key = Journal.key(tool, payload)
     {given, payload} = Map.pop(payload, "idempotency_key")
 
-    answer =
+    {answer, attempts} =
       Attempts.run(payload, opts, fn worker, session, context ->
         cond do
           worker.journal ->
@@ -146,17 +157,21 @@ defmodule SnakeBridge.Pool do
         end
       end)
 
-    if key, do: tell(Exchange.take_outcome(), opts[:report])
+    if key != nil or attempts > 1 or opts[:report] != nil,
+      do: tell(answer, key, attempts, opts[:report])
+
     answer
   end
 
-  # How the answer to a call with a key came about.
-  defp tell(nil, _), do: :ok
-
-  defp tell(outcome, report) do
-    Telemetry.note_outcome(outcome)
+  # How an answer came about: the journal knows of earlier attempts than ours.
+  defp tell({:ok, _}, key, attempts, report) do
+    outcome = Exchange.take_outcome() || %{attempts: 1, replayed: false}
+    outcome = %{outcome | attempts: max(outcome.attempts, attempts)}
+    if key != nil or attempts > 1, do: Telemetry.note_outcome(outcome)
     if is_function(report, 1), do: report.(outcome)
   end
+
+  defp tell(_, _, _, _), do: :ok
 
   @impl true
   def execute_stream(tool, payload, callback, opts) do
@@ -165,9 +180,12 @@ defmodule SnakeBridge.Pool do
 
   @doc "Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`."
   def open_stream(tool, payload, opts) do
-    Attempts.run(payload, opts, fn worker, _session, context ->
-      Exchange.Stream.open(worker, tool, payload, context)
-    end)
+    {opened, _} =
+      Attempts.run(payload, opts, fn worker, _session, context ->
+        Exchange.Stream.open(worker, tool, payload, context)
+      end)
+
+    opened
   end
 
   @doc false
@@ -220,7 +238,9 @@ defmodule SnakeBridge.Pool do
         status: status,
         os_pid: worker[:os_pid],
         generation: worker[:generation],
-        sessions: sessions(worker)
+        sessions: sessions(worker),
+        tainted: Breaker.tainted?(pool, index),
+        breaker: Breaker.state({pool, index})
       }
     end
     |> Enum.sort_by(& &1.index)

@@ -24,6 +24,7 @@ defmodule SnakeBridge.Runtime do
     Payload,
     PulledStream,
     Ref,
+    Retry,
     RuntimeClient,
     SessionContext,
     Shared,
@@ -448,12 +449,16 @@ defmodule SnakeBridge.Runtime do
 
     opts =
       defaults
-      |> Keyword.merge(Keyword.drop(runtime, [:ref_session, :pool_name, :stream_timeout]))
+      |> Keyword.merge(Keyword.drop(runtime, [:ref_session, :pool_name, :stream_timeout]), &chosen/3)
       |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
       |> Keyword.put(:session_id, session)
 
     if options == %{}, do: opts, else: Keyword.put(opts, :session_options, options)
   end
+
+  # A call's policy says what differs from that of its session.
+  defp chosen(:retry, base, given), do: Retry.new(given, Retry.new(base))
+  defp chosen(_, _, given), do: given
 
   defp enrich(%Error{} = error, {module, function, args}) do
     added = %{elixir_module: module, elixir_function: function, elixir_arity: length(args)}

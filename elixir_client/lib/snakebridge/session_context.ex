@@ -56,8 +56,8 @@ defmodule SnakeBridge.SessionContext do
   def enter(session), do: Process.put(@session, session)
 
   @doc """
-  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:` and `timeout:` are
-  those of its calls that name none themselves.
+  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:`, `timeout:` and `retry:`
+  (`SnakeBridge.Retry`) are those of its calls that name none themselves.
   """
   @spec create(keyword()) :: {:ok, String.t()}
   def create(opts \\ []) do
@@ -68,7 +68,9 @@ defmodule SnakeBridge.SessionContext do
     chosen =
       for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
 
-    defaults = for {key, value} <- Keyword.take(opts, [:pool, :timeout]), value != nil, do: {key, value}
+    defaults =
+      for {key, value} <- Keyword.take(opts, [:pool, :timeout, :retry]), value != nil, do: {key, value}
+
     if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}
   end

@@ -3,15 +3,27 @@ defmodule SnakeBridge.Exchange.Stream do
   An open stream: a connection that is busy with it until it ends or is halted. Python sends as many items as it has credit for, and the
   process that reads them serves what the generator asks for meanwhile.
   """
-  alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
+  alias SnakeBridge.{Breaker, Error, Exchange, Lane, Pool, SessionManager}
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Connections, Worker}
+  alias SnakeBridge.Pool.{Attempts, Connections, Worker}
 
   @halt_timeout 2_000
 
   # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet
-  defstruct [:worker, :connection, :id, :deadline, :options, :value, functions: [], owed: 0, open: true]
+  # circuit: the breaker that is told when the worker dies under it
+  defstruct [
+    :worker,
+    :connection,
+    :id,
+    :deadline,
+    :options,
+    :circuit,
+    :value,
+    functions: [],
+    owed: 0,
+    open: true
+  ]
 
   @type t :: %__MODULE__{}
 
@@ -34,11 +46,12 @@ defmodule SnakeBridge.Exchange.Stream do
              id: id,
              deadline: context.deadline,
              functions: functions,
-             options: options
+             options: options,
+             circuit: context[:circuit]
            }}
 
         unsent ->
-          Exchange.settle(unsent, worker, connection, id)
+          Exchange.settle(unsent, worker, connection, id, context[:circuit])
       end
     end
   end
@@ -71,13 +84,15 @@ defmodule SnakeBridge.Exchange.Stream do
         end
 
       {:error, :timeout} ->
-        Worker.cancel(stream.worker, connection.id, id, "deadline")
+        Worker.cancel(stream.worker, connection.id, id, "deadline", stream.circuit)
         {:error, Request.timeout_error(), drop(stream)}
 
       {:error, reason} ->
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
-        {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
+        error = Worker.crash(stream.worker, :unknown, "the connection to it broke: #{inspect(reason)}")
+        if Attempts.culpable?(error), do: Breaker.failed(stream.circuit, :crash)
+        {:error, error, stream}
     end
   end
 

@@ -4,7 +4,7 @@ defmodule SnakeBridge.Pool.Placement do
 
   A session stays where it is, also when its worker's process dies: the next process of that worker takes it over, without what it held.
   """
-  alias SnakeBridge.{Error, Pool, SessionManager}
+  alias SnakeBridge.{Breaker, Error, Pool, SessionManager}
   alias SnakeBridge.Pool.Worker
 
   # {pool, index} => status, worker
@@ -79,7 +79,11 @@ defmodule SnakeBridge.Pool.Placement do
         await_any(pool, Enum.to_list(1..Pool.size(pool)), context)
 
       _ ->
-        {:ok, Enum.min_by(Enum.shuffle(ready), &:atomics.get(&1.counts, 3))}
+        {:ok,
+         ready
+         |> Breaker.sound(pool, & &1.index)
+         |> Enum.shuffle()
+         |> Enum.min_by(&:atomics.get(&1.counts, 3))}
     end
   end
 
@@ -164,6 +168,7 @@ defmodule SnakeBridge.Pool.Placement do
         if start == [], do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end), else: start
 
       unless choice == [] do
+        choice = Breaker.sound(choice, pool, &elem(&1, 0))
         {index, _} = choice |> Enum.shuffle() |> Enum.min_by(&load(pool, &1))
         place_on(pool, session, index)
       end

@@ -8,8 +8,9 @@ defmodule SnakeBridge.Pool.Worker do
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
-  alias SnakeBridge.Pool.{Control, Journal, LastWords, Placement, Python, Queue, Slots}
+  alias SnakeBridge.{Breaker, CallbackRegistry, Error, Output, Pool, Shared}
+  alias SnakeBridge.Pool.{Control, Death, Heartbeat, Journal, LastWords}
+  alias SnakeBridge.Pool.{OutOfMemory, Placement, Python, Queue, Slots}
 
   @backoff_first 100
   @backoff_last 5_000
@@ -52,7 +53,8 @@ defmodule SnakeBridge.Pool.Worker do
       {:error,
        Error.new(
          :timeout,
-         "all #{worker.max_connections} connections to the worker were in use until the timeout; raise max_connections"
+         "all #{worker.max_connections} connections to the worker were in use until the timeout; raise max_connections",
+         %{outcome: :not_started}
        )}
 
     :exit, _ ->
@@ -66,28 +68,25 @@ defmodule SnakeBridge.Pool.Worker do
     :ok
   end
 
-  @doc "Interrupts a request; if it is still running after the pool's grace period, the worker is killed."
-  @spec cancel(map(), pos_integer(), non_neg_integer(), String.t()) :: :ok
-  def cancel(worker, connection_id, request_id, reason) do
-    GenServer.cast(worker.pid, {:cancel, worker.generation, connection_id, request_id, reason})
+  @doc """
+  Interrupts a request; if it is still running after the pool's grace period, the worker is killed, and the call's circuit breaker is told.
+  """
+  @spec cancel(map(), pos_integer(), non_neg_integer(), String.t(), Breaker.key() | nil) :: :ok
+  def cancel(worker, connection_id, request_id, reason, circuit \\ nil) do
+    GenServer.cast(worker.pid, {:cancel, worker.generation, {connection_id, request_id, circuit}, reason})
   end
 
   @doc "The error for a call whose connection broke: why the process died, as far as that is known."
   @spec crash(map(), :unknown | :not_started, String.t()) :: Error.t()
   def crash(worker, outcome, seen) do
-    why =
+    death =
       try do
-        GenServer.call(worker.pid, {:why, worker.generation}, 3_000)
+        GenServer.call(worker.pid, {:why, worker.generation}, 3_000) || Death.unseen(seen)
       catch
-        :exit, _ -> seen
+        :exit, _ -> Death.unseen(seen, :pool_stopped)
       end
 
-    ran =
-      if outcome == :unknown,
-        do: "it is not known whether the call took effect",
-        else: "the call had not started"
-
-    Error.new(:worker_crash, "the Python worker died: #{why || seen}; #{ran}", %{outcome: outcome})
+    Death.error(death, outcome)
   end
 
   # --- the process ---
@@ -120,6 +119,10 @@ defmodule SnakeBridge.Pool.Worker do
       # dead workers, some of whose connections were still held when they died
       retired: [],
       last_death: nil,
+      # what this process is being killed for
+      killed_for: nil,
+      # processes that the kernel had killed for memory when it began
+      oom_kills: nil,
       backoff: @backoff_first
     }
 
@@ -136,6 +139,8 @@ defmodule SnakeBridge.Pool.Worker do
       | generation: state.generation + 1,
         status: :starting,
         words: LastWords.new(),
+        killed_for: nil,
+        oom_kills: OutOfMemory.kills(),
         started: now()
     }
 
@@ -167,9 +172,11 @@ defmodule SnakeBridge.Pool.Worker do
   defp failed(state, text) do
     Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot start: #{text}")
     Placement.put_worker(state.pool, state.index, :failed, %{})
-    error = Error.new(:worker_start, text)
+    Breaker.worker_failed(state.pool, state.index)
+    error = Error.new(:worker_start, text, %{outcome: :not_started})
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    again(%{state | status: {:failed, error}, waiting: [], last_death: {state.generation, text}})
+    death = Death.given_up(text, LastWords.new())
+    again(%{state | status: {:failed, error}, waiting: [], last_death: {state.generation, death}})
   end
 
   defp again(state) do
@@ -195,15 +202,15 @@ defmodule SnakeBridge.Pool.Worker do
     {:noreply, %{state | queue: Queue.join(state.queue, from, state.worker)}}
   end
 
-  def handle_call({:wait, _}, _from, state),
-    do:
-      {:reply, {:error, Error.new(:worker_crash, "the worker was restarted", %{outcome: :not_started})},
-       state}
+  def handle_call({:wait, _}, _from, state) do
+    death = Death.unseen("it was replaced meanwhile")
+    {:reply, {:error, Death.error(death, :not_started)}, state}
+  end
 
   def handle_call({:why, generation}, from, state) do
     case state do
-      %{last_death: {died, text}} when died >= generation ->
-        {:reply, text, state}
+      %{last_death: {died, death}} when died >= generation ->
+        {:reply, death, state}
 
       _ ->
         # The connection broke before the exit status came in; it will, or the process lives on.
@@ -219,23 +226,24 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_cast({:freed, _}, state), do: {:noreply, state}
 
   def handle_cast(
-        {:cancel, generation, connection, request, reason},
+        {:cancel, generation, {connection, request, _} = stuck, reason},
         %{generation: generation, control: control} = state
       )
       when is_pid(control) do
     Control.cancel(control, connection, request, reason)
     grace = Keyword.get(state.options, :kill_after, 5_000)
-    Process.send_after(self(), {:still_running?, generation, connection, request}, grace)
+    Process.send_after(self(), {:still_running?, generation, stuck}, grace)
     {:noreply, state}
   end
 
-  def handle_cast({:cancel, _, _, _, _}, state), do: {:noreply, state}
+  def handle_cast({:cancel, _, _, _}, state), do: {:noreply, state}
 
   @impl true
   def handle_info({port, {:data, {_, line}}}, %{port: port} = state), do: {:noreply, line(line, state)}
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
-    {:noreply, died(state, LastWords.describe(status))}
+    oom? = OutOfMemory.grown?(state.oom_kills, OutOfMemory.kills())
+    {:noreply, died(state, Death.of_exit(status, state.words, oom?, state.killed_for))}
   end
 
   def handle_info({:start, generation}, %{generation: generation, port: nil} = state),
@@ -243,7 +251,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_info({:not_ready, generation}, %{generation: generation, status: :starting} = state) do
     Python.kill(state.os_pid)
-    {:noreply, died(state, "it was not ready within its start timeout")}
+    {:noreply, died(state, Death.given_up("it was not ready within its start timeout", state.words))}
   end
 
   def handle_info({:no_reason, from}, state) do
@@ -257,16 +265,16 @@ defmodule SnakeBridge.Pool.Worker do
     end
   end
 
-  def handle_info(
-        {:still_running?, generation, connection, request},
-        %{generation: generation, control: control} = state
-      )
+  def handle_info({:still_running?, generation, stuck}, %{generation: generation, control: control} = state)
       when is_pid(control) do
-    Control.ask_stats(control, self(), {connection, request})
+    Control.ask_stats(control, self(), stuck)
     {:noreply, state}
   end
 
-  def handle_info({:stats, generation, {connection, request}, answer}, %{generation: generation} = state) do
+  def handle_info(
+        {:stats, generation, {connection, request, circuit}, answer},
+        %{generation: generation} = state
+      ) do
     stuck? =
       case answer do
         {:ok, %{"active" => active}} -> Enum.any?(active, &match?([^connection, ^request | _], &1))
@@ -275,10 +283,16 @@ defmodule SnakeBridge.Pool.Worker do
 
     if stuck? do
       Logger.warning("SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed")
-      Python.kill(state.os_pid)
+      Breaker.failed(circuit, :timeout)
+      {:noreply, kill(state, :ignored_cancellation)}
+    else
+      {:noreply, state}
     end
+  end
 
-    {:noreply, state}
+  def handle_info({:silent, generation}, %{generation: generation, status: :ready} = state) do
+    Logger.warning("SnakeBridge: the worker #{state.os_pid} has stopped answering and is killed")
+    {:noreply, kill(state, :missed_heartbeat)}
   end
 
   # A hint may have gone to a caller that had just given up or died; nobody waits longer than this for the next one.
@@ -294,6 +308,7 @@ defmodule SnakeBridge.Pool.Worker do
     state = %{state | retired: Enum.reject(state.retired, &let_go?/1)}
 
     if state.status == :ready do
+      Breaker.worker_well(state.pool, state.index)
       Slots.shrink(state.worker.slots, @idle_kept)
       # Who was woken and killed in the same moment has woken nobody else.
       {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
@@ -318,6 +333,11 @@ defmodule SnakeBridge.Pool.Worker do
     retire(state)
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
+  end
+
+  defp kill(state, why) do
+    Python.kill(state.os_pid)
+    %{state | killed_for: why}
   end
 
   defp retire(%{status: :ready, worker: worker}) do
@@ -350,6 +370,7 @@ defmodule SnakeBridge.Pool.Worker do
       max_connections: Keyword.get(state.options, :max_connections, 64),
       output: state.options[:output],
       journal: Journal.kept?(state.options),
+      heartbeat: Heartbeat.settings(state.options),
       # whether it shares memory
       shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
       slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),
@@ -368,7 +389,7 @@ defmodule SnakeBridge.Pool.Worker do
 
       {:error, error} ->
         Python.kill(state.os_pid)
-        died(state, Exception.message(error))
+        died(state, Death.given_up(Exception.message(error), state.words))
     end
   end
 
@@ -378,36 +399,34 @@ defmodule SnakeBridge.Pool.Worker do
     %{state | words: LastWords.add(state.words, text)}
   end
 
-  defp died(%{status: :starting} = state, how) do
+  defp died(%{status: :starting} = state, death) do
     Python.cleanup(state.directory)
 
     failed(
       state,
-      "Python (#{Python.executable(state.options) |> elem(1)}) ended before it was ready: #{how}.#{LastWords.quoted(state.words)}#{LastWords.advice(state.words)}"
+      "Python (#{Python.executable(state.options) |> elem(1)}) ended before it was ready: #{death.text}#{LastWords.advice(state.words)}"
     )
   end
 
-  defp died(state, how) do
-    text = "#{how}.#{LastWords.quoted(state.words)}"
+  defp died(state, death) do
     Placement.put_worker(state.pool, state.index, :down, %{})
-    Placement.mark_lost(state.pool, state.index, how)
+    Placement.mark_lost(state.pool, state.index, death.how)
+    # One that was killed for what a call did is not ill itself.
+    unless death.killed_for == :ignored_cancellation, do: Breaker.worker_failed(state.pool, state.index)
     if state.control, do: Process.exit(state.control, :kill)
     retire(state)
-    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, text)}
+    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, death)}
 
-    gone =
-      {:error,
-       Error.new(:worker_crash, "the Python worker died: #{text}; the call had not started", %{
-         outcome: :not_started
-       })}
-
-    Queue.dismiss(state.queue, gone)
+    Queue.dismiss(state.queue, {:error, Death.error(death, :not_started)})
     # What user code started lives in the process group of the worker.
     Python.kill(state.os_pid)
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
     backoff = if now() - state.started > @healthy_after, do: @backoff_first, else: state.backoff
-    Logger.warning("SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{text}")
+
+    Logger.warning(
+      "SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{death.text}"
+    )
 
     again(%{
       state
@@ -415,7 +434,7 @@ defmodule SnakeBridge.Pool.Worker do
         retired: [state.worker | state.retired],
         asking: [],
         queue: Queue.new(),
-        last_death: {state.generation, text},
+        last_death: {state.generation, death},
         backoff: backoff
     })
   end
