@@ -229,15 +229,15 @@ defmodule SnakeBridge.Breaker do
   @impl true
   def init(nil) do
     :ets.delete_all_objects(@table)
-    # circuits by key; the key of each probe by its token, which is the monitor of who makes it
-    {:ok, %{circuits: %{}, probes: %{}, tidying: false}}
+
+    # circuits by key; the key of each probe by its token, which is the monitor of who makes it; for which keys a timer runs
+    {:ok, %{circuits: %{}, probes: %{}, tidied: MapSet.new()}}
   end
 
   @impl true
   def handle_call({:forget, pool}, _, state) do
-    circuits = Map.reject(state.circuits, fn {key, _} -> elem(key, 0) == pool end)
-    for {key, _} <- state.circuits, elem(key, 0) == pool, do: :ets.delete(@table, key)
-    {:reply, {:ok, nil}, %{state | circuits: circuits}}
+    keys = for {key, _} <- state.circuits, elem(key, 0) == pool, do: key
+    {:reply, {:ok, nil}, Enum.reduce(keys, state, &forget(&2, &1))}
   end
 
   def handle_call({:failures, pool}, _, state) do
@@ -253,9 +253,9 @@ defmodule SnakeBridge.Breaker do
 
   def handle_call({:failed, key, settings, token}, _, state) do
     state = forget_probe(state, token)
-    circuit = Map.get(state.circuits, key) || Circuit.new(settings)
-    {change, state} = put(state, key, Circuit.failed(circuit, now()))
-    {:reply, {:ok, change}, tidy_later(state, settings)}
+    known = state.circuits[key]
+    {change, state} = put(state, key, Circuit.failed(known || Circuit.new(settings), now()))
+    {:reply, {:ok, change}, tidy_later(state, key, settings)}
   end
 
   def handle_call({:permit, key}, {pid, _}, state) do
@@ -300,15 +300,17 @@ defmodule SnakeBridge.Breaker do
     {:noreply, state}
   end
 
-  def handle_info(:tidy, state) do
-    now = now()
-    {forgotten, kept} = Enum.split_with(state.circuits, fn {_, circuit} -> forgettable?(circuit, now) end)
-    for {key, _} <- forgotten, do: :ets.delete(@table, key)
-    state = %{state | circuits: Map.new(kept), tidying: false}
+  def handle_info({:tidy, key}, state) do
+    state = %{state | tidied: MapSet.delete(state.tidied, key)}
 
-    case kept do
-      [{_, circuit} | _] -> {:noreply, tidy_later(state, circuit.settings)}
-      [] -> {:noreply, state}
+    case state.circuits do
+      %{^key => circuit} ->
+        if forgettable?(circuit, now()),
+          do: {:noreply, forget(state, key)},
+          else: {:noreply, tidy_later(state, key, circuit.settings)}
+
+      _ ->
+        {:noreply, state}
     end
   end
 
@@ -316,11 +318,14 @@ defmodule SnakeBridge.Breaker do
   defp forgettable?(%{state: :open} = circuit, now), do: now > circuit.until + circuit.settings.window
   defp forgettable?(circuit, now), do: Circuit.idle?(circuit, now)
 
-  defp tidy_later(%{tidying: true} = state, _), do: state
+  defp tidy_later(state, key, settings) do
+    unless MapSet.member?(state.tidied, key), do: Process.send_after(self(), {:tidy, key}, settings.window)
+    %{state | tidied: MapSet.put(state.tidied, key)}
+  end
 
-  defp tidy_later(state, settings) do
-    Process.send_after(self(), :tidy, settings.window)
-    %{state | tidying: true}
+  defp forget(state, key) do
+    :ets.delete(@table, key)
+    %{state | circuits: Map.delete(state.circuits, key)}
   end
 
   defp ended(how, key, token, state) do
@@ -353,8 +358,7 @@ defmodule SnakeBridge.Breaker do
     change = if changed?, do: {key, circuit.state, circuit.settings, rejections}
 
     if Circuit.idle?(circuit, now()) do
-      :ets.delete(@table, key)
-      {change, %{state | circuits: Map.delete(state.circuits, key)}}
+      {change, forget(state, key)}
     else
       # What is refused meanwhile is counted by who is refused.
       if changed? or before == nil, do: :ets.insert(@table, {key, circuit.state, circuit.until, rejections})

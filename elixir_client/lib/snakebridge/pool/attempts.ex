@@ -153,7 +153,7 @@ defmodule SnakeBridge.Pool.Attempts do
         do: add(%{error | outcome: :unknown}, "an earlier attempt may have taken effect"),
         else: error
 
-    if attempts > 1 or error.category == :worker_crash,
+    if attempts > 1 or call.begun != nil or error.category == :worker_crash,
       do: {{:error, %{error | details: Map.put(error.details, :attempts, attempts)}}, attempts},
       else: {{:error, error}, attempts}
   end
