@@ -65,7 +65,10 @@ defmodule SnakeBridge.Pool do
             :ok
 
           {:error, reason} ->
-            {:error, Error.new(:unavailable, "the pool #{inspect(name)} cannot start: #{inspect(reason)}")}
+            {:error,
+             Error.new(:unavailable, "the pool #{inspect(name)} cannot start: #{inspect(reason)}", %{
+               outcome: :not_started
+             })}
         end
 
       {nil, :error} ->
@@ -74,7 +77,8 @@ defmodule SnakeBridge.Pool do
         {:error,
          Error.new(
            :unavailable,
-           "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:"
+           "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:",
+           %{outcome: :not_started}
          )}
     end
   end

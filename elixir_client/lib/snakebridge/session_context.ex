@@ -101,7 +101,8 @@ defmodule SnakeBridge.SessionContext do
   defp stopped do
     Error.new(
       :unavailable,
-      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped"
+      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped",
+      %{outcome: :not_started}
     )
   end
 end

@@ -65,7 +65,8 @@ defmodule SnakeBridge.SnakepitClient do
     else
       raise Error.new(
               :unavailable,
-              "functions cannot be passed to Python: this Snakepit has no #{inspect(@registry)}.register_elixir_tool/4; use Snakepit 0.6 or newer"
+              "functions cannot be passed to Python: this Snakepit has no #{inspect(@registry)}.register_elixir_tool/4; use Snakepit 0.6 or newer",
+              %{outcome: :not_started}
             )
     end
   end
@@ -94,7 +95,8 @@ defmodule SnakeBridge.SnakepitClient do
        Error.new(
          :unavailable,
          "config :snakebridge, runtime_client: Snakepit needs the dependency :snakepit, which is not loaded; add it, or use the embedded " <>
-           "pool (SnakeBridge.Pool)"
+           "pool (SnakeBridge.Pool)",
+         %{outcome: :not_started}
        )}
     end
   end
@@ -182,7 +184,11 @@ defmodule SnakeBridge.SnakepitClient do
   defp crash(message), do: Error.new(:worker_crash, message, %{outcome: :unknown})
 
   defp unavailable(error, message),
-    do: Error.new(:unavailable, "Snakepit: #{message}", %{snakepit: inspect(error, limit: 20)})
+    do:
+      Error.new(:unavailable, "Snakepit: #{message}", %{
+        snakepit: inspect(error, limit: 20),
+        outcome: :unknown
+      })
 
   defp python(error) do
     type = error.python_type
@@ -227,7 +233,7 @@ defmodule SnakeBridge.SnakepitClient do
         crash("the worker cannot be reached: #{text}")
 
       _ ->
-        Error.new(:unavailable, "Snakepit: gRPC status #{inspect(status)}: #{text}")
+        Error.new(:unavailable, "Snakepit: gRPC status #{inspect(status)}: #{text}", %{outcome: :unknown})
     end
   end
 

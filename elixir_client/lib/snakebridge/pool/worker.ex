@@ -35,7 +35,10 @@ defmodule SnakeBridge.Pool.Worker do
       {:error, Error.new(:timeout, "no Python worker of the pool #{inspect(pool)} was ready in time")}
 
     :exit, _ ->
-      {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
+      {:error,
+       Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again", %{
+         outcome: :not_started
+       })}
   end
 
   @doc """

@@ -23,7 +23,8 @@ defmodule SnakeBridge.SessionPool.Desk do
       {:error,
        Error.new(
          :unavailable,
-         "no pool of sessions runs as #{inspect(pool)}: start it with {SnakeBridge.SessionPool, ...} in a supervision tree"
+         "no pool of sessions runs as #{inspect(pool)}: start it with {SnakeBridge.SessionPool, ...} in a supervision tree",
+         %{outcome: :not_started}
        )}
   end
 
@@ -236,7 +237,8 @@ defmodule SnakeBridge.SessionPool.Desk do
   defp full(state) do
     Error.new(
       :unavailable,
-      "#{:queue.len(state.queue)} callers wait for #{standing(state)} already (max_queue:); raise size: or max_queue:, or call less often"
+      "#{:queue.len(state.queue)} callers wait for #{standing(state)} already (max_queue:); raise size: or max_queue:, or call less often",
+      %{outcome: :not_started}
     )
   end
 
