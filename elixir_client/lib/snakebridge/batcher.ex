@@ -92,7 +92,11 @@ defmodule SnakeBridge.Batcher do
     catch
       :exit, {:timeout, _} ->
         {:error,
-         Error.new(:timeout, "the batcher #{inspect(batcher)} did not answer in time; give a longer timeout:")}
+         Error.new(
+           :timeout,
+           "the batcher #{inspect(batcher)} did not answer in time; give a longer timeout:",
+           %{outcome: :unknown}
+         )}
 
       :exit, {:noproc, _} ->
         {:error,

@@ -160,7 +160,7 @@ defmodule SnakeBridge.SnakepitClient do
   @spec error(term()) :: Error.t()
   def error(%{python_type: type} = error) when is_binary(type), do: python(error)
   def error(%{details: %{reason: reason}} = error), do: wrapped(error, reason)
-  def error(%{category: :timeout} = error), do: Error.new(:timeout, text(error))
+  def error(%{category: :timeout} = error), do: late(text(error))
   def error(%{status: _, message: text} = error) when is_binary(text), do: status(error, text)
   def error(error), do: unavailable(error, text(error))
 
@@ -168,7 +168,7 @@ defmodule SnakeBridge.SnakepitClient do
     do: put_details(python(reason), error)
 
   defp wrapped(_, %{status: _, message: text} = reason) when is_binary(text), do: status(reason, text)
-  defp wrapped(error, reason) when reason in [:timeout, :queue_timeout], do: Error.new(:timeout, text(error))
+  defp wrapped(error, reason) when reason in [:timeout, :queue_timeout], do: late(text(error))
 
   defp wrapped(error, reason) when reason == :internal or is_tuple(reason) do
     case reason do
@@ -181,6 +181,7 @@ defmodule SnakeBridge.SnakepitClient do
 
   defp wrapped(error, reason), do: unavailable(error, "#{text(error)}: #{describe(reason)}")
 
+  defp late(message), do: Error.new(:timeout, message, %{outcome: :unknown})
   defp crash(message), do: Error.new(:worker_crash, message, %{outcome: :unknown})
 
   defp unavailable(error, message),
@@ -227,7 +228,7 @@ defmodule SnakeBridge.SnakepitClient do
         })
 
       _ when status == 4 ->
-        Error.new(:timeout, text)
+        late(text)
 
       _ when status == 14 ->
         crash("the worker cannot be reached: #{text}")

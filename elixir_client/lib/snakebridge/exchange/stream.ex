@@ -73,7 +73,7 @@ defmodule SnakeBridge.Exchange.Stream do
             {:done, %{finish(stream) | value: result["value"]}}
 
           {:ok, {:response, ^id, error, _}} ->
-            {:error, Error.from_wire(error), finish(stream)}
+            {:error, error |> Error.from_wire() |> Attempts.begun(), finish(stream)}
 
           {:ok, other} ->
             serve(stream, other)

@@ -113,7 +113,7 @@ defmodule SnakeBridge.Pool.Attempts do
 
   defp conclude({:made, {:error, %Error{category: category} = error}}, call, context)
        when category in @repeated do
-    error = honest(error, :unknown)
+    error = begun(error)
     policy = Retry.new(call.retry, Retry.of(context.pool))
 
     case Retry.decide(policy, error, context.attempt, call.idempotent?, Pool.left(context.deadline)) do
@@ -146,7 +146,7 @@ defmodule SnakeBridge.Pool.Attempts do
     do: error |> honest(:not_started) |> final(context.attempt - 1, call)
 
   defp final(error, attempts, call) do
-    error = honest(error, :unknown)
+    error = begun(error)
 
     error =
       if call.begun != nil and error.outcome == :not_started,
@@ -157,6 +157,10 @@ defmodule SnakeBridge.Pool.Attempts do
       do: {{:error, %{error | details: Map.put(error.details, :attempts, attempts)}}, attempts},
       else: {{:error, error}, attempts}
   end
+
+  @doc "The error of a call that has been sent: if it did not end by itself, nobody knows what it did, unless the worker says so."
+  @spec begun(Error.t()) :: Error.t()
+  def begun(error), do: honest(error, :unknown)
 
   defp honest(%Error{outcome: nil, category: category} = error, outcome) when category in @interrupted,
     do: %{error | outcome: outcome}

@@ -82,7 +82,8 @@ defmodule SnakeBridge.Session.Visit do
       {:error,
        Error.new(
          :timeout,
-         "the session #{inspect(session)} was not ready in time: its init still runs, or rests before it is tried again; give a longer timeout:"
+         "the session #{inspect(session)} was not ready in time: its init still runs, or rests before it is tried again; give a longer timeout:",
+         %{outcome: :not_started}
        )}
 
     :exit, _ ->

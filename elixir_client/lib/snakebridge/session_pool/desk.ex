@@ -245,7 +245,8 @@ defmodule SnakeBridge.SessionPool.Desk do
   defp late(state) do
     Error.new(
       :timeout,
-      "none of #{standing(state)} was free in time; raise size:, queue_timeout: or the call's timeout, or call less often"
+      "none of #{standing(state)} was free in time; raise size:, queue_timeout: or the call's timeout, or call less often",
+      %{outcome: :not_started}
     )
   end
 
