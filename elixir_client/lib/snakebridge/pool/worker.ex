@@ -99,6 +99,7 @@ defmodule SnakeBridge.Pool.Worker do
     Process.flag(:trap_exit, true)
     # Sessions of an earlier life of this pool.
     Placement.mark_lost(pool, index, "its pool was restarted")
+    Placement.put_worker(pool, index, :starting, %{})
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
 
