@@ -29,9 +29,9 @@ defmodule SnakeBridge.Application do
       Pool.Journal,
       CallbackRegistry,
       SessionManager,
-      Breaker,
       {Registry, keys: :unique, name: SnakeBridge.Sessions},
       {Task.Supervisor, name: SnakeBridge.Tasks},
+      Breaker,
       {DynamicSupervisor, name: SnakeBridge.Pools, strategy: :one_for_one}
     ]
 

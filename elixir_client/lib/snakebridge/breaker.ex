@@ -13,7 +13,7 @@ defmodule SnakeBridge.Breaker do
       cancellation), `:python_error` (`[:crash, :timeout]`)
 
   `breaker: false` turns them off. When a breaker changes, there is an event `[:snakebridge, :breaker, :open | :half_open | :closed]`, with the
-  measurement `rejections` and the metadata `pool`, and `module` and `function`, or `worker`.
+  measurement `rejections` and the metadata `pool`, and `module` and `function`, or `worker`; handlers run in a process of their own.
 
   A call looks into a table, where only breakers are that have something to tell. This process is asked when a call fails, and when one may
   be a probe.
@@ -197,19 +197,21 @@ defmodule SnakeBridge.Breaker do
 
   # --- changes ---
 
-  # The asking process tells of them: a handler of the events may take its time, and make calls.
   defp ask(question) do
-    {answer, change} = GenServer.call(__MODULE__, question)
-    if change, do: tell(change)
-    answer
+    GenServer.call(__MODULE__, question)
   catch
     # The application is being stopped.
     :exit, _ -> nil
   end
 
-  defp tell({key, state, settings, rejections}) do
-    if state == :open, do: Logger.warning("SnakeBridge: " <> warning(key, settings))
-    Telemetry.execute([:snakebridge, :breaker, state], %{rejections: rejections}, named(key))
+  defp tell(key, circuit, rejections) do
+    if circuit.state == :open, do: Logger.warning("SnakeBridge: " <> warning(key, circuit.settings))
+    measurements = %{rejections: rejections}
+
+    # A handler may take its time, and make calls: neither this process nor who asked it waits for that.
+    Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
+      Telemetry.execute([:snakebridge, :breaker, circuit.state], measurements, named(key))
+    end)
   end
 
   defp warning({pool, index}, settings) do
@@ -237,7 +239,7 @@ defmodule SnakeBridge.Breaker do
   @impl true
   def handle_call({:forget, pool}, _, state) do
     keys = for {key, _} <- state.circuits, elem(key, 0) == pool, do: key
-    {:reply, {:ok, nil}, Enum.reduce(keys, state, &forget(&2, &1))}
+    {:reply, :ok, Enum.reduce(keys, state, &forget(&2, &1))}
   end
 
   def handle_call({:failures, pool}, _, state) do
@@ -248,14 +250,14 @@ defmodule SnakeBridge.Breaker do
           elem(key, 0) == pool,
           do: {key, length(Circuit.recent(circuit, now))}
 
-    {:reply, {Map.new(counts), nil}, state}
+    {:reply, Map.new(counts), state}
   end
 
   def handle_call({:failed, key, settings, token}, _, state) do
     state = forget_probe(state, token)
     known = state.circuits[key]
-    {change, state} = put(state, key, Circuit.failed(known || Circuit.new(settings), now()))
-    {:reply, {:ok, change}, tidy_later(state, key, settings)}
+    state = put(state, key, Circuit.failed(known || Circuit.new(settings), now()))
+    {:reply, :ok, tidy_later(state, key, settings)}
   end
 
   def handle_call({:permit, key}, {pid, _}, state) do
@@ -263,41 +265,37 @@ defmodule SnakeBridge.Breaker do
       %{^key => circuit} ->
         token = Process.monitor(pid)
         {answer, circuit} = Circuit.permit(circuit, token, now())
-        {change, state} = put(state, key, circuit)
+        state = put(state, key, circuit)
 
         if answer == :probe do
-          {:reply, {{:probe, token}, change}, put_in(state.probes[token], key)}
+          {:reply, {:probe, token}, put_in(state.probes[token], key)}
         else
           Process.demonitor(token, [:flush])
-          {:reply, {answer, change}, state}
+          {:reply, answer, state}
         end
 
       _ ->
-        {:reply, {:pass, nil}, state}
+        {:reply, :pass, state}
     end
   end
 
   def handle_call({ended, key, token}, _, state) when ended in [:succeeded, :released] do
-    {change, state} = ended(ended, key, token, state)
-    {:reply, {:ok, change}, state}
+    {:reply, :ok, ended(ended, key, token, state)}
   end
 
   # A worker needs no permission to be well: it is its own probe.
   def handle_call({:well, key}, _, state) do
     with %{^key => circuit} <- state.circuits,
          {:probe, circuit} <- Circuit.permit(circuit, :well, now()) do
-      {change, state} = put(state, key, Circuit.succeeded(circuit, :well))
-      {:reply, {:ok, change}, state}
+      {:reply, :ok, put(state, key, Circuit.succeeded(circuit, :well))}
     else
-      _ -> {:reply, {:ok, nil}, state}
+      _ -> {:reply, :ok, state}
     end
   end
 
   @impl true
   def handle_info({:DOWN, token, :process, _, _}, state) do
-    # Only a success could change the state of the breaker.
-    {nil, state} = ended(:released, state.probes[token], token, state)
-    {:noreply, state}
+    {:noreply, ended(:released, state.probes[token], token, state)}
   end
 
   def handle_info({:tidy, key}, state) do
@@ -339,7 +337,7 @@ defmodule SnakeBridge.Breaker do
         put(state, key, circuit)
 
       _ ->
-        {nil, state}
+        state
     end
   end
 
@@ -350,19 +348,19 @@ defmodule SnakeBridge.Breaker do
     %{state | probes: Map.delete(state.probes, token)}
   end
 
-  # The circuit as it is now, and what is to be told of it.
+  # The circuit as it is now.
   defp put(state, key, circuit) do
     rejections = with [{_, _, _, count}] <- :ets.lookup(@table, key), do: count, else: (_ -> 0)
     before = Map.get(state.circuits, key)
     changed? = circuit.state != if(before, do: before.state, else: :closed)
-    change = if changed?, do: {key, circuit.state, circuit.settings, rejections}
+    if changed?, do: tell(key, circuit, rejections)
 
     if Circuit.idle?(circuit, now()) do
-      {change, forget(state, key)}
+      forget(state, key)
     else
       # What is refused meanwhile is counted by who is refused.
       if changed? or before == nil, do: :ets.insert(@table, {key, circuit.state, circuit.until, rejections})
-      {change, put_in(state.circuits[key], circuit)}
+      put_in(state.circuits[key], circuit)
     end
   end
 

@@ -8,7 +8,8 @@ defmodule SnakeBridge.Runtime do
     * `:idempotent` - true: the call may be repeated after a crash of its worker
     * `:idempotency_key` - a text that names this very call, like the id of a job: it is idempotent, runs once at a time, and its answer is
       given again to whoever calls with that key later (docs/reliability.md). `__runtime__: [report: fun]` calls `fun` with
-      `%{attempts: count, replayed: boolean}` of an idempotent call that was answered
+      `%{attempts: count, replayed: boolean}` of a call that was answered
+    * `:retry` - a keyword list or a `SnakeBridge.Retry`: how often the call is made when workers die under it (docs/retries.md)
     * `:pool` - the pool to use, an atom
     * `:__args__` - further positional arguments
     * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, stream_timeout: ms]`; a timeout may be `:infinity`. A call may take

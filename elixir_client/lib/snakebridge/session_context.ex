@@ -4,7 +4,7 @@ defmodule SnakeBridge.SessionContext do
 
   Sessions can be shared: any process may enter a session by its id.
   """
-  alias SnakeBridge.{Error, SessionManager}
+  alias SnakeBridge.{Error, Retry, SessionManager}
 
   @session :snakebridge_session
   @options :snakebridge_session_options
@@ -64,6 +64,9 @@ defmodule SnakeBridge.SessionContext do
     id =
       Keyword.get(opts, :session_id) ||
         "session_#{:erlang.unique_integer([:positive])}_#{System.os_time(:millisecond)}"
+
+    # A policy that is none is found here, not by some call.
+    Retry.new(opts[:retry])
 
     chosen =
       for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}

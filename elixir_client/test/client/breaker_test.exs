@@ -160,7 +160,7 @@ defmodule SnakeBridge.BreakerTest do
     assert :pass = Breaker.permit(key)
     log = capture_log([level: :warning], fn -> Breaker.failed(key, :timeout) end)
     assert log =~ "calls of module.function in the pool #{inspect(pool)} are refused for 200 ms"
-    assert_received {:open, %{rejections: 0}, %{pool: ^pool, module: "module", function: "function"}}
+    assert_receive {:open, %{rejections: 0}, %{pool: ^pool, module: "module", function: "function"}}
 
     assert {:error, %Error{category: :circuit_open, outcome: :not_started, retry_after_ms: left} = error} =
              Breaker.permit(key)
@@ -172,14 +172,14 @@ defmodule SnakeBridge.BreakerTest do
 
     assert eventually(fn -> Breaker.state(key) == :half_open end)
     assert {:probe, first} = Breaker.permit(key)
-    assert_received {:half_open, %{rejections: 1}, _}
+    assert_receive {:half_open, %{rejections: 1}, _}
     assert {:probe, second} = Breaker.permit(key)
     assert {:error, %Error{category: :circuit_open}} = Breaker.permit(key)
     :ok = Breaker.succeeded(key, first)
     :ok = Breaker.succeeded(key, first)
     refute_received {:closed, _, _}
     :ok = Breaker.succeeded(key, second)
-    assert_received {:closed, %{rejections: 2}, _}
+    assert_receive {:closed, %{rejections: 2}, _}
     assert :pass = Breaker.permit(key)
     assert Breaker.list(pool) == []
   end

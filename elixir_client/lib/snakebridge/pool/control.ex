@@ -14,8 +14,9 @@ defmodule SnakeBridge.Pool.Control do
 
   @stats_timeout 2_000
 
-  def start_link(worker) do
-    case GenServer.start_link(__MODULE__, worker) do
+  @doc "Connects to a worker; with a heartbeat, the worker's process is told when the Python process has stopped answering."
+  def start_link(worker, heartbeat \\ nil) do
+    case GenServer.start_link(__MODULE__, {worker, heartbeat}) do
       {:ok, pid} ->
         {:ok, pid}
 
@@ -39,13 +40,13 @@ defmodule SnakeBridge.Pool.Control do
     do: GenServer.cast(control, {:recycle, to, segment, new_name})
 
   @impl true
-  def init(worker) do
+  def init({worker, heartbeat}) do
     case Connection.open(worker.address, worker.token, :control, Output.features(worker.output)) do
       {:ok, connection} ->
         {:ok, late} = Late.start_link(worker)
         :ok = :inet.setopts(connection.socket, active: true)
         if worker.shared, do: Keeper.offer(self())
-        if worker.heartbeat, do: Process.send_after(self(), :beat, worker.heartbeat.interval)
+        if heartbeat, do: Process.send_after(self(), :beat, heartbeat.interval)
 
         {:ok,
          %{
@@ -58,7 +59,7 @@ defmodule SnakeBridge.Pool.Control do
            # request of Python => monitor of the process that answers it
            answering: %{},
            next: 1,
-           heartbeat: worker.heartbeat,
+           heartbeat: heartbeat,
            # whether anything has come since the last beat
            heard: true,
            options: Request.options(worker.pool)

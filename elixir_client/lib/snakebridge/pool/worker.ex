@@ -312,7 +312,7 @@ defmodule SnakeBridge.Pool.Worker do
     state = %{state | retired: Enum.reject(state.retired, &let_go?/1)}
 
     if state.status == :ready do
-      Breaker.worker_well(state.pool, state.index)
+      if now() - state.started > @idle_sweep, do: Breaker.worker_well(state.pool, state.index)
       Slots.shrink(state.worker.slots, @idle_kept)
       # Who was woken and killed in the same moment has woken nobody else.
       {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
@@ -374,7 +374,6 @@ defmodule SnakeBridge.Pool.Worker do
       max_connections: Keyword.get(state.options, :max_connections, 64),
       output: state.options[:output],
       journal: Journal.kept?(state.options),
-      heartbeat: Heartbeat.settings(state.options),
       # whether it shares memory
       shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
       slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),
@@ -384,7 +383,7 @@ defmodule SnakeBridge.Pool.Worker do
 
     :atomics.put(worker.counts, 3, Placement.placed_on(state.pool, state.index))
 
-    case Control.start_link(worker) do
+    case Control.start_link(worker, Heartbeat.settings(state.options)) do
       {:ok, control} ->
         Slots.publish(worker)
         Placement.put_worker(state.pool, state.index, :ready, worker)
