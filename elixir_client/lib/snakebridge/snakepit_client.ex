@@ -18,7 +18,7 @@ defmodule SnakeBridge.SnakepitClient do
   @registry :"Elixir.Snakepit.Bridge.ToolRegistry"
   @snakepit :"Elixir.Snakepit"
   # Of ours, and of no meaning to Snakepit.
-  @ours [:session_options, :result, :bytes, :maps, :tensors, :frames, :preserve_identity, :shared]
+  @ours [:session_options, :result, :bytes, :maps, :tensors, :frames, :preserve_identity, :shared, :retry]
   # What stands for :infinity, which gRPC has no deadline for.
   @longest_ms 7 * 24 * 60 * 60 * 1000
 

@@ -170,6 +170,23 @@ defmodule SnakeBridge.RetryTest do
                call(pool, "math", "sqrt", [4], __runtime__: [timeout: 50])
     end
 
+    test "whose request could not be sent has not begun, and is made again though it is not idempotent" do
+      pool = start([])
+      {:ok, pid} = call(pool, "os", "getpid", [])
+      [{_, :ready, worker}] = :ets.lookup(:snakebridge_workers, {pool, 1})
+      me = self()
+      # Python dies, and nobody has noticed yet.
+      :ok = :sys.suspend(worker.pid)
+      Processes.kill(pid)
+      assert eventually(fn -> not Processes.running?(pid) end)
+      runtime = [report: &send(me, &1)]
+      task = Task.async(fn -> call(pool, "builtins", "len", ["text"], __runtime__: runtime) end)
+      assert eventually(fn -> asked_why?(worker.pid) end)
+      :ok = :sys.resume(worker.pid)
+      assert {:ok, 4} = Task.await(task, 30_000)
+      assert_received %{attempts: 2}
+    end
+
     test "whose pool was stopped or cannot start has not begun" do
       name = start(python: "/nonexistent/python")
 
@@ -194,6 +211,11 @@ defmodule SnakeBridge.RetryTest do
 
       assert {:ok, 2.0} = call(pool, "math", "sqrt", [4])
     end
+  end
+
+  defp asked_why?(pid) do
+    {:messages, messages} = Process.info(pid, :messages)
+    Enum.any?(messages, &match?({:"$gen_call", _, {:why, _}}, &1))
   end
 
   describe "the cause of a crash" do

@@ -86,6 +86,7 @@ defmodule SnakeBridge.Pool.Worker do
       try do
         GenServer.call(worker.pid, {:why, worker.generation}, 3_000) || Death.unseen(seen)
       catch
+        :exit, {:timeout, _} -> Death.unseen(seen)
         :exit, _ -> Death.unseen(seen, :pool_stopped)
       end
 
