@@ -86,8 +86,8 @@ defmodule SnakeBridge.Breaker do
     count_refusal(key)
 
     text =
-      "calls of #{name(module, function)} are refused: they have killed their workers too often lately; " <>
-        "the next is let through in #{left} ms, to see; SnakeBridge.Breaker.list(#{inspect(pool)}) tells more, and breaker: of the pool sets the limits"
+      "calls of #{name(module, function)} are refused, because too many of them have failed lately (a failure is the death of their worker, unless breaker: of the " <>
+        "pool says otherwise); the next is let through in #{left} ms, to see. SnakeBridge.Breaker.list(#{inspect(pool)}) tells more"
 
     {:error, Error.new(:circuit_open, text, %{outcome: :not_started, retry_after_ms: left})}
   end
