@@ -136,7 +136,7 @@ defmodule SnakeBridge do
   @spec current_session() :: String.t()
   def current_session, do: SessionContext.current()
 
-  @doc "A new session. `pinned: true`: its calls stay on one Python thread; `concurrent: true`: they may run side by side."
+  @doc "A new session. `pinned: true`: its calls stay on one Python thread; `concurrent: true`: they may run side by side; `pool:`, `timeout:` and `retry:` are those of its calls that name none."
   @spec create_session(keyword()) :: {:ok, String.t()}
   def create_session(opts \\ []), do: SessionContext.create(opts)
 

@@ -7,7 +7,9 @@ defmodule SnakeBridge.Pool do
   Options of a pool: `:size` (workers; default: schedulers, at most 4), `:python`, `:env`, `:cd`, `:max_connections` (per worker, 64),
   `:journal` (where idempotent calls are recorded: `true`, `false`, a path, `[path: path, durability: :process | :power]`; docs/reliability.md),
   `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
-  `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000).
+  `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000),
+  `:retry` and `:breaker` (what becomes of calls whose workers die: `SnakeBridge.Retry`, `SnakeBridge.Breaker`), `:heartbeat` (after what silence a worker
+  counts as dead: `[interval: 5_000, timeout: 30_000]`, or `false`; docs/retries.md).
 
   How it lives (docs/lifecycle.md): `:spares` (processes that stand by, 0), `:preload` (Python modules that a process imports before it is ready), `:recycle`
   (`[after: ms, calls: n, rss: bytes]`), `:shutdown` (ms that calls get to finish when the pool stops, 3 000), `:max_queue` (calls that may wait for a
@@ -21,7 +23,7 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Error, Exchange, SessionManager, Telemetry}
+  alias SnakeBridge.{Breaker, Error, Exchange, Retry, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
 
   alias SnakeBridge.Pool.{
@@ -51,7 +53,8 @@ defmodule SnakeBridge.Pool do
           Lifecycle.table(),
           Slots.table(),
           SessionManager.table(),
-          Nesting.table() | Placement.tables()
+          Nesting.table(),
+          Breaker.table() | Placement.tables()
         ] do
       kind = if name == Nesting.table(), do: :bag, else: :set
       :ets.new(name, [:named_table, :public, kind, read_concurrency: true, write_concurrency: true])
@@ -82,7 +85,10 @@ defmodule SnakeBridge.Pool do
             :ok
 
           {:error, reason} ->
-            {:error, Error.new(:unavailable, "the pool #{inspect(name)} cannot start: #{inspect(reason)}")}
+            {:error,
+             Error.new(:unavailable, "the pool #{inspect(name)} cannot start: #{inspect(reason)}", %{
+               outcome: :not_started
+             })}
         end
 
       {nil, :error} ->
@@ -91,7 +97,8 @@ defmodule SnakeBridge.Pool do
         {:error,
          Error.new(
            :unavailable,
-           "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:"
+           "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:",
+           %{outcome: :not_started}
          )}
     end
   end
@@ -130,6 +137,8 @@ defmodule SnakeBridge.Pool do
     name = options[:name]
     options = Settings.check!(options)
     size = options[:size]
+    Retry.configure(name, options)
+    Breaker.configure(name, options)
     :ets.insert(@pools, {name, size, options})
     Placement.forget_beyond(name, size)
     Python.sweep()
@@ -152,7 +161,7 @@ defmodule SnakeBridge.Pool do
     key = Journal.key(tool, payload)
     {given, payload} = Map.pop(payload, "idempotency_key")
 
-    answer =
+    {answer, attempts} =
       run(payload, opts, fn worker, session, context ->
         cond do
           worker.journal ->
@@ -167,7 +176,9 @@ defmodule SnakeBridge.Pool do
         end
       end)
 
-    if key, do: tell(Exchange.take_outcome(), opts[:report])
+    if key != nil or attempts > 1 or opts[:report] != nil,
+      do: tell(answer, key, attempts, opts[:report])
+
     answer
   end
 
@@ -178,13 +189,15 @@ defmodule SnakeBridge.Pool do
     end)
   end
 
-  # How the answer to a call with a key came about.
-  defp tell(nil, _), do: :ok
-
-  defp tell(outcome, report) do
-    Telemetry.note_outcome(outcome)
+  # How an answer came about: the journal knows of earlier attempts than ours.
+  defp tell({:ok, _}, key, attempts, report) do
+    outcome = Exchange.take_outcome() || %{attempts: 1, replayed: false}
+    outcome = %{outcome | attempts: max(outcome.attempts, attempts)}
+    if key != nil or attempts > 1, do: Telemetry.note_outcome(outcome)
     if is_function(report, 1), do: report.(outcome)
   end
+
+  defp tell(_, _, _, _), do: :ok
 
   @impl true
   def execute_stream(tool, payload, callback, opts) do
@@ -196,10 +209,13 @@ defmodule SnakeBridge.Pool do
     # Whether the worker takes it is known only from its first answer.
     again = fn -> open_stream(tool, payload, opts) end
 
-    run(payload, opts, fn worker, session, context ->
-      with {:ok, stream} <- Exchange.Stream.open(worker, session, tool, payload, context),
-           do: {:ok, %{stream | moved: fn -> moved(worker, session, context, again) end}}
-    end)
+    {opened, _} =
+      run(payload, opts, fn worker, session, context ->
+        with {:ok, stream} <- Exchange.Stream.open(worker, session, tool, payload, context),
+             do: {:ok, %{stream | moved: fn -> moved(worker, session, context, again) end}}
+      end)
+
+    opened
   end
 
   defp moved(worker, session, context, again),
@@ -256,7 +272,14 @@ defmodule SnakeBridge.Pool do
 
     for {index, status, worker} <- Placement.workers(pool) do
       left = for old <- Map.get(leaving, index, []), do: Map.delete(facts(old), :sessions)
-      Map.merge(facts(worker), %{index: index, status: status, leaving: left})
+
+      Map.merge(facts(worker), %{
+        index: index,
+        status: status,
+        leaving: left,
+        tainted: Breaker.tainted?(pool, index),
+        breaker: Breaker.state({pool, index})
+      })
     end
     |> Enum.sort_by(& &1.index)
   end

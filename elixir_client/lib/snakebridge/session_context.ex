@@ -4,7 +4,7 @@ defmodule SnakeBridge.SessionContext do
 
   Sessions can be shared: any process may enter a session by its id.
   """
-  alias SnakeBridge.{Error, SessionManager}
+  alias SnakeBridge.{Error, Retry, SessionManager}
 
   @session :snakebridge_session
   @options :snakebridge_session_options
@@ -56,8 +56,8 @@ defmodule SnakeBridge.SessionContext do
   def enter(session), do: Process.put(@session, session)
 
   @doc """
-  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:` and `timeout:` are
-  those of its calls that name none themselves.
+  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:`, `timeout:` and `retry:`
+  (`SnakeBridge.Retry`) are those of its calls that name none themselves.
   """
   @spec create(keyword()) :: {:ok, String.t()}
   def create(opts \\ []) do
@@ -65,10 +65,15 @@ defmodule SnakeBridge.SessionContext do
       Keyword.get(opts, :session_id) ||
         "session_#{:erlang.unique_integer([:positive])}_#{System.os_time(:millisecond)}"
 
+    # A policy that is none is found here, not by some call.
+    Retry.new(opts[:retry])
+
     chosen =
       for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
 
-    defaults = for {key, value} <- Keyword.take(opts, [:pool, :timeout]), value != nil, do: {key, value}
+    defaults =
+      for {key, value} <- Keyword.take(opts, [:pool, :timeout, :retry]), value != nil, do: {key, value}
+
     if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}
   end
@@ -99,7 +104,8 @@ defmodule SnakeBridge.SessionContext do
   defp stopped do
     Error.new(
       :unavailable,
-      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped"
+      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped",
+      %{outcome: :not_started}
     )
   end
 end

@@ -153,7 +153,8 @@ defmodule SnakeBridge.Exchange.Request do
   def timeout_error do
     Error.new(
       :timeout,
-      "the call did not finish within its timeout and did not react to its interruption; its worker is killed if it goes on"
+      "the call did not finish within its timeout and did not react to its interruption; its worker is killed if it goes on",
+      %{outcome: :unknown}
     )
   end
 end

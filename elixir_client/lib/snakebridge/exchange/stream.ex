@@ -3,21 +3,22 @@ defmodule SnakeBridge.Exchange.Stream do
   An open stream: a connection that is busy with it until it ends or is halted. Python sends as many items as it has credit for, and the
   process that reads them serves what the generator asks for meanwhile.
   """
-  alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
+  alias SnakeBridge.{Breaker, Error, Exchange, Lane, Pool, SessionManager}
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Connections, Placement, Worker}
+  alias SnakeBridge.Pool.{Attempts, Connections, Placement, WorkerClient}
 
   @halt_timeout 2_000
 
   # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet;
-  # moved: opens it anew where its session has moved meanwhile
+  # moved: opens it anew where its session has moved meanwhile; circuit: the breaker that is told when the worker dies under it
   defstruct [
     :worker,
     :connection,
     :id,
     :deadline,
     :options,
+    :circuit,
     :value,
     :moved,
     functions: [],
@@ -47,11 +48,12 @@ defmodule SnakeBridge.Exchange.Stream do
              id: id,
              deadline: context.deadline,
              functions: functions,
-             options: options
+             options: options,
+             circuit: context[:circuit]
            }}
 
         unsent ->
-          Exchange.settle(unsent, worker, connection, id)
+          Exchange.settle(unsent, worker, connection, id, context[:circuit])
       end
     end
   end
@@ -73,7 +75,7 @@ defmodule SnakeBridge.Exchange.Stream do
             {:done, %{finish(stream) | value: result["value"]}}
 
           {:ok, {:response, ^id, error, _}} ->
-            refused(Error.from_wire(error), finish(stream))
+            refused(error |> Error.from_wire() |> Attempts.begun(), finish(stream))
 
           {:ok, other} ->
             serve(stream, other)
@@ -84,13 +86,15 @@ defmodule SnakeBridge.Exchange.Stream do
         end
 
       {:error, :timeout} ->
-        Worker.cancel(stream.worker, connection.id, id, "deadline")
+        WorkerClient.cancel(stream.worker, connection.id, id, "deadline", stream.circuit)
         {:error, Request.timeout_error(), drop(stream)}
 
       {:error, reason} ->
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
-        {:error, Worker.crash(stream.worker, :unknown, inspect(reason)), stream}
+        error = WorkerClient.crash(stream.worker, :unknown, "the connection to it broke: #{inspect(reason)}")
+        if Attempts.culpable?(error), do: Breaker.failed(stream.circuit, :crash)
+        {:error, error, stream}
     end
   end
 
@@ -109,7 +113,7 @@ defmodule SnakeBridge.Exchange.Stream do
     Lane.parse(body, stream.options)
   catch
     kind, reason ->
-      Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+      WorkerClient.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
       drop(stream)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
@@ -118,7 +122,7 @@ defmodule SnakeBridge.Exchange.Stream do
   defp unread({:response, id}, error, %__MODULE__{id: id} = stream), do: {:error, error, finish(stream)}
 
   defp unread(:garbage, error, stream) do
-    Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+    WorkerClient.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
     {:error, error, drop(stream)}
   end
 
@@ -148,7 +152,7 @@ defmodule SnakeBridge.Exchange.Stream do
   def halt(%__MODULE__{connection: connection, id: id, worker: worker} = stream) do
     # Whichever the executor sees first: it may be waiting for credit, or running the generator.
     Connection.send(connection, Lane.notification("cancel", [id, "halted"]))
-    Worker.cancel(worker, connection.id, id, "halted")
+    WorkerClient.cancel(worker, connection.id, id, "halted")
     drain(stream, System.monotonic_time(:millisecond) + @halt_timeout)
   end
 

@@ -4,20 +4,20 @@ defmodule SnakeBridge.Pool.Connections do
   use. `SnakeBridge.Pool.Slots` knows who holds which.
   """
   alias SnakeBridge.{Error, Lane.Connection, Output}
-  alias SnakeBridge.Pool.{Placement, Slots, Worker}
+  alias SnakeBridge.Pool.{Placement, Slots, WorkerClient}
 
   @doc "Takes a connection, a new one if need be; waits its turn when all are in use, or others wait already."
   @spec checkout(map(), Slots.claim(), integer() | :infinity) :: {:ok, Connection.t()} | {:error, Error.t()}
   def checkout(worker, claim, deadline) do
     # A call on behalf of one that runs need not queue behind those that wait for that one.
     taken =
-      if Worker.crowded?(worker) and claim.nested == nil,
+      if WorkerClient.crowded?(worker) and claim.nested == nil,
         do: :none,
         else: Slots.take(worker.slots, claim)
 
     :atomics.add(worker.counts, 1, 1)
 
-    case with(:none <- taken, do: Worker.wait_turn(worker, claim, deadline)) do
+    case with(:none <- taken, do: WorkerClient.wait_turn(worker, claim, deadline)) do
       {:ready, connection} -> {:ok, connection}
       {:empty, lease} -> open(worker, lease)
       :shut -> {:error, Placement.moved(worker)}
@@ -25,7 +25,7 @@ defmodule SnakeBridge.Pool.Connections do
     end
   rescue
     # The pool was stopped, and the table of its connections has gone with it.
-    ArgumentError -> {:error, Worker.crash(worker, :not_started, "its pool was stopped")}
+    ArgumentError -> with :shut <- WorkerClient.ended(worker, claim), do: {:error, Placement.moved(worker)}
   end
 
   defp open(worker, lease) do
@@ -35,15 +35,15 @@ defmodule SnakeBridge.Pool.Connections do
 
       with {:error, reason} <- Connection.give(connection, worker.pid) do
         discard(worker, connection)
-        {:error, Worker.crash(worker, :not_started, inspect(reason))}
+        {:error, WorkerClient.crash(worker, :not_started, inspect(reason))}
       else
         :ok -> {:ok, connection}
       end
     else
       {:error, error} ->
         Slots.give_up(worker.slots, lease)
-        Worker.freed(worker)
-        {:error, Worker.crash(worker, :not_started, error.message)}
+        WorkerClient.freed(worker)
+        {:error, WorkerClient.crash(worker, :not_started, error.message)}
     end
   end
 
@@ -51,14 +51,14 @@ defmodule SnakeBridge.Pool.Connections do
   @spec checkin(map(), Connection.t()) :: :ok
   def checkin(worker, connection) do
     Slots.back(worker.slots, connection)
-    Worker.freed(worker)
+    WorkerClient.freed(worker)
   end
 
   @doc "Closes a connection that cannot be used any more."
   @spec discard(map(), Connection.t()) :: :ok
   def discard(worker, connection) do
     Slots.close(worker.slots, connection)
-    Worker.freed(worker)
+    WorkerClient.freed(worker)
   end
 
   @doc "Cancels what a dead process had in flight on any worker, closes its connections and frees their slots."
@@ -67,12 +67,12 @@ defmodule SnakeBridge.Pool.Connections do
     for worker <- Slots.workers(), held <- Slots.held(worker.slots, holder) do
       case held do
         %Connection{lease: {_, _, request}} = connection ->
-          Worker.cancel(worker, connection.id, request, "caller_down")
+          WorkerClient.cancel(worker, connection.id, request, "caller_down")
           discard(worker, connection)
 
         lease ->
           Slots.give_up(worker.slots, lease)
-          Worker.freed(worker)
+          WorkerClient.freed(worker)
       end
     end
 

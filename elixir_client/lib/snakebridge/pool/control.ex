@@ -9,12 +9,14 @@ defmodule SnakeBridge.Pool.Control do
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Output.Late
+  alias SnakeBridge.Pool.Heartbeat
   alias SnakeBridge.Shared.Keeper
 
   @stats_timeout 2_000
 
-  def start_link(worker) do
-    case GenServer.start_link(__MODULE__, worker) do
+  @doc "Connects to a worker; with a heartbeat, the worker's process is told when the Python process has stopped answering."
+  def start_link(worker, heartbeat \\ nil) do
+    case GenServer.start_link(__MODULE__, {worker, heartbeat}) do
       {:ok, pid} ->
         {:ok, pid}
 
@@ -41,12 +43,13 @@ defmodule SnakeBridge.Pool.Control do
     do: GenServer.cast(control, {:recycle, to, segment, new_name})
 
   @impl true
-  def init(worker) do
+  def init({worker, heartbeat}) do
     case Connection.open(worker.address, worker.token, :control, Output.features(worker.output)) do
       {:ok, connection} ->
         {:ok, late} = Late.start_link(worker)
         :ok = :inet.setopts(connection.socket, active: true)
         if worker.shared, do: Keeper.offer(self())
+        if heartbeat, do: Process.send_after(self(), :beat, heartbeat.interval)
 
         {:ok,
          %{
@@ -59,6 +62,9 @@ defmodule SnakeBridge.Pool.Control do
            # request of Python => monitor of the process that answers it
            answering: %{},
            next: 1,
+           heartbeat: heartbeat,
+           # whether anything has come since the last beat
+           heard: true,
            options: Request.options(worker.pool)
          }}
 
@@ -91,6 +97,8 @@ defmodule SnakeBridge.Pool.Control do
 
   @impl true
   def handle_info({:tcp, _, body}, state) do
+    state = %{state | heard: true}
+
     case Lane.parse(body, state.options) do
       {:ok, message} -> {:noreply, handle(message, state)}
       {:error, error} -> unreadable(Lane.peek(body), error, state)
@@ -98,6 +106,22 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   def handle_info({:unanswered, id}, state), do: {:noreply, answered(id, :no_answer, state)}
+
+  def handle_info(:beat, state) do
+    {verdict, heartbeat} = Heartbeat.beat(state.heartbeat, state.heard, Heartbeat.ticks(state.worker.os_pid))
+    state = %{state | heartbeat: heartbeat, heard: false}
+
+    case verdict do
+      :dead ->
+        send(state.worker.pid, {:silent, state.worker.generation})
+        {:noreply, state}
+
+      verdict ->
+        Process.send_after(self(), :beat, heartbeat.interval)
+        # One question is enough for one that does not answer.
+        {:noreply, if(verdict == :alive, do: ask("ping", nil, :ping, state), else: state)}
+    end
+  end
 
   def handle_info({:answered, id}, state) do
     {monitor, answering} = Map.pop(state.answering, id)
@@ -176,6 +200,9 @@ defmodule SnakeBridge.Pool.Control do
     case Map.pop(state.asked, id) do
       {nil, _} ->
         state
+
+      {:ping, asked} ->
+        %{state | asked: asked}
 
       {{:stats, to, tag}, asked} ->
         send(to, {:stats, state.worker.generation, tag, answer})

@@ -8,7 +8,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   require Logger
 
   alias SnakeBridge.{Error, Telemetry}
-  alias SnakeBridge.Pool.{Placement, Seat, Slots, Spares, Worker}
+  alias SnakeBridge.Pool.{Placement, Seat, Slots, Spares, Worker, WorkerClient}
 
   @states :snakebridge_pool_states
   @look_every 5
@@ -152,7 +152,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
     for worker <- workers(pool), connection <- Slots.busy(worker.slots) do
       {_, _, request} = connection.lease
-      Worker.cancel(worker, connection.id, request, "cancelled")
+      WorkerClient.cancel(worker, connection.id, request, "cancelled")
     end
 
     killed = if left > 0, do: until_idle(pool, now() + @grace), else: 0

@@ -5,7 +5,7 @@ defmodule SnakeBridge.Pool.Placement do
   A session stays where it is, also when its worker's process dies: the next process of that worker takes it over, without what it held. While a
   process is replaced that still holds something of a session, the session's calls go on there, until Python says that it holds nothing any more.
   """
-  alias SnakeBridge.{Error, Pool, SessionManager}
+  alias SnakeBridge.{Breaker, Error, Pool, SessionManager}
   alias SnakeBridge.Exchange.Nesting
   alias SnakeBridge.Pool.{Lifecycle, Seat}
 
@@ -91,14 +91,21 @@ defmodule SnakeBridge.Pool.Placement do
   def moved?(%Error{category: :unavailable, details: %{"moved" => true}}), do: true
   def moved?(_), do: false
 
-  @doc "Runs `use` with a worker, and with the one that replaces it when that is where the session goes on."
-  @spec follow(map(), map(), String.t(), (map() -> result)) :: result | {:error, Error.t()}
+  @doc """
+  Runs `use` with a worker, and with the one that replaces it when that is where the session goes on. `{:refused, error}`: there is none.
+  """
+  @spec follow(map(), map(), String.t(), (map() -> result)) :: result | {:refused, Error.t()}
         when result: term()
   def follow(worker, context, session, use) do
     with {:error, %Error{} = error} <- use.(worker) do
-      if moved?(error),
-        do: with({:ok, next} <- next(worker, context, session), do: follow(next, context, session, use)),
-        else: {:error, error}
+      if moved?(error), do: follow_on(worker, context, session, use), else: {:error, error}
+    end
+  end
+
+  defp follow_on(worker, context, session, use) do
+    case next(worker, context, session) do
+      {:ok, next} -> follow(next, context, session, use)
+      {:error, error} -> {:refused, error}
     end
   end
 
@@ -147,7 +154,7 @@ defmodule SnakeBridge.Pool.Placement do
     case {with_status(pool, :ready), with_status(pool, :draining)} do
       {[], []} -> await_any(pool, Enum.to_list(1..Pool.size(pool)), context)
       {[], draining} -> with :ok <- admitted(pool), do: fewest(draining)
-      {ready, _} -> fewest(ready)
+      {ready, _} -> ready |> Breaker.sound(pool, & &1.index) |> fewest()
     end
   end
 
@@ -258,6 +265,7 @@ defmodule SnakeBridge.Pool.Placement do
         if start == [], do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end), else: start
 
       unless choice == [] do
+        choice = Breaker.sound(choice, pool, &elem(&1, 0))
         {index, _} = choice |> Enum.shuffle() |> Enum.min_by(&load(pool, &1))
         place_on(pool, session, index)
       end

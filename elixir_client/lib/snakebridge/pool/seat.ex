@@ -10,8 +10,8 @@ defmodule SnakeBridge.Pool.Seat do
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Telemetry}
-  alias SnakeBridge.Pool.{Lifecycle, Placement, Recycling, Slots, Spares, Worker}
+  alias SnakeBridge.{Breaker, CallbackRegistry, Error, Telemetry}
+  alias SnakeBridge.Pool.{Death, Lifecycle, Placement, Recycling, Slots, Spares, Worker}
 
   @backoff_first 100
   @backoff_last 5_000
@@ -31,10 +31,11 @@ defmodule SnakeBridge.Pool.Seat do
     GenServer.call(name(pool, index), :await, timeout)
   catch
     :exit, {:timeout, _} ->
-      {:error, Error.new(:timeout, "no Python worker of the pool #{inspect(pool)} was ready in time")}
+      text = "no Python worker of the pool #{inspect(pool)} was ready in time"
+      {:error, Error.new(:timeout, text, %{outcome: :not_started})}
 
     :exit, _ ->
-      {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
+      {:error, stopping(pool)}
   end
 
   @doc """
@@ -53,7 +54,12 @@ defmodule SnakeBridge.Pool.Seat do
        )}
 
     :exit, _ ->
-      {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
+      {:error, stopping(pool)}
+  end
+
+  defp stopping(pool) do
+    text = "the pool #{inspect(pool)} is being stopped or restarted; try again"
+    Error.new(:unavailable, text, %{outcome: :not_started})
   end
 
   @doc "Ends the processes here; calls are refused until `open/2`."
@@ -167,7 +173,8 @@ defmodule SnakeBridge.Pool.Seat do
   defp failed(state, text) do
     Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot start: #{text}")
     Placement.put_worker(state.pool, state.index, :failed, %{})
-    error = Error.new(:worker_start, text)
+    Breaker.worker_failed(state.pool, state.index)
+    error = Error.new(:worker_start, text, %{outcome: :not_started})
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
     rest(%{state | status: {:failed, error}, waiting: []})
   end
@@ -274,7 +281,8 @@ defmodule SnakeBridge.Pool.Seat do
     %{state | next: nil}
   end
 
-  defp heard({:died, _}, pid, %{pid: pid, next: %{} = next} = state) do
+  defp heard({:died, death}, pid, %{pid: pid, next: %{} = next} = state) do
+    count(death, state)
     # What was to replace it, does.
     Placement.put_worker(state.pool, state.index, :starting, %{})
     answer(next, :ok)
@@ -282,9 +290,10 @@ defmodule SnakeBridge.Pool.Seat do
   end
 
   # Between its start and its first call.
-  defp heard({:died, text}, pid, %{pid: pid, worker: nil} = state), do: failed(state, text)
+  defp heard({:died, death}, pid, %{pid: pid, worker: nil} = state), do: failed(state, death.text)
 
-  defp heard({:died, _}, pid, %{pid: pid} = state) do
+  defp heard({:died, death}, pid, %{pid: pid} = state) do
+    count(death, state)
     age = System.monotonic_time(:millisecond) - state.worker.since
 
     if age > @healthy_after,
@@ -301,13 +310,17 @@ defmodule SnakeBridge.Pool.Seat do
   defp heard({:died, _}, pid, state), do: %{state | left: Map.delete(state.left, pid)}
   defp heard(_, _, state), do: state
 
+  # One that was killed for what a call did, or on purpose, is not ill itself.
+  defp count(%{killed_for: why}, _) when why in [:ignored_cancellation, :pool_stopped], do: :ok
+  defp count(_, state), do: Breaker.worker_failed(state.pool, state.index)
+
   # A process of ours has ended without a word: a fault of this library, or somebody has killed it.
   defp ended(pid, reason, %{pid: pid} = state) do
     if state.worker, do: Placement.worker_lost(state.worker, "its process in Elixir ended")
 
     case state.worker do
       nil -> failed(state, "its process in Elixir ended: #{inspect(reason, limit: 10)}")
-      _ -> heard({:died, reason}, pid, state)
+      _ -> heard({:died, Death.unseen(inspect(reason, limit: 10))}, pid, state)
     end
   end
 

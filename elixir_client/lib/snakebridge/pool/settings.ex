@@ -1,7 +1,7 @@
 defmodule SnakeBridge.Pool.Settings do
   @moduledoc "The options of a pool that say how it lives, checked where it starts: whoever is wrong hears of it there, not in a worker."
 
-  alias SnakeBridge.Pool.{Admission, Recycling}
+  alias SnakeBridge.Pool.{Admission, Heartbeat, Recycling}
 
   @doc "The options with their defaults. Raises ArgumentError."
   @spec check!(keyword()) :: keyword()
@@ -13,6 +13,7 @@ defmodule SnakeBridge.Pool.Settings do
         raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(options[:size])}")
 
     Admission.new(options)
+    Heartbeat.settings(options)
     Recycling.check!(options[:recycle])
     number!(options, :spares, 0)
     number!(options, :shutdown, 0)

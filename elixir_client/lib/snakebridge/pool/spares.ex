@@ -110,7 +110,8 @@ defmodule SnakeBridge.Pool.Spares do
       else: {:noreply, state}
   end
 
-  def handle_info({:worker, pid, {_, text}}, state), do: {:noreply, gone(state, pid, text)}
+  def handle_info({:worker, pid, {:failed, text}}, state), do: {:noreply, gone(state, pid, text)}
+  def handle_info({:worker, pid, {:died, death}}, state), do: {:noreply, gone(state, pid, death.text)}
 
   def handle_info({:DOWN, _, :process, pid, reason}, state),
     do: {:noreply, gone(state, pid, inspect(reason, limit: 5))}

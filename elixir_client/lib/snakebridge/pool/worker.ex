@@ -5,16 +5,28 @@ defmodule SnakeBridge.Pool.Worker do
 
   The Port's stdin is the Python process's lifeline: it ends when this BEAM does, however that happens.
 
-  Its owner hears `{:worker, pid, event}`: `:ready`, `{:failed, why}` (it never became ready), `{:died, why}`, `:vacant` (left behind, and nothing
+  Its owner hears `{:worker, pid, event}`: `:ready`, `{:failed, text}` (it never became ready), `{:died, death}`, `:vacant` (left behind, and nothing
   needs it any more). A dead worker stays while callers hold connections to it, and to tell them why it died.
   """
   use GenServer, restart: :temporary, shutdown: 10_000
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
-  alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Admission, Control, Journal, LastWords, Placement, Python, Slots, Waiting}
+  alias SnakeBridge.{Breaker, CallbackRegistry, Error, Output, Pool, Shared}
+
+  alias SnakeBridge.Pool.{
+    Admission,
+    Control,
+    Death,
+    Heartbeat,
+    Journal,
+    LastWords,
+    OutOfMemory,
+    Placement,
+    Python,
+    Slots,
+    Waiting
+  }
 
   @idle_kept 4
   @idle_sweep 10_000
@@ -48,59 +60,9 @@ defmodule SnakeBridge.Pool.Worker do
   @spec finish(pid()) :: :ok
   def finish(pid), do: GenServer.cast(pid, :finish)
 
-  @doc "Kills the Python process, as if it had died by itself."
+  @doc "Kills the Python process, because its pool is being drained or stopped and something in it does not end."
   @spec kill(pid()) :: :ok
   def kill(pid), do: GenServer.cast(pid, :kill)
-
-  # --- for callers ---
-
-  # Where the worker's counters hold how many wait.
-  @waiting 2
-
-  @doc "Whether anybody waits for a connection, as far as the counters know."
-  @spec crowded?(map()) :: boolean()
-  def crowded?(worker), do: :atomics.get(worker.counts, @waiting) > 0
-
-  @doc "Waits for a connection, which is taken for the caller."
-  @spec wait_turn(map(), Slots.claim(), integer() | :infinity) ::
-          {:ready, Connection.t()} | {:empty, Slots.lease()} | :shut | {:error, Error.t()}
-  def wait_turn(worker, claim, deadline) do
-    # Answered at the deadline at the latest: whoever gave up by himself might be given a connection all the same.
-    GenServer.call(worker.pid, {:wait, Map.put(claim, :deadline, deadline)}, :infinity)
-  catch
-    :exit, _ -> {:error, crash(worker, :not_started, "its pool was stopped")}
-  end
-
-  @doc "Says that a connection is free now, if anybody waits for one."
-  @spec freed(map()) :: :ok
-  def freed(worker) do
-    if crowded?(worker), do: GenServer.cast(worker.pid, :freed)
-    :ok
-  end
-
-  @doc "Interrupts a request; if it is still running after the pool's grace period, the worker is killed."
-  @spec cancel(map(), pos_integer(), non_neg_integer(), String.t()) :: :ok
-  def cancel(worker, connection_id, request_id, reason) do
-    GenServer.cast(worker.pid, {:cancel, connection_id, request_id, reason})
-  end
-
-  @doc "The error for a call whose connection broke: why the process died, as far as that is known."
-  @spec crash(map(), :unknown | :not_started, String.t()) :: Error.t()
-  def crash(worker, outcome, seen) do
-    why =
-      try do
-        GenServer.call(worker.pid, :why, 3_000)
-      catch
-        :exit, _ -> seen
-      end
-
-    ran =
-      if outcome == :unknown,
-        do: "it is not known whether the call took effect",
-        else: "the call had not started"
-
-    Error.new(:worker_crash, "the Python worker died: #{why || seen}; #{ran}", %{outcome: outcome})
-  end
 
   # --- the process ---
 
@@ -124,6 +86,9 @@ defmodule SnakeBridge.Pool.Worker do
       worker: nil,
       control: nil,
       words: LastWords.new(),
+      # what it is being killed for, and how many processes the kernel had killed for memory when it began
+      killed_for: nil,
+      oom_kills: OutOfMemory.kills(),
       waiting: nil,
       # callers that want to know why it died
       asking: [],
@@ -168,7 +133,7 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_call({:seat, owner, index, generation}, _from, %{status: :ready} = state) do
     worker = described(state, index, generation)
 
-    case Control.start_link(worker) do
+    case Control.start_link(worker, Heartbeat.settings(state.options)) do
       {:ok, control} ->
         Process.demonitor(state.owned, [:flush])
         Slots.publish(worker)
@@ -205,10 +170,7 @@ defmodule SnakeBridge.Pool.Worker do
     end
   end
 
-  def handle_call({:wait, _}, _from, state) do
-    text = "the Python worker died: #{state.death}; the call had not started"
-    {:reply, {:error, Error.new(:worker_crash, text, %{outcome: :not_started})}, state}
-  end
+  def handle_call({:wait, _}, _from, state), do: {:reply, gone(state.death), state}
 
   def handle_call(:why, _from, %{status: :dead} = state), do: {:reply, state.death, state}
 
@@ -222,10 +184,11 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_cast(:freed, %{waiting: waiting} = state) when waiting != nil,
     do: {:noreply, %{state | waiting: Waiting.grant(waiting, state.worker)}}
 
-  def handle_cast({:cancel, connection, request, reason}, %{control: control} = state) when is_pid(control) do
+  def handle_cast({:cancel, {connection, request, _} = call, reason}, %{control: control} = state)
+      when is_pid(control) do
     Control.cancel(control, connection, request, reason)
     grace = Keyword.get(state.options, :kill_after, 5_000)
-    Process.send_after(self(), {:still_running?, connection, request}, grace)
+    Process.send_after(self(), {:still_running?, call}, grace)
     {:noreply, state}
   end
 
@@ -242,22 +205,21 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_cast(:finish, %{status: :ready} = state), do: {:stop, :normal, state}
 
-  def handle_cast(:kill, state) do
-    Python.kill(state.os_pid)
-    {:noreply, state}
-  end
+  def handle_cast(:kill, state), do: {:noreply, kill(state, :pool_stopped)}
 
   def handle_cast(_, state), do: {:noreply, state}
 
   @impl true
   def handle_info({port, {:data, {_, line}}}, %{port: port} = state), do: {:noreply, line(line, state)}
 
-  def handle_info({port, {:exit_status, status}}, %{port: port} = state),
-    do: died(state, LastWords.describe(status))
+  def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
+    oom? = OutOfMemory.grown?(state.oom_kills, OutOfMemory.kills())
+    died(state, Death.of_exit(status, state.words, oom?, state.killed_for))
+  end
 
   def handle_info(:not_ready, %{status: :starting} = state) do
     Python.kill(state.os_pid)
-    died(state, "it was not ready within its start timeout")
+    died(state, Death.given_up("it was not ready within its start timeout", state.words))
   end
 
   def handle_info({:no_reason, from}, state) do
@@ -271,12 +233,12 @@ defmodule SnakeBridge.Pool.Worker do
     end
   end
 
-  def handle_info({:still_running?, connection, request}, %{control: control} = state) when is_pid(control) do
-    Control.ask_stats(control, self(), {connection, request})
+  def handle_info({:still_running?, call}, %{control: control} = state) when is_pid(control) do
+    Control.ask_stats(control, self(), call)
     {:noreply, state}
   end
 
-  def handle_info({:stats, _, {connection, request}, answer}, state) do
+  def handle_info({:stats, _, {connection, request, circuit}, answer}, state) do
     stuck? =
       case answer do
         {:ok, %{"active" => active}} -> Enum.any?(active, &match?([^connection, ^request | _], &1))
@@ -285,10 +247,16 @@ defmodule SnakeBridge.Pool.Worker do
 
     if stuck? and state.status != :dead do
       Logger.warning("SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed")
-      Python.kill(state.os_pid)
+      Breaker.failed(circuit, :timeout)
+      {:noreply, kill(state, :ignored_cancellation)}
+    else
+      {:noreply, state}
     end
+  end
 
-    {:noreply, state}
+  def handle_info({:silent, _}, %{status: status} = state) when status != :dead do
+    Logger.warning("SnakeBridge: the worker #{state.os_pid} has stopped answering and is killed")
+    {:noreply, kill(state, :missed_heartbeat)}
   end
 
   # A caller may have died without a word; nobody waits longer than this for its place.
@@ -321,6 +289,7 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_info(:sweep, state) do
     Process.send_after(self(), :sweep, @idle_sweep)
+    if state.status == :seated, do: Breaker.worker_well(state.pool, state.worker.index)
     Slots.shrink(state.worker.slots, @idle_kept)
     {:noreply, state}
   end
@@ -342,9 +311,15 @@ defmodule SnakeBridge.Pool.Worker do
     if state.port != nil and Port.info(state.port) != nil, do: Port.close(state.port)
     unless state.status == :dead, do: Python.kill(state.os_pid)
     if state.worker, do: retire(state)
-    if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone("its pool was stopped"))
+    stopped = Death.unseen("its pool was stopped", :pool_stopped)
+    if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone(stopped))
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
+  end
+
+  defp kill(state, why) do
+    Python.kill(state.os_pid)
+    %{state | killed_for: state.killed_for || why}
   end
 
   defp retire(%{worker: %{slots: slots}} = state) do
@@ -398,41 +373,40 @@ defmodule SnakeBridge.Pool.Worker do
   defp busy?(state),
     do: Slots.census(state.worker.slots).held > 0 or not Waiting.empty?(state.waiting)
 
-  defp died(%{status: :starting} = state, how) do
+  defp died(%{status: :starting} = state, death) do
     python = state.options |> Python.executable() |> elem(1)
 
     failed(
       state,
-      "Python (#{python}) ended before it was ready: #{how}.#{LastWords.quoted(state.words)}#{LastWords.advice(state.words)}"
+      "Python (#{python}) ended before it was ready: #{death.text}#{LastWords.advice(state.words)}"
     )
   end
 
-  defp died(state, how) do
-    text = "#{how}.#{LastWords.quoted(state.words)}"
+  defp died(state, death) do
     if state.control, do: Process.exit(state.control, :kill)
     if state.worker, do: Slots.retire(state.worker.slots)
     # These first: whoever hears of the end asks for the next worker.
-    if state.worker, do: Placement.worker_lost(state.worker, how)
-    tell(state, {:died, text})
-    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, text)}
-    if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone(text))
+    if state.worker, do: Placement.worker_lost(state.worker, death.how)
+    tell(state, {:died, death})
+    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, death)}
+    if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone(death))
     if state.worker, do: CallbackRegistry.forget({state.pool, state.worker.index, state.worker.generation})
     # What user code started lives in the process group of the worker.
     Python.kill(state.os_pid)
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
-    Logger.warning("SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{text}")
-    state = %{state | status: :dead, death: text, asking: [], waiting: nil, control: nil, port: nil}
+
+    Logger.warning(
+      "SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{death.text}"
+    )
+
+    state = %{state | status: :dead, death: death, asking: [], waiting: nil, control: nil, port: nil}
     Process.send_after(self(), :depart, @idle_sweep)
     if state.worker, do: {:noreply, state}, else: {:stop, :normal, state}
   end
 
-  defp gone(why) do
-    {:error,
-     Error.new(:worker_crash, "the Python worker died: #{why}; the call had not started", %{
-       outcome: :not_started
-     })}
-  end
+  defp gone(nil), do: gone(Death.unseen("it was replaced meanwhile"))
+  defp gone(death), do: {:error, Death.error(death, :not_started)}
 
   # The last who reads from it, reads what came before its end.
   defp depart(state) do
