@@ -4,6 +4,7 @@
     ".formatter.exs",
     "elixir_client/**/*.{ex,exs}",
     "bench/**/*.{ex,exs}",
+    "tests/chaos/*.exs",
     # Not what the compiler of wrappers writes there.
     "examples/*.exs",
     "examples/*/{mix,show,chat}.exs",

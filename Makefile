@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export LC_ALL ?= C.UTF-8
 PY := .venv/bin/python
 
-.PHONY: setup demo test soak fuzz lint bench clean proto
+.PHONY: setup demo test chaos soak soak-codec fuzz lint bench clean proto
 
 setup:
 	@.ci/setup
@@ -15,9 +15,19 @@ demo: setup
 test: lint
 	@.ci/test
 
-# A million values between the languages, half of them from each: CODEC_EXAMPLES says how many one side sends.
-soak: export CODEC_EXAMPLES ?= 500000
+# Calls while everything around them fails, and a judgement of every answer: docs/chaos.md. CHAOS_SEED, CHAOS_SECONDS, CHAOS_KEEP=directory.
+chaos: setup
+	MIX_ENV=test mix compile
+	PYTHONPATH=tests/snakepit:tests/gateway $(PY) tests/chaos/run.py --through $${CHAOS_THROUGH:-pool} --seconds $${CHAOS_SECONDS:-180} $${CHAOS_SEED:+--seed $$CHAOS_SEED} $${CHAOS_KEEP:+--keep $$CHAOS_KEEP}
+
+# The same for half an hour, with less haste: whether memory, files, threads, segments and the journal stay as they are. SOAK_SECONDS, CHAOS_SEED.
 soak: setup
+	MIX_ENV=test mix compile
+	PYTHONPATH=tests/snakepit:tests/gateway $(PY) tests/chaos/soak.py --seconds $${SOAK_SECONDS:-1800} $${CHAOS_SEED:+--seed $$CHAOS_SEED} --out out/soak
+
+# A million values between the languages, half of them from each: CODEC_EXAMPLES says how many one side sends.
+soak-codec: export CODEC_EXAMPLES ?= 500000
+soak-codec: setup
 	$(PY) -m pytest -s --timeout=0 tests/codec/test_across.py
 	mix test elixir_client/test/codec/proper_test.exs
 

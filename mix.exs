@@ -20,7 +20,7 @@ defmodule SnakeBridge.MixProject do
   end
 
   def application do
-    [extra_applications: [:logger, :crypto], mod: {SnakeBridge.Application, []}]
+    [extra_applications: [:logger, :crypto, :public_key, :ssl], mod: {SnakeBridge.Application, []}]
   end
 
   defp elixirc_paths(:test), do: ["elixir_client/lib", "elixir_client/test/support"]

@@ -1,4 +1,4 @@
-"""What crash safety costs: the journal of idempotent calls on the path of a call."""
+"""What crash safety costs, the journal on the path of a call, and what it gives: recovery, calls that fail, restarts, fairness."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from .report import Row, note
 
 
 def run() -> list[Row]:
-    """`journal_us` and `journal_fsync_us`: how much longer an idempotent call takes than the same call without a key."""
+    """`journal_us` and `journal_fsync_us` (how much longer an idempotent call takes than the same call without a key), and what a kill
+    -9, a rolling restart, a drain and a flood do to callers."""
     note("reliability: calls with and without the journal, in turns")
-    return elixir.run("reliability.exs")
+    rows = elixir.run("reliability.exs")
+    note("reliability: workers are killed, for three minutes")
+    return rows + elixir.run("recovery.exs")

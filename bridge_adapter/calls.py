@@ -41,6 +41,7 @@ class Call:
         "_thread",
         "_waits",
         "asking",
+        "begun",
         "caller",
         "connection",
         "deadline",
@@ -50,6 +51,7 @@ class Call:
         "parent",
         "put_off",
         "reason",
+        "refusal",
         "root",
         "session",
         "session_id",
@@ -78,6 +80,8 @@ class Call:
         self.trace: Mapping[str, str] = {}  # correlation id and W3C trace headers of its caller
         self.put_off = False  # it is to be interrupted once it has imported what it imports
         self.waiting_for: Any = None
+        self.begun = False  # it has had its turn in its session
+        self.refusal: BridgeError | None = None  # why it will not get one
         self.asking = 0  # Elixir functions that its code waits for
         self._thread: int | None = None
         # Reentrant: what is allocated while it is held may run a finaliser that prints or sleeps.
@@ -146,6 +150,13 @@ class Call:
             return CallTimeout(
                 f"the call did not finish within its timeout of {self.timeout_ms} ms and was interrupted; raise the timeout or stream it",
                 timeout_ms=self.timeout_ms,
+            )
+        if self.reason == "drained":
+            return CallWasCancelled(
+                "the worker has ended before the call had finished, and interrupted it; it may have had effects: "
+                "raise drain_ms, or make shorter calls",
+                reason=self.reason,
+                outcome="unknown",
             )
         return CallWasCancelled(f"the call was cancelled ({self.reason}) and interrupted", reason=self.reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge_adapter.codec import Limits
+
+Size = str
+SIZE = re.compile(r"off|0|(?P<part>[1-9]\d?|100)%|(?P<count>[1-9]\d*) ?(?P<unit>[KMGT]i?)?B?", re.ASCII)
 
 _TRUE = ("1", "true", "yes", "y", "on", "t")
 _FALSE = ("0", "false", "no", "n", "off", "f", "")
@@ -25,18 +29,31 @@ ENVIRONMENT = {
     "BRIDGE_ADAPTER_MAX_FRAME": "max_frame",
     "BRIDGE_ADAPTER_MAX_INT_BITS": "max_int_bits",
     "BRIDGE_ADAPTER_MAX_CONNECTIONS": "max_connections",
+    "BRIDGE_ADAPTER_MAX_WAITING": "max_waiting",
+    "BRIDGE_ADAPTER_SESSION_QUEUE": "session_queue",
+    "BRIDGE_ADAPTER_DRAIN_MS": "drain_ms",
+    "BRIDGE_ADAPTER_MEMORY_LIMIT": "memory_limit",
+    "BRIDGE_ADAPTER_MEMORY_HARD_LIMIT": "memory_hard_limit",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Settings of one executor. Sizes in bytes, times in seconds; a ref_ttl_s of 0 means that refs live as long as their session."""
+    """Settings of one executor. Sizes in bytes, times in seconds; a ref_ttl_s of 0 means that refs live as long as their session.
+
+    A Size is "off", a number of bytes like "2000000000" or "2GB", or a part like "75%" of what this process may use.
+    """
 
     max_depth: int = Limits().depth
     max_elements: int = Limits().elements
     max_frame: int = Limits().frame
     max_int_bits: int = Limits().int_bits
     max_connections: int = 512
+    max_waiting: int = 10_000
+    session_queue: int = 1000
+    drain_ms: int = 2000
+    memory_limit: Size = "90%"
+    memory_hard_limit: Size = "off"
     ref_max: int = 10_000
     ref_ttl_s: float = 0.0
     allow_legacy_protocol: bool = False
@@ -55,6 +72,14 @@ class Config:
             problems.append(f"ref_ttl_s is {self.ref_ttl_s}; it must be 0 (never) or a number of seconds")
         if self.max_connections < 2:
             problems.append(f"max_connections is {self.max_connections}; a client needs at least 2")
+        for name, least in (("max_waiting", 1), ("session_queue", 1), ("drain_ms", 0)):
+            if getattr(self, name) < least:
+                problems.append(f"{name} is {getattr(self, name)}; it must be an integer of at least {least}")
+        for name in ("memory_limit", "memory_hard_limit"):
+            if not SIZE.fullmatch(str(getattr(self, name))):
+                problems.append(
+                    f'{name} is {getattr(self, name)!r}; it must be "off", bytes like "2GB" or 2000000000, or a part like "75%"'
+                )
         return problems
 
 
@@ -106,4 +131,6 @@ def _convert(kind: str, value: Any) -> Any:
         if text not in _TRUE + _FALSE:
             raise ValueError(text)
         return text in _TRUE
+    if kind == "Size":
+        return str(value).strip()
     return int(value) if kind == "int" else float(value)

@@ -28,6 +28,8 @@ from bridge_adapter.tools.registry import ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket, Message
+    from bridge_adapter.policy.access import Identity
+    from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter.adapter import Asked
 
 _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
@@ -36,11 +38,11 @@ _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was
 class Connection:
     """A connection and what it needs to encode, decode and run. One thread serves it."""
 
-    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, token: str) -> None:
+    def __init__(self, id: int, socket: LaneSocket, dispatcher: Dispatcher, tokens: Tokens) -> None:
         self.id = id
         self.socket = socket
         self._dispatcher = dispatcher
-        self._token = token
+        self._tokens = tokens
         self._resolver = Resolver(dispatcher)
         self.packer = Packer(self._resolver, dispatcher.limits)
         self._unpacker = Unpacker(self._resolver, lane.wire_limits(dispatcher.limits))
@@ -50,9 +52,11 @@ class Connection:
         self._credits: dict[int, int] = {}
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self.role = ""
+        self.identity: Identity | None = None  # who calls, where roles are in force or decisions are recorded
         self.speaks = self.lines = False  # what calls print goes to this client; it wants whole lines
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self.texts = False  # the client's functions take and give JSON texts
+        self.intruder = False  # the client has shown a wrong token
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -97,6 +101,7 @@ class Connection:
         except TimeoutError:
             return False
         except (errors.BridgeError, CodecError) as error:
+            self.intruder = isinstance(error, errors.Unauthorized)
             self._say_goodbye(error, message.id if "message" in locals() and message is not None else 0)
             return False
         self.socket.sock.settimeout(None)
@@ -104,14 +109,20 @@ class Connection:
         return True
 
     def _welcome(self, message: Message) -> None:
-        hello = Hello.of(message, self._token)
+        hello = Hello.of(message, self._tokens, self._dispatcher.guard)
+        self.identity = hello.identity
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
         if hello.shared and segments is not None:
             self.packer.segments = self._unpacker.segments = self._outlet = Outlet(segments)
         self.letters = Letters(self.socket) if "messages" in hello.features else None
         self.speaks, self.lines = "output" in hello.features and output.forward(), "lines" in hello.features
-        does = {"output": self.speaks, "messages": self.letters is not None, "shared": self._outlet is not None}
+        does = {
+            "output": self.speaks,
+            "messages": self.letters is not None,
+            "shared": self._outlet is not None,
+            "journal": self._dispatcher.keeps_answers,
+        }
         if self.role == "control":
             self._dispatcher.callbacks.controls.append(self)
         features = [feature for feature, done in does.items() if done]
@@ -164,6 +175,8 @@ class Connection:
 
     def _serve_request(self, message: Message) -> None:
         name = message.name
+        if self.identity is not None and not self._admitted(message):
+            return
         if name in ("call", "stream") and self.role != "control":
             self._serve_call(message)
         elif name == "ping":
@@ -182,6 +195,21 @@ class Connection:
                 None,
             )
 
+    def _admitted(self, message: Message) -> bool:
+        """Whether the caller's roles permit the request; where not, he is told so."""
+        from bridge_adapter.policy import guard as doors
+
+        guard, identity = self._dispatcher.guard, self.identity
+        if guard is None or identity is None:
+            return True
+        operation, resource, corr = doors.asked(message.name, message.body)
+        try:
+            guard.check(identity, operation, resource, corr)
+        except errors.BridgeError as error:
+            self._answer_error(message.id, error, None, message)
+            return False
+        return True
+
     def _recycle(self, names: Any) -> bool:
         segments = self._dispatcher.segments
         return segments is not None and isinstance(names, list) and len(names) == 2 and segments.renew(*names)
@@ -190,8 +218,11 @@ class Connection:
         dispatcher = self._dispatcher
         request: Request | None = None
         outer = self._innermost
+        admitted = False
         try:
             request = self._request(message)
+            dispatcher.admit(request)
+            admitted = True
             call = request.call
             self._innermost = call
             try:
@@ -213,20 +244,19 @@ class Connection:
             error = errors.CallWasCancelled("the call in whose callback this one was made was cancelled")
             self._answer_error(message.id, error, request)
         except ToolError as error:
-            self._answer_error(message.id, from_tool(error), request)
+            self._answer_error(message.id, from_tool(error), request, message)
         except BaseException as error:
-            self._answer_error(message.id, error, request)
+            self._answer_error(message.id, error, request, message)
         else:
             self._tell_released()
             outcome = request.outcome
             if outcome is None:
                 self.socket.send(lane.response_head(message.id), value)
             else:
-                try:
-                    self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
-                finally:
-                    if request.afterwards is not None:
-                        request.afterwards()
+                self.socket.send(lane.response_head(message.id, outcome=True), value, lane.outcome(outcome.attempts, outcome.replayed))
+        finally:
+            if admitted:
+                dispatcher.lifecycle.answered()
 
     def _request(self, message: Message) -> Request:
         params = message.body
@@ -237,8 +267,6 @@ class Connection:
             raise errors.InvalidRequest("a call needs the keys tool (a string) and payload (a map)")
         if timeout is not None and (type(timeout) not in (int, float) or timeout < 0):
             raise errors.InvalidRequest(f"timeout_ms must be a number >= 0 or nil, not {str(timeout)[:40]}")
-        if self._dispatcher.draining:
-            raise errors.Unavailable("this worker is shutting down and takes no new calls; try another worker")
         call = Call((self.id, message.id), timeout, self._parent(params.get("parent")))
         call.connection = self
         call.label = tool
@@ -292,16 +320,30 @@ class Connection:
             raise errors.InvalidRequest(f"parent must be [connection, id], not {str(key)[:40]}")
         return self._dispatcher.calls.get((key[0], key[1]))
 
-    def _answer_error(self, id: int, error: BaseException, request: Request | None) -> None:
+    def _answer_error(self, id: int, error: BaseException, request: Request | None, message: Message | None = None) -> None:
+        if isinstance(error, errors.Refused):
+            self._dispatcher.lifecycle.refuse(error)
+        if self.identity is not None and message is not None and isinstance(error, errors.PermissionDenied):
+            from bridge_adapter.policy import guard as doors
+
+            guard = self._dispatcher.guard
+            if guard is not None:
+                operation, resource, corr = doors.asked(message.name, message.body)
+                guard.denied(self.identity, operation, resource, error, corr)
         fields = self._dispatcher.error(error, request)
         self._tell_released()
         self.socket.send(self.packer.pack(lane.response(id, fields, None)))
 
     def _notice(self, message: Message) -> None:
+        guard = self._dispatcher.guard
+        if guard is not None and self.identity is not None and not guard.permits(self.identity, str(message.name)):
+            return  # nobody waits for an answer
         match message.name, message.body:
             case "credit", [int(id), int(count)]:
                 if id in self._credits and count > 0:
                     self._credits[id] += count
+            case "drain", [*seconds] if self.role == "control" and _is_drain(seconds):
+                self._dispatcher.lifecycle.ask_to_drain(*seconds)
             case "cancel", [int(id), str(reason)]:
                 self._cancel((self.id, id), reason)
             case "cancel", [int(connection), int(id), str(reason)]:
@@ -373,6 +415,10 @@ class Connection:
     def ask(self, params: dict[str, Any], call: Call | None, session: str, timeout: float | None = None) -> Any:
         """Calls an Elixir function and waits for its answer (see callbacks.CallbackChannel)."""
         return self._questions.ask(self, params, call, session, timeout)
+
+
+def _is_drain(seconds: list[Any]) -> bool:
+    return not seconds or (len(seconds) == 1 and type(seconds[0]) in (int, float) and 0 <= seconds[0] < 1e6)
 
 
 def _is_text(text: str) -> bool:

@@ -19,7 +19,9 @@ from bridge_adapter.codec import CallbackRef, DecodeError, Ref, StreamRef
 from bridge_adapter.codec.packed import Packer
 from bridge_adapter.codec.segments import Segments
 from bridge_adapter.config import Config
+from bridge_adapter.lifecycle import Lifecycle, State
 from bridge_adapter.loop import EventLoop, settle
+from bridge_adapter.memory import Memory, explain
 from bridge_adapter.pause import Pause
 from bridge_adapter.request import (
     SCHEMA_2_VERSION,
@@ -38,9 +40,12 @@ from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.journal.once import Once
+    from bridge_adapter.policy.decisions import Policy
+    from bridge_adapter.policy.guard import Guard
     from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
 
 _RESULT_TOOLS = ("snakebridge.call", "snakebridge.stream")
+_FREEING = ("snakebridge.release_ref", "snakebridge.release_session")  # what makes room is always let in
 _STREAM_END_JSON = b'{"__type__":"stop_iteration"}'
 _PROCESS = processes.token()
 
@@ -49,9 +54,18 @@ class Dispatcher:
     """The state that requests share: sessions, calls in flight, the event loop, callbacks, segments of shared memory."""
 
     def __init__(
-        self, config: Config, segments: Segments | None = None, adapter: UserAdapter | None = None, once: Once | None = None
+        self,
+        config: Config,
+        segments: Segments | None = None,
+        adapter: UserAdapter | None = None,
+        once: Once | None = None,
+        *,
+        policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.config = config
+        self.policy = policy  # None: callers may name anything
+        self.guard = guard  # None: no roles are in force, and nothing is recorded
         self._once = once
         self._adapter = adapter
         self.segments = segments
@@ -62,8 +76,32 @@ class Dispatcher:
         self.callbacks = CallbackHub(self.loop, self.calls)
         self.pause = Pause()
         self.watch: Watch | None = None  # reloads changed modules
-        self.draining = False
+        self.lifecycle = Lifecycle(config.drain_ms / 1000)
+        self.memory = Memory(config.memory_limit, self.sessions.by_size)
         self.serials = itertools.count(1)
+
+    def admit(self, request: Request) -> None:
+        """Lets a request in, whose answer `lifecycle.answered` then ends. Raises Refused.
+
+        What belongs to a call that runs already is let in whatever happens: that call could not end without it.
+        """
+        call, lifecycle = request.call, self.lifecycle
+        inside = call.parent is not None or (lifecycle.state is State.DRAINING and self._may_belong(request))
+        if not inside and request.tool not in _FREEING:
+            self.memory.admit(call.started)
+        lifecycle.enter(inside=inside)
+
+    def check_bytes(self, request: Request, session: Session) -> None:
+        """Raises MemoryLimit when the session holds more than it may, and the request would not make room."""
+        call = request.call
+        if call.parent is None and call.host is None and request.tool not in _FREEING:
+            session.refs.check_bytes()
+
+    def _may_belong(self, request: Request) -> bool:
+        """True for a call of Snakepit, which does not tell from where it is made, while its session waits for an Elixir function."""
+        session = self.sessions.find(session_of(request)) if request.form.encoding == "tagged" else None
+        owner = session.lock.owner if session is not None else None
+        return owner is not None and owner.innermost_asking() is not None
 
     def run(self, request: Request, packer: Packer) -> bytes:
         """The encoded answer of a unary tool. Raises whatever user code raised, or a BridgeError."""
@@ -73,6 +111,7 @@ class Dispatcher:
                 return self._encode({"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None)
             raise unknown_tool(request.tool)
         with self.entered(request) as session:
+            self.check_bytes(request, session)
 
             def body() -> bytes:
                 context = Context(self, session, request)
@@ -111,7 +150,7 @@ class Dispatcher:
             return json.dumps(fields, default=str).encode() if fields["category"] == "python_error" else None
 
         form = f"{request.form.encoding} {request.form.schema} {request.form.identity:d}"
-        answer, request.outcome, request.afterwards = once.run(request.key, form, request.call, recorded, holds=holds, describe=describe)
+        answer, request.outcome = once.run(request.key, form, request.call, recorded, holds=holds, describe=describe)
         return answer
 
     def stream_tool(self, request: Request) -> Tool:
@@ -139,6 +178,13 @@ class Dispatcher:
                     watch.later()
                 else:
                     watch.run_again(changed)
+                    if self.policy is not None:
+                        self.policy.forget()
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether there is a journal, so that calls may have keys."""
+        return self._once is not None
 
     def watch_files(self, directories: list[str]) -> None:
         """From now on, modules from these directories are reloaded when their files change."""
@@ -150,6 +196,8 @@ class Dispatcher:
         """A tool of the user's adapter."""
         if self._adapter is None:
             raise unknown_tool(name)
+        if self.policy is not None:
+            self.policy.named(f"adapter.{name}")
         run = getattr(self._adapter, method)
         return lambda arguments, context: run(name, arguments, asked, context)
 
@@ -205,6 +253,8 @@ class Dispatcher:
 
     def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
         """The error map of an exception that ended a request."""
+        if isinstance(error, MemoryError):
+            explain(error, self.config.memory_hard_limit)
         if request is None:
             return errors.to_wire(error)
         if isinstance(error, errors.RecordedFailure):
@@ -266,10 +316,11 @@ class _Entered:
 class Context:
     """One request as its tool and the codec see it (tools.registry.ToolContext and codec.Resolver)."""
 
-    __slots__ = ("_dispatcher", "library", "module", "request", "serial", "session", "session_id")
+    __slots__ = ("_dispatcher", "library", "module", "policy", "request", "serial", "session", "session_id")
 
     def __init__(self, dispatcher: Dispatcher, session: Session, request: Request) -> None:
         self._dispatcher = dispatcher
+        self.policy = dispatcher.policy
         self.session = session
         self.session_id = session.id
         self.request = request
@@ -337,7 +388,10 @@ class Context:
         if session_id != self.session_id:
             self.request.foreign.add(session_id)
         try:
-            return self.session.refs.get(ref.id).obj
+            found = self.session.refs.get(ref.id).obj
+            if self.policy is not None:
+                self.policy.reference(found)
+            return found
         except errors.UnknownRef as error:
             missing = UnresolvedRef(ref, error)
             self.request.unresolved.append(missing)
@@ -359,6 +413,12 @@ class Context:
             return value.ref
         if isinstance(value, UnresolvedRef):
             return value.ref
+        if self.policy is not None:
+            try:
+                self.policy.reference(value)
+            except errors.PermissionDenied as error:
+                error.details["outcome"] = "unknown"  # the call has run: its result is refused
+                raise
         ref = self.session.refs.add(value, self.module, self.library, self.serial)
         if self.request.refs is not None:
             self.request.refs.append(ref.id)
@@ -406,6 +466,7 @@ _KINDS: dict[str, Callable[[str], Exception]] = {
     "invalid_ref": errors.InvalidRef,
     "helper_not_found": errors.HelperNotFound,
     "helper_load_error": errors.HelperLoadError,
+    "permission_denied": errors.PermissionDenied,
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
@@ -101,6 +101,11 @@ class Refused(BridgeError):
         if retry_after_ms is not None:
             details["retry_after_ms"] = retry_after_ms
         super().__init__(message, outcome="not_started", **details)
+
+    def after_effects(self) -> Self:
+        """The same, of a call that was refused only when it had run: it must not be made again blindly."""
+        self.details["outcome"] = "unknown"
+        return self
 
 
 class Unavailable(Refused):
@@ -237,7 +242,9 @@ def to_wire(error: BaseException, context: Mapping[str, Any] | None = None, *, f
 
         fields["message"] = ml_errors.explained(fields["message"], found)
         fields["context"]["ml"] = found
-    return fields
+    from bridge_adapter import redaction  # most workers never see an error
+
+    return redaction.redacted(fields)  # type: ignore[no-any-return]
 
 
 def _summary(error: BaseException, depth: int) -> dict[str, Any]:

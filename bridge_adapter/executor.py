@@ -1,8 +1,9 @@
 """The executor: the process that runs user code. Listens on the lane, one thread per connection; ends with its parent.
 
-    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 [--config FILE] [--shared DIR]
+    python -m bridge_adapter.executor --listen unix:/run/x/w.sock | tcp:127.0.0.1:0 | tls:HOST:PORT [--config FILE] [--shared DIR]
 
-The token that clients must show is taken from the environment variable SNAKEBRIDGE_TOKEN, which user code does not get to see.
+The token that clients must show is taken from the environment variable SNAKEBRIDGE_TOKEN, which user code does not get to see, or from a
+file: --token-file or SNAKEBRIDGE_TOKEN_FILE (docs/security.md).
 """
 
 from __future__ import annotations
@@ -22,29 +23,104 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge_adapter import lifeline
+from bridge_adapter import credentials, lifeline, listening
 
 if TYPE_CHECKING:
     from bridge_adapter.codec import Limits
     from bridge_adapter.codec.segments import Segments
     from bridge_adapter.journal.once import Once
     from bridge_adapter.journal.store import Durability, Journal
+    from bridge_adapter.lane import Transport
+    from bridge_adapter.policy.decisions import Policy
+    from bridge_adapter.policy.guard import Guard
+    from bridge_adapter.tls import Certificates
+    from bridge_adapter.tokens import Tokens
     from bridge_adapter.user_adapter import UserAdapter
 
-TOKEN = "SNAKEBRIDGE_TOKEN"
-DRAIN_SECONDS = 2.0
 FORCE_SECONDS = 1.5
+ACCEPT_PAUSE_SECONDS = 0.1
+COMPLAINT_SECONDS = 10.0
+# A call beside one that computes in Python waits this long for the interpreter each time it has to. Python's own 5 ms would be felt;
+# what the more frequent change of threads costs those that compute cannot be measured.
+SWITCH_SECONDS = 0.0005
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs an executor until it is told to stop. Returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
+        print(f"bridge_adapter needs Python 3.11 or newer; this is {sys.executable}, {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    if not arguments.stay:
+        lifeline.own_group()
+        lifeline.die_with_parent(lambda: _end_with_parent(arguments.listen, arguments.private_directory))
+    try:
+        tokens, certificates = credentials.open_tokens(arguments), credentials.open_certificates(arguments)
+    except ValueError as error:
+        print(f"bridge_adapter.executor: {error}", file=sys.stderr)
+        return 2
+
+    from bridge_adapter import config
+
+    try:
+        settings = config.load(arguments.config)
+        policy, guard = open_policy(arguments)
+    except config.ConfigError as error:
+        print(f"bridge_adapter.executor: {error}", file=sys.stderr)
+        return 2
+    if settings.memory_hard_limit != "off":
+        from bridge_adapter.memory import bound_hard
+
+        try:
+            bound_hard(settings.memory_hard_limit)
+        except (OSError, ValueError) as error:
+            print(f"bridge_adapter.executor: the memory_hard_limit {settings.memory_hard_limit} cannot be set: {error}", file=sys.stderr)
+            return 2
+    try:
+        segments = open_segments(arguments.shared)
+    except OSError as error:
+        print(f"bridge_adapter.executor: no memory can be shared in {arguments.shared}: {error}", file=sys.stderr)
+        return 2
+    adapter = open_adapter(arguments.adapter, arguments.elixir_address, settings.limits) if arguments.adapter else None
+    try:
+        listener, address = listening.listen(arguments.listen, insecure_remote=arguments.insecure_remote)
+    except (OSError, ValueError) as error:
+        print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
+        return 1
+    if arguments.label_output:
+        from bridge_adapter import output
+
+        output.install()
+    once = open_journal(arguments.journal, arguments.journal_durability) if arguments.journal else None
+    executor = Executor(
+        settings,
+        listener,
+        address,
+        tokens,
+        arguments.private_directory,
+        segments=segments,
+        adapter=adapter,
+        once=once,
+        certificates=certificates,
+        policy=policy,
+        guard=guard,
+    )
+    if arguments.watch:
+        executor.watch(arguments.watch)
+    preload(arguments.preload)
+    executor.run()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bridge_adapter.executor", description="Runs Python for Elixir.")
     parser.add_argument(
         "--listen",
         required=True,
         metavar="ADDRESS",
-        help="unix:/path/to.sock, or tcp:127.0.0.1:PORT (0 = any free port)",
+        help="unix:/path/to.sock, tcp:127.0.0.1:PORT (0 = any free port), or tls:HOST:PORT for other machines",
     )
+    credentials.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     parser.add_argument("--private-directory", action="store_true", help="the socket's directory is ours: remove it at the end")
     parser.add_argument("--shared", metavar="DIR", help="private directory, on a tmpfs, of the segments of shared memory")
@@ -60,48 +136,24 @@ def main(argv: list[str] | None = None) -> int:
         help="what an answer in the journal survives: the end of any process, or also that of power",
     )
     parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import this module before the worker is ready")
+    parser.add_argument(
+        "--policy", metavar="FILE", help="what may be called: default, open, listed, or a TOML file (BRIDGE_ADAPTER_POLICY)"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="RULE", help="module.name, module.* or re:PATTERN that may be called"
+    )
+    parser.add_argument("--deny", action="append", default=[], metavar="RULE", help="the same, of what may not be called")
+    parser.add_argument("--checked", action="store_true", help="whoever calls was checked by the gateway: no roles and no audit here")
     parser.add_argument("--stay", action="store_true", help="go on when the parent process ends")
-    arguments = parser.parse_args(argv)
-    if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses older ones, but PYTHONPATH does not
-        print(f"bridge_adapter needs Python 3.11 or newer; this is {sys.executable}, {sys.version.split()[0]}", file=sys.stderr)
-        return 2
-    if not arguments.stay:
-        lifeline.own_group()
-        lifeline.die_with_parent(lambda: _end_with_parent(arguments.listen, arguments.private_directory))
-    token = os.environ.pop(TOKEN, "")
-    if not token:
-        print(f"bridge_adapter.executor: set {TOKEN} to the secret that clients must show", file=sys.stderr)
-        return 2
+    return parser
 
-    from bridge_adapter import config
 
-    try:
-        settings = config.load(arguments.config)
-    except config.ConfigError as error:
-        print(f"bridge_adapter.executor: {error}", file=sys.stderr)
-        return 2
-    try:
-        segments = open_segments(arguments.shared)
-    except OSError as error:
-        print(f"bridge_adapter.executor: no memory can be shared in {arguments.shared}: {error}", file=sys.stderr)
-        return 2
-    adapter = open_adapter(arguments.adapter, arguments.elixir_address, settings.limits) if arguments.adapter else None
-    try:
-        listener, address = listen(arguments.listen)
-    except (OSError, ValueError) as error:
-        print(f"bridge_adapter.executor: cannot listen on {arguments.listen}: {error}", file=sys.stderr)
-        return 1
-    if arguments.label_output:
-        from bridge_adapter import output
+def open_policy(arguments: argparse.Namespace) -> tuple[Policy | None, Guard | None]:
+    """What callers may name, and who they may be. Raises ConfigError."""
+    from bridge_adapter import policy
 
-        output.install()
-    once = open_journal(arguments.journal, arguments.journal_durability) if arguments.journal else None
-    executor = Executor(settings, listener, address, token, arguments.private_directory, segments=segments, adapter=adapter, once=once)
-    if arguments.watch:
-        executor.watch(arguments.watch)
-    preload(arguments.preload)
-    executor.run()
-    return 0
+    named = arguments.policy or os.environ.get("BRIDGE_ADAPTER_POLICY", "")
+    return policy.opened(named, arguments.allow, arguments.deny, checked=arguments.checked)
 
 
 def open_journal(path: str, durability: Durability) -> Once:
@@ -165,28 +217,6 @@ def _tidy(address: str, private: bool) -> None:
                 path.parent.rmdir()
 
 
-def listen(address: str) -> tuple[socket.socket, str]:
-    """A listening socket for an address, and the address that clients use. A unix socket is made with mode 0600."""
-    kind, _, place = address.partition(":")
-    if kind == "unix":
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(place)
-        finally:
-            os.umask(before)
-    elif kind == "tcp":
-        host, _, port = place.rpartition(":")
-        if not host or not port.isdigit():
-            raise ValueError("a TCP address is tcp:HOST:PORT")
-        listener = socket.create_server((host, int(port)), backlog=128)
-        address = "tcp:{}:{}".format(*listener.getsockname()[:2])
-    else:
-        raise ValueError("an address begins with unix: or tcp:")
-    listener.listen(128)
-    return listener, address
-
-
 def away_from_standard_streams(client: socket.socket) -> socket.socket:
     """A connection that does not have the number of a standard stream, which is free when user code has closed that stream.
 
@@ -213,12 +243,15 @@ class Executor:
         settings: object,
         listener: socket.socket,
         address: str,
-        token: str,
+        tokens: Tokens,
         private: bool,
         *,
         segments: Segments | None = None,
         adapter: UserAdapter | None = None,
         once: Once | None = None,
+        certificates: Certificates | None = None,
+        policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         from bridge_adapter.config import Config
         from bridge_adapter.dispatch import Dispatcher
@@ -227,12 +260,14 @@ class Executor:
         self._settings = settings
         self._listener = listener
         self._address = address
-        self._token = token
+        self._tokens = tokens
+        self._certificates = certificates
         self._private = private
-        self._dispatcher = Dispatcher(settings, segments, adapter, once)
+        self._dispatcher = Dispatcher(settings, segments, adapter, once, policy=policy, guard=guard)
         self._ids = itertools.count(1)
         self._open = 0
-        self._stopping = threading.Event()
+        self._signals = 0
+        self._strangers = listening.Strangers()
 
     def watch(self, directories: list[str]) -> None:
         """Reloads modules from these directories when their files change."""
@@ -242,6 +277,7 @@ class Executor:
         """Serves until SIGTERM or SIGINT. Does not return: the process ends here, whatever user code does."""
         from bridge_adapter import calls, elixir, threads
 
+        sys.setswitchinterval(SWITCH_SECONDS)
         calls.install_sleep()
         threads.install_start()
         elixir.bind(self._dispatcher)
@@ -249,57 +285,81 @@ class Executor:
         signal.signal(signal.SIGINT, self._on_signal)
         os.register_at_fork(after_in_child=self._in_child)
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
+        self._dispatcher.lifecycle.run()
         print("snakebridge-ready " + json.dumps({"address": self._address, "pid": os.getpid()}), flush=True)
-        self._stopping.wait()
+        self._dispatcher.lifecycle.wait_to_drain()
         self._drain()
+        if self._dispatcher.guard is not None:
+            self._dispatcher.guard.close()
         lifeline.leave(0)
 
     def _on_signal(self, *_: object) -> None:
-        if self._stopping.is_set():
+        self._signals += 1
+        if self._signals > 1:
             lifeline.leave(0)  # asked twice
-        self._stopping.set()
+        self._dispatcher.lifecycle.ask_to_drain()
 
     def _accept(self) -> None:
+        complained = 0.0
         while True:
             try:
                 client, _ = self._listener.accept()
             except OSError as error:
-                if self._stopping.is_set():
-                    return
-                # Out of file descriptors, most likely: wait for connections to close.
-                print(f"bridge_adapter.executor: cannot accept a connection: {error}", file=sys.stderr)
-                time.sleep(0.1)
+                if self._listener.fileno() < 0:
+                    return  # closed: the process ends
+                # Out of file descriptors or memory, most likely: wait for connections to close.
+                if time.monotonic() - complained > COMPLAINT_SECONDS:
+                    complained = time.monotonic()
+                    print(f"bridge_adapter.executor: cannot accept a connection, and goes on trying: {error}", file=sys.stderr, flush=True)
+                time.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
             if self._open >= self._settings.max_connections:
                 client.close()
                 continue
             self._open += 1
-            client = away_from_standard_streams(client)
-            threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
+            try:
+                client = away_from_standard_streams(client)
+                threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
+            except (OSError, RuntimeError) as error:
+                # No descriptor, or no thread. The client sees its connection end, and may come again.
+                self._open -= 1
+                client.close()
+                print(f"bridge_adapter.executor: cannot serve a connection: {error}", file=sys.stderr, flush=True)
 
     def _serve(self, client: socket.socket) -> None:
         from bridge_adapter.connection import Connection
         from bridge_adapter.lane import LaneSocket
 
-        if client.family != socket.AF_UNIX:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = "somebody"
         try:
-            Connection(next(self._ids), LaneSocket(client, self._settings.max_frame), self._dispatcher, self._token).serve()
+            peer = listening.peer(client)
+            listening.tune(client)
+            transport: Transport = client if self._certificates is None else self._certificates.secure(client)
+            connection = Connection(next(self._ids), LaneSocket(transport, self._settings.max_frame), self._dispatcher, self._tokens)
+            connection.serve()
+            if connection.intruder:
+                self._strangers.tell(f"{peer} was turned away: it has shown a wrong token")
+        except OSError as error:
+            self._strangers.tell(f"{peer} was turned away: {error}")
+            client.close()
         finally:
             self._open -= 1
 
     def _drain(self) -> None:
-        """New calls are refused; running ones get time to finish, then are interrupted."""
-        dispatcher = self._dispatcher
-        dispatcher.draining = True
+        """New calls are refused; those that were let in get time to finish, then they are cancelled.
+
+        Connections are taken until the end: what a running call asks of Elixir may call back over a new one.
+        """
+        calls, lifecycle = self._dispatcher.calls, self._dispatcher.lifecycle
+        if not lifecycle.settle():
+            lifecycle.cut(len(calls.active()))
+            calls.cancel_all("drained")
+            lifecycle.settle(time.monotonic() + FORCE_SECONDS)
         self._listener.close()
         _tidy(self._address, self._private)
-        for seconds, reason in ((DRAIN_SECONDS, None), (FORCE_SECONDS, "cancelled")):
-            if reason is not None:
-                dispatcher.calls.cancel_all(reason)
-            until = time.monotonic() + seconds
-            while dispatcher.calls.active() and time.monotonic() < until:
-                time.sleep(0.01)
+        account = lifecycle.stop()
+        with contextlib.suppress(OSError, ValueError):  # user code may have closed it
+            print(f"bridge_adapter.executor: {account}", file=sys.stderr, flush=True)
 
     def _in_child(self) -> None:
         from bridge_adapter.lane import LaneSocket

@@ -5,8 +5,8 @@ A client that does not know the token, or speaks no version of the lane that thi
 
 from __future__ import annotations
 
-import hmac
 import os
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from bridge_adapter.codec import Limits
     from bridge_adapter.lane import Message
+    from bridge_adapter.policy.access import Identity
+    from bridge_adapter.policy.guard import Guard
+    from bridge_adapter.tokens import Tokens
 
+INSTANCE = secrets.token_hex(8)  # this very process: what a client has left here is there as long as this is what it is told
 FEATURES = ("stream", "callback", "cancel", "tagged")  # of every connection
 
 
@@ -29,14 +33,18 @@ class Hello:
     texts: bool
     shared: bool
     features: Sequence[Any]
+    identity: Identity | None = None
 
     @classmethod
-    def of(cls, message: Message, token: str) -> Hello:
+    def of(cls, message: Message, tokens: Tokens, guard: Guard | None = None) -> Hello:
         """Raises ProtocolError, Unauthorized or UnsupportedVersion for a client that is not served."""
         params = message.body
         if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
             raise errors.ProtocolError(f"the first message must be the request hello, not {message.name or 'something else'}")
-        if not hmac.compare_digest(str(params.get("token", "")).encode("utf-8", "replace"), token.encode()):
+        shown = str(params.get("token", ""))
+        owns = tokens.accepts(shown)
+        identity = guard.identify(shown, owns) if guard is not None else None
+        if not owns and identity is None:
             raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
         versions = params.get("versions")
         if not isinstance(versions, list) or lane.VERSION not in versions:
@@ -49,6 +57,7 @@ class Hello:
             texts=params.get("texts") is True,
             shared=params.get("shared") is True,
             features=features if isinstance(features, list) else (),
+            identity=identity,
         )
 
 
@@ -58,6 +67,7 @@ def welcome(id: int, limits: Limits, features: Sequence[str]) -> dict[str, Any]:
         "version": lane.VERSION,
         "conn": id,
         "pid": os.getpid(),
+        "instance": INSTANCE,
         "adapter_version": __version__,
         "features": [*FEATURES, *features],
         "max_frame": limits.frame,

@@ -37,7 +37,10 @@ class Resolver:
         try:
             if session is None:
                 raise unknown(ref.id, ref.session)
-            return session.refs.get(ref.id).obj
+            found = session.refs.get(ref.id).obj
+            if self._dispatcher.policy is not None:
+                self._dispatcher.policy.reference(found)
+            return found
         except errors.UnknownRef as error:
             missing = UnresolvedRef(ref, error)
             self.unresolved.append(missing)

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import msgpack
 
@@ -205,11 +205,24 @@ def check_size(size: int, max_frame: int) -> None:
         )
 
 
+class Transport(Protocol):
+    """What the lane needs of a socket: a plain one has it, and `tls_socket.TlsSocket`, which also has `pending()`."""
+
+    def recv(self, size: int, /) -> bytes: ...
+    def recv_into(self, buffer: memoryview, size: int, /) -> int: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def settimeout(self, seconds: float | None, /) -> None: ...
+    def fileno(self) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
 class LaneSocket:
     """Frames over a blocking socket. One thread reads; any thread may send."""
 
-    def __init__(self, sock: socket.socket, max_frame: int) -> None:
+    def __init__(self, sock: Transport, max_frame: int) -> None:
         self.sock = sock
+        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)  # bytes that have come and that no poll sees
         self.max_frame = max_frame
         self._rest = b""
         self._send_lock = threading.Lock()
@@ -262,7 +275,7 @@ class LaneSocket:
 
     def ready(self, seconds: float) -> bool:
         """True when something can be received, after at most that many seconds."""
-        if self._rest:
+        if self._rest or (self._pending is not None and self._pending()):
             return True
         poll = select.poll()  # unlike select, it takes any file descriptor
         poll.register(self.sock, select.POLLIN)

@@ -7,12 +7,13 @@ The session's lock is held only while the generator runs, so the consumer may us
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter import calls, errors, lane, tracing
+from bridge_adapter import calls, errors, lane, threads, tracing
 from bridge_adapter.calls import Call
 from bridge_adapter.dispatch import Context, Dispatcher, from_tool
 from bridge_adapter.request import Request
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 DEFAULT_CREDIT = 256
 MAX_CREDIT = 1 << 20
 FRAME_BYTES = 1 << 20
+UNSENT_BYTES = 16 << 20  # what a stream makes ahead of a client that does not read, whatever its credit; and one item more
+_FULL_LOOK_SECONDS = 0.002
 
 
 def stream_items(connection: Connection, dispatcher: Dispatcher, request: Request, message: Message) -> bytes:
@@ -63,6 +66,7 @@ class _Producer:
         call = self._request.call
         try:
             while True:
+                self._await_room(call)
                 self._connection.await_credit(self._id, call)
                 if call.reason is not None:
                     raise call.interruption()
@@ -84,8 +88,13 @@ class _Producer:
                     self._session.streams.discard(self)
                 self._outbox.close()
 
+    def _await_room(self, call: Call) -> None:
+        """Serves the connection until the client has read some of what waits for it, or the call is cancelled."""
+        while self._outbox.full and call.reason is None:
+            self._connection.serve_one(call, time.monotonic() + _FULL_LOOK_SECONDS)
+
     def _produce(self) -> bool:
-        """Produces until there is no credit, somebody waits for the session, or the source ends (True)."""
+        """Produces until there is no credit or room, somebody waits for the session, or the source ends (True)."""
         with tracing.attached(self._request.call.trace):
             return self._produce_items()
 
@@ -95,7 +104,8 @@ class _Producer:
         source, context, connection, id = self._source, self._context, self._connection, self._id
         assert source is not None and context is not None
         lock = context.session.lock
-        encode, put, request = self._dispatcher.encode_value, self._outbox.put, self._request
+        outbox = self._outbox
+        encode, put, request = self._dispatcher.encode_value, outbox.put, self._request
         form, call = request.form, request.call
         tagged = form.encoding == "tagged"
         budget = connection.credit(id)
@@ -115,7 +125,7 @@ class _Producer:
                     call.spool.before_item()
                 put(self._packer.pack(data) if tagged else data)
                 made += 1
-                if made >= budget or lock.contended:
+                if made >= budget or lock.contended or outbox.full:
                     return False
         finally:
             connection.spend(id, made)
@@ -123,6 +133,7 @@ class _Producer:
 
     def _open(self) -> None:
         session = self._session = self._request.call.session
+        self._dispatcher.check_bytes(self._request, session)
         session.streams.add(self)
         self._context = context = Context(self._dispatcher, session, self._request)
         self._source = self._dispatcher.stream_tool(self._request)(context.payload(), context)
@@ -153,7 +164,9 @@ class _Producer:
     def _close_in_turn(self, closing: Callable[[], None]) -> None:
         call = self._request.call
         calls.serve(call)
-        with self._dispatcher.entered(replace(self._request, call=Call(call.key, parent=call.parent))) as session:
+        closer = Call(call.key, parent=call.parent)
+        closer.begun = True  # whatever the queue's bounds
+        with self._dispatcher.entered(replace(self._request, call=closer)) as session:
             session.run(closing)
 
 
@@ -168,6 +181,7 @@ class Outbox:
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._failure: OSError | None = None
         self._discard = False
+        self._put_bytes = self._sent_bytes = 0  # each is only changed by one thread
         self._thread: threading.Thread | None = None
 
     def put(self, item: bytes) -> None:
@@ -175,9 +189,19 @@ class Outbox:
         if self._failure is not None:
             raise self._failure
         self._queue.put(item)
+        self._put_bytes += len(item)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="stream", daemon=True)
+            try:
+                threads.begin(thread)
+            except errors.Unavailable as refusal:
+                raise refusal.after_effects() from None  # the generator has made an item
+            self._thread = thread
+
+    @property
+    def full(self) -> bool:
+        """True when no more should be added before some of it was sent."""
+        return self._put_bytes - self._sent_bytes > UNSENT_BYTES
 
     def discard(self) -> None:
         """Drops what was not sent yet: the client wants no more."""
@@ -205,6 +229,7 @@ class Outbox:
                     self._send(batch)
                 except OSError as error:
                     self._failure, self._discard = error, True
+            self._sent_bytes += size
             if item is _PAUSE:
                 item = self._queue.get()
 

@@ -5,13 +5,15 @@ Standard library only: it is in use before grpc is imported.
 
 from __future__ import annotations
 
+import functools
 import os
 
 GONE = -1
 
 
 def started(pid: int) -> int:
-    """When a process started, in clock ticks since the system did; 0 where there is no /proc and the process lives; GONE."""
+    """When a process started, in clock ticks since the system did; 0 where it lives and that cannot be told (there is no /proc, or this
+    process may open no more files); GONE."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -35,6 +37,7 @@ def namespace() -> int:
         return 0
 
 
+@functools.cache  # a process that may open no more files must know it, too
 def _boot() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -49,12 +52,20 @@ def token(pid: int | None = None) -> str:
     return f"{_boot()}.{namespace():x}.{pid}.{started(pid)}"
 
 
+def visible(process: str) -> bool:
+    """Whether the process of a token is one of this pid namespace."""
+    return process.split(".")[1:2] == [f"{namespace():x}"]
+
+
 def lives(process: str) -> bool:
     """Whether the process of a token may still run. One of another pid namespace cannot be seen from here, so it may."""
     try:
         boot, space, pid, start = process.split(".")
         if boot != _boot():
             return False
-        return int(space, 16) != namespace() or started(int(pid)) == int(start)
+        if int(space, 16) != namespace():
+            return True
+        found = started(int(pid))
+        return found != GONE and (found == int(start) or 0 in (found, int(start)))
     except ValueError:
         return False

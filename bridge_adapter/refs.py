@@ -1,7 +1,8 @@
-"""The refs of one session: live Python objects by id, with identity kept, bounded in number and age."""
+"""The refs of one session: live Python objects by id, with identity kept, bounded in number, age and, where asked for, bytes."""
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 import zlib
@@ -11,7 +12,11 @@ from typing import Any
 
 from bridge_adapter.codec import Ref, StreamRef
 from bridge_adapter.codec.resolver import stream_type
-from bridge_adapter.errors import InvalidRequest, UnknownRef
+from bridge_adapter.errors import InvalidRequest, MemoryLimit, UnknownRef
+from bridge_adapter.sizes import size_of
+
+_BIGGEST = 5  # refs that an error names
+_REMEDY = "release refs that are not needed, end the session, or raise max_bytes"
 
 # Ids are 32 hex digits: 8 that name this process, 20 of chance, 4 that show that the id is one of ours and not just text.
 _PROCESS = os.urandom(4)
@@ -46,13 +51,14 @@ def unknown(ref_id: str, session_id: str) -> UnknownRef:
 class Entry:
     """One object. `unread`, `last_batch` and `failure` are only used by streams (tools/stream.py)."""
 
-    __slots__ = ("failure", "last_batch", "obj", "ref", "serial", "unread", "used")
+    __slots__ = ("failure", "last_batch", "obj", "ref", "serial", "size", "unread", "used")
 
     def __init__(self, obj: Any, ref: Ref | StreamRef, serial: int) -> None:
         self.obj = obj
         self.ref = ref
         self.serial = serial
         self.used = 0.0
+        self.size = 0  # bytes, in sessions whose refs are bounded by them
         self.unread: deque[Any] | None = None
         self.last_batch: list[Any] | None = None
         self.failure: BaseException | None = None
@@ -61,7 +67,7 @@ class Entry:
 class RefStore:
     """Refs of one session. Not locked: a session runs one call at a time, and dict operations are atomic for those that are concurrent."""
 
-    __slots__ = ("_entries", "_identities", "_max", "_session", "_ttl")
+    __slots__ = ("_bytes", "_changed", "_entries", "_identities", "_max", "_max_bytes", "_session", "_ttl")
 
     def __init__(self, session: str, max_refs: int, ttl_s: float) -> None:
         self._session = session
@@ -69,6 +75,9 @@ class RefStore:
         self._identities: dict[int, str] = {}
         self._max = max_refs
         self._ttl = ttl_s
+        self._max_bytes: int | None = None
+        self._bytes = 0
+        self._changed: dict[str, None] = {}  # refs used since they were measured, where bytes are bounded
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -88,6 +97,62 @@ class RefStore:
                     entry.used = now
             self._ttl = float(ttl_s)
 
+    def limit_bytes(self, max_bytes: Any) -> None:
+        """Sets how many bytes the objects of the session may have, as far as their sizes are known (sizes.py). Raises InvalidRequest."""
+        if type(max_bytes) is not int or max_bytes < 1:
+            raise InvalidRequest(
+                f"max_bytes is {str(max_bytes)[:40]}; it must be an integer of at least 1, the bytes that the session's refs may hold"
+            )
+        if self._max_bytes is None:
+            self._measure()
+        self._max_bytes = max_bytes
+
+    def check_bytes(self) -> None:
+        """Measures what was used since the last time. Raises MemoryLimit when the objects have grown over what the session may hold."""
+        if self._max_bytes is None:
+            return
+        for ref_id in list(self._changed):
+            self._changed.pop(ref_id, None)
+            entry = self._entries.get(ref_id)
+            if entry is not None:
+                self._resize(entry)
+        if self._over(0):
+            raise MemoryLimit(f"{self._excess(0)}; the call was not begun: {_REMEDY}", **self._account())
+
+    def bytes_held(self) -> tuple[int, int]:
+        """The bytes of the objects, as far as their sizes are known, and how many of them lie on accelerators."""
+        sizes = [size_of(obj) for obj in self.objects()]
+        return sum(size for size, _ in sizes), sum(size for size, on_device in sizes if on_device)
+
+    def _resize(self, entry: Entry) -> None:
+        size, _ = size_of(entry.obj)
+        self._bytes += size - entry.size
+        entry.size = size
+
+    def _measure(self) -> None:
+        """Sizes and their sum anew: threads of a concurrent session may have lost an addition."""
+        self._bytes = 0
+        for entry in list(self._entries.values()):
+            entry.size, _ = size_of(entry.obj)
+            self._bytes += entry.size
+
+    def _over(self, more: int) -> bool:
+        assert self._max_bytes is not None
+        if self._bytes + more <= self._max_bytes:
+            return False
+        self._measure()
+        return self._bytes + more > self._max_bytes
+
+    def _excess(self, more: int) -> str:
+        what = f"another {more} bytes" if more else "more"
+        holds = f"the session {self._session} holds {self._bytes} bytes in {len(self._entries)} refs"
+        return f"{holds} and may not hold {what}: its max_bytes is {self._max_bytes}"
+
+    def _account(self) -> dict[str, Any]:
+        biggest = heapq.nlargest(_BIGGEST, list(self._entries.values()), key=lambda entry: entry.size)
+        named = [{"ref_id": entry.ref.id, "type": entry.ref.type_name, "bytes": entry.size} for entry in biggest]
+        return {"session_id": self._session, "bytes": self._bytes, "max_bytes": self._max_bytes, "biggest": named}
+
     def add(self, obj: Any, module: str, library: str, serial: int) -> Ref | StreamRef:
         """The ref of an object: the same one as long as the session holds it.
 
@@ -99,6 +164,14 @@ class RefStore:
             entry.serial = serial
             return entry.ref
         self._prune(serial)
+        size = 0
+        if self._max_bytes is not None:
+            size, _ = size_of(obj)
+            if self._over(size):
+                account = {**self._account(), "type": type(obj).__name__, "object_bytes": size}
+                raise MemoryLimit(
+                    f"{self._excess(size)}; the call has run, and its result was let go: {_REMEDY}", **account
+                ).after_effects()
         kind = stream_type(obj)
         name = type(obj).__name__
         new_id = _new_id()
@@ -110,6 +183,9 @@ class RefStore:
         entry = Entry(obj, ref, serial)
         if self._ttl:
             entry.used = time.monotonic()
+        if size:
+            entry.size = size
+            self._bytes += size
         self._entries[new_id] = entry
         self._identities[id(obj)] = new_id
         return ref
@@ -123,6 +199,8 @@ class RefStore:
             raise unknown(ref_id, self._session)
         if self._ttl:
             entry.used = time.monotonic()
+        if self._max_bytes is not None:
+            self._changed[ref_id] = None
         return entry
 
     def __contains__(self, ref_id: str) -> bool:
@@ -141,6 +219,7 @@ class RefStore:
         if entry is None:
             return False
         self._identities.pop(id(entry.obj), None)
+        self._bytes -= entry.size
         return True
 
     def release_made_by(self, serial: int, before: int) -> None:

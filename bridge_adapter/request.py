@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,6 @@ class Request:
     key: Key | None = None  # of an idempotent call: it runs once under it
     refs: list[str] | None = None  # of a call with a key: the refs in its answer
     outcome: Outcome | None = None  # the same: how its answer came about
-    afterwards: Callable[[], None] | None = None  # what is done when its answer has been sent
     admitted: bool = False  # it has had its session's turn: what it still has to do there is not refused
 
 

@@ -1,127 +1,26 @@
-"""Sessions: state that belongs to one caller, and the lock by which its calls run one at a time and in order.
+"""Sessions: state that belongs to one caller, with a lock by which its calls run one at a time and in order (session_lock).
 
 A session costs a few hundred bytes and no thread. `pinned` sessions get a thread of their own; `concurrent` ones do without the lock.
 """
 
 from __future__ import annotations
 
+import heapq
 import threading
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bridge_adapter.calls import Call
+from bridge_adapter import threads
 from bridge_adapter.config import Config
-from bridge_adapter.errors import InvalidRequest, SessionDeadlock, Unavailable
+from bridge_adapter.errors import InvalidRequest, Unavailable
 from bridge_adapter.refs import RefStore
+from bridge_adapter.session_lock import Bounds, Room, SessionLock
 
 _SESSION_ID_LIMIT = 512
 _SWEEP_START = 1024
-_OPTIONS = frozenset({"pinned", "concurrent", "max_refs", "ref_ttl"})
-
-
-class SessionLock:
-    """First come, first served. Calls made from a callback of the holder run inside it, one at a time."""
-
-    __slots__ = ("_queue", "owner")
-
-    def __init__(self) -> None:
-        self.owner: Call | None = None
-        self._queue: deque[tuple[Call, LockType]] = deque()
-
-    def acquire(self, call: Call) -> SessionLock:
-        """Waits for the call's turn; returns the lock to release: this one, or that of the enclosing call's children."""
-        with _mutex:
-            if self.owner is None:
-                self.owner = call
-                return self
-            holder = self.owner
-            outer = call.parent or call.host
-            if outer is None or not outer.within(holder, guests=True):
-                outer = None
-                gate = self._enqueue(call)
-        if outer is not None:
-            children: SessionLock = outer.children_lock(SessionLock)
-            return children.acquire(call)
-        self._wait(call, gate)
-        return self
-
-    def _enqueue(self, call: Call) -> LockType:
-        if _waits_in_a_circle(self, call):
-            raise SessionDeadlock(
-                "this call waits for a session whose running call waits for this one; make one of the calls outside the callback"
-            )
-        gate = allocate_lock()
-        gate.acquire()
-        self._queue.append((call, gate))
-        call.waiting_for = self
-        _waiting.setdefault(call.root, set()).add(call)
-        return gate
-
-    def _wait(self, call: Call, gate: LockType) -> None:
-        try:
-            with call.while_waiting(lambda: self._give_up(call)):
-                gate.acquire()
-        finally:
-            with _mutex:
-                call.waiting_for = None
-                waiters = _waiting.get(call.root)
-                if waiters is not None:
-                    waiters.discard(call)
-                    if not waiters:
-                        del _waiting[call.root]
-        with _mutex:
-            mine = self.owner is call
-        if not mine:
-            raise call.interruption()
-
-    def _give_up(self, call: Call) -> None:
-        with _mutex:
-            for item in self._queue:
-                if item[0] is call:
-                    self._queue.remove(item)
-                    item[1].release()
-                    return
-
-    def release(self) -> None:
-        with _mutex:
-            if self._queue:
-                self.owner, gate = self._queue.popleft()
-                gate.release()
-            else:
-                self.owner = None
-
-    @property
-    def contended(self) -> bool:
-        """True when somebody waits for it."""
-        return bool(self._queue)
-
-    @property
-    def idle(self) -> bool:
-        return self.owner is None and not self._queue
-
-
-_mutex = allocate_lock()
-_waiting: dict[Call, set[Call]] = {}  # root call -> the calls of its tree that wait for a lock
-
-
-def _waits_in_a_circle(lock: SessionLock, call: Call) -> bool:
-    """True when waiting for `lock` closes a circle of trees of calls that wait for each other. Called under the mutex."""
-    seen: set[Call] = set()
-    holders = [lock.owner.root] if lock.owner is not None else []
-    while holders:
-        root = holders.pop()
-        if root is call.root:
-            return True
-        if root in seen:
-            continue
-        seen.add(root)
-        for waiter in _waiting.get(root, ()):
-            owner = waiter.waiting_for.owner if waiter.waiting_for is not None else None
-            if owner is not None:
-                holders.append(owner.root)
-    return False
+_OPTIONS = frozenset({"pinned", "concurrent", "max_refs", "ref_ttl", "max_queue", "overflow", "max_bytes"})
 
 
 class Session:
@@ -129,10 +28,10 @@ class Session:
 
     __slots__ = ("_thread", "closed", "concurrent", "id", "lock", "pinned", "refs", "streams")
 
-    def __init__(self, id: str, config: Config) -> None:
+    def __init__(self, id: str, config: Config, room: Room) -> None:
         self.id = id
         self.refs = RefStore(id, config.ref_max, config.ref_ttl_s)
-        self.lock = SessionLock()
+        self.lock = SessionLock(Bounds(id, config.session_queue, "reject", room))
         self.pinned = False
         self.concurrent = False
         self.closed = False
@@ -140,7 +39,9 @@ class Session:
         self._thread: _PinnedThread | None = None
 
     def configure(self, options: Any) -> None:
-        """Takes {"pinned": bool, "concurrent": bool, "max_refs": int, "ref_ttl": seconds}. Raises InvalidRequest."""
+        """Takes {"pinned": bool, "concurrent": bool, "max_refs": int, "ref_ttl": seconds, "max_queue": int,
+        "overflow": "reject" | "drop_oldest", "max_bytes": int}. Raises InvalidRequest.
+        """
         if not isinstance(options, dict) or not set(options) <= _OPTIONS:
             raise InvalidRequest(f"session_options is a map of {', '.join(sorted(_OPTIONS))}, not {str(options)[:80]}")
         self.pinned = bool(options.get("pinned", self.pinned))
@@ -150,6 +51,23 @@ class Session:
             raise InvalidRequest("a session cannot be both pinned (one thread) and concurrent (many); choose one")
         if "max_refs" in options or "ref_ttl" in options:
             self.refs.limit(options.get("max_refs"), options.get("ref_ttl"))
+        if "max_bytes" in options:
+            self.refs.limit_bytes(options["max_bytes"])
+        if "max_queue" in options or "overflow" in options:
+            self._bound_queue(options)
+
+    def _bound_queue(self, options: dict[str, Any]) -> None:
+        bounds = self.lock.bounds
+        assert bounds is not None
+        limit, overflow = options.get("max_queue", bounds.limit), options.get("overflow", bounds.overflow)
+        if type(limit) is not int or limit < 0:
+            raise InvalidRequest(f"max_queue is {str(limit)[:40]}; it must be an integer of at least 0, the number of calls that may wait")
+        if overflow not in ("reject", "drop_oldest"):
+            raise InvalidRequest(
+                f"overflow is {str(overflow)[:40]!r}; it must be 'reject' (the call that comes is refused) or 'drop_oldest' "
+                "(the one that has waited longest is)"
+            )
+        bounds.limit, bounds.overflow = limit, overflow
 
     def run(self, code: Callable[[], Any]) -> Any:
         """Runs code on the thread this session's calls belong on."""
@@ -177,7 +95,7 @@ class _PinnedThread:
         self._work: deque[tuple[Callable[[], Any], LockType, list[Any]]] = deque()
         self._ready = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._serve, name=f"pinned {name[:32]}", daemon=True)
-        self._thread.start()
+        threads.begin(self._thread)
 
     def run(self, code: Callable[[], Any]) -> Any:
         if threading.current_thread() is self._thread:
@@ -220,6 +138,7 @@ class Sessions:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.room = Room(config.max_waiting)
         self._sessions: dict[str, Session] = {}
         self._lock = allocate_lock()
         self._sweep_at = _SWEEP_START
@@ -240,7 +159,7 @@ class Sessions:
             if session is None:
                 if len(self._sessions) >= self._sweep_at:
                     self._sweep()
-                session = self._sessions[id] = Session(id, self._config)
+                session = self._sessions[id] = Session(id, self._config, self.room)
             return session
 
     def leave(self) -> list[str]:
@@ -281,6 +200,26 @@ class Sessions:
 
     def ref_count(self) -> int:
         return sum(len(session.refs) for session in list(self._sessions.values()))
+
+    def longest_queue(self) -> int:
+        """Calls that wait for the session for which most do."""
+        return max((session.lock.waiting for session in list(self._sessions.values())), default=0)
+
+    def by_size(self, count: int) -> list[dict[str, Any]]:
+        """The sessions that hold most: id, refs, bytes as far as known, device_bytes of them on accelerators, and calls that wait."""
+        sized = []
+        for session in list(self._sessions.values()):
+            held, on_device = session.refs.bytes_held()
+            sized.append(
+                {
+                    "session_id": session.id,
+                    "refs": len(session.refs),
+                    "bytes": held,
+                    "device_bytes": on_device,
+                    "waiting": session.lock.waiting,
+                }
+            )
+        return heapq.nlargest(count, sized, key=lambda entry: int(entry["bytes"]))
 
     def _sweep(self) -> None:
         # A session without state needs no record: its next call makes it again.

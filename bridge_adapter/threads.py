@@ -15,6 +15,7 @@ from typing import Any
 
 from bridge_adapter import calls
 from bridge_adapter.calls import Call
+from bridge_adapter.errors import Unavailable
 
 # The code of threads that serve many calls, by module: our own, and workers of pools.
 _SHARED = ("bridge_adapter.", "concurrent.futures.thread", "multiprocessing.pool")
@@ -37,6 +38,18 @@ def install_start() -> None:
                 start(self)
 
     threading.Thread.start = start_whole  # type: ignore[method-assign]
+
+
+def begin(thread: threading.Thread) -> None:
+    """Starts a thread of ours. Raises Unavailable where the system has no more."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Unavailable(
+            f"the system gives this worker no more threads ({error}), and {threading.active_count()} run: "
+            "make the call later, use fewer connections and pinned sessions, or raise the limit of processes (ulimit -u, pids.max)",
+            1000,
+        ) from None
 
 
 def follow_calls() -> None:

@@ -129,12 +129,32 @@ def callee(payload: Payload, context: ToolContext) -> Callable[..., Any]:
     """What a payload would have called: a method, a helper or a function."""
     kind = payload.get("call_type")
     found: Callable[..., Any]
+    args, kwargs = arguments(payload)
     if kind == "method":
-        found = attribute(instance(payload, context), _first(payload, "function", "method"))
+        found = _of_object(payload, context, _first(payload, "function", "method"), args, kwargs)
     elif kind == "helper":
-        found = helpers.find(_first(payload, "helper", "function"), payload.get("helper_config"))
+        found = _helper_named(payload, context, _first(payload, "helper", "function"))
     else:
-        found = attribute(load(module_name(payload)), payload.get("function"))
+        found = _of_module(payload, context, payload.get("function"), args, kwargs)
+    return found
+
+
+def _of_module(payload: Payload, context: ToolContext, path: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    policy, module = context.policy, module_name(payload)
+    return attribute(load(module), path) if policy is None else policy.function(module, path, args, kwargs)
+
+
+def _of_object(payload: Payload, context: ToolContext, path: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    policy, target = context.policy, instance(payload, context)
+    return attribute(target, path) if policy is None else policy.method(target, path, args, kwargs)
+
+
+def _helper_named(payload: Payload, context: ToolContext, name: Any) -> Callable[..., Any]:
+    policy = context.policy
+    if policy is None:
+        return helpers.find(name, payload.get("helper_config"))
+    found = helpers.find(name, payload.get("helper_config"), policy.helper_directories)
+    policy.helper(name, found)
     return found
 
 
@@ -149,7 +169,7 @@ def _with_types(find: Callable[[], Any], args: Sequence[Any], kwargs: Mapping[st
 
 def _function(payload: Payload, context: ToolContext) -> Any:
     args, kwargs = arguments(payload)
-    target, args, kwargs = _with_types(lambda: attribute(load(module_name(payload)), payload.get("function")), args, kwargs)
+    target, args, kwargs = _with_types(lambda: _of_module(payload, context, payload.get("function"), args, kwargs), args, kwargs)
     return context.settle(target(*args, **kwargs))
 
 
@@ -158,18 +178,18 @@ def _class(payload: Payload, context: ToolContext) -> Any:
     name = _first(payload, "class", "class_name")
     if name is None:
         raise invalid("call_type class requires the key class (the name of the class)")
-    target, args, kwargs = _with_types(lambda: attribute(load(module_name(payload)), name), args, kwargs)
+    target, args, kwargs = _with_types(lambda: _of_module(payload, context, name, args, kwargs), args, kwargs)
     return context.settle(target(*args, **kwargs))
 
 
 def _method(payload: Payload, context: ToolContext) -> Any:
     args, kwargs = arguments(payload)
-    target = attribute(instance(payload, context), _first(payload, "function", "method"))
+    target = _of_object(payload, context, _first(payload, "function", "method"), args, kwargs)
     return context.settle(target(*args, **kwargs))
 
 
 def _get_attr(payload: Payload, context: ToolContext) -> Any:
-    return attribute(instance(payload, context), _first(payload, "attr", "attribute", "function"))
+    return _of_object(payload, context, _first(payload, "attr", "attribute", "function"))
 
 
 def _set_attr(payload: Payload, context: ToolContext) -> Any:
@@ -178,6 +198,8 @@ def _set_attr(payload: Payload, context: ToolContext) -> Any:
         raise invalid("call_type set_attr requires the key attr (the name of the attribute)")
     args = arguments(payload)[0]
     target = instance(payload, context)
+    if context.policy is not None:
+        context.policy.assignment(target, name)
     *path, last = name.split(".")
     if path:
         target = attribute(target, ".".join(path))
@@ -186,14 +208,13 @@ def _set_attr(payload: Payload, context: ToolContext) -> Any:
 
 
 def _module_attr(payload: Payload, context: ToolContext) -> Any:
-    return attribute(load(module_name(payload)), _first(payload, "attr", "attribute", "function"))
+    return _of_module(payload, context, _first(payload, "attr", "attribute", "function"))
 
 
 def _helper(payload: Payload, context: ToolContext) -> Any:
     args, kwargs = arguments(payload)
     name = _first(payload, "helper", "function")
-    config = payload.get("helper_config")
-    target, args, kwargs = _with_types(lambda: helpers.find(name, config), args, kwargs)
+    target, args, kwargs = _with_types(lambda: _helper_named(payload, context, name), args, kwargs)
     return context.settle(target(*args, **kwargs))
 
 

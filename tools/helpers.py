@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +24,31 @@ _PACK = "helpers"
 _loaded: dict[str, tuple[int, dict[str, Callable[..., Any]]]] = {}  # path -> (mtime in ns, helpers)
 
 
-def index(payload: Payload, _: ToolContext) -> list[dict[str, Any]]:
+def index(payload: Payload, context: ToolContext) -> list[dict[str, Any]]:
     """All helpers by name, with their parameters and documentation."""
     config = payload.get("helper_config") or {key: value for key, value in payload.items() if key.startswith("helper_")}
-    return [_describe(name, helper) for name, helper in sorted(_registry(config).items())]
+    within = context.policy.helper_directories if context.policy is not None else None
+    return [_describe(name, helper) for name, helper in sorted(_registry(config, within).items())]
 
 
-def find(name: Any, config: Any) -> Callable[..., Any]:
-    """The helper of that name. Raises ToolError helper_not_found."""
-    helper = _registry(config).get(name) if isinstance(name, str) else None
+def find(name: Any, config: Any, within: Sequence[str] | None = None) -> Callable[..., Any]:
+    """The helper of that name; `within`: the directories in which its file must be. Raises ToolError helper_not_found."""
+    helper = _registry(config, within).get(name) if isinstance(name, str) else None
     if helper is None:
         raise ToolError("helper_not_found", f"Helper '{name}' not found")
     return helper
 
 
-def _registry(config: Any) -> dict[str, Callable[..., Any]]:
+def _registry(config: Any, within: Sequence[str] | None = None) -> dict[str, Callable[..., Any]]:
     if config is None:
         config = {}
     if not isinstance(config, dict):
         raise invalid(f"helper_config must be a map, not {type(config).__name__}")
     found: dict[str, Callable[..., Any]] = {}
-    for folder in (*_pack(config.get("helper_pack_enabled")), *_paths(config.get("helper_paths"))):
+    paths = _paths(config.get("helper_paths"))
+    if within is not None:
+        _refuse_outside(paths, within)
+    for folder in (*_pack(config.get("helper_pack_enabled")), *paths):
         for file in _files(folder):
             found.update(_load(file))
     return _allowed(found, config.get("helper_allowlist"))
@@ -59,6 +63,15 @@ def _paths(paths: Any) -> list[Path]:
     if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
         raise invalid(f"helper_paths must be a string or a list of strings, not {str(paths)[:80]}")
     return [Path(path).absolute() for path in paths]
+
+
+def _refuse_outside(paths: list[Path], directories: Sequence[str]) -> None:
+    """A caller who names a file has its code run."""
+    roots = [Path(directory).resolve() for directory in directories]
+    for path in paths:
+        if not any(path.resolve().is_relative_to(root) for root in roots):
+            told = ", ".join(map(str, roots)) or "none"
+            raise ToolError("permission_denied", f"helper_paths names {path}; the policy allows helpers from helper_directories: {told}")
 
 
 def _pack(enabled: Any) -> list[Path]:

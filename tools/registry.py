@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -18,10 +18,38 @@ class RefEntry(Protocol):
     failure: BaseException | None
 
 
+class Policy(Protocol):
+    """What a caller may reach by the names he gives. Every method raises where he may not."""
+
+    helper_directories: Sequence[str] | None
+
+    def function(self, module: str, path: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """What a path in a module leads to, which is going to be called with these arguments."""
+
+    def method(self, target: Any, path: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """What a path from a live object leads to."""
+
+    def assignment(self, target: Any, path: str) -> None:
+        """Whether the attribute may be set."""
+
+    def helper(self, name: Any, found: Any) -> None:
+        """Whether the helper may be called."""
+
+    def module(self, name: str) -> None:
+        """Whether the module may be loaded again."""
+
+    def forget(self) -> None:
+        """Modules were loaded again."""
+
+
 class ToolContext(Protocol):
-    """One request, as its tool sees it."""
+    """One request, as its tool sees it. policy: None where everything is allowed."""
 
     session_id: str
+
+    @property
+    def policy(self) -> Policy | None:
+        """What callers may reach."""
 
     def resolve(self, ref: Ref | StreamRef) -> Any:
         """The object of a ref of this session."""

@@ -38,6 +38,8 @@ def reload(payload: Payload, context: ToolContext) -> dict[str, Any]:
         raise invalid(f"wait_ms is a number of milliseconds >= 0, not {str(wait)[:40]!r}")
     if name.partition(".")[0] in _OWN:
         raise invalid(f"{name} is the worker's own code, which cannot be run again in it; restart the pool")
+    if context.policy is not None:
+        context.policy.module(name)
     loaded = sys.modules.get(name)
     if loaded is None:
         if importlib.util.find_spec(name) is None:
@@ -53,6 +55,8 @@ def reload(payload: Payload, context: ToolContext) -> dict[str, Any]:
             raise invalid(f"{name} has no Python source file that could be run again; restart the worker to load another version of it")
     with context.alone(wait / 1000) as running:
         reloaded = modules.run_again(names)
+        if context.policy is not None:
+            context.policy.forget()
         return {"reloaded": reloaded, "stale": modules.stale(context.live_objects(), reloaded), "running": running}
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -20,7 +21,9 @@ from bridge_adapter.gateway import options, parent
 from bridge_adapter.gateway.bridge import Bridge
 from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.parameters import Asked
-from bridge_adapter.gateway.supervisor import StartFailed, Supervisor
+from bridge_adapter.gateway.recycling import recycle
+from bridge_adapter.gateway.running import StartFailed
+from bridge_adapter.gateway.supervisor import Supervisor
 from bridge_adapter.launcher import WORKER_SCRIPTS
 
 STOP_SECONDS = 1.0
@@ -46,7 +49,6 @@ class Host:
         self._loop = _new_loop()
         self._bridge: Bridge | None = None
         self._supervisor: Supervisor | None = None
-        self._process: ExecutorProcess | None = None
         self._arguments: list[str] = []
         self._life: asyncio.Task[None] | None = None
         threading.Thread(target=self._loop.run_forever, name="bridge_adapter", daemon=True).start()
@@ -91,12 +93,11 @@ class Host:
             settings = _settings()
             self._arguments = settings.executor_arguments
             self.elixir.configure(settings.elixir_address, settings.callback_timeout_ms / 1000)
-            kill_after = settings.kill_after_ms / 1000
             self._supervisor = Supervisor(
-                self._executor(), settings.max_connections, self.elixir.ask, start_next=self._executor, kill_after=kill_after
+                self._executor(), settings.max_connections, self.elixir.ask, care=settings.care, start_next=self._executor
             )
             self._life = asyncio.get_running_loop().create_task(_live(self._supervisor))
-            self._bridge = Bridge(self._supervisor, settings.retry)
+            self._bridge = Bridge(self._supervisor)
         return self._bridge
 
     async def _execute(self, call: Asked) -> bytes:
@@ -109,15 +110,18 @@ class Host:
             log.error("the executor cannot be started now (the first call tries again): %s", error)
 
     def _executor(self) -> ExecutorProcess:
-        self._process = ExecutorProcess(self._arguments)
-        return self._process
+        return ExecutorProcess(self._arguments)
 
     def _stop(self, stopped: threading.Event) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(TimeoutError):
-                self._process.exited.result(STOP_SECONDS)
-            self._process.kill()
+        if self._supervisor is not None:
+            processes = self._supervisor.processes
+            for process in processes:
+                process.terminate()
+            until = time.monotonic() + STOP_SECONDS
+            for process in processes:
+                with contextlib.suppress(TimeoutError):
+                    process.exited.result(max(0.0, until - time.monotonic()))
+            self._supervisor.kill()
         stopped.set()
         # Held up for good: no task is taken apart, and threads that still wait have nothing to complain of while the interpreter ends.
         threading.Event().wait()
@@ -166,7 +170,7 @@ async def _live(supervisor: Supervisor) -> None:
         await supervisor.start()
     except StartFailed as error:
         log.error("%s", error)
-    await supervisor.run()
+    await asyncio.gather(supervisor.run(), recycle(supervisor))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -187,9 +191,14 @@ def _settings() -> options.Options:
         elif argument.startswith(f"{_ADDRESS}="):
             flags.append(argument)
     try:
-        return options.parse(flags, os.environ)
+        settings = options.parse(flags, os.environ)
     except SystemExit:
         raise RuntimeError("a BRIDGE_ADAPTER_... setting cannot be used; the standard error of the server says which") from None
+    if settings.policy.access is not None:
+        raise RuntimeError(
+            "roles are in force (BRIDGE_ADAPTER_POLICY), but Snakepit's own server does not tell who calls; start the gateway instead"
+        )
+    return settings
 
 
 # --- the host of this process ---

@@ -6,17 +6,18 @@ The gRPC service (`service.py`) and the adapter inside Snakepit's own server onl
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from typing import Any
 
-from bridge_adapter.gateway.lane_client import LaneError, LaneLost
+from bridge_adapter.gateway.attempts import Attempts, Remaining
+from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.lifecycle import Lifecycle
 from bridge_adapter.gateway.parameters import SNAKEBRIDGE_TOOLS, Asked, adapter_params, lane_params
 from bridge_adapter.gateway.retry import NEVER, Retry
 from bridge_adapter.gateway.supervisor import Supervisor
 
 STREAM_TOOL = "snakebridge.stream"
-
-Remaining = Callable[[], float | None]
 
 
 class Bridge:
@@ -27,10 +28,17 @@ class Bridge:
     """
 
     def __init__(
-        self, supervisor: Supervisor, retry: Retry, thread_sensitive: frozenset[str] = frozenset(), *, has_adapter: bool = False
+        self,
+        supervisor: Supervisor,
+        thread_sensitive: frozenset[str] = frozenset(),
+        *,
+        has_adapter: bool = False,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
-        self._supervisor = supervisor
-        self._retry = retry
+        self._turns = supervisor.turns
+        self._attempts = Attempts(supervisor)
+        self._work = lifecycle or Lifecycle()
+        self._retry = supervisor.care.retry
         self._thread_sensitive = thread_sensitive
         self._has_adapter = has_adapter
 
@@ -38,47 +46,40 @@ class Bridge:
         """True for a tool of the user's own adapter."""
         return self._has_adapter and call.tool not in SNAKEBRIDGE_TOOLS
 
-    async def execute(self, call: Asked, remaining: Remaining) -> bytes:
-        """The JSON text of a call's result. Raises LaneError."""
+    async def execute(self, call: Asked, remaining: Remaining, *, tidies: bool = False) -> bytes:
+        """The JSON text of a call's result. Raises LaneError. `tidies`: it ends what was done before, and is let in while we drain."""
         params, retry = self._params(call), self._policy(call)
-        async with self._supervisor.turns.of(_session(params)):
-            return await self._supervisor.call(params, remaining, retry, call)  # type: ignore[no-any-return]
+        session = _session(params)
+        with self._work.call(nested=tidies or self._turns.waits_for_elixir(session)):
+            async with self._turns.of(session):
+                return await self._attempts.call(params, remaining, retry, call)  # type: ignore[no-any-return]
 
     async def execute_adapter(self, call: Asked, remaining: Remaining) -> tuple[bytes | None, bytes | None]:
         """The result of a tool of the user's adapter: its JSON text, or bytes that are no JSON. Raises LaneError."""
-        text, binary = await self._supervisor.call(adapter_params(call), remaining, self._policy(call), call)
+        with self._work.call(nested=self._turns.waits_for_elixir(call.worker_session)):
+            text, binary = await self._attempts.call(adapter_params(call), remaining, self._policy(call), call)
         return text, binary
 
     async def stream(self, call: Asked, remaining: Remaining) -> AsyncGenerator[list[Any], None]:
         """The JSON texts of a stream's items, in batches as they come; [data, is final, metadata] for items of the user's adapter.
 
         Raises LaneError. Closing it ends the stream.
-
-        A stream is run again only while its caller has not had an item: nothing may come twice.
         """
         params, retry = self._params(call), self._policy(call)
         # Calls of a user's adapter have no order.
-        async with self._supervisor.turns.of(f"\0{id(call)}" if self.for_adapter(call) else _session(params)) as turn:
-            while True:
-                stream, running = await self._supervisor.stream(params, remaining, call)
-                try:
-                    while (items := await stream.next()) is not None:
-                        # It has begun: between its items the session is its caller's again.
-                        turn.leave()
-                        retry = NEVER
-                        yield items
-                        stream.consumed(len(items))
-                    return
-                except LaneLost as error:
-                    await self._supervisor.after_crash(running, error, remaining, retry, call)
-                finally:
-                    stream.close()
+        session = f"\0{id(call)}" if self.for_adapter(call) else _session(params)
+        with self._work.call(nested=self._turns.waits_for_elixir(session)):
+            turn = self._turns.of(session)
+            # Once it has begun the session is its caller's again, between its items.
+            async with turn, aclosing(self._attempts.stream(params, remaining, retry, call, turn.leave)) as batches:
+                async for items in batches:
+                    yield items
 
     async def release_session(self, session_id: str, remaining: Remaining) -> int:
         """Ends a session in the executor; the number of refs that it held. Raises LaneError."""
         texts = {"session_id": json.dumps(session_id).encode(), "protocol_version": b"1", "min_supported_version": b"1"}
         call = Asked("snakebridge.release_session", {**texts, "idempotent": b"true"})
-        return int(json.loads(await self.execute(call, remaining)))
+        return int(json.loads(await self.execute(call, remaining, tidies=True)))
 
     def _params(self, call: Asked) -> dict[str, Any]:
         if self.for_adapter(call):

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bridge_adapter import redaction
+
 # gRPC sends a status text as an HTTP/2 header; clients refuse headers of more than 8 KiB in all.
 STATUS_BYTES = 6000
 _CONTEXT = ("session_id", "library", "python_module", "function", "call_type", "payload_version")
@@ -24,7 +26,7 @@ def payload(fields: Mapping[str, Any], tool: str, parameters: Mapping[str, bytes
         if "session_id" in where:
             where["caller_session_id"] = where["session_id"]
         where["session_id"] = worker_session
-    return {
+    told = {
         "type": qualified.rpartition(".")[2],
         "message": _message(fields, category),
         "stacktrace": stacktrace,
@@ -37,6 +39,7 @@ def payload(fields: Mapping[str, Any], tool: str, parameters: Mapping[str, bytes
         "details": fields.get("details") or {},
         **({"exceptions": fields["exceptions"]} if fields.get("exceptions") else {}),  # members of an exception group
     }
+    return told if "traceback" in fields else redaction.redacted(told)  # what the executor tells is without secrets already
 
 
 def context(tool: str, parameters: Mapping[str, bytes]) -> dict[str, Any]:

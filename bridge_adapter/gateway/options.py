@@ -10,16 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_adapter.gateway import retry
-from bridge_adapter.gateway.retry import Retry
+from bridge_adapter.config import ConfigError
+from bridge_adapter.gateway import care, security
+from bridge_adapter.gateway.care import Care
+from bridge_adapter.gateway.security import Security
+from bridge_adapter.policy import settings as policies
+from bridge_adapter.policy.settings import PolicySettings
 
 MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
 ELIXIR_TRIES = 60
-KILL_AFTER_MS = 5_000.0
 CALLBACK_TIMEOUT_MS = 300_000.0
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
-DEFAULT_RETRY = Retry()
+DEFAULT_SECURITY = Security()
+DEFAULT_CARE = Care()
+OPEN = PolicySettings(base="open")  # what Snakepit's workers have always done
 _OUR_CLASS = "SnakeBridgeAdapter"  # of whatever module: SnakeBridge's, ours
 _OUR_OLD_NAME = "snakepit_bridge.adapters.default.DefaultAdapter"
 _TRUE = ("1", "true", "yes", "y", "on", "t")
@@ -57,14 +62,16 @@ class Options:
     max_connections: int = MAX_CONNECTIONS
     elixir_tries: int = ELIXIR_TRIES
     log_level: int = LOG_LEVELS["error"]
-    retry: Retry = DEFAULT_RETRY
-    kill_after_ms: float = KILL_AFTER_MS
+    care: Care = DEFAULT_CARE
     callback_timeout_ms: float = CALLBACK_TIMEOUT_MS
     telemetry_interval_ms: float = TELEMETRY_INTERVAL_MS
     worker_id: str = ""
     thread_sensitive: frozenset[str] = frozenset()
     journal: str = ""
     journal_durability: str = "process"
+    security: Security = DEFAULT_SECURITY
+    policy: PolicySettings = OPEN
+    policy_arguments: tuple[str, ...] = ("--policy", "open")
 
     @property
     def executor_arguments(self) -> list[str]:
@@ -72,7 +79,8 @@ class Options:
         arguments = ["--adapter", self.user_adapter, "--elixir-address", self.elixir_address] if self.user_adapter else []
         if self.journal:
             arguments += ["--journal", os.path.abspath(self.journal), "--journal-durability", self.journal_durability]
-        return arguments
+        # The gateway is the door: roles and audit are here, the rules of what may be named are there.
+        return [*arguments, *self.policy_arguments, "--checked"]
 
     @property
     def user_adapter(self) -> str:
@@ -101,15 +109,24 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         heartbeat = _heartbeat(flags, environment)
     except ValueError as error:
         parser.error(f"--heartbeat flags: {error}")
-    try:
-        again = Retry(retry.max_restarts(str(flags.max_restarts)), retry.backoff(str(flags.backoff_ms)))
-    except ValueError as error:
-        parser.error(str(error))
     if flags.journal_durability not in DURABILITIES:  # argparse does not look at defaults
         parser.error(f"BRIDGE_ADAPTER_JOURNAL_DURABILITY is {flags.journal_durability!r}; it must be one of {', '.join(DURABILITIES)}")
-    for name in ("kill_after_ms", "callback_timeout_ms", "telemetry_interval_ms"):
+    for name in ("callback_timeout_ms", "telemetry_interval_ms"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
+    try:
+        secured = Security.of(flags)
+        secured.check(flags.host, flags.port)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"--host {flags.host}: {error}")
+    named = [*(("--policy", flags.policy) if flags.policy else ())]
+    named += [argument for flag in ("allow", "deny") for rule in getattr(flags, flag) for argument in (f"--{flag}", rule)]
+    try:
+        policy = policies.load(flags.policy or "open", flags.allow, flags.deny) if named else OPEN
+    except ConfigError as error:
+        parser.error(str(error))
     ready_file = environment.get("SNAKEPIT_READY_FILE", "")
     return Options(
         elixir_address=flags.elixir_address,
@@ -124,13 +141,15 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
         max_connections=flags.max_connections,
         elixir_tries=flags.elixir_tries,
         log_level=LOG_LEVELS.get(environment.get("SNAKEPIT_LOG_LEVEL", "").strip().lower(), LOG_LEVELS["error"]),
-        retry=again,
-        kill_after_ms=flags.kill_after_ms,
+        care=care.read(flags, parser.error),
         callback_timeout_ms=flags.callback_timeout_ms or CALLBACK_TIMEOUT_MS,
         telemetry_interval_ms=flags.telemetry_interval_ms,
         worker_id=_worker_id(ready_file),
+        policy=policy,
+        policy_arguments=tuple(named) if flags.policy else ("--policy", "open", *named),
         journal=flags.journal,
         journal_durability=flags.journal_durability,
+        security=secured,
         thread_sensitive=frozenset(name.strip() for name in environment.get("SNAKEPIT_THREAD_SENSITIVE", "").split(",") if name.strip()),
     )
 
@@ -149,22 +168,16 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--adapter", default="", metavar="MODULE.CLASS", help="a SnakeBridgeAdapter, or an adapter of your own")
     add("--elixir-address", default=address, metavar="HOST:PORT", help="where Snakepit's own gRPC server listens")
     add("--port", type=int, default=0, help="port to listen on; 0 = any free port")
-    add("--host", default=environment.get("BRIDGE_ADAPTER_HOST") or "127.0.0.1", help="address to listen on (no encryption, no password)")
+    add(
+        "--host",
+        default=environment.get("BRIDGE_ADAPTER_HOST") or "127.0.0.1",
+        help="address to listen on; others than loopback need --tls-cert",
+    )
+    security.add_flags(add, environment)
     add("--health-check", action="store_true", help="check the installation and exit")
     add("--max-message", type=int, default=environment.get("BRIDGE_ADAPTER_MAX_MESSAGE") or MAX_MESSAGE, metavar="BYTES")
     add("--max-connections", type=int, default=MAX_CONNECTIONS, metavar="N", help="calls that may run at the same time")
-    add(
-        "--max-restarts",
-        default=environment.get("BRIDGE_ADAPTER_MAX_RESTARTS") or retry.MAX_RESTARTS,
-        metavar="N",
-        help="runs of an idempotent call beyond the first, after crashes",
-    )
-    pauses = ",".join(f"{pause:g}" for pause in retry.BACKOFF_MS)
-    add(
-        "--backoff-ms", default=environment.get("BRIDGE_ADAPTER_BACKOFF_MS") or pauses, metavar="MS,MS,...", help="pauses before those runs"
-    )
-    after = environment.get("BRIDGE_ADAPTER_KILL_AFTER_MS") or KILL_AFTER_MS
-    add("--kill-after-ms", type=float, default=after, metavar="MS", help="how long a call may ignore its cancellation; 0 = for ever")
+    care.add_flags(parser, environment)
     journal = environment.get("BRIDGE_ADAPTER_JOURNAL") or ""
     add(
         "--journal",
@@ -174,6 +187,10 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     durability = environment.get("BRIDGE_ADAPTER_JOURNAL_DURABILITY") or DURABILITIES[0]
     add("--journal-durability", choices=DURABILITIES, default=durability, help="survive the end of any process, or also that of power")
+    policy = environment.get("BRIDGE_ADAPTER_POLICY") or ""
+    add("--policy", default=policy, metavar="FILE", help="what may be called: open (the default here), default, listed, or a TOML file")
+    for name in ("allow", "deny"):
+        add(f"--{name}", action="append", default=[], metavar="RULE", help="module.name, module.* or re:PATTERN")
     callback = environment.get("BRIDGE_ADAPTER_CALLBACK_TIMEOUT_MS") or CALLBACK_TIMEOUT_MS
     add("--callback-timeout-ms", type=float, default=callback, metavar="MS", help="how long an Elixir function may take")
     samples = environment.get("BRIDGE_ADAPTER_TELEMETRY_INTERVAL_MS") or TELEMETRY_INTERVAL_MS

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import any_pb2, wrappers_pb2
 
 from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.retry import REQUEST_KEYS
 
 if TYPE_CHECKING:  # inside Snakepit's own server the messages are those that it has loaded
     from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
 KEY = "idempotency_key"
 # Parameters that say where and how, not what is called.
-_CIRCUMSTANCES = (KEY, "session_id", "idempotent", "protocol_version", "min_supported_version", "max_restarts", "backoff_ms")
+_CIRCUMSTANCES = (KEY, "session_id", "idempotent", "protocol_version", "min_supported_version", *REQUEST_KEYS)
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage

@@ -97,8 +97,10 @@ def _is_left_over(entry: os.DirEntry[str]) -> bool:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         return False
     pid, started, namespace = told.groups()
-    # The processes of a container are not to be seen from here.
-    return namespace == _text(processes.namespace(), _NAMESPACE) and started != _text(processes.started(int(pid, len(_DIGITS))), _START)
+    if namespace != _text(processes.namespace(), _NAMESPACE):
+        return False  # the processes of a container are not to be seen from here
+    found = processes.started(int(pid, len(_DIGITS)))
+    return found == processes.GONE or (found != 0 and started != _text(found, _START))
 
 
 def _forked() -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from bridge_adapter.gateway.lane_client import NotSent
-from bridge_adapter.gateway.supervisor import Running
+from bridge_adapter.gateway.running import Running
 from bridge_adapter.gateway.telemetry import Event, Telemetry
 
 SHORTEST = 0.2  # seconds that say something about CPU time, which comes in ticks of 10 ms

@@ -15,18 +15,24 @@ from pathlib import Path
 
 import grpc
 
-from bridge_adapter.gateway import parent
+from bridge_adapter.gateway import parent, security
 from bridge_adapter.gateway.beam import ElixirGone, ElixirSide
 from bridge_adapter.gateway.bridge import Bridge
+from bridge_adapter.gateway.door import Door
 from bridge_adapter.gateway.executor_process import ExecutorProcess
+from bridge_adapter.gateway.lifecycle import Lifecycle, State
 from bridge_adapter.gateway.options import Options
+from bridge_adapter.gateway.recycling import recycle
+from bridge_adapter.gateway.running import StartFailed
 from bridge_adapter.gateway.sampling import Sampler
 from bridge_adapter.gateway.service import BridgeService
-from bridge_adapter.gateway.supervisor import StartFailed, Supervisor
+from bridge_adapter.gateway.supervisor import Supervisor
 from bridge_adapter.gateway.telemetry import Telemetry
+from bridge_adapter.policy import guard_of
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
+from bridge_adapter.tls import BadCertificate
+from bridge_adapter.tokens import BadToken, Tokens
 
-GRACE_SECONDS = 2.0
 FORCE_SECONDS = 0.5
 
 log = logging.getLogger("bridge_adapter.gateway")
@@ -44,10 +50,14 @@ def serve(options: Options, first: ExecutorProcess) -> int:
         nonlocal supervisor
         elixir = ElixirSide(options.elixir_address, options.elixir_tries, options.heartbeat, options.callback_timeout_ms / 1000)
         telemetry = Telemetry()
-        kill_after = options.kill_after_ms / 1000
-        start_next = partial(ExecutorProcess, options.executor_arguments)
         supervisor = Supervisor(
-            first, options.max_connections, elixir.tools.ask, start_next=start_next, kill_after=kill_after, died=telemetry.died
+            first,
+            options.max_connections,
+            elixir.tools.ask,
+            care=options.care,
+            start_next=partial(ExecutorProcess, options.executor_arguments),
+            died=telemetry.died,
+            opened=telemetry.opened,
         )
         parent.at_death(supervisor.kill)
         await _serve(options, supervisor, elixir, telemetry)
@@ -73,20 +83,28 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, telemetry: Telemetry) -> None:
-    stopped = asyncio.Event()
+    stopped, forced = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (forced if stopped.is_set() else stopped).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    bridge = Bridge(supervisor, options.retry, options.thread_sensitive, has_adapter=bool(options.user_adapter))
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    lifecycle = Lifecycle()
+    bridge = Bridge(supervisor, options.thread_sensitive, has_adapter=bool(options.user_adapter), lifecycle=lifecycle)
     sampler = Sampler(telemetry, lambda: supervisor.running, options.telemetry_interval_ms / 1000)
-    service = BridgeService(bridge, elixir, telemetry, sampler, options.worker_id)
+    guard = guard_of(options.policy)
+    door = Door(guard) if guard is not None else None
+    service = BridgeService(bridge, elixir, telemetry, sampler, lifecycle, worker_id=options.worker_id, door=door)
     server = grpc.aio.server(
+        interceptors=_guards(options),
         options=[
             ("grpc.max_receive_message_length", options.max_message),
             ("grpc.max_send_message_length", options.max_message),
             ("grpc.so_reuseport", 0),
             # HTTP/2 pings of the client are no attack: Elixir may send them as often as it likes.
             ("grpc.http2.max_ping_strikes", 0),
-        ]
+        ],
     )
     rpc.add_BridgeServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     port = _bind(server, options)
@@ -97,12 +115,36 @@ async def _serve(options: Options, supervisor: Supervisor, elixir: ElixirSide, t
         started.result()
         await server.start()
         announce(options, port)
+        lifecycle.state = State.RUNNING
+        recycler = asyncio.ensure_future(recycle(supervisor))
         tasks = {stop, asyncio.ensure_future(supervisor.run()), asyncio.ensure_future(_attend(elixir))}
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        recycler.cancel()
+        await drain(lifecycle, supervisor, options.care.drain_ms / 1000, forced)
         service.stopping.set()
-        await asyncio.gather(server.stop(GRACE_SECONDS), supervisor.stop(GRACE_SECONDS + FORCE_SECONDS))
+        await server.stop(FORCE_SECONDS / 2)
+        if guard is not None:
+            guard.close()
         for task in done:
             task.result()
+
+
+async def drain(lifecycle: Lifecycle, supervisor: Supervisor, seconds: float, forced: asyncio.Event) -> None:
+    """Takes no new calls; running ones may finish, then they are cancelled, then their executor is ended. All at once when it is forced."""
+    lifecycle.drain(seconds)
+    await lifecycle.idle(seconds, forced)
+    finished, left = lifecycle.ended, lifecycle.in_flight
+    if left and not forced.is_set():
+        supervisor.cancel_all("cancelled")
+        await lifecycle.idle(FORCE_SECONDS, forced)
+    lifecycle.state = State.STOPPED
+    killed = lifecycle.in_flight
+    await supervisor.stop(0 if forced.is_set() else FORCE_SECONDS)
+    log.log(
+        logging.WARNING if left else logging.INFO,
+        "drained: %d calls finished, %d cancelled, %d killed, %d refused",
+        *(finished, left - killed, killed, lifecycle.refused),
+    )
 
 
 async def _attend(elixir: ElixirSide) -> None:
@@ -111,12 +153,28 @@ async def _attend(elixir: ElixirSide) -> None:
     await asyncio.Event().wait()
 
 
+def _guards(options: Options) -> list[grpc.aio.ServerInterceptor]:
+    """None without a token: Snakepit's calls pass through nothing."""
+    if not options.security.token_file:
+        return []
+    try:
+        return [security.guard(Tokens.of_file(options.security.token_file, options.security.token_grace))]
+    except BadToken as error:
+        raise CannotServe(str(error)) from None
+
+
 def _bind(server: grpc.aio.Server, options: Options) -> int:
     """Listens; returns the port. Raises CannotServe."""
     address = f"[{options.host}]" if ":" in options.host else options.host
     try:
-        port: int = server.add_insecure_port(f"{address}:{options.port}")
+        place = f"{address}:{options.port}"
+        if options.security.encrypted:
+            port: int = server.add_secure_port(place, security.credentials(options.security.files()))
+        else:
+            port = server.add_insecure_port(place)
         reason = "the address cannot be used"
+    except BadCertificate as error:
+        raise CannotServe(str(error)) from None
     except RuntimeError as error:
         port, reason = 0, str(error)
     if not port:

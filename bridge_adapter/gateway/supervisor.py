@@ -1,73 +1,62 @@
-"""Keeps an executor running: connects to it, sees it die, starts the next one, and decides what becomes of the calls it took along.
+"""Keeps an executor running: sees it die, puts the spare one or a new one in its place, and replaces one that is to go.
 
-A call that was in flight is answered with `worker_crash`, or run again on the next executor when its caller said that it is idempotent.
-A call that comes while there is no executor waits for one.
+Calls take `running`, or wait for it: `next`. What becomes of those that an executor took along is decided in `attempts`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from bridge_adapter.gateway.executor_process import EndedEarly, ExecutorProcess, how_it_ended
-from bridge_adapter.gateway.lane_client import Ask, Lane, LaneError, LaneLost, NotSent, Stream
-from bridge_adapter.gateway.retry import NEVER, Retry
+from bridge_adapter.breaker import Breaker
+from bridge_adapter.gateway.care import Care
+from bridge_adapter.gateway.circuits import Circuits
+from bridge_adapter.gateway.crashes import Ended
+from bridge_adapter.gateway.executor_process import ExecutorProcess
+from bridge_adapter.gateway.lane_client import Ask
+from bridge_adapter.gateway.running import Running, StartFailed
 from bridge_adapter.gateway.turns import Turns
 
-if TYPE_CHECKING:
-    from bridge_adapter.gateway.parameters import Asked
-
-START_SECONDS = 25.0  # Snakepit gives a worker 30
 FIRST_DELAY = 0.05
 LAST_DELAY = 5.0
-HEALTHY_SECONDS = 10.0
-EXIT_SECONDS = 0.5
-KILL_AFTER = 5.0
 # Failed starts in a row after which waiting calls are told: those that end by themselves, and those that somebody kills.
 PATIENCE = 3
 PATIENCE_WITH_KILLED = 6
+# How long one that is to go may take from its last call to its end.
+_LEAVE_SECONDS = 5.0
 
-T = TypeVar("T")
 log = logging.getLogger("bridge_adapter.gateway")
 
 
-class StartFailed(Exception):
-    """An executor did not come up; the message says why. `killed`: by somebody else."""
+class NoExecutor(Exception):
+    """There is none, and nobody should wait for one; `category` says why, as the wire names it."""
 
-    def __init__(self, message: str, killed: bool = False) -> None:
+    def __init__(self, message: str, category: str) -> None:
         super().__init__(message)
-        self.killed = killed
+        self.category = category
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an executor ended: its status as Popen has it, the same in words, and the end of what it printed."""
+class Pause:
+    """The wait before the next start: none after an executor that has worked, then longer and longer."""
 
-    status: int
-    how: str
-    words: str
+    def __init__(self) -> None:
+        self._seconds = 0.0
 
+    async def __call__(self) -> None:
+        seconds, self._seconds = self._seconds, min(max(self._seconds * 2, FIRST_DELAY), LAST_DELAY)
+        await asyncio.sleep(seconds)
 
-class Running:
-    """An executor that takes calls. `ended` resolves with how it ended."""
-
-    def __init__(self, process: ExecutorProcess, lane: Lane) -> None:
-        self.process = process
-        self.lane = lane
-        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+    def forget(self) -> None:
+        self._seconds = 0.0
 
 
 class Supervisor:
     """The executor of this gateway, whichever process it is at the moment.
 
-    `start_next` makes another one; `ask` answers the executor's own requests (Elixir functions that Python calls); a call that nobody
-    waits for any more and that goes on for `kill_after` seconds costs the executor its life (0 = never); `died` hears of every executor
-    that ends by itself: its pid, its status, and how it ended.
+    `start_next` makes another one; `ask` answers the executor's own requests (Elixir functions that Python calls); `died` hears of every
+    executor that ends by itself: its pid, its status, and how it ended; `opened` of every breaker that opens: whose, and for how long.
     """
 
     def __init__(
@@ -76,224 +65,270 @@ class Supervisor:
         max_connections: int,
         ask: Ask,
         *,
+        care: Care | None = None,
         start_next: Callable[[], ExecutorProcess] = ExecutorProcess,
-        kill_after: float = KILL_AFTER,
         died: Callable[[int, int, str], None] | None = None,
+        opened: Callable[[str, float], None] | None = None,
     ) -> None:
-        self._process = first
+        self.care = care or Care()
+        self.turns = Turns(self.care.max_queue)
+        self.circuits = Circuits(self.care.breaking, self._breaker_opened)
+        self.breaker = Breaker(self.care.breaking)  # of the executor as such: opened by those that cannot even live
+        self.stopping = False
+        self.next: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+        self._first = first
         self._max_connections = max_connections
         self._elixir = ask
-        self.turns = Turns()
         self._start_next = start_next
-        self._kill_after = kill_after
         self._died = died
-        self._stopping = False
+        self._opened = opened
         self._running: Running | None = None
-        self._next: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+        self._held: Running | None = None
+        self._spare: Running | None = None
+        self._pause, self._spare_pause, self._making_spare = Pause(), Pause(), False
+        self._processes: set[ExecutorProcess] = {first}
+        self._alive: set[Running] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._vacant = asyncio.Event()  # there is no executor, or it is about to go
 
     @property
     def running(self) -> Running | None:
-        """The executor that takes calls at the moment."""
-        return self._running
+        """The executor that takes calls at the moment; None at the end, too."""
+        return None if self.stopping else self._running
 
     async def start(self) -> None:
         """Waits until the first executor takes calls. Raises StartFailed."""
-        self._up(await self._connect(self._process))
+        self.put(await self._bring_up(self._first))
 
     async def run(self) -> None:
         """Watches and restarts, for as long as the gateway lives."""
-        delay, failures, killed = 0.0, 0, 0
-        while True:
-            running = self._running
-            if running is not None:
-                began = time.monotonic()
-                await self._watch(running)
-                failures = killed = 0
-                # What a call has done to an executor is no reason to let the next call wait.
-                if running.lane.served or time.monotonic() - began >= HEALTHY_SECONDS:
-                    delay = 0.0
-            await asyncio.sleep(delay)
-            delay = min(max(delay * 2, FIRST_DELAY), LAST_DELAY)
-            if self._stopping:
-                return
-            try:
-                self._process = self._start_next()
-                self._up(await self._connect(self._process))
-            except (StartFailed, OSError) as error:
-                failures += 1
-                killed += isinstance(error, StartFailed) and error.killed
-                log.error("the executor cannot be started (%d times in a row): %s", failures, error)
-                if failures - killed >= PATIENCE or failures >= PATIENCE_WITH_KILLED:
-                    self._give_up(f"the Python worker cannot be started: {error}")
+        failures = killed = 0
+        if self._running is None:
+            self._vacant.set()
+        while not self.stopping:
+            await self._vacant.wait()
+            self._vacant.clear()
+            failures = killed = 0
+            while self._running is None and not self.stopping:
+                if self._spare is not None:
+                    self.put(self._spare)
+                    break
+                await self._pause()
+                if self.stopping:
+                    return
+                try:
+                    self.put(await self.bring_up())
+                except (StartFailed, OSError) as error:
+                    by_others = isinstance(error, StartFailed) and error.killed
+                    failures += 1
+                    killed += by_others
+                    log.error("the executor cannot be started (%d times in a row): %s", failures, error)
+                    if not by_others:
+                        self._crash_loop()
+                    if failures - killed >= PATIENCE or failures >= PATIENCE_WITH_KILLED:
+                        self._give_up(f"the Python worker cannot be started: {error}", "worker_start")
 
-    async def call(self, params: dict[str, Any], remaining: Callable[[], float | None], retry: Retry, call: Asked) -> Any:
-        """The result of a lane call. Raises LaneError, also for a crash."""
-        result = (await self._on_executor(params, remaining, retry, call, lambda running: running.lane.call(params)))[0]
-        if "outcome" in params:
-            call.runs, call.replayed = params.pop("outcome")
-        return result
+    async def bring_up(self) -> Running:
+        """Another executor, when it takes calls. Raises StartFailed or OSError."""
+        process = self._start_next()
+        self._processes.add(process)
+        return await self._bring_up(process)
 
-    async def stream(self, params: dict[str, Any], remaining: Callable[[], float | None], call: Asked) -> tuple[Stream, Running]:
-        """An open stream and the executor that it comes from. Raises LaneError."""
-        return await self._on_executor(params, remaining, NEVER, call, lambda running: running.lane.stream(params))
-
-    async def _on_executor(
-        self,
-        params: dict[str, Any],
-        remaining: Callable[[], float | None],
-        retry: Retry,
-        call: Asked,
-        action: Callable[[Running], Awaitable[T]],
-    ) -> tuple[T, Running]:
-        while True:
-            running = self._running
-            if running is None:
-                running = await asyncio.shield(self._next)
-            # After the wait: what is left for the call itself.
-            seconds = remaining()
-            params["timeout_ms"] = None if seconds is None else max(0, int(seconds * 1000))
-            try:
-                call.attempts += 1
-                return await action(running), running
-            except NotSent as error:
-                call.attempts -= 1
-                await self._after_refusal(running, error)
-            except LaneLost as error:
-                await self.after_crash(running, error, remaining, retry, call)
-
-    async def after_crash(
-        self, running: Running, error: LaneLost, remaining: Callable[[], float | None], retry: Retry, call: Asked
-    ) -> None:
-        """Waits for as long as the call has to wait before it is run again. Raises its LaneError when it is not."""
-        crash = await self._crash(running, error, retry, call)
-        if call.attempts > retry.max_restarts:
-            raise crash from error
-        pause, left = retry.pause(call.attempts), remaining()
-        if left is not None and left <= pause:
-            raise crash from error
-        log.warning("%s runs again (attempt %d): %s", call.tool, call.attempts + 1, crash, extra={"corr": call.correlation})
-        await asyncio.sleep(pause)
-
-    async def _crash(self, running: Running, error: LaneLost, retry: Retry, call: Asked) -> LaneError:
-        """The error of a call whose connection was lost: worker_crash, when the executor died with it."""
-        ended = await self._ended(running)
-        if ended is None:
-            # An executor whose sockets user code has closed finds out when it has to answer.
-            running.lane.ping()
-            ended = await self._ended(running)
-        if ended is None:
-            return LaneError(
-                {"category": "protocol_error", "type": "ProtocolError", "message": f"the executor gave up on the call: {error}"}
-            )
-        if retry.max_restarts:
-            why = f"It was run {call.attempts} times (max_restarts = {retry.max_restarts})"
-        elif call.idempotent:
-            why = "It was not run again, because items of the stream had come already or max_restarts is 0"
-        else:
-            why = "It was not run again, because it is not marked idempotent: true"
-        return LaneError(
-            {
-                "category": "worker_crash",
-                "type": "WorkerCrash",
-                "message": f"the Python worker died while it ran this call: {ended.how}. {why}; objects that lived in the worker are lost",
-                "details": {
-                    "pid": running.process.pid,
-                    "exit_status": ended.status if ended.status >= 0 else None,
-                    "signal": -ended.status if ended.status < 0 else None,
-                    "last_output": ended.words[-1000:],
-                    "attempts": call.attempts,
-                },
-            }
-        )
-
-    async def _after_refusal(self, running: Running, error: OSError) -> None:
-        """Waits until an executor that takes no connections is gone. Raises LaneError when it lives on, ends one that does not listen."""
-        if await self._ended(running) is not None or error.__cause__ is None:
-            return
-        if isinstance(error.__cause__, ConnectionRefusedError) and running is self._running:
-            log.error("the executor (pid %d) does not listen any more; ending it", running.process.pid)
-            running.process.kill()
-            await asyncio.shield(running.ended)
-            return
-        raise LaneError({"category": "unavailable", "type": "Unavailable", "message": str(error)}) from error
-
-    async def _ended(self, running: Running) -> Ended | None:
+    async def _bring_up(self, process: ExecutorProcess) -> Running:
         try:
-            async with asyncio.timeout(2 * EXIT_SECONDS):
-                return await asyncio.shield(running.ended)
-        except TimeoutError:
-            return None
+            running = await Running.brought_up(process, self._max_connections, self._ask, self.care)
+        except BaseException:
+            self._processes.discard(process)
+            raise
+        if self.stopping:
+            process.kill()
+        self._in_background(self._attend(running))
+        return running
+
+    def put(self, running: Running) -> None:
+        """From now on, calls go to this executor; one that was there before gets no new ones, and ends with its last."""
+        before, self._running, self._held = self._running or self._held, running, None
+        if self._spare is running:
+            self._spare = None
+        if before is not None and before is not running:
+            self._let_go(before)
+        if running.ended.done():
+            self._vacate()
+            return
+        if not self.next.done():
+            self.next.set_result(running)
+        self._want_a_spare()
+
+    def leaves(self, running: Running) -> None:
+        """This executor takes no calls any more: it has said so itself."""
+        if running in (self._running, self._held):
+            self._vacate()
+        self._let_go(running)
+
+    def hold(self, running: Running) -> bool:
+        """Lets calls wait instead of giving them to this executor, until `put` or `resume`. False when they go elsewhere anyway."""
+        if running is not self._running:
+            return False
+        self._held, self._running = running, None
+        if self.next.done():
+            self.next = asyncio.get_running_loop().create_future()
+        return True
+
+    def resume(self, running: Running) -> None:
+        """Undoes `hold`, if the executor is still there."""
+        if self._held is running:
+            self.put(running)
+
+    def _vacate(self) -> None:
+        """There is no executor now."""
+        self._running = self._held = None
+        if self.next.done():
+            self.next = asyncio.get_running_loop().create_future()
+        self._vacant.set()
+
+    async def _attend(self, running: Running) -> None:
+        """From an executor's first moment to its last."""
+        self._alive.add(running)
+        ended = await self._watched(running)
+        self._alive.discard(running)
+        self._processes.discard(running.process)
+        expected = running.stopping or self.stopping or (running.leaving and not running.calls)
+        if running is self._spare:
+            self._spare = None
+            if not self.stopping:
+                log.warning("the spare executor is gone: %s", ended.how)
+                self._want_a_spare()
+        elif not expected:
+            self._mourn(running, ended)
+        running.gone(ended)
+        if running is self._running:
+            self._vacate()
+
+    async def _watched(self, running: Running) -> Ended:
+        ended = asyncio.ensure_future(running.watch(self.care.heartbeat_ms / 1000))
+        # Calls that come between the first sign and the certainty wait for the next one.
+        gone: set[asyncio.Future[Any]] = {asyncio.wrap_future(running.process.exited), running.lane.down, running.lane.stuck, ended}
+        await asyncio.wait(gone, return_when=asyncio.FIRST_COMPLETED)
+        if running in (self._running, self._held):
+            # What a call has done to an executor is no reason to let the next call wait.
+            if running.has_proven_itself:
+                self._pause.forget()
+            self._vacate()
+        return await ended
+
+    def _mourn(self, running: Running, ended: Ended) -> None:
+        log.error("the executor is gone: %s", ended.how)
+        if self._died is not None:
+            self._died(running.process.pid, ended.status, ended.how)
+        if ended.suspect is not None and not ended.by_others:
+            self.circuits.crashed(ended.suspect)
+        if running.has_proven_itself:
+            self.breaker.close()
+        elif not ended.by_others:
+            self._crash_loop()
+
+    def _crash_loop(self) -> None:
+        """An executor has ended for no reason that a call would be to blame for."""
+        if self.breaker.failed():
+            self._breaker_opened("the Python worker", self.care.breaking.open_for)
+
+    def _breaker_opened(self, what: str, seconds: float) -> None:
+        log.error("%s has failed too often: calls of it are refused for %g s", what, seconds)
+        if self._opened is not None:
+            self._opened(what, seconds)
+
+    def _want_a_spare(self) -> None:
+        if self.care.spare and self._spare is None and not self._making_spare:
+            self._making_spare = True
+            self._in_background(self._have_a_spare())
+
+    async def _have_a_spare(self) -> None:
+        """Tries until there is one."""
+        try:
+            while self._spare is None and not self.stopping:
+                await self._spare_pause()
+                try:
+                    await self.spare()
+                except (StartFailed, OSError) as error:
+                    log.error("the spare executor cannot be started: %s", error)
+                else:
+                    self._spare_pause.forget()
+                    log.info("a spare executor is ready")
+        finally:
+            self._making_spare = False
+
+    async def spare(self) -> Running:
+        """The spare executor; one is brought up where there is none. Raises StartFailed or OSError."""
+        if self._spare is None:
+            spare = await self.bring_up()
+            if self._spare is None:
+                self._spare = spare
+            else:
+                self._let_go(spare)
+        return self._spare
+
+    def _let_go(self, running: Running) -> None:
+        if not running.leaving:
+            running.leaving = True
+            self._in_background(self._until_it_left(running))
+
+    async def _until_it_left(self, running: Running) -> None:
+        """Ends an executor after its last call."""
+        idle = asyncio.ensure_future(running.idle())
+        either: set[asyncio.Future[Any]] = {running.ended, idle}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        if running.ended.done():
+            return
+        running.stopping = True
+        running.process.terminate()
+        if await running.end_of(_LEAVE_SECONDS) is None:
+            running.process.kill()
 
     async def _ask(self, name: str, params: dict[str, Any]) -> Any:
         with self.turns.asking(str(params.get("session"))):
             return await self._elixir(name, params)
 
-    async def _connect(self, process: ExecutorProcess) -> Running:
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await asyncio.wrap_future(process.ready)
-                lane = Lane(process.path, process.token, self._max_connections, self._ask, self._kill_after)
-                await lane.open()
-        except (OSError, TimeoutError, LaneError) as error:
-            process.kill()
-            words = process.last_words()
-            reason = str(error) or f"it was not ready within {START_SECONDS:g} s"
-            killed = isinstance(error, EndedEarly) and error.status == -signal.SIGKILL
-            message = f"the executor (pid {process.pid}) failed: {reason}{'; it said: ' + words if words else ''}"
-            raise StartFailed(message, killed) from error
-        return Running(process, lane)
-
-    def _up(self, running: Running) -> None:
-        self._running = running
-        if self._next.done():
-            self._next = asyncio.get_running_loop().create_future()
-        self._next.set_result(running)
-
-    async def _watch(self, running: Running) -> None:
-        """Returns when the executor is gone and its calls know."""
-        exited = asyncio.wrap_future(running.process.exited)
-        stuck = running.lane.stuck
-        watched: set[asyncio.Future[Any]] = {exited, running.lane.down, stuck}
-        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        self._running = None
-        self._next = asyncio.get_running_loop().create_future()
-        note = ""
-        if stuck.done():
-            note = f", because {stuck.result()}"
-            running.process.kill()
-        elif not exited.done():
-            # The control connection is gone. Usually the rest of the process is about to follow.
-            await asyncio.wait({exited}, timeout=EXIT_SECONDS)
-            if not exited.done():
-                note = " by the gateway, after it had closed its control connection"
-                running.process.kill()
-        status = await exited
-        words = running.process.last_words()
-        how = f"{how_it_ended(status, hint=not note)}{note} (pid {running.process.pid})"
-        if words:
-            how += f"; its last output: {words[-1000:]}"
-        if not self._stopping:
-            log.error("the executor is gone: %s", how)
-            if self._died is not None:
-                self._died(running.process.pid, status, how)
-        running.ended.set_result(Ended(status, how, words))
-        running.lane.close()
-
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, category: str) -> None:
         """Tells the calls that wait. Later ones wait for the next attempt."""
-        waiting, self._next = self._next, asyncio.get_running_loop().create_future()
-        waiting.set_exception(LaneError({"category": "worker_start", "type": "WorkerStartError", "message": reason}))
+        waiting, self.next = self.next, asyncio.get_running_loop().create_future()
+        waiting.set_exception(NoExecutor(reason, category))
         waiting.exception()
 
+    def _nobody_comes(self) -> None:
+        if not self.next.done():
+            self._give_up("the gateway ends; this call was not passed on", "unavailable")
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def stop(self, seconds: float) -> None:
-        """Ends the executor: asked first, then killed."""
-        self._stopping = True
-        exited = asyncio.wrap_future(self._process.exited)
-        self._process.terminate()
-        await asyncio.wait({exited}, timeout=seconds)
+        """Ends the executors: asked first, then killed. Calls that wait for one are told."""
+        self.stopping = True
+        self._nobody_comes()
+        for process in list(self._processes):
+            process.terminate()
+        exits = {asyncio.wrap_future(process.exited) for process in self._processes}
+        if exits:
+            await asyncio.wait(exits, timeout=seconds)
         self.kill()
 
+    def cancel_all(self, reason: str) -> None:
+        """Interrupts every call in every executor. From now on nothing is begun, or run again; calls that wait for an executor are told."""
+        self.stopping = True
+        self._nobody_comes()
+        for running in list(self._alive):
+            running.lane.cancel_all(reason)
+
+    @property
+    def processes(self) -> list[ExecutorProcess]:
+        """Those that run, or are about to."""
+        return list(self._processes)
+
     def kill(self) -> None:
-        """Ends the executor at once, from any thread."""
-        self._stopping = True
-        self._process.kill()
+        """Ends the executors at once, from any thread."""
+        self.stopping = True
+        for process in list(self._processes):
+            process.kill()

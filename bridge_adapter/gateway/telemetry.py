@@ -151,6 +151,12 @@ class Telemetry:
         span = next(iter(self._open)) if len(self._open) == 1 else None
         self.emit(Event("python.error.occurred", {"count": 1}, time.time_ns(), span, extra))
 
+    def opened(self, what: str, seconds: float) -> None:
+        """Calls of `what` are refused for so many seconds, because it has failed too often."""
+        message = _bounded(f"{what} has failed too often: calls of it are refused for {seconds:g} s")
+        extra = {"error_type": "CircuitOpen", "error_message": message, "error_category": "circuit_open"}
+        self.emit(Event("python.error.occurred", {"count": 1}, time.time_ns(), extra=extra))
+
 
 class Span:
     """A tool call: `start` when it is entered, `stop` or `exception` when it is left."""

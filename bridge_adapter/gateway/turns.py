@@ -11,17 +11,25 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bridge_adapter.gateway.refusals import overloaded
+
 
 class Turns:
     """The queues of all sessions. Belongs to the event loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_queue: int = 1024) -> None:
+        self._max_queue = max_queue  # calls of one session that may wait
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # a session is in it while one of its calls has its turn
         self._asking: dict[str, int] = {}
 
     def of(self, session: str) -> Turn:
-        """The turn of one call: use it as an async context manager, or leave it earlier by `leave`."""
+        """The turn of one call: use it as an async context manager, or leave it earlier by `leave`. Entering it raises LaneError
+        (`overloaded`) when too many wait already."""
         return Turn(self, session)
+
+    def waits_for_elixir(self, session: str) -> bool:
+        """True while the session's code waits for Elixir."""
+        return session in self._asking
 
     @contextmanager
     def asking(self, session: str) -> Iterator[None]:
@@ -53,12 +61,16 @@ class Turn:
         if queue is None:
             turns._queues[session] = deque()
         else:
+            if len(queue) >= turns._max_queue:
+                raise overloaded(f"their turn in the session {session[:80]!r}", turns._max_queue)
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             queue.append(gate)
             try:
                 await gate
             except asyncio.CancelledError:
-                if gate.done() and not gate.cancelled():
+                if gate.cancelled() and gate in queue:
+                    queue.remove(gate)  # those that stand there are counted
+                elif gate.done() and not gate.cancelled():
                     self._held = True  # it had its turn in the moment in which nobody wanted it any more
                     self.leave()
                 raise

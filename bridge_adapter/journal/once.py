@@ -10,10 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge_adapter import processes
 from bridge_adapter.calls import Call
 from bridge_adapter.errors import CallCancelled, IdempotencyConflict, InvalidRequest, RecordedFailure, Unavailable
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Key, Outcome, Row
@@ -36,7 +34,6 @@ class Once:
         self._running: dict[str, Call] = {}
         self._gate = threading.Lock()
         self._opening = threading.Lock()
-        self._own = processes.token()
         self._warned = -_WARN_SECONDS
 
     def run(
@@ -48,8 +45,8 @@ class Once:
         *,
         holds: Callable[[str], bool],
         describe: Callable[[BaseException], bytes | None],
-    ) -> tuple[bytes, Outcome, Callable[[], None] | None]:
-        """The answer of `code`, which also tells the refs in it, or the recorded one; and what is to be done when it is on its way.
+    ) -> tuple[bytes, Outcome]:
+        """The answer of `code`, which also tells the refs in it, or the recorded one.
 
         `holds` says whether the refs of a recorded answer still name objects, `describe` what waiting callers get to know of an error
         (None: it is not theirs). Raises what `code` raises, IdempotencyConflict, and Unavailable where a key cannot be honoured.
@@ -63,7 +60,7 @@ class Once:
         if row is not None:
             if row.state == FAILED:
                 raise RecordedFailure(row.answer or b"")
-            return row.answer or b"", Outcome(row.attempts, replayed=True), None
+            return row.answer or b"", Outcome(row.attempts, replayed=True)
         try:
             answer, refs = code()
         except BaseException as error:
@@ -71,23 +68,21 @@ class Once:
             self._record(lambda journal: journal.fail(key.text, told))
             raise
         else:
-            self._record(lambda journal: journal.finish(key.text, answer, refs))
-            return answer, Outcome(attempt), None
+            self._record(lambda journal: journal.finish(key.text, answer, refs, attempt))
+            return answer, Outcome(attempt)
         finally:
             self._running.pop(key.text, None)
 
-    def _run_alone(
-        self, key: Key, form: str, code: Callable[[], tuple[bytes, str]], holds: Callable[[str], bool]
-    ) -> tuple[bytes, Outcome, Callable[[], None] | None]:
-        """The same for a key that nobody else has. It is recorded afterwards, when it costs its caller no time: a call that dies before
+    def _run_alone(self, key: Key, form: str, code: Callable[[], tuple[bytes, str]], holds: Callable[[str], bool]) -> tuple[bytes, Outcome]:
+        """The same for a key that nobody else has. It is recorded when it has ended, and costs its caller no time: a call that dies before
         would be run again, which is no harm, and nobody has seen its answer. Without a journal that works, every such call is."""
         if key.attempt > 1:
             row = self._found(key.text)
             if row is not None and row.form == form and row.answer is not None and holds(row.refs):
-                return row.answer, Outcome(row.attempts, replayed=True), None
+                return row.answer, Outcome(row.attempts, replayed=True)
         answer, refs = code()
-        record = partial(self._record, lambda journal: journal.keep(key.text, form, key.attempt, answer, refs))
-        return answer, Outcome(key.attempt), record
+        self._record(lambda journal: journal.keep(key.text, form, key.attempt, answer, refs))
+        return answer, Outcome(key.attempt)
 
     def _found(self, key: str) -> Row | None:
         try:
@@ -106,7 +101,8 @@ class Once:
                 return row.answer is None or not holds(row.refs)
             if row.state == FAILED:
                 return row.attempts != waited or row.answer is None
-            return key.text not in self._running if row.owner == self._own else not processes.lives(row.owner)
+            journal = self._opened()
+            return key.text not in self._running if journal.ours(row) else not journal.lives(row)
 
         while True:
             with self._gate:  # nobody may look between the row and `_running`

@@ -1,47 +1,35 @@
 """The journal's file: one row per key, in SQLite with a write-ahead log, so that it survives kill -9 and several processes share it.
 
-Two short transactions per call: `begin` and `finish` (or `fail`); one, `keep`, where nobody can come with the same key meanwhile.
-Everything else - expiry, bounds, checkpoints - is done by a thread with a connection of its own, in steps so small that no call waits long
-for one.
+A call waits for one short transaction, `begin`, and for its answer to be noted (`ends`): the rows of what has ended are written together, a
+millisecond later, by a thread that also does everything else - expiry, bounds, checkpoints - in steps so small that no call waits long for
+one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from bridge_adapter import processes
+from bridge_adapter.journal import ends, files, marks
+from bridge_adapter.journal.ends import LONGEST_ANSWER, End, Ends
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
 
 log = logging.getLogger("bridge_adapter.journal")
 
 Durability = Literal["process", "power"]
-_BUSY_SECONDS = 5.0
 _STEP_ROWS = 50  # deleted at a time: some 0.2 ms
 _TIDY_SECONDS = 10.0
 _WRITE_BACK_EVERY = 500  # accesses
 _LONGEST_LOG = 16 * 1024 * 1024
-_APPLICATION = 0x534E4A4C  # "SNJL"
-# Each entry brings the file from the version before it to its own; the last is today's. Never change one that was released.
-_MIGRATIONS = (
-    """
-    CREATE TABLE calls (
-        key TEXT PRIMARY KEY, digest TEXT NOT NULL, form TEXT NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,
-        owner TEXT NOT NULL, began REAL NOT NULL, expires REAL NOT NULL, ended REAL, refs TEXT NOT NULL DEFAULT '', answer BLOB
-    );
-    """,
-)
-
 T = TypeVar("T")
 
 
@@ -59,8 +47,29 @@ class Bounds:
 _NEW = "(key, digest, form, state, attempts, owner, began, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WHOLE = "(key, digest, form, state, attempts, owner, began, expires, ended, refs, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? AND state = ?"
+_NOTED = f"{_END} AND attempts = ?"
 _OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
+_MOST_PENDING = 32 * 1024 * 1024
+_BATCH_SECONDS = 0.001
+_REST_SECONDS = 1.0  # after a failure to write
+_DEAD = -1  # instead of an attempt: the process of that row is gone
 _ROW = "state, digest, form, attempts, owner, answer, refs"
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of a call as it is to be written; `noted`: it is safe already."""
+
+    values: tuple[Any, ...]
+    statement: str = f"UPDATE calls SET {_END}"
+    noted: bool = False
+
+    @property
+    def size(self) -> int:
+        return max((len(value) for value in self.values if isinstance(value, bytes)), default=0)
+
+    def without_answer(self) -> _End:
+        return replace(self, values=tuple(None if isinstance(value, bytes) else value for value in self.values))
 
 
 class Journal:
@@ -72,20 +81,22 @@ class Journal:
     def __init__(
         self, path: str | os.PathLike[str], durability: Durability = "process", bounds: Bounds | None = None, owner: str | None = None
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))  # SQLite puts its log beside the file itself, not beside a link to it
         self.bounds = bounds or Bounds()
         self._power = durability == "power"
         self._lock = threading.Lock()
-        self._owner = owner or processes.token()
         self._closed = threading.Event()
         self._work = threading.Event()  # there is something for the keeper to do
         self._count = 0
         self._writing_back = threading.Lock()
         self._inode = 0
-        self._owed: set[str] = set()  # keys whose calls have ended, which could not be written
+        self._pending: dict[str, _End] = {}  # ends that are still to be written, by key
+        self._ends: Ends | None = None
         self._calls = self._open()
+        self._owner = owner or marks.owner(self._lock_file)
+        self._bring_in(self._gone)
         try:
-            threading.Thread(target=self._tidy_up, name="journal", daemon=True).start()
+            threading.Thread(target=self._keep_up, name="journal", daemon=True).start()
         except RuntimeError as error:
             self._calls.close()
             raise self._unusable(error) from error
@@ -96,6 +107,7 @@ class Journal:
         `takes_over` says of a row that is there already whether the call runs all the same; it is asked within a transaction.
         """
         now = time.time()
+        looked = ""  # the dead process of which we know that its last ends are in the file
 
         def write(calls: sqlite3.Connection) -> tuple[Row | None, int]:
             new = (key, digest, form, STARTED, 1, self._owner, now, now + self.bounds.seconds)
@@ -104,10 +116,13 @@ class Journal:
                 new,
             )
             if cursor.rowcount == 1:
-                self._owed.discard(key)
                 return None, 1
+            if key in self._pending:
+                self._write_pending(calls)
             with _transaction(calls):
                 row = _row(calls, key)
+                if row is not None and row.state == STARTED and row.owner != looked and not self.ours(row) and not self.lives(row):
+                    return row, _DEAD
                 if row is not None and not takes_over(row):
                     return row, 0
                 attempt = 1 if row is None else row.attempts + 1
@@ -115,67 +130,109 @@ class Journal:
                     f"INSERT OR REPLACE INTO calls {_NEW}",
                     (key, digest, form, STARTED, attempt, *new[5:]),
                 )
-                self._owed.discard(key)
                 return None, attempt
 
-        return self._do(write)
+        while True:
+            row, attempt = self._do(write)
+            if row is None or attempt != _DEAD:
+                return row, attempt
+            looked = row.owner
+            self._bring_in(looked.__eq__)
 
-    def finish(self, key: str, answer: bytes, refs: str = "") -> None:
-        """Keeps the answer of a call that this process began; one that is too large is not kept, but that it came is."""
+    def _gone(self, owner: str) -> bool:
+        return not marks.same(owner, self._owner) and not marks.lives(owner, self._lock_file)
+
+    def _bring_in(self, which: Callable[[str], bool]) -> None:
+        """Writes into the file what processes have noted that are gone."""
+        for owner, path in ends.left(self.path).items():
+            if which(owner):
+                for end in ends.read(path):
+                    values = (FINISHED, end.answer, end.refs, end.ended, end.key, owner, STARTED, end.attempt)
+                    self._do(partial(_execute, f"UPDATE calls SET {_NOTED}", values))
+                path.unlink(missing_ok=True)
+
+    def finish(self, key: str, answer: bytes, refs: str = "", attempt: int | None = None) -> None:
+        """Keeps the answer of a call that this process began; one that is too large is not kept, but that it came is.
+
+        With `attempt`, the number that `begin` gave, it is noted, in a tenth of the time, and its row follows with those of other calls.
+        """
         kept = answer if len(answer) <= self.bounds.answer else None
-        self._end(key, FINISHED, kept, refs, durable=self._power)
+        end = _End((FINISHED, kept, refs, time.time(), key, self._owner, STARTED))
+        if attempt is not None and not self._power and len(answer) <= LONGEST_ANSWER and self._note(key, attempt, answer, refs):
+            self._later(key, replace(end, noted=True))
+        else:
+            self._end(key, end, durable=self._power)
 
     def fail(self, key: str, error: bytes | None) -> None:
         """Keeps that a call which this process began has failed, and its error, for those who waited for it."""
-        self._end(key, FAILED, error if error is None or len(error) <= self.bounds.answer else None, "", durable=False)
+        kept = error if error is None or len(error) <= self.bounds.answer else None
+        self._end(key, _End((FAILED, kept, "", time.time(), key, self._owner, STARTED)), durable=False)
 
     def keep(self, key: str, form: str, attempts: int, answer: bytes, refs: str = "") -> None:
-        """Keeps the answer of a call that was not begun here: of one whose key nobody else has."""
+        """Keeps the answer of a call that was not begun here, of one whose key nobody else has: soon, unless this process dies before."""
         if len(answer) > self.bounds.answer:
             return
         now = time.time()
         row = (key, "", form, FINISHED, attempts, self._owner, now, now + self.bounds.seconds, now, refs, answer)
-        self._do(lambda calls: self._durably(calls, f"INSERT OR REPLACE INTO calls {_WHOLE}", row, self._power))
+        self._later(key, _End(row, f"INSERT OR REPLACE INTO calls {_WHOLE}"))
 
-    def _end(self, key: str, state: int, answer: bytes | None, refs: str, *, durable: bool) -> None:
-        values = (state, answer, refs, time.time(), key, self._owner, STARTED)
+    def _end(self, key: str, end: _End, *, durable: bool) -> None:
         try:
-            self._do(lambda calls: self._durably(calls, f"UPDATE calls SET {_END}", values, durable))
+            self._do(lambda calls: _durably(calls, end, durable))
         except BaseException:
             # Others would wait for it for as long as this process lives.
-            self._owed.add(key)
-            self._work.set()
+            self._later(key, end)
             raise
 
-    def _settle(self) -> None:
-        """Writes of calls that have ended at least that they have."""
-        for key in list(self._owed):
-            self._do(partial(self._write_end, key))
-
-    def _write_end(self, key: str, calls: sqlite3.Connection) -> None:
-        if key in self._owed:  # it may have been begun again
-            calls.execute(f"UPDATE calls SET {_END}", (FAILED, None, "", time.time(), key, self._owner, STARTED))
-            self._owed.discard(key)
-
-    def _durably(self, calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> None:
-        if durable:
-            calls.execute("PRAGMA synchronous = FULL")
+    def _note(self, key: str, attempt: int, answer: bytes, refs: str) -> bool:
+        """Makes an answer safe from the death of this process."""
         try:
-            calls.execute(statement, values)
-        finally:
-            if durable:
-                calls.execute("PRAGMA synchronous = NORMAL")
+            if self._ends is None:
+                with self._lock:
+                    self._ends = self._ends or Ends(self.path, self._owner)
+            self._ends.write(End(key, attempt, time.time(), refs, answer))
+        except OSError:
+            return False
+        return True
+
+    def _later(self, key: str, end: _End) -> None:
+        if end.size > LONGEST_ANSWER and self._pending and sum(end.size for end in list(self._pending.values())) > _MOST_PENDING:
+            end = end.without_answer()
+        self._pending[key] = end
+        if not self._work.is_set():
+            self._work.set()
+
+    def _settle(self) -> None:
+        """Writes the ends that are pending."""
+        if self._pending:
+            self._do(self._write_pending)
+
+    def _write_pending(self, calls: sqlite3.Connection) -> None:
+        pending = list(self._pending.items())
+        with _transaction(calls):
+            for _, end in pending:
+                calls.execute(end.statement, end.values)
+        for key, end in pending:
+            if self._pending.get(key) is end:
+                del self._pending[key]
+            if end.noted and self._ends is not None:
+                self._ends.done()
 
     def look(self, key: str) -> Row | None:
         """What is known of a key."""
+        self._settle()
         return self._do(lambda calls: _row(calls, key))
 
     def close(self) -> None:
         """Closes the file. Rows of calls that still run stay as they are: their process is about to be gone."""
+        with contextlib.suppress(JournalError):
+            self._settle()
         self._closed.set()
         self._work.set()
         with self._lock:
             self._calls.close()
+            if self._ends is not None:
+                self._ends.close()
 
     # --- the file ---
 
@@ -205,80 +262,30 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # One process at a time looks whether the file is in order, and sets it aside if not.
-            with open(os.open(f"{self.path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                calls = self._opened()
-                self._inode = self.path.stat().st_ino
-                return calls
+            calls, self._inode = files.opened(self.path, self._lock_file)
+            return calls
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
-    def _opened(self) -> sqlite3.Connection:
-        with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_size == 0 and not self._wal().exists():
-                self.path.unlink()  # somebody was killed between making it and writing into it
-        self._make()
-        try:
-            return self._checked()
-        except sqlite3.OperationalError:
-            raise
-        except (sqlite3.DatabaseError, _Unreadable) as error:
-            aside = self._set_aside()
-            log.warning("the journal %s is damaged (%s) and was set aside as %s; a new one begins", self.path, error, aside)
-            self._make()
-            return self._checked()
+    @property
+    def _lock_file(self) -> Path:
+        return Path(f"{self.path}.lock")
 
-    def _make(self) -> None:
-        """Makes the file, with the mode that its log will have, too. One that is there is not opened: closing it ends SQLite's locks."""
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    def ours(self, row: Row) -> bool:
+        """Whether this process has run that call last."""
+        return marks.same(row.owner, self._owner)
 
-    def _checked(self) -> sqlite3.Connection:
-        calls = _connected(self.path)
-        try:
-            [[version]], [[application]] = calls.execute("PRAGMA user_version"), calls.execute("PRAGMA application_id")
-            [[tables]] = calls.execute("SELECT count(*) FROM sqlite_master")
-            if version > len(_MIGRATIONS):
-                raise sqlite3.OperationalError(
-                    f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(_MIGRATIONS)}"
-                )
-            if (version or tables) and application != _APPLICATION:
-                raise sqlite3.OperationalError("it is a SQLite file, but not a journal; nothing was changed in it")
-            _prepare(calls)
-            [[found]] = calls.execute("PRAGMA quick_check(1)")
-            if found != "ok":
-                raise _Unreadable(found)
-            for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-                marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {number}"
-                calls.executescript(f"BEGIN IMMEDIATE; {script}; {marks}; COMMIT")
-        except BaseException:
-            calls.close()
-            raise
-        return calls
-
-    def _wal(self) -> Path:
-        return Path(f"{self.path}-wal")
-
-    def _set_aside(self) -> Path:
-        """Renames the file and its log, so that somebody can look at them. Never deletes them."""
-        for number in range(1, 1000):
-            aside = Path(f"{self.path}.damaged-{number}")
-            if not aside.exists():
-                break
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
-        return aside
+    def lives(self, row: Row) -> bool:
+        """Whether the process that has run that call last may still run."""
+        return marks.lives(row.owner, self._lock_file)
 
     # --- bounds ---
 
-    def _tidy_up(self) -> None:
-        tidied = time.monotonic()
+    def _keep_up(self) -> None:
+        tidied, written_back = time.monotonic(), 0
         while True:
             self._work.wait(_TIDY_SECONDS)
+            self._closed.wait(_BATCH_SECONDS)  # what ends meanwhile goes with it
             self._work.clear()
             if self._closed.is_set():
                 return
@@ -287,11 +294,14 @@ class Journal:
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
                     self.tidy()
-                else:
-                    with contextlib.closing(connect(self.path)) as calls:
+                elif self._count - written_back >= _WRITE_BACK_EVERY:
+                    written_back = self._count
+                    with contextlib.closing(files.connect(self.path)) as calls:
                         self._write_back(calls)
             except (sqlite3.Error, OSError, JournalError) as error:
                 log.warning("the journal %s could not be tidied: %s", self.path, error)
+                self._closed.wait(_REST_SECONDS)
+                self._work.set()
 
     def _follow(self) -> None:
         """Opens the file that is there now, if that is another one: somebody has found it damaged and set it aside, or has removed it."""
@@ -307,11 +317,12 @@ class Journal:
 
     def tidy(self) -> None:
         """Forgets what has expired, then the oldest that ended while there is too much; writes the log back."""
-        with contextlib.closing(connect(self.path)) as calls:
+        with contextlib.closing(files.connect(self.path)) as calls:
+            self._bring_in(self._gone)
             now = time.time()
 
             def expired(state: int, expires: float, owner: str) -> bool:
-                return expires < now and not (state == STARTED and processes.lives(owner))
+                return expires < now and not (state == STARTED and marks.lives(owner, self._lock_file))
 
             self._forget(calls, expired, lambda: True)
             self._forget(calls, lambda state, *_: state != STARTED, lambda: self._too_much(calls))
@@ -322,7 +333,7 @@ class Journal:
         with self._writing_back:  # two at once would refuse each other
             calls.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             with contextlib.suppress(FileNotFoundError):
-                if self._wal().stat().st_size > _LONGEST_LOG:
+                if files.log_of(self.path).stat().st_size > _LONGEST_LOG:
                     # Calls come so fast that there is no moment for that: they wait while the last bit of it is done.
                     calls.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
@@ -348,33 +359,6 @@ class Journal:
             after = oldest[-1][0]
 
 
-class _Unreadable(Exception):
-    """The check of the file found this."""
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection for one user at a time; every statement is a transaction of its own."""
-    calls = _connected(path)
-    try:
-        _prepare(calls)
-    except BaseException:
-        calls.close()
-        raise
-    return calls
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-
-
-def _prepare(calls: sqlite3.Connection) -> None:
-    calls.execute("PRAGMA page_size = 1024")  # of a new file: small rows, so half the time of the default
-    calls.execute("PRAGMA journal_mode = WAL").fetchall()
-    # Survives the death of processes; `power` syncs what must survive more. Checkpoints are the keeper's.
-    calls.execute("PRAGMA synchronous = NORMAL")
-    calls.execute("PRAGMA wal_autocheckpoint = 0")
-
-
 @contextlib.contextmanager
 def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
     calls.execute("BEGIN IMMEDIATE")
@@ -386,6 +370,20 @@ def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
         if calls.in_transaction:
             calls.execute("ROLLBACK")
         raise
+
+
+def _durably(calls: sqlite3.Connection, end: _End, durable: bool) -> None:
+    if durable:
+        calls.execute("PRAGMA synchronous = FULL")
+    try:
+        calls.execute(end.statement, end.values)
+    finally:
+        if durable:
+            calls.execute("PRAGMA synchronous = NORMAL")
+
+
+def _execute(statement: str, values: tuple[Any, ...], calls: sqlite3.Connection) -> None:
+    calls.execute(statement, values)
 
 
 def _row(calls: sqlite3.Connection, key: str) -> Row | None:

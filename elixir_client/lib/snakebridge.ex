@@ -136,7 +136,11 @@ defmodule SnakeBridge do
   @spec current_session() :: String.t()
   def current_session, do: SessionContext.current()
 
-  @doc "A new session. `pinned: true`: its calls stay on one Python thread; `concurrent: true`: they may run side by side; `pool:`, `timeout:` and `retry:` are those of its calls that name none."
+  @doc """
+  A new session. `pinned: true`: its calls stay on one Python thread; `concurrent: true`: they may run side by side; `max_queue:`, `overflow:` and
+  `max_bytes:` bound what waits for it and what it holds; `pool:`, `timeout:` and `retry:` are those of its calls that name none
+  (`SnakeBridge.SessionContext.create/1`).
+  """
   @spec create_session(keyword()) :: {:ok, String.t()}
   def create_session(opts \\ []), do: SessionContext.create(opts)
 

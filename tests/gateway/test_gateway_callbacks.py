@@ -13,6 +13,8 @@ import pytest
 from beam_side import SESSION_QUOTA, BeamSide
 from gateway_process import Gateway, ToolFailed, read, request, until, value_of
 
+from bridge_adapter.proto import snakepit_bridge_pb2 as pb
+
 MODULE = "gateway_callbacks"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -61,6 +63,25 @@ def test_a_function_may_call_python_in_the_same_session(gateway: Gateway, functi
     functions["deeper"] = lambda n: gateway.execute(way, function("again"), n, module=MODULE)
     functions["deepest"] = lambda n: gateway.execute(way, function("deeper"), n, module=MODULE)
     assert gateway.execute(way, function("deepest"), 1, module=MODULE) == 2
+
+
+def test_a_call_that_waits_for_elixir_may_call_python_again_while_the_gateway_drains(
+    start: Callable[..., Gateway], functions: dict[str, Callable[..., Any]]
+) -> None:
+    gateway = start("--drain-ms", "30000")
+
+    def draining() -> bool:
+        _, beat = gateway.stub.Heartbeat.with_call(pb.HeartbeatRequest(session_id="s"), timeout=5)
+        return dict(beat.trailing_metadata()).get("bridge-adapter-state") == "draining"
+
+    def again(n: int) -> Any:
+        gateway.process.terminate()
+        assert until(draining, 10)
+        return gateway.execute("increment", n, module=MODULE)
+
+    functions["again"] = again
+    assert gateway.execute("apply", function("again"), 1, module=MODULE) == 2
+    assert gateway.process.wait(10) == 0
 
 
 def test_what_a_callback_calls_does_not_end_with_a_call_that_it_does_not_belong_to(

@@ -14,6 +14,7 @@ import pytest
 from gateway_process import Gateway, ToolFailed, read, request, value_of
 from process_tree import gone
 
+from bridge_adapter.gateway.lane_client import LaneError
 from bridge_adapter.gateway.turns import Turns
 from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
@@ -66,7 +67,8 @@ def test_a_call_that_comes_while_an_abandoned_one_holds_the_gil_runs_on_the_next
     assert count.read_text() == "x" and gone(executor, 5)
 
 
-def test_crashes_do_not_make_the_next_call_wait(own: Gateway) -> None:
+def test_crashes_do_not_make_the_next_call_wait(start: Callable[..., Gateway]) -> None:
+    own = start("--breaker-failures", "0")
     for _ in range(10):
         with pytest.raises(ToolFailed, match="WorkerCrash"):
             own.execute("die", "exit")
@@ -113,5 +115,29 @@ def test_turns_leave_nothing_behind() -> None:
                 async with turns.of("s"):
                     order.append(10)
         assert order[-1] == 10 and not turns._queues and not turns._asking
+
+    asyncio.run(use())
+
+
+def test_those_that_have_left_the_queue_are_not_counted() -> None:
+    async def use() -> None:
+        turns = Turns(2)
+
+        async def call() -> None:
+            async with turns.of("s"):
+                return
+
+        async with turns.of("s"):
+            for _ in range(10):
+                left = asyncio.ensure_future(call())
+                await asyncio.sleep(0)
+                left.cancel()
+                await asyncio.wait({left})
+            waiting = [asyncio.ensure_future(call()) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(LaneError, match="overloaded: 2 calls wait for their turn in the session 's'"):
+                await call()
+        await asyncio.gather(*waiting)
+        assert not turns._queues
 
     asyncio.run(use())

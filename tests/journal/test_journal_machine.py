@@ -60,11 +60,12 @@ class Machine(RuleBasedStateMachine):
         if row is None:
             self.calls[key] = Call(STARTED, attempt, owner)
 
-    @rule(key=KEYS, owner=OWNERS, answer=st.binary(max_size=120), good=st.booleans())
-    def end(self, key: str, owner: str, answer: bytes, good: bool) -> None:
+    @rule(key=KEYS, owner=OWNERS, answer=st.binary(max_size=120), good=st.booleans(), noted=st.booleans())
+    def end(self, key: str, owner: str, answer: bytes, good: bool, noted: bool) -> None:
         journal, known = self.journals[owner], self.calls.get(key)
         if good:
-            journal.finish(key, answer)
+            journal.finish(key, answer, attempt=known.attempts if noted and known is not None else None)
+            journal._settle()  # the other one would not see it yet
         else:
             journal.fail(key, answer)
         if known is not None and (known.state, known.owner) == (STARTED, owner):

@@ -43,7 +43,9 @@ def test_a_call_is_begun_once_and_its_answer_found_again(path: Path) -> None:
     row, attempt = journal.begin("a", "digest", "packed", never)
     assert (row is not None and row.state, attempt) == (STARTED, 0)
     journal.finish("a", b"answer", "refs")
-    assert journal.begin("a", "other", "packed", never) == (Row(FINISHED, "digest", "packed", 1, processes.token(), b"answer", "refs"), 0)
+    row, attempt = journal.begin("a", "other", "packed", never)
+    assert row is not None and journal.ours(row) and attempt == 0
+    assert row == Row(FINISHED, "digest", "packed", 1, row.owner, b"answer", "refs")
     assert journal.look("b") is None
     journal.close()
 
@@ -163,7 +165,7 @@ def test_an_end_that_could_not_be_written_is_written_later(path: Path) -> None:
     journal._calls.execute("PRAGMA query_only = OFF")
     assert journal.begin("b", "", "", always) == (None, 2)
     journal._settle()
-    assert [row and row.state for row in (other.look("a"), other.look("b"))] == [FAILED, STARTED]
+    assert [row and row.state for row in (other.look("a"), other.look("b"))] == [FINISHED, STARTED]
     journal.close()
     other.close()
 
@@ -310,6 +312,19 @@ def test_only_its_user_may_read_it(path: Path) -> None:
     journal.close()
 
 
+def test_a_process_is_not_taken_for_dead_by_one_that_may_open_no_files() -> None:
+    code = """
+import os, resource, sys
+from bridge_adapter import processes
+processes.token()
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, 4096))
+sys.exit(0 if processes.lives(sys.argv[1]) and not processes.lives(sys.argv[2]) else 1)
+"""
+    boot, space, _, start = processes.token().split(".")
+    gone = f"{boot}.{space}.{2**22 + 1}.{start}"
+    assert subprocess.run([sys.executable, "-c", code, processes.token(), gone], check=False).returncode == 0
+
+
 def test_a_process_is_told_from_the_next_one_of_its_pid() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     token = processes.token(child.pid)
@@ -322,3 +337,34 @@ def test_a_process_is_told_from_the_next_one_of_its_pid() -> None:
     child.wait()
     assert not processes.lives(token)
     assert not processes.lives("nonsense")
+
+
+def test_the_death_of_a_process_in_another_pid_namespace_is_seen(path: Path) -> None:
+    code = """
+from bridge_adapter.journal import marks
+Journal(path).close()
+boot, _, rest = marks.owner(path.with_name(path.name + ".lock")).split(".", 2)
+Journal(path, owner=f"{boot}.1.{rest}").begin("a", "digest", "packed", lambda row: False)
+print("begun", flush=True)
+sys.stdin.read()
+"""
+    start = "import sys\nfrom pathlib import Path\nfrom bridge_adapter.journal.store import Journal\npath = Path(sys.argv[1])\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", start + code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "begun\n"
+        journal = Journal(path)
+        row = journal.look("a")
+        assert row is not None and journal.lives(row) and not journal.ours(row)
+        other.kill()
+        other.wait()
+    assert not journal.lives(row)
+
+
+def test_a_journal_behind_a_link_keeps_its_log_beside_the_file(path: Path, tmp_path: Path) -> None:
+    Journal(path).close()
+    link = tmp_path / "link.journal"
+    link.symlink_to(path)
+    journal = Journal(link)
+    journal.begin("a", "digest", "packed", never)
+    assert Path(f"{path}-wal").stat().st_size > 0 and journal.path == path

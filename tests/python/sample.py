@@ -408,3 +408,20 @@ def shared_list() -> list[Any]:
 
 def is_same(pair: list[Any]) -> bool:
     return pair[0] is pair[1]
+
+
+def append_line(path: str) -> None:
+    with open(path, "a") as file:
+        file.write("done\n")
+
+
+def filled(size: int) -> bytearray:
+    """So many bytes of memory that is really there."""
+    return bytearray(b"x") * size
+
+
+def gen_large(count: int, size: int) -> Iterator[bytes]:
+    """Items of so many bytes; `log` has the number of those that were made."""
+    for number in range(count):
+        log.append(number)
+        yield bytes(size)

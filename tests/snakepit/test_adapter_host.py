@@ -96,6 +96,22 @@ def test_a_loop_for_every_call_keeps_the_objects_and_the_executor(tmp_path: Path
     assert run(tmp_path, code) == ["5 True"] * 3
 
 
+def test_breakers_and_spare_executors_are_the_gateways(tmp_path: Path) -> None:
+    code = """
+    import logging
+    logging.disable()
+    os.environ.update(BRIDGE_ADAPTER_BREAKER_FAILURES="2", BRIDGE_ADAPTER_SPARE="1")
+    first = executor()
+    for _ in range(3):
+        try:
+            once("_exit", 3, module="os")
+        except Exception as error:
+            print(type(error).__name__)
+    print(executor() != first, len(children(os.getpid())) in (1, 2))
+    """
+    assert run(tmp_path, code) == ["WorkerCrash", "WorkerCrash", "CircuitOpen", "True True"]
+
+
 def test_closed_loops_leave_one_executor(tmp_path: Path) -> None:
     code = """
     pids = {with_loop_of_its_own("getpid", module="os") for _ in range(4)}

@@ -183,3 +183,18 @@ def test_a_stream_that_is_halted_while_its_session_is_busy_closes_in_its_turn(wo
         log = client.call("sample", "take_log")
     assert log == [("closed", "in turn")]
     assert "stream" not in client.call("builtins", "eval", "[t.name for t in __import__('threading').enumerate()]")
+
+
+def test_a_client_that_does_not_read_costs_bounded_memory_and_leaves_the_session_free(worker: Worker) -> None:
+    with contextlib.closing(worker.connect()) as reader, contextlib.closing(worker.connect()) as other:
+        other.call("sample", "take_log", session="large")
+        id = reader.open_stream(payload("sample", "gen_large", [100, 1 << 20], session="large"), credit=1000)
+        made = 0
+        while made < 16:
+            made += len(other.call("sample", "take_log", session="large"))
+        for _ in range(200):  # it would make all hundred meanwhile
+            made += len(other.call("sample", "take_log", session="large"))
+        assert made <= 24
+        items: list[Any] = []
+        assert reader.answer(id, items.extend) == {"items": 100}
+        assert all(len(item) == 1 << 20 for item in items)

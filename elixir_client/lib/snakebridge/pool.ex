@@ -7,6 +7,8 @@ defmodule SnakeBridge.Pool do
   Options of a pool: `:size` (workers; default: schedulers, at most 4), `:python`, `:env`, `:cd`, `:max_connections` (per worker, 64),
   `:journal` (where idempotent calls are recorded: `true`, `false`, a path, `[path: path, durability: :process | :power]`; docs/reliability.md),
   `:shared` (`false`: no shared memory, `[threshold: bytes]`), `:output` (where what Python prints goes: `:caller`, `:logger`, `:worker`; docs/talking.md),
+  `:workers` (remote workers that this pool connects to instead of starting its own; docs/security.md),
+  `:policy` (what may be called: `:default`, `:listed`, `:open`, a path, `[allow: [...], deny: [...]]`; docs/permissions.md),
   `:watch` (directories whose changed modules are loaded again; docs/development.md), `:start_timeout` (ms, 30 000), `:kill_after` (ms a call may ignore its cancellation before its worker is killed, 5 000),
   `:retry` and `:breaker` (what becomes of calls whose workers die: `SnakeBridge.Retry`, `SnakeBridge.Breaker`), `:heartbeat` (after what silence a worker
   counts as dead: `[interval: 5_000, timeout: 30_000]`, or `false`; docs/retries.md).
@@ -30,8 +32,10 @@ defmodule SnakeBridge.Pool do
     Attempts,
     Journal,
     Lifecycle,
+    Places,
     Placement,
     Python,
+    Remote,
     Resident,
     Seat,
     Settings,
@@ -112,6 +116,9 @@ defmodule SnakeBridge.Pool do
   def size(pool), do: :ets.lookup_element(@pools, pool, 2)
 
   def child_spec(options) do
+    # Here already: supervisors log how they start their children.
+    options = Places.read(options)
+
     %{
       id: {__MODULE__, Keyword.get(options, :name, :default)},
       start: {__MODULE__, :start_link, [options]},
@@ -123,7 +130,8 @@ defmodule SnakeBridge.Pool do
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(options) do
     name = Keyword.get(options, :name, :default)
-    Supervisor.start_link(__MODULE__, Keyword.put(options, :name, name), name: registered(name))
+    options = options |> Places.read() |> Keyword.put(:name, name)
+    Supervisor.start_link(__MODULE__, options, name: registered(name))
   end
 
   @doc "The supervisor of a pool, or nil."
@@ -142,12 +150,21 @@ defmodule SnakeBridge.Pool do
     :ets.insert(@pools, {name, size, options})
     Placement.forget_beyond(name, size)
     Python.sweep()
-    seats = for index <- 1..size, do: Supervisor.child_spec({Seat, {name, index, options}}, id: index)
-    spares = if Keyword.get(options, :spares, 0) > 0, do: [{Spares, {name, options}}], else: []
-    processes = {DynamicSupervisor, name: Worker.supervisor(name), strategy: :one_for_one}
     # Ended in the opposite order: the pool drains before anything else ends.
-    children = [processes] ++ spares ++ seats ++ [{Lifecycle, {name, options}}]
+    children = workers(name, options) ++ [{Lifecycle, {name, options}}]
     Supervisor.init(children, strategy: :one_for_one, max_restarts: 10 * size)
+  end
+
+  # Those that others have started, or seats for processes of ours.
+  defp workers(name, options) do
+    kind = if options[:workers], do: Remote, else: Seat
+
+    places =
+      for index <- 1..options[:size], do: Supervisor.child_spec({kind, {name, index, options}}, id: index)
+
+    processes = {DynamicSupervisor, name: Worker.supervisor(name), strategy: :one_for_one}
+    spares = if Keyword.get(options, :spares, 0) > 0, do: [{Spares, {name, options}}], else: []
+    if kind == Seat, do: [processes] ++ spares ++ places, else: places
   end
 
   # --- the runtime client ---

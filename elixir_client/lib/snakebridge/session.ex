@@ -24,7 +24,7 @@ defmodule SnakeBridge.Session do
     * `:restart` - what its supervisor does when it ends: `:permanent` (default), `:transient` for sessions that are stopped one by one, as those of
       users: `stop/1`, and giving up after too many failures, end these for good
     * `:pool`, `:timeout` - of the Python calls in the session that name none themselves
-    * `:pinned`, `:concurrent` - as for `SnakeBridge.create_session/1`
+    * `:pinned`, `:concurrent`, `:max_queue`, `:overflow`, `:max_bytes` - as for `SnakeBridge.create_session/1`
     * `:max_failures` - how often in a row it may fail to begin, or be lost soon after, before its process gives up and its supervisor decides
       (10). Between attempts it rests 100 ms, then twice as long each time, at most 5 s
 
@@ -56,6 +56,9 @@ defmodule SnakeBridge.Session do
     :timeout,
     :pinned,
     :concurrent,
+    :max_queue,
+    :overflow,
+    :max_bytes,
     :max_failures,
     :label,
     :worker,

@@ -56,8 +56,16 @@ defmodule SnakeBridge.SessionContext do
   def enter(session), do: Process.put(@session, session)
 
   @doc """
-  A new session id. `pinned: true` keeps its calls on one Python thread, `concurrent: true` lets them run side by side; `pool:`, `timeout:` and `retry:`
-  (`SnakeBridge.Retry`) are those of its calls that name none themselves.
+  A new session id. Options:
+
+    * `:pinned` - `true` keeps its calls on one Python thread
+    * `:concurrent` - `true` lets them run side by side
+    * `:max_queue` - how many of its calls may wait (0: none). One more is refused as `:overloaded`
+    * `:overflow` - who is: `:reject` (the default), the one that comes, or `:drop_oldest`, the one that has waited longest
+    * `:max_bytes` - how many bytes its objects may hold in Python, as far as their sizes are known. More are refused as `:memory_limit`
+    * `:pool`, `:timeout`, `:retry` (`SnakeBridge.Retry`) - those of its calls that name none themselves
+
+  An option that makes no sense raises `ArgumentError`. Of a session that is concurrent, no call waits.
   """
   @spec create(keyword()) :: {:ok, String.t()}
   def create(opts \\ []) do
@@ -69,13 +77,33 @@ defmodule SnakeBridge.SessionContext do
     Retry.new(opts[:retry])
 
     chosen =
-      for {key, true} <- Keyword.take(opts, [:pinned, :concurrent]), into: %{}, do: {to_string(key), true}
+      for {key, value} <- Keyword.take(opts, [:pinned, :concurrent, :max_queue, :overflow, :max_bytes]),
+          value not in [nil, false],
+          into: %{},
+          do: {to_string(key), told(key, value)}
 
     defaults =
       for {key, value} <- Keyword.take(opts, [:pool, :timeout, :retry]), value != nil, do: {key, value}
 
     if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}
+  end
+
+  defp told(key, true) when key in [:pinned, :concurrent], do: true
+  defp told(:max_queue, count) when is_integer(count) and count >= 0, do: count
+  defp told(:max_bytes, count) when is_integer(count) and count > 0, do: count
+  defp told(:overflow, policy) when policy in [:reject, :drop_oldest], do: to_string(policy)
+
+  defp told(key, value) do
+    rule =
+      case key do
+        :max_queue -> "an integer of at least 0, the number of calls that may wait"
+        :max_bytes -> "an integer of at least 1, the bytes that its objects may hold"
+        :overflow -> ":reject or :drop_oldest"
+        _ -> "true or false"
+      end
+
+    raise ArgumentError, "the session option #{key} is #{inspect(value, limit: 5)}; it must be #{rule}"
   end
 
   @doc "Ends a session and releases what it holds."

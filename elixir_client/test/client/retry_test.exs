@@ -215,7 +215,7 @@ defmodule SnakeBridge.RetryTest do
 
   defp asked_why?(pid) do
     {:messages, messages} = Process.info(pid, :messages)
-    Enum.any?(messages, &match?({:"$gen_call", _, {:why, _}}, &1))
+    Enum.any?(messages, &match?({:"$gen_call", _, :why}, &1))
   end
 
   describe "the cause of a crash" do

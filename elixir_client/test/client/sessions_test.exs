@@ -85,6 +85,43 @@ defmodule SnakeBridge.SessionsTest do
     SnakeBridge.close_session(session)
   end
 
+  test "a session's queue and what it holds can be bounded" do
+    {:ok, session} = SnakeBridge.create_session(max_queue: 0, max_bytes: 1_000_000)
+    me = self()
+
+    holder =
+      Task.async(fn ->
+        wait = fn _ -> send(me, :holds) && receive(do: (:go_on -> :done)) end
+        SnakeBridge.in_session(session, fn -> SnakeBridge.call("sample", "apply", [wait, 1]) end)
+      end)
+
+    assert_receive :holds, 5000
+
+    refused = SnakeBridge.in_session(session, fn -> SnakeBridge.call("math", "sqrt", [4]) end)
+    assert {:error, %Error{category: :overloaded, outcome: :not_started} = error} = refused
+    assert error.details["queue_limit"] == 0 and error.retry_after_ms >= 1
+    send(holder.pid, :go_on)
+    assert {:ok, _} = Task.await(holder)
+
+    big =
+      SnakeBridge.in_session(session, fn ->
+        SnakeBridge.call("sample", "filled", [2_000_000], __runtime__: [result: :ref])
+      end)
+
+    assert {:error, %Error{category: :memory_limit, outcome: :unknown, details: %{"max_bytes" => 1_000_000}}} =
+             big
+
+    SnakeBridge.close_session(session)
+  end
+
+  test "bounds of a session that make no sense raise" do
+    for {option, value} <- [max_queue: -1, max_queue: "many", overflow: :block, max_bytes: 0, pinned: 1] do
+      assert_raise ArgumentError, ~r/the session option #{option} is .*; it must be/, fn ->
+        SnakeBridge.create_session([{option, value}])
+      end
+    end
+  end
+
   test "a thousand processes leave nothing behind" do
     refs =
       1..1000

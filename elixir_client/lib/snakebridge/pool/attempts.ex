@@ -104,8 +104,10 @@ defmodule SnakeBridge.Pool.Attempts do
   defp verdict({:made, {:error, error}}), do: if(culpable?(error), do: {:failed, :crash}, else: :none)
   defp verdict({:refused, _}), do: :none
 
-  @doc "Whether a call may have been the cause of its worker's death."
+  @doc "Whether a call may have been the cause of its worker's death. A lost connection alone, as over a network, is no death."
   @spec culpable?(Error.t() | term()) :: boolean()
+  def culpable?(%Error{details: %{cause: :connection_lost}}), do: false
+
   def culpable?(%Error{category: :worker_crash, outcome: :unknown, details: details}),
     do: details[:killed_for] in [nil, :missed_heartbeat]
 

@@ -30,7 +30,13 @@ defmodule SnakeBridge.Pool.Connections do
 
   defp open(worker, lease) do
     with {:ok, connection} <-
-           Connection.open(worker.address, worker.token, :call, Output.features(worker.output)) do
+           Connection.open(
+             worker.address,
+             worker.token,
+             :call,
+             Output.features(worker.output),
+             worker.connect
+           ) do
       connection = Slots.put(worker.slots, lease, connection)
 
       with {:error, reason} <- Connection.give(connection, worker.pid) do

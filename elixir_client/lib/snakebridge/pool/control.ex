@@ -44,10 +44,16 @@ defmodule SnakeBridge.Pool.Control do
 
   @impl true
   def init({worker, heartbeat}) do
-    case Connection.open(worker.address, worker.token, :control, Output.features(worker.output)) do
+    case Connection.open(
+           worker.address,
+           worker.token,
+           :control,
+           Output.features(worker.output),
+           worker.connect
+         ) do
       {:ok, connection} ->
         {:ok, late} = Late.start_link(worker)
-        :ok = :inet.setopts(connection.socket, active: true)
+        :ok = Connection.activate(connection)
         if worker.shared, do: Keeper.offer(self())
         if heartbeat, do: Process.send_after(self(), :beat, heartbeat.interval)
 
@@ -96,7 +102,7 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   @impl true
-  def handle_info({:tcp, _, body}, state) do
+  def handle_info({tcp, _, body}, state) when tcp in [:tcp, :ssl] do
     state = %{state | heard: true}
 
     case Lane.parse(body, state.options) do
@@ -140,8 +146,11 @@ defmodule SnakeBridge.Pool.Control do
     {:noreply, %{state | answering: Map.delete(state.answering, id)}}
   end
 
-  def handle_info({:tcp_closed, _}, state), do: {:stop, :normal, state}
-  def handle_info({:tcp_error, _, reason}, state), do: {:stop, reason, state}
+  def handle_info({closed, _}, state) when closed in [:tcp_closed, :ssl_closed], do: {:stop, :normal, state}
+
+  def handle_info({error, _, reason}, state) when error in [:tcp_error, :ssl_error],
+    do: {:stop, reason, state}
+
   def handle_info(_, state), do: {:noreply, state}
 
   # What user code sent must not end the connection of everybody.

@@ -56,9 +56,9 @@ defmodule SnakeBridge.Pool.Death do
   def unseen(seen, killed_for \\ nil),
     do: %__MODULE__{cause: :connection_lost, how: seen, text: seen, killed_for: killed_for}
 
-  @doc "The error of a call whose worker died this way."
-  @spec error(t(), :unknown | :not_started) :: Error.t()
-  def error(death, outcome) do
+  @doc "The error of a call whose worker died this way; `what` says what is known of that."
+  @spec error(t(), :unknown | :not_started, String.t()) :: Error.t()
+  def error(death, outcome, what \\ "the Python worker died") do
     ran =
       if outcome == :unknown,
         do: "it is not known whether the call took effect",
@@ -66,7 +66,7 @@ defmodule SnakeBridge.Pool.Death do
 
     details = for {key, value} <- [killed_for: death.killed_for], value != nil, into: %{}, do: {key, value}
     details = Map.merge(details, %{outcome: outcome, cause: death.cause})
-    Error.new(:worker_crash, "the Python worker died: #{death.text}; #{ran}", details)
+    Error.new(:worker_crash, "#{what}: #{death.text}; #{ran}", details)
   end
 
   defp how(_, :oom), do: "it was killed by the kernel, because memory had run out (SIGKILL)"

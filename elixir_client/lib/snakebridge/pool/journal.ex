@@ -126,7 +126,7 @@ defmodule SnakeBridge.Pool.Journal do
   @doc "A key as the user gives it. Raises ArgumentError."
   @spec check!(term()) :: String.t()
   def check!(key) do
-    if is_binary(key) and String.valid?(key) and String.length(key) in 1..@longest,
+    if is_binary(key) and String.valid?(key) and characters(key) in 1..@longest,
       do: key,
       else:
         raise(
@@ -134,6 +134,9 @@ defmodule SnakeBridge.Pool.Journal do
           "idempotency_key is #{inspect(key, limit: 5, printable_limit: 80)}; it must be a text of 1 to #{@longest} characters"
         )
   end
+
+  # As Python counts them: a letter and its accent may be two.
+  defp characters(text), do: text |> String.codepoints() |> length()
 
   @doc "The error of a call with a key in a pool that has no journal."
   @spec missing(atom()) :: Error.t()

@@ -1,6 +1,8 @@
 defmodule SnakeBridge.Pool.LastWords do
   @moduledoc "What a Python process printed last, and how it ended, as text for logs and errors."
 
+  alias SnakeBridge.Redaction
+
   @lines 40
   @characters 4_096
 
@@ -29,8 +31,11 @@ defmodule SnakeBridge.Pool.LastWords do
   @spec quoted(t()) :: String.t()
   def quoted(words) do
     case :queue.to_list(words) do
-      [] -> ""
-      lines -> " Its last words: #{lines |> Enum.join("\n") |> String.slice(-@characters..-1)}"
+      [] ->
+        ""
+
+      lines ->
+        " Its last words: #{lines |> Enum.join("\n") |> String.slice(-@characters..-1) |> Redaction.text()}"
     end
   end
 

@@ -4,7 +4,7 @@ defmodule SnakeBridge.Pool.Python do
   import Bitwise
 
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.Journal
+  alias SnakeBridge.Pool.{Journal, Policy}
   alias SnakeBridge.{Lane, Reload, Shared}
 
   @warm_up 5_000
@@ -31,6 +31,7 @@ defmodule SnakeBridge.Pool.Python do
            ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
              shared(options) ++
              Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
+             Policy.arguments(options) ++
              Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
           {:env, env},
           {:cd, Keyword.get(options, :cd, File.cwd!())}
@@ -42,7 +43,8 @@ defmodule SnakeBridge.Pool.Python do
           nil -> nil
         end
 
-      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: token}}
+      # In a function: crash reports print the state of processes, and not what a function has seen.
+      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: fn -> token end}}
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}

@@ -70,6 +70,13 @@ defmodule SnakeBridge.Pool.Seat do
   @spec open(atom(), pos_integer()) :: :ok
   def open(pool, index), do: GenServer.call(name(pool, index), :open, :infinity)
 
+  @doc "The error of a call that comes to a place that is closed."
+  @spec closed(atom()) :: Error.t()
+  def closed(pool) do
+    text = "the pool #{inspect(pool)} was drained; SnakeBridge.Pool.resume/1 starts it again"
+    Error.new(:unavailable, text, %{outcome: :not_started})
+  end
+
   # --- the process ---
 
   @impl true
@@ -197,7 +204,7 @@ defmodule SnakeBridge.Pool.Seat do
   def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
 
   def handle_call(:await, _from, %{status: :closed} = state),
-    do: {:reply, {:error, Lifecycle.refusal(state.pool) || closed(state)}, state}
+    do: {:reply, {:error, Lifecycle.refusal(state.pool) || closed(state.pool)}, state}
 
   def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
 
@@ -208,7 +215,7 @@ defmodule SnakeBridge.Pool.Seat do
     do: {:noreply, replace(state, options, [from])}
 
   def handle_call({:replace, _}, _from, %{status: :closed} = state),
-    do: {:reply, {:error, closed(state)}, state}
+    do: {:reply, {:error, closed(state.pool)}, state}
 
   # A new process is on its way in any case.
   def handle_call({:replace, _}, from, %{status: :starting} = state),
@@ -222,8 +229,8 @@ defmodule SnakeBridge.Pool.Seat do
         is_pid(pid),
         do: stop(state, pid)
 
-    if state.next, do: answer(state.next, {:error, closed(state)})
-    for from <- state.waiting, do: GenServer.reply(from, {:error, closed(state)})
+    if state.next, do: answer(state.next, {:error, closed(state.pool)})
+    for from <- state.waiting, do: GenServer.reply(from, {:error, closed(state.pool)})
     Placement.mark_lost(state.pool, state.index, :_, "its pool was drained")
     Placement.drop_worker(state.pool, state.index)
     Placement.put_worker(state.pool, state.index, :stopped, %{})
@@ -232,11 +239,6 @@ defmodule SnakeBridge.Pool.Seat do
 
   def handle_call(:open, _from, %{status: :closed} = state), do: {:reply, :ok, start(state)}
   def handle_call(:open, _from, state), do: {:reply, :ok, state}
-
-  defp closed(state) do
-    text = "the pool #{inspect(state.pool)} was drained; SnakeBridge.Pool.resume/1 starts it again"
-    Error.new(:unavailable, text, %{outcome: :not_started})
-  end
 
   defp stop(state, pid) do
     DynamicSupervisor.terminate_child(Worker.supervisor(state.pool), pid)

@@ -6,12 +6,13 @@ defmodule SnakeBridge.Pool.Settings do
   @doc "The options with their defaults. Raises ArgumentError."
   @spec check!(keyword()) :: keyword()
   def check!(options) do
-    options = Keyword.put_new_lazy(options, :size, fn -> min(4, System.schedulers_online()) end)
+    options = Keyword.put_new_lazy(options, :size, fn -> size(options[:workers]) end)
 
     unless is_integer(options[:size]) and options[:size] > 0,
       do:
         raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(options[:size])}")
 
+    if options[:workers], do: remote!(options)
     Admission.new(options)
     Heartbeat.settings(options)
     Recycling.check!(options[:recycle])
@@ -20,6 +21,17 @@ defmodule SnakeBridge.Pool.Settings do
     number!(options, :max_session_queue, 0)
     modules!(Keyword.get(options, :preload, []))
     options
+  end
+
+  defp size(nil), do: min(4, System.schedulers_online())
+  defp size(workers), do: length(workers)
+
+  # Nobody here can start or end workers that somebody else has started.
+  defp remote!(options) do
+    for {name, none} <- [spares: 0, preload: [], recycle: nil], Keyword.get(options, name, none) != none do
+      raise ArgumentError,
+            "#{name}: is for processes that the pool starts itself, and those that workers: names it does not; remove one of the two"
+    end
   end
 
   defp number!(options, name, least) do

@@ -357,6 +357,8 @@ defmodule SnakeBridge.Pool.Worker do
       os_pid: state.os_pid,
       address: state.started.address,
       token: state.started.token,
+      connect: [],
+      remote: false,
       max_connections: size,
       output: state.options[:output],
       journal: Journal.kept?(state.options),

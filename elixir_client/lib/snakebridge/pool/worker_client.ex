@@ -58,6 +58,10 @@ defmodule SnakeBridge.Pool.WorkerClient do
         :exit, _ -> Death.unseen(seen, :pool_stopped)
       end
 
-    Death.error(death, outcome)
+    if worker.remote, do: Death.error(death, outcome, lost(worker.address)), else: Death.error(death, outcome)
   end
+
+  @doc "What has become of a worker on another machine, as far as can be seen from here."
+  @spec lost(String.t()) :: String.t()
+  def lost(address), do: "the Python worker at #{address} was lost"
 end

@@ -1,0 +1,241 @@
+"""How often a call is given to an executor: it waits where there is none, goes to the next one where it was not begun, and is run again
+after a crash where its caller's policy allows that. The executors themselves are the supervisor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bridge_adapter import errors
+from bridge_adapter.gateway.crashes import worker_crash
+from bridge_adapter.gateway.lane_client import LaneError, LaneLost, NotSent
+from bridge_adapter.gateway.refusals import late, overloaded, refusal, went_away
+from bridge_adapter.gateway.retry import NEVER, Retry
+from bridge_adapter.gateway.running import EXIT_SECONDS, Running
+from bridge_adapter.gateway.supervisor import NoExecutor, Supervisor
+
+if TYPE_CHECKING:
+    from bridge_adapter.breaker import Permit
+    from bridge_adapter.gateway.parameters import Asked
+
+# How many executors may send a call away because they are ending, before its caller hears of it.
+_MOST_SENT_AWAY = 5
+
+Remaining = Callable[[], float | None]
+
+
+@dataclass(slots=True)
+class _Work:
+    """A call on its way through attempts."""
+
+    params: dict[str, Any]
+    remaining: Remaining
+    retry: Retry
+    call: Asked
+    sent_away: int = 0
+
+    def give_time(self) -> None:
+        """Tells the executor what is left for the call itself, after every wait. Raises LaneError when that is nothing."""
+        seconds = self.remaining()
+        if seconds is None:
+            self.params["timeout_ms"] = None
+            return
+        if seconds <= 0:
+            raise late()
+        self.params["timeout_ms"] = int(seconds * 1000)
+
+
+log = logging.getLogger("bridge_adapter.gateway")
+
+
+class Attempts:
+    """Calls for the executor of a supervisor. `remaining` tells the seconds that a caller still waits; None = for ever."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._circuits = supervisor.circuits
+        self._waiting = 0
+
+    async def call(self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked) -> Any:
+        """The result of a lane call. Raises LaneError, also for a crash."""
+        permit = self._circuits.admit(call)
+        if permit is None:
+            result = await self._call(_Work(params, remaining, retry, call))
+        else:
+            with _Tried(permit):
+                result = await self._call(_Work(params, remaining, retry, call))
+        if "outcome" in params:
+            call.runs, call.replayed = params.pop("outcome")
+        return result
+
+    async def _call(self, work: _Work) -> Any:
+        call = work.call
+        while True:
+            running = self._supervisor.running or await self._an_executor(call)
+            work.give_time()
+            call.attempts += 1
+            running.calls[id(call)] = call
+            try:
+                return await running.lane.call(work.params)
+            except (NotSent, LaneLost, LaneError) as error:
+                await self._recover(running, error, work)
+            finally:
+                running.finished(call)
+
+    async def stream(
+        self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, begun: Callable[[], None]
+    ) -> AsyncGenerator[list[Any], None]:
+        """The items of a stream, in batches as they come; `begun` is called before the first. Raises LaneError. Closing it ends the stream.
+
+        A stream is run again only while its caller has not had an item: nothing may come twice.
+        """
+        permit = self._circuits.admit(call)
+        with _Tried(permit):
+            work = _Work(params, remaining, retry, call)
+            while True:
+                running = self._supervisor.running or await self._an_executor(call)
+                work.give_time()
+                call.attempts += 1
+                running.calls[id(call)] = call
+                try:
+                    stream = await running.lane.stream(params)
+                    try:
+                        while (items := await stream.next()) is not None:
+                            begun()
+                            work.retry = NEVER
+                            yield items
+                            stream.consumed(len(items))
+                        return
+                    finally:
+                        stream.close()
+                except (NotSent, LaneLost, LaneError) as error:
+                    await self._recover(running, error, work)
+                finally:
+                    running.finished(call)
+
+    async def _an_executor(self, call: Asked) -> Running:
+        """The next executor. Raises LaneError where waiting for it is of no use."""
+        supervisor = self._supervisor
+        limit = supervisor.care.max_queue
+        if self._waiting >= limit:
+            raise overloaded("the Python worker", limit)
+        permit = supervisor.breaker.admit()
+        if permit is None:
+            breaker = supervisor.breaker
+            raise _with_outcome(
+                refusal(
+                    errors.CircuitOpen(
+                        "the Python worker ends again and again as soon as it is started, and calls do not wait for it at the moment; "
+                        "this call was not begun. The log of the gateway has its last words",
+                        retry_after_ms=int(breaker.retry_after * 1000) + 1,
+                        rejected=breaker.rejected,
+                    )
+                ),
+                call,
+            )
+        self._waiting += 1
+        try:
+            with _Tried(permit):
+                while (running := supervisor.running) is None:
+                    if supervisor.stopping:
+                        raise NoExecutor("the gateway ends; this call was not passed on", "unavailable")
+                    await asyncio.shield(supervisor.next)
+            return running
+        except NoExecutor as error:
+            raise _with_outcome(LaneError(_fields(error.category, str(error))), call) from None
+        finally:
+            self._waiting -= 1
+
+    async def _recover(self, running: Running, error: OSError | LaneError, work: _Work) -> None:
+        """Returns when the call is to be tried again. Raises its LaneError when it is not."""
+        if isinstance(error, LaneLost):
+            await self._after_crash(running, error, work)
+        elif isinstance(error, NotSent):
+            work.call.attempts -= 1
+            await self._after_refusal(running, error, work.call)
+        elif isinstance(error, LaneError) and went_away(error) and not self._supervisor.stopping and work.sent_away < _MOST_SENT_AWAY:
+            work.call.attempts -= 1
+            work.sent_away += 1
+            self._supervisor.leaves(running)
+        else:
+            raise error
+
+    async def _after_crash(self, running: Running, error: LaneLost, work: _Work) -> None:
+        """Waits for as long as the call has to wait before it is run again. Raises its LaneError when it is not."""
+        call, retry = work.call, work.retry
+        ended = await running.end_of(2 * EXIT_SECONDS)
+        if ended is None:
+            # An executor whose sockets user code has closed finds out when it has to answer.
+            _poke(running)
+            ended = await running.end_of(2 * EXIT_SECONDS)
+        if ended is None:
+            message = f"the executor gave up on the call: {error}"
+            raise LaneError({**_fields("protocol_error", message), "details": {"outcome": "unknown"}}) from error
+        crash = worker_crash(ended, running.process.pid, call, retry)
+        pause, left = retry.pause(call.attempts), work.remaining()
+        allowed = call.attempts <= retry.max_restarts and ended.cause in retry.retry_on and not self._circuits.is_open(call)
+        if not allowed or self._supervisor.stopping or (left is not None and left <= pause):
+            raise crash from error
+        log.warning("%s runs again (attempt %d): %s", call.tool, call.attempts + 1, crash, extra={"corr": call.correlation})
+        await asyncio.sleep(pause)
+
+    async def _after_refusal(self, running: Running, error: NotSent, call: Asked) -> None:
+        """Waits until an executor that takes no connections is gone. Raises LaneError when it lives on, ends one that does not listen."""
+        if isinstance(error.__cause__, FileNotFoundError):
+            # It has taken its socket away, as it does when it is told to end: it finishes what it has, and takes nothing more.
+            self._supervisor.leaves(running)
+            return
+        if await running.end_of(2 * EXIT_SECONDS) is not None or error.__cause__ is None:
+            return
+        if isinstance(error.__cause__, ConnectionRefusedError) and running is self._supervisor.running:
+            log.error("the executor (pid %d) does not listen any more; ending it", running.process.pid)
+            running.process.kill()
+            await asyncio.shield(running.ended)
+            return
+        raise _with_outcome(LaneError(_fields("unavailable", str(error))), call) from error
+
+
+class _Tried:
+    """Tells a breaker how a call went: that the executor outlived it is all that it asks. Its failures are counted where executors die."""
+
+    __slots__ = ("_permit",)
+
+    def __init__(self, permit: Permit | None) -> None:
+        self._permit = permit
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._permit is None:
+            return
+        answered = isinstance(error, LaneError) and error.fields.get("category") not in ("worker_crash", "worker_start", "unavailable")
+        if error is None or answered:
+            self._permit.succeeded()
+        else:
+            self._permit.release()
+
+
+def _poke(running: Running) -> None:
+    try:
+        running.lane.ping()
+    except NotSent:
+        return
+
+
+def _with_outcome(error: LaneError, call: Asked) -> LaneError:
+    """What is honest of a call that is not run now: an earlier attempt may have had effects."""
+    details = {**error.fields.get("details", {}), "outcome": "unknown" if call.attempts else "not_started", "attempts": call.attempts}
+    error.fields["details"] = details
+    return error
+
+
+_TYPES = {"worker_start": "WorkerStartError", "unavailable": "Unavailable", "protocol_error": "ProtocolError"}
+
+
+def _fields(category: str, message: str) -> dict[str, Any]:
+    return {"category": category, "type": _TYPES[category], "message": message}
