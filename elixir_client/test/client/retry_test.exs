@@ -13,7 +13,16 @@ defmodule SnakeBridge.RetryTest do
   defp start(options) do
     name = :"retry_#{System.unique_integer([:positive])}"
     env = [{"PYTHONPATH", Path.expand("tests/python")}]
-    defaults = [name: name, size: 1, python: Path.expand(".venv/bin/python"), env: env, breaker: false]
+
+    defaults = [
+      name: name,
+      size: 1,
+      python: Path.expand(".venv/bin/python"),
+      env: env,
+      breaker: false,
+      policy: [allow: ["builtins.eval"]]
+    ]
+
     start_supervised!({Pool, Keyword.merge(defaults, options)})
     name
   end

@@ -25,7 +25,7 @@ defmodule SnakeBridge.SpareTest do
   defp sample(pool, function, arguments), do: SnakeBridge.call("sample", function, arguments, pool: pool)
   defp pid_of(pool), do: SnakeBridge.call!("os", "getpid", [], pool: pool, idempotent: true)
 
-  @tag options: [spares: 1, preload: ["sample", "xml.dom.minidom"]]
+  @tag options: [spares: 1, preload: ["sample", "xml.dom.minidom"], policy: [allow: ["sys.modules"]]]
   test "a spare takes the place of a worker that dies, also of one that dies again and again", %{pool: pool} do
     first = pid_of(pool)
     {:ok, acc} = sample(pool, "Acc", [1])

@@ -18,6 +18,8 @@ defmodule SnakeBridge.Pool.Seat do
   # A worker that lived this long did not die of its start.
   @healthy_after 1_000
   @look_every 1_000
+  # How long a process that is left has to say that it knows.
+  @patience 2_000
 
   def start_link({pool, index, options}),
     do: GenServer.start_link(__MODULE__, {pool, index, options}, name: name(pool, index))
@@ -104,6 +106,8 @@ defmodule SnakeBridge.Pool.Seat do
       next: nil,
       # processes that have been replaced
       left: %{},
+      # those of them that do not know it yet, and who waits for that
+      taking_over: %{},
       waiting: [],
       backoff: @backoff_first,
       limits: nil
@@ -230,6 +234,7 @@ defmodule SnakeBridge.Pool.Seat do
         do: stop(state, pid)
 
     if state.next, do: answer(state.next, {:error, closed(state.pool)})
+    state = state.taking_over |> Map.keys() |> Enum.reduce(state, &taken_over(&2, &1))
     for from <- state.waiting, do: GenServer.reply(from, {:error, closed(state.pool)})
     Placement.mark_lost(state.pool, state.index, :_, "its pool was drained")
     Placement.drop_worker(state.pool, state.index)
@@ -259,6 +264,9 @@ defmodule SnakeBridge.Pool.Seat do
   # What a session still has there is given up.
   def handle_info({:overdue, pid}, state) when is_map_key(state.left, pid),
     do: {:noreply, give_up(state, pid)}
+
+  # A call that holds Python's interpreter lock keeps it from hearing that it is left.
+  def handle_info({:taken_over, pid}, state), do: {:noreply, taken_over(state, pid)}
 
   def handle_info(:look, state) do
     {:noreply, if(why = Recycling.due(state), do: recycle(state, why), else: state)}
@@ -309,7 +317,8 @@ defmodule SnakeBridge.Pool.Seat do
     %{state | left: Map.delete(state.left, pid)}
   end
 
-  defp heard({:died, _}, pid, state), do: %{state | left: Map.delete(state.left, pid)}
+  defp heard(:left, pid, state), do: taken_over(state, pid)
+  defp heard({:died, _}, pid, state), do: gone(state, pid)
   defp heard(_, _, state), do: state
 
   # One that was killed for what a call did, or on purpose, is not ill itself.
@@ -329,7 +338,15 @@ defmodule SnakeBridge.Pool.Seat do
   defp ended(pid, reason, %{next: %{pid: pid}} = state),
     do: heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
 
-  defp ended(pid, _, state), do: %{state | left: Map.delete(state.left, pid)}
+  defp ended(pid, _, state), do: gone(state, pid)
+
+  defp gone(state, pid), do: taken_over(%{state | left: Map.delete(state.left, pid)}, pid)
+
+  defp taken_over(state, pid) do
+    {next, taking_over} = Map.pop(state.taking_over, pid)
+    if next, do: answer(next, :ok)
+    %{state | taking_over: taking_over}
+  end
 
   # --- replacing ---
 
@@ -360,7 +377,9 @@ defmodule SnakeBridge.Pool.Seat do
           %{pool: state.pool, worker: state.index, generation: state.generation, why: next.options[:why]}
         )
 
-        answer(next, :ok)
+        # Until then the old one may take calls that come after the answer.
+        state = put_in(state.taking_over[old_pid], next)
+        Process.send_after(self(), {:taken_over, old_pid}, @patience)
         leave(put_in(state.left[old_pid], old), old_pid, next.options)
 
       state ->
@@ -396,7 +415,7 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.mark_lost(state.pool, state.index, old.generation, "its worker was restarted")
     Placement.drop_leaving(old)
     Worker.finish(pid)
-    %{state | left: left}
+    taken_over(%{state | left: left}, pid)
   end
 
   defp answer(next, answer), do: for(from <- next.from, do: GenServer.reply(from, answer))

@@ -5,8 +5,8 @@ defmodule SnakeBridge.Pool.Worker do
 
   The Port's stdin is the Python process's lifeline: it ends when this BEAM does, however that happens.
 
-  Its owner hears `{:worker, pid, event}`: `:ready`, `{:failed, text}` (it never became ready), `{:died, death}`, `:vacant` (left behind, and nothing
-  needs it any more). A dead worker stays while callers hold connections to it, and to tell them why it died.
+  Its owner hears `{:worker, pid, event}`: `:ready`, `{:failed, text}` (it never became ready), `{:died, death}`, `:left` (sessions that hold
+  nothing are refused from now on), `:vacant` (nothing needs it any more). A dead worker stays while callers hold connections to it, and to tell them why it died.
   """
   use GenServer, restart: :temporary, shutdown: 10_000
 
@@ -279,6 +279,7 @@ defmodule SnakeBridge.Pool.Worker do
   end
 
   def handle_info({:kept_by, sessions}, %{status: :leaving} = state) do
+    if state.kept_by == nil, do: tell(state, :left)
     if sessions == [] and not busy?(state), do: tell(state, :vacant)
     Process.send_after(self(), :leaving, @leave_every)
     {:noreply, %{state | kept_by: sessions}}
