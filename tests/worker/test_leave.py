@@ -81,7 +81,7 @@ def test_only_a_control_connection_says_so(client: Client) -> None:
 
 
 def test_modules_are_imported_beforehand_or_named() -> None:
-    with Worker(args=("--preload", "xml.dom.minidom")) as worker:
+    with Worker(args=("--preload", "xml.dom.minidom", "--allow", "sys.modules")) as worker:
         client = worker.connect()
         assert client.call("sys", "modules.get", "xml.dom.minidom") is not None
     with pytest.raises(Exception, match="cannot import no_such_module: ModuleNotFoundError"):

@@ -15,8 +15,16 @@ defmodule SnakeBridge.RecoveryTest do
 
   defp start(name, options) do
     env = [{"PYTHONPATH", Path.expand("tests/python")}]
-    options = Keyword.merge([name: name, size: 1, python: Path.expand(".venv/bin/python"), env: env], options)
-    start_supervised!({Pool, options})
+
+    defaults = [
+      name: name,
+      size: 1,
+      python: Path.expand(".venv/bin/python"),
+      env: env,
+      policy: [allow: ["builtins.eval"]]
+    ]
+
+    start_supervised!({Pool, Keyword.merge(defaults, options)})
     name
   end
 
