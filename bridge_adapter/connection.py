@@ -50,6 +50,7 @@ class Connection:
         self._innermost: Call | None = None
         self._questions = Questions(dispatcher)
         self._credits: dict[int, int] = {}
+        self._body: bytes | memoryview = b""  # the message that came last
         self._told: list[str] = []  # released functions of which the client may not have read yet
         self.role = ""
         self.identity: Identity | None = None  # who calls, where roles are in force or decisions are recorded
@@ -158,6 +159,7 @@ class Connection:
         if message is None:
             return
         if message.kind == lane.REQUEST:
+            self._body = body
             # Who asks on has read the answer to what he asked before, and what was told with it.
             self._told.clear()
             if self._outlet is not None:
@@ -290,10 +292,22 @@ class Connection:
             list(resolver.unresolved),
             [] if message.name == "call" else None,
             self._key(params.get("key"), message.name),
+            given=list(resolver.given),
+            functions=bool(resolver.callbacks),
         )
+        if request.options is not None and isinstance(request.options, dict) and "recover" in request.options:
+            request.raw, request.read_again = self._body, self._read_again
         for callback in resolver.callbacks:
             self._dispatcher.callbacks.carried(callback, call, str(payload.get("session_id") or "default"))
         return request
+
+    def _read_again(self, request: Request) -> None:
+        """Looks up the refs of a payload once more."""
+        resolver, body = self._resolver, request.raw
+        assert body is not None
+        resolver.reset()
+        request.payload = lane.parse(self._unpacker.unpack(body)).body["payload"]
+        request.foreign, request.unresolved, request.given = set(resolver.foreign), list(resolver.unresolved), list(resolver.given)
 
     def _key(self, given: Any, method: str) -> Key | None:
         if given is None:

@@ -40,6 +40,7 @@ from bridge_adapter.tools.registry import STREAM_END, RefEntry, Tool, ToolError
 
 if TYPE_CHECKING:
     from bridge_adapter.journal.once import Once
+    from bridge_adapter.lineage.recovery import Recovery
     from bridge_adapter.policy.decisions import Policy
     from bridge_adapter.policy.guard import Guard
     from bridge_adapter.user_adapter.adapter import Asked, UserAdapter
@@ -79,6 +80,7 @@ class Dispatcher:
         self.lifecycle = Lifecycle(config.drain_ms / 1000)
         self.memory = Memory(config.memory_limit, self.sessions.by_size)
         self.serials = itertools.count(1)
+        self._recovery: Recovery | None = None
 
     def admit(self, request: Request) -> None:
         """Lets a request in, whose answer `lifecycle.answered` then ends. Raises Refused.
@@ -108,7 +110,7 @@ class Dispatcher:
         tool = TOOLS.get(request.tool) if request.asked is None else self._users(request.asked, request.tool, "call")
         if tool is None:
             if request.tool in STREAM_TOOLS:
-                return self._encode({"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None)
+                return self.encode({"error": "Streaming tool called on non-streaming endpoint."}, request, packer, None)
             raise unknown_tool(request.tool)
         with self.entered(request) as session:
             self.check_bytes(request, session)
@@ -116,13 +118,15 @@ class Dispatcher:
             def body() -> bytes:
                 context = Context(self, session, request)
                 with tracing.attached(request.call.trace):
+                    if session.lineage is not None and request.asked is None:
+                        return self.recovery().run(tool, context, packer)
                     value = tool(context.payload(), context)
-                    return self._encode(value, request, packer, context)
+                    return self.encode(value, request, packer, context)
 
             def code() -> bytes:
                 return session.run(lambda: request.call.run(body))  # type: ignore[no-any-return]
 
-            if request.key is None:
+            if request.key is None or (session.lineage is not None and not request.key.digest):
                 return code()
             if self._once is None:
                 raise errors.InvalidRequest("the call has an idempotency key, but this worker has no journal; start it with --journal FILE")
@@ -143,7 +147,8 @@ class Dispatcher:
         def holds(refs: str) -> bool:
             process, _, rest = refs.partition("|")
             id, *names = rest.split("|")
-            return not refs or (process == _PROCESS and id == session.id and all(name in session.refs for name in names))
+            here = process == _PROCESS or session.lineage is not None
+            return not refs or (here and id == session.id and all(name in session.refs for name in names))
 
         def describe(error: BaseException) -> bytes | None:
             fields = self.error(error, request)
@@ -205,7 +210,16 @@ class Dispatcher:
         """Context in which the request holds its session's lock."""
         return _Entered(self, request)
 
-    def _encode(self, value: Any, request: Request, packer: Packer, context: Context | None) -> bytes:
+    def recovery(self) -> Recovery:
+        """What sessions that are recovered have in common. Raises InvalidRequest where there is no journal."""
+        if self._recovery is None:
+            from bridge_adapter.lineage.recovery import Recovery
+
+            self._recovery = Recovery(self, self._once)
+        return self._recovery
+
+    def encode(self, value: Any, request: Request, packer: Packer, context: Context | None) -> bytes:
+        """The encoded answer of a request. The refs of one that cannot be encoded are let go."""
         before = len(context.session.refs) if context is not None else 0
         try:
             return self.encode_value(value, request.form, packer, context)
@@ -302,6 +316,8 @@ class _Entered:
             dispatcher.pause.enter(call)
             if dispatcher.watch is not None and dispatcher.watch.due():
                 call.run(lambda: dispatcher.reload_changed(call))
+            if session.recovers is not None and self._request.asked is None:
+                dispatcher.recovery().enter(session, self._request)
         except BaseException:
             self.__exit__()
             raise
@@ -385,6 +401,7 @@ class Context:
     def resolve(self, ref: Ref | StreamRef) -> Any:
         """The object of a ref; for one that names nothing, an UnresolvedRef while the payload is decoded."""
         session_id = ref.session or self.session_id
+        self.request.given.append(ref.id)
         if session_id != self.session_id:
             self.request.foreign.add(session_id)
         try:
@@ -402,6 +419,7 @@ class Context:
     def callback(self, ref: CallbackRef) -> Any:
         callback = self._dispatcher.callbacks.callable(ref)
         self._dispatcher.callbacks.carried(callback, self.request.call, self.session_id)
+        self.request.functions = True
         return callback
 
     def opaque(self, value: Any) -> Any:
@@ -419,10 +437,14 @@ class Context:
             except errors.PermissionDenied as error:
                 error.details["outcome"] = "unknown"  # the call has run: its result is refused
                 raise
-        ref = self.session.refs.add(value, self.module, self.library, self.serial)
+        ref = self.new_ref(value)
         if self.request.refs is not None:
             self.request.refs.append(ref.id)
         return ref
+
+    def new_ref(self, value: Any) -> Ref | StreamRef:
+        """The ref of an object, made if it has none."""
+        return self.session.refs.add(value, self.module, self.library, self.serial)
 
     # --- tools.registry.ToolContext ---
 
@@ -439,15 +461,20 @@ class Context:
         refs = self.session.refs
         if isinstance(target, UnresolvedRef):
             return False
-        if isinstance(target, (Ref, StreamRef)):
-            return refs.release(target.id)
-        entry = refs.entry_of(target)
-        if entry is not None:
-            return refs.release(entry.ref.id)
-        return isinstance(target, str) and refs.release(target)
+        entry = None if isinstance(target, (Ref, StreamRef)) else refs.entry_of(target)
+        id = entry.ref.id if entry is not None else target.id if isinstance(target, (Ref, StreamRef)) else target
+        if not isinstance(id, str) or not refs.release(id):
+            return False
+        if self.session.lineage is not None:
+            self.session.lineage.released(id)
+        return True
 
     def release_session(self, session_id: str) -> int:
-        return self._dispatcher.sessions.release(session_id)
+        dispatcher = self._dispatcher
+        session = dispatcher.sessions.find(session_id)
+        if session is not None and session.recovers is not None:
+            dispatcher.recovery().forget(session_id)
+        return dispatcher.sessions.release(session_id)
 
     def settle(self, value: Any) -> Any:
         return settle(value, self._dispatcher.loop)

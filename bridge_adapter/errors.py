@@ -49,6 +49,12 @@ class UnknownRef(BridgeError, KeyError):
         self.cure = cure
 
 
+class SessionLost(UnknownRef):
+    """A ref whose object was in a process that has died, and which could not be made again."""
+
+    category = "session_lost"
+
+
 class InvalidRef(BridgeError, ValueError):
     """Something that should be a ref is not one."""
 

@@ -22,6 +22,7 @@ class Resolver:
         self.foreign: set[str] = set()
         self.unresolved: list[UnresolvedRef] = []
         self.callbacks: list[Any] = []
+        self.given: list[str] = []
 
     def reset(self) -> None:
         if self.foreign:
@@ -30,9 +31,12 @@ class Resolver:
             self.unresolved = []
         if self.callbacks:
             self.callbacks = []
+        if self.given:
+            self.given = []
 
     def resolve(self, ref: Ref | StreamRef) -> Any:
         self.foreign.add(ref.session)
+        self.given.append(ref.id)
         session = self._dispatcher.sessions.find(ref.session)
         try:
             if session is None:

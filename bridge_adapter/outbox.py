@@ -6,8 +6,10 @@ The session's lock is held only while the generator runs, so the consumer may us
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -38,7 +40,7 @@ def stream_items(connection: Connection, dispatcher: Dispatcher, request: Reques
     if type(credit) is not int or not 1 <= credit <= MAX_CREDIT:
         raise errors.InvalidRequest(f"credit must be an integer from 1 to {MAX_CREDIT}, not {str(credit)[:40]}")
     connection.open_credit(message.id, credit)
-    producer = _Producer(connection, dispatcher, request, message.id)
+    producer = _Producer(connection, dispatcher, request, message.id, _count(message.body.get("skip")))
     try:
         producer.run()
     finally:
@@ -49,13 +51,14 @@ def stream_items(connection: Connection, dispatcher: Dispatcher, request: Reques
 class _Producer:
     """Runs one stream: take the session's turn, produce while there is credit, let go, wait for credit."""
 
-    def __init__(self, connection: Connection, dispatcher: Dispatcher, request: Request, id: int) -> None:
+    def __init__(self, connection: Connection, dispatcher: Dispatcher, request: Request, id: int, skip: int) -> None:
         self._connection = connection
         self._dispatcher = dispatcher
         self._request = request
         self._id = id
         self._packer = connection.stream_packer()
         self._source: Iterator[Any] | None = None
+        self._skip = skip
         self._context: Context | None = None
         self._session: Session | None = None
         self._outbox = Outbox(lambda items: connection.socket.send(lane.items_head(id, len(items)), *items))
@@ -136,7 +139,20 @@ class _Producer:
         self._dispatcher.check_bytes(self._request, session)
         session.streams.add(self)
         self._context = context = Context(self._dispatcher, session, self._request)
-        self._source = self._dispatcher.stream_tool(self._request)(context.payload(), context)
+        payload = context.payload()
+        if session.lineage is not None:
+            self._dispatcher.recovery().streams(context, payload)
+        self._source = self._dispatcher.stream_tool(self._request)(payload, context)
+        if self._skip:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Leaves out the items that the client has: the worker that sent them is gone."""
+        resume = getattr(self._source, "__snakebridge_resume__", None)
+        if resume is not None:
+            resume(self._skip)
+        else:
+            deque(itertools.islice(self._source or (), self._skip), maxlen=0)
 
     def _close_source(self) -> None:
         close: Callable[[], None] | None = getattr(self._source, "close", None)
@@ -168,6 +184,14 @@ class _Producer:
         closer.begun = True  # whatever the queue's bounds
         with self._dispatcher.entered(replace(self._request, call=closer)) as session:
             session.run(closing)
+
+
+def _count(skip: Any) -> int:
+    if skip is None:
+        return 0
+    if type(skip) is not int or skip < 0:
+        raise errors.InvalidRequest(f"skip must be a number of items >= 0, not {str(skip)[:40]}")
+    return skip
 
 
 class Outbox:

@@ -7,12 +7,12 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bridge_adapter.codec import Ref, StreamRef
 from bridge_adapter.codec.resolver import stream_type
-from bridge_adapter.errors import InvalidRequest, MemoryLimit, UnknownRef
+from bridge_adapter.errors import InvalidRequest, MemoryLimit, SessionLost, UnknownRef
 from bridge_adapter.sizes import size_of
 
 _BIGGEST = 5  # refs that an error names
@@ -48,6 +48,9 @@ def unknown(ref_id: str, session_id: str) -> UnknownRef:
     return UnknownRef(f"Unknown SnakeBridge reference: {ref_id}", cure, **details)
 
 
+_identity = id
+
+
 class Entry:
     """One object. `unread`, `last_batch` and `failure` are only used by streams (tools/stream.py)."""
 
@@ -67,7 +70,7 @@ class Entry:
 class RefStore:
     """Refs of one session. Not locked: a session runs one call at a time, and dict operations are atomic for those that are concurrent."""
 
-    __slots__ = ("_bytes", "_changed", "_entries", "_identities", "_max", "_max_bytes", "_session", "_ttl")
+    __slots__ = ("_bytes", "_changed", "_entries", "_identities", "_max", "_max_bytes", "_session", "_ttl", "explain")
 
     def __init__(self, session: str, max_refs: int, ttl_s: float) -> None:
         self._session = session
@@ -78,6 +81,7 @@ class RefStore:
         self._max_bytes: int | None = None
         self._bytes = 0
         self._changed: dict[str, None] = {}  # refs used since they were measured, where bytes are bounded
+        self.explain: Callable[[str], str] | None = None  # of a session that was rebuilt: why a ref did not come back
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -153,12 +157,12 @@ class RefStore:
         named = [{"ref_id": entry.ref.id, "type": entry.ref.type_name, "bytes": entry.size} for entry in biggest]
         return {"session_id": self._session, "bytes": self._bytes, "max_bytes": self._max_bytes, "biggest": named}
 
-    def add(self, obj: Any, module: str, library: str, serial: int) -> Ref | StreamRef:
+    def add(self, obj: Any, module: str, library: str, serial: int, id: str | None = None) -> Ref | StreamRef:
         """The ref of an object: the same one as long as the session holds it.
 
-        `serial` marks the answer that is being made: it never evicts its own refs.
+        `serial` marks the answer that is being made: it never evicts its own refs. `id`: what its id is to be, of an object made again.
         """
-        known = self._identities.get(id(obj))
+        known = self._identities.get(_identity(obj))
         if known is not None:
             entry = self._entries[known]
             entry.serial = serial
@@ -174,7 +178,7 @@ class RefStore:
                 ).after_effects()
         kind = stream_type(obj)
         name = type(obj).__name__
-        new_id = _new_id()
+        new_id = id or _new_id()
         ref: Ref | StreamRef
         if kind is None:
             ref = Ref(new_id, self._session, module, library, name)
@@ -187,7 +191,7 @@ class RefStore:
             entry.size = size
             self._bytes += size
         self._entries[new_id] = entry
-        self._identities[id(obj)] = new_id
+        self._identities[_identity(obj)] = new_id
         return ref
 
     def get(self, ref_id: str) -> Entry:
@@ -196,12 +200,36 @@ class RefStore:
             self._expire()
         entry = self._entries.get(ref_id)
         if entry is None:
-            raise unknown(ref_id, self._session)
+            raise self._missing(ref_id)
         if self._ttl:
             entry.used = time.monotonic()
         if self._max_bytes is not None:
             self._changed[ref_id] = None
         return entry
+
+    def _missing(self, ref_id: str) -> UnknownRef:
+        missing = unknown(ref_id, self._session)
+        reason = self.explain(ref_id) if self.explain is not None else ""
+        if self.explain is None or not (reason or missing.cure):
+            return missing
+        cure = f"it is gone with the Python process that held it, and was not rebuilt: {reason or 'how it was made is not recorded'}"
+        return SessionLost(missing.args[0], f"{cure}; make it again", **{**missing.details, "hint": cure})
+
+    def find(self, ref_id: str) -> Any:
+        """The object of an id, or None: a look that does not count as a use."""
+        entry = self._entries.get(ref_id)
+        return None if entry is None else entry.obj
+
+    def find_entry(self, ref_id: str) -> Entry | None:
+        """The same for its entry."""
+        return self._entries.get(ref_id)
+
+    def clear(self) -> None:
+        """Forgets all refs."""
+        self._entries.clear()
+        self._identities.clear()
+        self._changed.clear()
+        self._bytes = 0
 
     def __contains__(self, ref_id: str) -> bool:
         if self._ttl:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,12 @@ class Request:
     refs: list[str] | None = None  # of a call with a key: the refs in its answer
     outcome: Outcome | None = None  # the same: how its answer came about
     admitted: bool = False  # it has had its session's turn: what it still has to do there is not refused
+    given: list[str] = field(default_factory=list)  # the refs that the payload named
+    functions: bool = False  # there are Elixir functions in the payload
+    # Of a call in a session that is recovered (docs/recovery.md):
+    raw: bytes | memoryview | None = None  # the message in which it came
+    read_again: Callable[[Request], None] | None = None  # reads its payload once more, when the session has its objects back
+    answer: bytes | None = None  # its own answer, if it had run before its process died
 
 
 @dataclass(slots=True, eq=False)

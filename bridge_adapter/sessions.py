@@ -10,7 +10,7 @@ import threading
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import threads
 from bridge_adapter.config import Config
@@ -18,15 +18,21 @@ from bridge_adapter.errors import InvalidRequest, Unavailable
 from bridge_adapter.refs import RefStore
 from bridge_adapter.session_lock import Bounds, Room, SessionLock
 
+if TYPE_CHECKING:
+    from bridge_adapter.lineage.recorder import Lineage
+    from bridge_adapter.lineage.records import Options
+
 _SESSION_ID_LIMIT = 512
 _SWEEP_START = 1024
-_OPTIONS = frozenset({"pinned", "concurrent", "max_refs", "ref_ttl", "max_queue", "overflow", "max_bytes"})
+_OPTIONS = frozenset(
+    {"pinned", "concurrent", "max_refs", "ref_ttl", "max_queue", "overflow", "max_bytes", "recover", "replayable", "on_difference"}
+)
 
 
 class Session:
     """State of one caller. `closed`: not in the table any more; whoever waited for its lock opens the session anew."""
 
-    __slots__ = ("_thread", "closed", "concurrent", "id", "lock", "pinned", "refs", "streams")
+    __slots__ = ("_thread", "closed", "concurrent", "id", "lineage", "lock", "pinned", "recovers", "refs", "streams")
 
     def __init__(self, id: str, config: Config, room: Room) -> None:
         self.id = id
@@ -36,11 +42,15 @@ class Session:
         self.concurrent = False
         self.closed = False
         self.streams: set[object] = set()  # that run in it, also while they leave its lock to others
+        self.recovers: Options | None = None
+        self.lineage: Lineage | None = None  # of a session that recovers, once its first call has come
         self._thread: _PinnedThread | None = None
 
     def configure(self, options: Any) -> None:
         """Takes {"pinned": bool, "concurrent": bool, "max_refs": int, "ref_ttl": seconds, "max_queue": int,
-        "overflow": "reject" | "drop_oldest", "max_bytes": int}. Raises InvalidRequest.
+        "overflow": "reject" | "drop_oldest", "max_bytes": int, "recover": "lineage"}. Raises InvalidRequest.
+
+        With "recover" also {"replayable": bool, "on_difference": "fail" or "warn"}.
         """
         if not isinstance(options, dict) or not set(options) <= _OPTIONS:
             raise InvalidRequest(f"session_options is a map of {', '.join(sorted(_OPTIONS))}, not {str(options)[:80]}")
@@ -49,6 +59,8 @@ class Session:
         if self.pinned and self.concurrent:
             self.pinned = self.concurrent = False
             raise InvalidRequest("a session cannot be both pinned (one thread) and concurrent (many); choose one")
+        if "recover" in options and (self.recovers is None or options["recover"] != "lineage"):
+            self._recover(options)
         if "max_refs" in options or "ref_ttl" in options:
             self.refs.limit(options.get("max_refs"), options.get("ref_ttl"))
         if "max_bytes" in options:
@@ -69,6 +81,20 @@ class Session:
             )
         bounds.limit, bounds.overflow = limit, overflow
 
+    def _recover(self, options: dict[str, Any]) -> None:
+        if options["recover"] != "lineage":
+            raise InvalidRequest(f"recover is {str(options['recover'])[:40]!r}; it must be 'lineage' (docs/recovery.md)")
+        if self.concurrent:
+            raise InvalidRequest("a session cannot be both concurrent and recovered: its calls have no order in which to make them again")
+        if len(self.refs):
+            raise InvalidRequest(f"the session {self.id} holds objects already that were not recorded; say recover when it begins")
+        from bridge_adapter.lineage.records import Options
+
+        try:
+            self.recovers = Options.of(options)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+
     def run(self, code: Callable[[], Any]) -> Any:
         """Runs code on the thread this session's calls belong on."""
         if not self.pinned:
@@ -85,7 +111,8 @@ class Session:
 
     @property
     def stateless(self) -> bool:
-        return not len(self.refs) and not self.streams and self.lock.idle and not self.pinned and not self.concurrent
+        free = self.lock.idle and not self.streams
+        return free and not len(self.refs) and not self.pinned and not self.concurrent and self.recovers is None
 
 
 class _PinnedThread:

@@ -183,6 +183,9 @@ def _session_options(metadata: Mapping[str, str]) -> dict[str, Any]:
             except ValueError:
                 wanted = "an integer" if kind is int else "a number of seconds"
                 raise _invalid(f"{name} in the request's metadata is {metadata[name][:40]!r}; it must be {wanted}") from None
+    if metadata.get("recover"):
+        options.update({name: metadata[name] for name in ("recover", "on_difference") if metadata.get(name)})
+        options["replayable"] = metadata.get("replayable", "").lower() in _TRUE
     return options
 
 

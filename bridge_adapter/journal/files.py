@@ -9,19 +9,11 @@ import os
 import sqlite3
 from pathlib import Path
 
+from bridge_adapter.journal.schema import APPLICATION, MIGRATIONS
+
 log = logging.getLogger("bridge_adapter.journal")
 
 _BUSY_SECONDS = 5.0
-_APPLICATION = 0x534E4A4C  # "SNJL"
-# Each entry brings the file from the version before it to its own; the last is today's. Never change one that was released.
-_MIGRATIONS = (
-    """
-    CREATE TABLE calls (
-        key TEXT PRIMARY KEY, digest TEXT NOT NULL, form TEXT NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL,
-        owner TEXT NOT NULL, began REAL NOT NULL, expires REAL NOT NULL, ended REAL, refs TEXT NOT NULL DEFAULT '', answer BLOB
-    );
-    """,
-)
 
 
 class _Unreadable(Exception):
@@ -81,18 +73,18 @@ def _checked(path: Path) -> sqlite3.Connection:
     try:
         [[version]], [[application]] = calls.execute("PRAGMA user_version"), calls.execute("PRAGMA application_id")
         [[tables]] = calls.execute("SELECT count(*) FROM sqlite_master")
-        if version > len(_MIGRATIONS):
+        if version > len(MIGRATIONS):
             raise sqlite3.OperationalError(
-                f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(_MIGRATIONS)}"
+                f"it is of version {version}, made by a newer bridge-adapter; this one knows versions up to {len(MIGRATIONS)}"
             )
-        if (version or tables) and application != _APPLICATION:
+        if (version or tables) and application != APPLICATION:
             raise sqlite3.OperationalError("it is a SQLite file, but not a journal; nothing was changed in it")
         _prepare(calls)
         [[found]] = calls.execute("PRAGMA quick_check(1)")
         if found != "ok":
             raise _Unreadable(found)
-        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
-            marks = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {number}"
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {number}"
             calls.executescript(f"BEGIN IMMEDIATE; {script}; {marks}; COMMIT")
     except BaseException:
         calls.close()

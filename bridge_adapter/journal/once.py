@@ -86,7 +86,7 @@ class Once:
 
     def _found(self, key: str) -> Row | None:
         try:
-            return self._opened().look(key)
+            return self.journal().look(key)
         except JournalError as error:
             self._warn(str(error))
             return None
@@ -101,12 +101,12 @@ class Once:
                 return row.answer is None or not holds(row.refs)
             if row.state == FAILED:
                 return row.attempts != waited or row.answer is None
-            journal = self._opened()
+            journal = self.journal()
             return key.text not in self._running if journal.ours(row) else not journal.lives(row)
 
         while True:
             with self._gate:  # nobody may look between the row and `_running`
-                row, attempt = self._opened().begin(key.text, key.digest, form, takes_over)
+                row, attempt = self.journal().begin(key.text, key.digest, form, takes_over)
                 if row is None:
                     self._running[key.text] = call
                     return None, attempt
@@ -130,7 +130,8 @@ class Once:
                 raise call.interruption() from None
             pause = min(2 * pause, _LAST_LOOK)
 
-    def _opened(self) -> Journal:
+    def journal(self) -> Journal:
+        """The journal, opened now if it was not. Raises JournalError."""
         with self._opening:
             if self._journal is None:
                 self._journal = self._open()
@@ -138,7 +139,7 @@ class Once:
 
     def _record(self, action: Callable[[Journal], None]) -> None:
         try:
-            action(self._opened())
+            action(self.journal())
         except Exception as error:
             # Whatever it is, the answer is good; only, with the same key it would be made again.
             self._warn(str(error) if isinstance(error, JournalError) else f"an answer could not be recorded: {error!r}")

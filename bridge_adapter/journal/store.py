@@ -19,15 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from bridge_adapter import processes
 from bridge_adapter.journal import ends, files, marks
 from bridge_adapter.journal.ends import LONGEST_ANSWER, End, Ends
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
+from bridge_adapter.journal.schema import LINEAGES
 
 log = logging.getLogger("bridge_adapter.journal")
 
 Durability = Literal["process", "power"]
 _STEP_ROWS = 50  # deleted at a time: some 0.2 ms
 _TIDY_SECONDS = 10.0
+_TOUCH_SECONDS = 600.0
 _WRITE_BACK_EVERY = 500  # accesses
 _LONGEST_LOG = 16 * 1024 * 1024
 T = TypeVar("T")
@@ -178,7 +181,7 @@ class Journal:
 
     def _end(self, key: str, end: _End, *, durable: bool) -> None:
         try:
-            self._do(lambda calls: _durably(calls, end, durable))
+            self._do(lambda calls: _durably(calls, end.statement, end.values, durable))
         except BaseException:
             # Others would wait for it for as long as this process lives.
             self._later(key, end)
@@ -222,6 +225,25 @@ class Journal:
         """What is known of a key."""
         self._settle()
         return self._do(lambda calls: _row(calls, key))
+
+    def write(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs statements of the caller's own as one transaction, which survives what an answer survives."""
+
+        def transaction(calls: sqlite3.Connection) -> T:
+            if self._power:
+                calls.execute("PRAGMA synchronous = FULL")
+            try:
+                with _transaction(calls):
+                    return action(calls)
+            finally:
+                if self._power:
+                    calls.execute("PRAGMA synchronous = NORMAL")
+
+        return self._do(transaction)
+
+    def execute(self, statement: str, values: tuple[Any, ...]) -> int:
+        """Runs one statement of the caller's own, which survives what an answer survives; the number of rows that it changed."""
+        return self._do(lambda calls: _durably(calls, statement, values, self._power))
 
     def close(self) -> None:
         """Closes the file. Rows of calls that still run stay as they are: their process is about to be gone."""
@@ -326,7 +348,19 @@ class Journal:
 
             self._forget(calls, expired, lambda: True)
             self._forget(calls, lambda state, *_: state != STARTED, lambda: self._too_much(calls))
+            self._forget_lineages(calls, now)
             self._write_back(calls)
+
+    def _forget_lineages(self, calls: sqlite3.Connection, now: float) -> None:
+        """Forgets the lineages of sessions whose processes are gone, and which nobody has rebuilt for as long as anything is kept."""
+        for session, owner, touched in calls.execute("SELECT session, owner, touched FROM lineages").fetchall():
+            if processes.lives(owner):
+                if touched < now - _TOUCH_SECONDS:
+                    calls.execute("UPDATE lineages SET touched = ? WHERE session = ? AND owner = ?", (now, session, owner))
+            elif touched < now - self.bounds.seconds:
+                with _transaction(calls):
+                    for table in LINEAGES:
+                        calls.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
 
     def _write_back(self, calls: sqlite3.Connection) -> None:
         """Brings what is in the log into the file, so that the log can begin anew."""
@@ -339,7 +373,9 @@ class Journal:
 
     def _too_much(self, calls: sqlite3.Connection) -> bool:
         [[pages]], [[free]], [[size]] = (calls.execute(f"PRAGMA {name}") for name in ("page_count", "freelist_count", "page_size"))
-        if (pages - free) * size > self.bounds.bytes:
+        # Lineages have bounds of their own, and are no reason to forget answers.
+        [[lineages]] = calls.execute("SELECT coalesce(sum(size), 0) FROM lineage_records")
+        if (pages - free) * size - lineages > self.bounds.bytes:
             return True
         [[rows]] = calls.execute("SELECT count(*) FROM calls")
         return bool(rows > self.bounds.rows)
@@ -372,11 +408,11 @@ def _transaction(calls: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _durably(calls: sqlite3.Connection, end: _End, durable: bool) -> None:
+def _durably(calls: sqlite3.Connection, statement: str, values: tuple[Any, ...], durable: bool) -> int:
     if durable:
         calls.execute("PRAGMA synchronous = FULL")
     try:
-        calls.execute(end.statement, end.values)
+        return calls.execute(statement, values).rowcount
     finally:
         if durable:
             calls.execute("PRAGMA synchronous = NORMAL")

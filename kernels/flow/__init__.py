@@ -9,13 +9,14 @@ from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
 from .images import degrade, psnr
 from .panels import difference, save_panel
 from .precision import device
-from .restoration import restore
+from .restoration import Restoration, restore
 
 __all__ = [
     "FlowDiverged",
     "FlowError",
     "FlowInputError",
     "MissingExtra",
+    "Restoration",
     "degrade",
     "device",
     "difference",

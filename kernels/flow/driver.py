@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import FlowDiverged
@@ -27,55 +28,86 @@ Advance = Callable[[Run, int], tuple[Run, jax.Array, Metrics]]
 Progress = Callable[[dict[str, Any]], Any]
 
 
-class Outcome(NamedTuple):
-    """The run where it stopped, why, the last progress report, and one value per iteration of energy, residual and
-    inner_gap.
+class Descent:
+    """A run, one block per step: an iterator of progress reports.
+
+    `run` is where it stands, `stopped` why it is over ("" while it goes on), `info` the last report, `history` one value per iteration of
+    energy, residual and inner_gap.
     """
 
-    run: Run
-    stopped: str
-    info: dict[str, Any]
-    history: dict[str, list[float]]
+    def __init__(
+        self, advance: Advance, run: Run, *, iterations: int, block: int | None, measure: Callable[[Run], dict[str, float]] | None = None
+    ) -> None:
+        """block: steps per block, or None to let measured time choose. measure: further figures for each report."""
+        self._advance, self._measure = advance, measure
+        self._iterations, self._block = iterations, block
+        self.run = run
+        self.stopped = ""
+        self.info: dict[str, Any] = {}
+        self.history: dict[str, list[float]] = {"energy": [], "residual": [], "inner_gap": []}
+        self._blocks = self._done = 0
+        self._steps = block or 1
+        self._started = time.perf_counter()
 
+    def __iter__(self) -> Descent:
+        return self
 
-def drive(
-    advance: Advance,
-    run: Run,
-    *,
-    iterations: int,
-    block: int | None,
-    on_progress: Progress | None = None,
-    measure: Callable[[Run], dict[str, float]] | None = None,
-) -> Outcome:
-    """Runs blocks until the run is over, `iterations` are spent or `on_progress` answers "cancel" or False.
-
-    block: steps per block, or None to let measured time choose. measure: further figures for each report. Raises
-    FlowDiverged when the energy of a step is not a finite number.
-    """
-    started = time.perf_counter()
-    history: dict[str, list[float]] = {"energy": [], "residual": [], "inner_gap": []}
-    blocks, done, steps = 0, 0, block or 1
-    while True:
+    def __next__(self) -> dict[str, Any]:
+        """Runs a block. Raises FlowDiverged when the energy of a step is not a finite number."""
+        if self.stopped:
+            raise StopIteration
         block_started = time.perf_counter()
-        run, made, trace = advance(run, min(steps, iterations - done))
+        run, made, trace = self._advance(self.run, min(self._steps, self._iterations - self._done))
         status, count, metrics = jax.device_get((run.status, made, trace))
         elapsed = time.perf_counter() - block_started
-        blocks, done = blocks + 1, done + int(count)
+        blocks, done = self._blocks + 1, self._done + int(count)
         if status == NOT_FINITE:
             raise FlowDiverged(
                 f"the energy is not a finite number after iteration {done}: the values are too large for "
                 f"{metrics.residual.dtype.name}. Scale them so that white is 1, or use dtype='float64'"
             )
-        _append(history, metrics, int(count))
-        info = _report(blocks, done, iterations, metrics, int(count)) | (measure(run) if measure else {})
-        info["elapsed_s"] = time.perf_counter() - started
-        answer = on_progress(dict(info)) if on_progress else None
-        if status != RUNNING or done >= iterations:
-            return Outcome(run, _REASONS[int(status)], info, history)
+        info = _report(blocks, done, self._iterations, metrics, int(count)) | (self._measure(run) if self._measure else {})
+        info["elapsed_s"] = time.perf_counter() - self._started
+        self.run, self._blocks, self._done, self.info = run, blocks, done, info
+        _append(self.history, metrics, int(count))
+        if status != RUNNING or done >= self._iterations:
+            self.stopped = _REASONS[int(status)]
+        elif self._block is None:
+            self._steps = next_block(self._steps, elapsed)
+        return dict(info)
+
+    def cancel(self) -> None:
+        """Ends the run where it stands."""
+        self.stopped = self.stopped or "cancelled"
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Where it stands, as plain data and arrays."""
+        return {
+            "run": [np.asarray(leaf) for leaf in jax.tree_util.tree_leaves(self.run)],
+            "history": {name: np.asarray(values) for name, values in self.history.items()},
+            "info": dict(self.info),
+            "stopped": self.stopped,
+            "blocks": self._blocks,
+            "steps": self._steps,
+            "elapsed_s": time.perf_counter() - self._started,
+        }
+
+    def restore(self, value: dict[str, Any]) -> None:
+        """Goes on from a checkpoint of a run with the same arguments."""
+        structure = jax.tree_util.tree_structure(self.run)
+        self.run = jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaf) for leaf in value["run"]])
+        self.history = {name: values.tolist() for name, values in value["history"].items()}
+        self.info, self.stopped = dict(value["info"]), value["stopped"]
+        self._blocks, self._steps, self._done = value["blocks"], value["steps"], len(self.history["energy"])
+        self._started = time.perf_counter() - value["elapsed_s"]
+
+
+def drive(descent: Descent, on_progress: Progress | None) -> None:
+    """Runs blocks until the run is over or `on_progress` answers "cancel" or False to the report of one."""
+    for info in descent:
+        answer = on_progress(info) if on_progress else None
         if _is_cancel(answer):
-            return Outcome(run, "cancelled", info, history)
-        if block is None:
-            steps = next_block(steps, elapsed)
+            descent.cancel()
 
 
 def next_block(steps: int, elapsed: float) -> int:

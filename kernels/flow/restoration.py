@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .driver import BLOCK_CAPACITY, Progress, drive
+from .driver import BLOCK_CAPACITY, Descent, Progress, drive
 from .errors import FlowInputError
 from .images import as_image, from_planes, noise_level, non_negative, positive, psnr, range_of, to_planes, whole
 from .operators import Circulant, gaussian_kernel, norm_sq, transfer_function
@@ -132,57 +132,127 @@ def restore(
     Raises FlowInputError for arguments that cannot be used and FlowDiverged when the energy overflows.
     Sources: Beck & Teboulle 2009 (FISTA, MFISTA, TV), O'Donoghue & Candes 2015 (restart); see `solvers` and `proximal`.
     """
-    array = as_image(image, "image")
-    white = range_of(array, data_range)
-    truth = None if reference is None else _matching(as_image(reference, "reference"), array)
-    planes = to_planes(array, white)
-    shape = (planes.shape[-2], planes.shape[-1])
-    fixed_block = None if block is None else whole(block, "block", 1)
-    prior_name = _choice(prior, "prior", WEIGHT_FACTORS)
-    plan = Plan(
-        shape=shape,
-        prior=_total_variation(inner_steps) if prior_name == "tv" else _wavelet(shape, wavelet_name, levels),
-        solver=_choice(solver, "solver", SOLVERS),
-        capacity=max(BLOCK_CAPACITY, fixed_block or 0),
+    flow = Restoration(
+        image,
+        blur_sigma=blur_sigma,
+        weight=weight,
+        prior=prior,
+        iterations=iterations,
+        block=block,
+        tol=tol,
+        reference=reference,
+        solver=solver,
+        inner_steps=inner_steps,
+        wavelet_name=wavelet_name,
+        levels=levels,
+        data_range=data_range,
+        dtype=dtype,
     )
-    budget, tolerance = whole(iterations, "iterations", 1), non_negative(tol, "tol")
+    with precision(dtype):
+        drive(flow.descent, on_progress)
+    return flow.result()
 
-    kernel = gaussian_kernel(shape, non_negative(blur_sigma, "blur_sigma"))
-    transfer = transfer_function(kernel)
-    beta, noise = norm_sq(transfer), noise_level(planes)
-    chosen = _default_weight(prior_name, noise, kernel) if weight is None else positive(weight, "weight")
 
-    def current(run: Run) -> NDArray[Any]:
-        return from_planes(np.asarray(run.state.x), white)
+class Restoration:
+    """The same, block by block: an iterator of progress reports, and at any time the `result` so far.
 
-    def compare(run: Run) -> dict[str, float]:
-        return {} if truth is None else {"psnr": psnr(current(run), truth, _peak(white, truth, data_range))}
+    It gives checkpoints, so that a session that is recovered goes on from the last one (docs/recovery.md).
+    """
 
-    with precision(dtype) as real:
-        problem = _problem(real, transfer, planes, beta=beta, weight=chosen, tol=tolerance)
-        outcome = drive(
-            lambda run, steps: _advance(plan, problem, run, jnp.int32(steps)),
-            _begin(plan, problem, jnp.asarray(planes, real)),
-            iterations=budget,
-            block=fixed_block,
-            on_progress=on_progress,
-            measure=compare,
+    def __init__(
+        self,
+        image: ArrayLike,
+        *,
+        blur_sigma: float,
+        weight: float | None = None,
+        prior: str = "tv",
+        iterations: int = 200,
+        block: int | None = None,
+        tol: float = 2e-3,
+        reference: ArrayLike | None = None,
+        solver: str = "mfista",
+        inner_steps: int = 5,
+        wavelet_name: str = "db4",
+        levels: int | None = None,
+        data_range: float | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """Takes the arguments of `restore`, on_progress excepted."""
+        array = as_image(image, "image")
+        white = self._white = range_of(array, data_range)
+        truth = None if reference is None else _matching(as_image(reference, "reference"), array)
+        planes = to_planes(array, white)
+        shape = (planes.shape[-2], planes.shape[-1])
+        fixed_block = None if block is None else whole(block, "block", 1)
+        prior_name = _choice(prior, "prior", WEIGHT_FACTORS)
+        plan = Plan(
+            shape=shape,
+            prior=_total_variation(inner_steps) if prior_name == "tv" else _wavelet(shape, wavelet_name, levels),
+            solver=_choice(solver, "solver", SOLVERS),
+            capacity=max(BLOCK_CAPACITY, fixed_block or 0),
         )
-        restored = current(outcome.run)
-    before = {} if truth is None else {"psnr_before": psnr(array, truth, _peak(white, truth, data_range))}
-    return {
-        **outcome.info,
-        **before,
-        "image": restored,
-        "stopped": outcome.stopped,
-        "weight": chosen,
-        "noise": noise,
-        "beta": beta,
-        "step": 1 / beta,
-        "device": device(),
-        "dtype": real.name,
-        "history": outcome.history,
-    }
+        budget, tolerance = whole(iterations, "iterations", 1), non_negative(tol, "tol")
+
+        kernel = gaussian_kernel(shape, non_negative(blur_sigma, "blur_sigma"))
+        transfer = transfer_function(kernel)
+        self._beta, self._noise = norm_sq(transfer), noise_level(planes)
+        self._weight = _default_weight(prior_name, self._noise, kernel) if weight is None else positive(weight, "weight")
+        self._dtype = dtype
+        self._before: dict[str, float] = {}
+        if truth is not None:
+            self._before["psnr_before"] = psnr(array, truth, _peak(white, truth, data_range))
+
+        def compare(run: Run) -> dict[str, float]:
+            return {} if truth is None else {"psnr": psnr(self._image(run), truth, _peak(white, truth, data_range))}
+
+        with precision(dtype) as real:
+            problem = _problem(real, transfer, planes, beta=self._beta, weight=self._weight, tol=tolerance)
+            self.descent = Descent(
+                lambda run, steps: _advance(plan, problem, run, jnp.int32(steps)),
+                _begin(plan, problem, jnp.asarray(planes, real)),
+                iterations=budget,
+                block=fixed_block,
+                measure=compare,
+            )
+
+    def __iter__(self) -> Restoration:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        with precision(self._dtype):
+            return next(self.descent)
+
+    def _image(self, run: Run) -> NDArray[Any]:
+        return from_planes(np.asarray(run.state.x), self._white)
+
+    def result(self) -> dict[str, Any]:
+        """What `restore` returns, of the image reached so far; "stopped" is "" while it is not over."""
+        with precision(self._dtype) as real:
+            image = self._image(self.descent.run)
+        return {
+            **self.descent.info,
+            **self._before,
+            "image": image,
+            "stopped": self.descent.stopped,
+            "weight": self._weight,
+            "noise": self._noise,
+            "beta": self._beta,
+            "step": 1 / self._beta,
+            "device": device(),
+            "dtype": real.name,
+            "history": self.descent.history,
+        }
+
+    def __snakebridge_state__(self) -> list[Any]:
+        """What two runs that stand at the same place have in common: not their clocks."""
+        return [self._weight, self._dtype, *self.descent.checkpoint()["run"]]
+
+    def __snakebridge_checkpoint__(self) -> dict[str, Any]:
+        return self.descent.checkpoint()
+
+    def __snakebridge_restore__(self, value: dict[str, Any]) -> None:
+        with precision(self._dtype):
+            self.descent.restore(value)
 
 
 def _total_variation(inner_steps: int) -> TotalVariation:

@@ -269,3 +269,16 @@ def test_block_sizes_follow_the_clock_within_their_limits() -> None:
     assert next_block(8, BLOCK_SECONDS / 10) == 16  # at most twice as many
     assert next_block(16, 2 * BLOCK_SECONDS) == 8
     assert next_block(BLOCK_CAPACITY, 0.0) == BLOCK_CAPACITY
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_ends_where_it_would_have_ended() -> None:
+    options: dict[str, Any] = {"blur_sigma": 1.5, "iterations": 12, "block": 3, "tol": 0, "reference": CROP}
+    first, second = (flow.Restoration(BLURRED, **options) for _ in range(2))
+    assert [next(first)["iteration"], next(first)["iteration"]] == [3, 6]
+    second.__snakebridge_restore__(first.__snakebridge_checkpoint__())
+    assert second.result()["iteration"] == 6 and second.result()["stopped"] == ""
+    assert [info["iteration"] for info in second] == [9, 12]
+    result, expected = second.result(), flow.restore(BLURRED, **options)
+    assert_array_equal(result["image"], expected["image"])
+    assert result["history"] == expected["history"]
+    assert result.keys() == expected.keys() and result["stopped"] == "budget"

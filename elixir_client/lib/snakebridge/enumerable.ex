@@ -70,14 +70,14 @@ defimpl Enumerable, for: SnakeBridge.Ref do
 
   # Objects without a length or a membership test of their own are iterated.
   def count(ref) do
-    case Runtime.call_method(ref, "__len__") do
+    case Runtime.call_method(ref, "__len__", [], mutates: false) do
       {:ok, n} when is_integer(n) -> {:ok, n}
       _ -> {:error, __MODULE__}
     end
   end
 
   def member?(ref, item) do
-    case Runtime.call_method(ref, "__contains__", [item]) do
+    case Runtime.call_method(ref, "__contains__", [item], mutates: false) do
       {:ok, answer} when is_boolean(answer) -> {:ok, answer}
       _ -> {:error, __MODULE__}
     end
@@ -87,6 +87,7 @@ defimpl Enumerable, for: SnakeBridge.Ref do
 
   def reduce(ref, acc, fun) do
     case Runtime.call_dynamic("builtins", "iter", [ref],
+           mutates: false,
            __runtime__: [session_id: ref.session_id, pool: ref.pool]
          ) do
       {:ok, %SnakeBridge.StreamRef{} = iterator} ->
@@ -106,7 +107,7 @@ end
 
 defimpl String.Chars, for: [SnakeBridge.Ref, SnakeBridge.StreamRef] do
   def to_string(ref) do
-    case SnakeBridge.Runtime.call_method(ref, "__str__") do
+    case SnakeBridge.Runtime.call_method(ref, "__str__", [], mutates: false) do
       {:ok, text} when is_binary(text) -> text
       _ -> inspect(ref)
     end

@@ -25,7 +25,7 @@ defmodule SnakeBridge.Pool do
   """
   use Supervisor
 
-  alias SnakeBridge.{Breaker, Error, Exchange, Retry, SessionManager, Telemetry}
+  alias SnakeBridge.{Breaker, Error, Exchange, Retry, SessionContext, SessionManager, Telemetry}
   alias SnakeBridge.Exchange.Nesting
 
   alias SnakeBridge.Pool.{
@@ -221,22 +221,37 @@ defmodule SnakeBridge.Pool do
     with {:ok, stream} <- open_stream(tool, payload, opts), do: Exchange.Stream.each(stream, callback)
   end
 
-  @doc "Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`."
-  def open_stream(tool, payload, opts) do
-    # Whether the worker takes it is known only from its first answer.
-    again = fn -> open_stream(tool, payload, opts) end
+  @doc """
+  Opens a stream for lazy reading with `SnakeBridge.Exchange.Stream.next/1`. One that is idempotent is opened again when its worker dies, and goes
+  on behind the items that have come.
+  """
+  def open_stream(tool, payload, opts), do: open_stream(tool, payload, opts, 0)
+
+  defp open_stream(tool, payload, opts, skip) do
+    again = &open_stream(tool, payload, opts, &1)
 
     {opened, _} =
       run(payload, opts, fn worker, session, context ->
+        context = if skip > 0, do: Map.put(context, :skip, skip), else: context
+
+        # Whether the worker takes it is known only from its first answer.
         with {:ok, stream} <- Exchange.Stream.open(worker, session, tool, payload, context),
-             do: {:ok, %{stream | moved: fn -> moved(worker, session, context, again) end}}
+             do: {:ok, %{stream | taken: skip, moved: fn -> moved(worker, session, context, again) end}}
       end)
 
-    opened
+    with {:ok, stream} <- opened do
+      if payload["idempotent"] == true and repeated?(opts),
+        do: {:ok, %{stream | again: again}},
+        else: {:ok, stream}
+    end
   end
 
   defp moved(worker, session, context, again),
-    do: with({:ok, _} <- Placement.next(worker, context, session), do: again.())
+    do: with({:ok, _} <- Placement.next(worker, context, session), do: again.(context[:skip] || 0))
+
+  # Whether the policy knows of second attempts.
+  defp repeated?(opts),
+    do: Retry.new(opts[:retry], Retry.of(Keyword.get(opts, :pool, :default))).max_attempts > 1
 
   @doc false
   def deadline(:infinity), do: :infinity
@@ -257,14 +272,16 @@ defmodule SnakeBridge.Pool do
     for {pool, _, _} <- :ets.tab2list(@pools), Placement.placed?(pool, session) do
       with {:ok, worker} <- Placement.current(pool, session) do
         payload = SnakeBridge.Payload.release_session(session)
-        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: [], ends: true}
+        {options, _} = SessionContext.options(session)
+        opts = if options == %{}, do: [], else: [session_options: options]
+        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: opts, ends: true}
         Exchange.call(worker, session, "snakebridge.release_session", payload, context)
       end
 
       Placement.forget(pool, session)
     end
 
-    SnakeBridge.SessionContext.forget(session)
+    SessionContext.forget(session)
     :ok
   end
 

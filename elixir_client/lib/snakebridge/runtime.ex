@@ -10,6 +10,8 @@ defmodule SnakeBridge.Runtime do
       given again to whoever calls with that key later (docs/reliability.md). `__runtime__: [report: fun]` calls `fun` with
       `%{attempts: count, replayed: boolean}` of a call that was answered
     * `:retry` - a keyword list or a `SnakeBridge.Retry`: how often the call is made when workers die under it (docs/retries.md)
+    * `:mutates` - false: the call only reads, and changes nothing in Python; it is idempotent, and in a session that is recovered it
+      is not recorded (docs/recovery.md)
     * `:pool` - the pool to use, an atom
     * `:__args__` - further positional arguments
     * `:__runtime__` - `[timeout: ms, session_id: id, pool_name: name, stream_timeout: ms]`; a timeout may be `:infinity`. A call may take
@@ -338,7 +340,9 @@ defmodule SnakeBridge.Runtime do
 
   defp step(ref, extra, opts) do
     {_, runtime} = split(opts, [])
-    fields = Map.merge(%{"stream_ref" => ref, "library" => ref.library}, extra)
+    # Python knows which items a crash has lost on their way, and gives them again.
+    again = if SessionContext.recovered?(ref.session_id), do: %{"idempotent" => true}, else: %{}
+    fields = %{"stream_ref" => ref, "library" => ref.library} |> Map.merge(extra) |> Map.merge(again)
     request("snakebridge.call", "stream_next", fields, of(ref, runtime), {ref, :stream_next, []})
   end
 

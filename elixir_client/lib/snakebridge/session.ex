@@ -25,6 +25,8 @@ defmodule SnakeBridge.Session do
       users: `stop/1`, and giving up after too many failures, end these for good
     * `:pool`, `:timeout` - of the Python calls in the session that name none themselves
     * `:pinned`, `:concurrent`, `:max_queue`, `:overflow`, `:max_bytes` - as for `SnakeBridge.create_session/1`
+    * `:recover`, `:replayable`, `:on_difference` - the same. With `recover: :lineage` a session whose worker dies keeps its state, which Python makes anew
+      (docs/recovery.md); only if that fails does it begin again with `init`
     * `:max_failures` - how often in a row it may fail to begin, or be lost soon after, before its process gives up and its supervisor decides
       (10). Between attempts it rests 100 ms, then twice as long each time, at most 5 s
 
@@ -59,6 +61,9 @@ defmodule SnakeBridge.Session do
     :max_queue,
     :overflow,
     :max_bytes,
+    :recover,
+    :replayable,
+    :on_difference,
     :max_failures,
     :label,
     :worker,

@@ -6,6 +6,7 @@ defmodule SnakeBridge.SessionContext do
   """
   alias SnakeBridge.{Error, Retry, SessionManager}
 
+  @told [:pinned, :concurrent, :replayable, :max_queue, :overflow, :max_bytes]
   @session :snakebridge_session
   @options :snakebridge_session_options
 
@@ -55,6 +56,10 @@ defmodule SnakeBridge.SessionContext do
   def enter(nil), do: Process.delete(@session)
   def enter(session), do: Process.put(@session, session)
 
+  @doc false
+  # The options that make a session what it is.
+  def known, do: @told ++ [:recover, :on_difference]
+
   @doc """
   A new session id. Options:
 
@@ -63,6 +68,8 @@ defmodule SnakeBridge.SessionContext do
     * `:max_queue` - how many of its calls may wait (0: none). One more is refused as `:overloaded`
     * `:overflow` - who is: `:reject` (the default), the one that comes, or `:drop_oldest`, the one that has waited longest
     * `:max_bytes` - how many bytes its objects may hold in Python, as far as their sizes are known. More are refused as `:memory_limit`
+    * `:recover` - `:lineage` has what it holds made anew when its worker dies (docs/recovery.md); `replayable: true` says that every one of its calls may
+      be made again, `on_difference: :warn` that an object which comes out different is good enough
     * `:pool`, `:timeout`, `:retry` (`SnakeBridge.Retry`) - those of its calls that name none themselves
 
   An option that makes no sense raises `ArgumentError`. Of a session that is concurrent, no call waits.
@@ -77,9 +84,9 @@ defmodule SnakeBridge.SessionContext do
     Retry.new(opts[:retry])
 
     chosen =
-      for {key, value} <- Keyword.take(opts, [:pinned, :concurrent, :max_queue, :overflow, :max_bytes]),
+      for {key, value} <- Keyword.take(opts, @told),
           value not in [nil, false],
-          into: %{},
+          into: recovery(opts),
           do: {to_string(key), told(key, value)}
 
     defaults =
@@ -89,7 +96,7 @@ defmodule SnakeBridge.SessionContext do
     {:ok, id}
   end
 
-  defp told(key, true) when key in [:pinned, :concurrent], do: true
+  defp told(key, true) when key in [:pinned, :concurrent, :replayable], do: true
   defp told(:max_queue, count) when is_integer(count) and count >= 0, do: count
   defp told(:max_bytes, count) when is_integer(count) and count > 0, do: count
   defp told(:overflow, policy) when policy in [:reject, :drop_oldest], do: to_string(policy)
@@ -104,6 +111,37 @@ defmodule SnakeBridge.SessionContext do
       end
 
     raise ArgumentError, "the session option #{key} is #{inspect(value, limit: 5)}; it must be #{rule}"
+  end
+
+  defp recovery(opts) do
+    recover = opts[:recover]
+    how = Keyword.get(opts, :on_difference, :fail)
+
+    cond do
+      recover not in [nil, false, :lineage] ->
+        raise ArgumentError, "recover: is #{inspect(recover)}; it must be :lineage (docs/recovery.md)"
+
+      how not in [:fail, :warn] ->
+        raise ArgumentError, "on_difference: is #{inspect(how)}; it must be :fail or :warn"
+
+      recover == :lineage ->
+        %{"recover" => "lineage", "on_difference" => to_string(how)}
+
+      opts[:replayable] == true or Keyword.has_key?(opts, :on_difference) ->
+        raise ArgumentError, "replayable: and on_difference: are options of a session with recover: :lineage"
+
+      true ->
+        %{}
+    end
+  end
+
+  @doc "Whether what a session holds is made anew when its worker dies."
+  @spec recovered?(String.t()) :: boolean()
+  def recovered?(session) do
+    match?([{_, %{"recover" => _}, _}], :ets.lookup(@options, session))
+  rescue
+    # The application is stopped, and its tables are gone.
+    ArgumentError -> false
   end
 
   @doc "Ends a session and releases what it holds."

@@ -8,6 +8,8 @@ defmodule SnakeBridge.Telemetry do
   """
   require Logger
 
+  alias SnakeBridge.Lane
+
   @table :snakebridge_telemetry
   @encode :snakebridge_encode_time
   @decode :snakebridge_decode_time
@@ -71,6 +73,23 @@ defmodule SnakeBridge.Telemetry do
   rescue
     # The application is stopped; sessions tell of their ends all the same.
     ArgumentError -> []
+  end
+
+  @doc false
+  # A worker has made anew what a session held in one that died.
+  def rebuilt(told, pool) do
+    %{"session" => session, "calls" => calls, "microseconds" => duration, "lost" => lost} = Lane.plain(told)
+
+    for [_, reason] <- Enum.take(lost, 1),
+        do:
+          Logger.warning(
+            "SnakeBridge: #{length(lost)} objects of the session #{session} were not rebuilt: #{reason}"
+          )
+
+    execute([:snakebridge, :session, :rebuilt], %{duration: duration, calls: calls, lost: length(lost)}, %{
+      session: session,
+      pool: pool
+    })
   end
 
   @doc "Runs a call between its events. Without anybody attached it only runs it."

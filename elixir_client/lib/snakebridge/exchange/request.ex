@@ -61,6 +61,7 @@ defmodule SnakeBridge.Exchange.Request do
     started = System.monotonic_time()
     params = %{"tool" => tool, "payload" => payload, "timeout_ms" => timeout_ms(context.deadline)}
     params = if method == "stream", do: Map.put(params, "credit", @credit), else: params
+    params = with %{skip: skip} <- context, do: Map.put(params, "skip", skip), else: (_ -> params)
     params = if parent, do: Map.put(params, "parent", parent), else: params
     params = if worker.output == :worker, do: params, else: Map.put(params, "caller", SessionManager.number())
     session_options = session_options(worker, Keyword.get(context.opts, :session_options))

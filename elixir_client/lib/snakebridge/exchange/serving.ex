@@ -3,7 +3,7 @@ defmodule SnakeBridge.Exchange.Serving do
   What Python asks and says by itself: runs the functions that it calls, and answers whatever becomes of them; delivers its messages and
   its output. Whoever waits on a connection serves what comes in on it, in its own process.
   """
-  alias SnakeBridge.{CallbackRegistry, Error, Lane, Messages, Output}
+  alias SnakeBridge.{CallbackRegistry, Error, Lane, Messages, Output, Telemetry}
   alias SnakeBridge.Exchange.{Nesting, Request}
   alias SnakeBridge.Lane.Connection
 
@@ -16,6 +16,7 @@ defmodule SnakeBridge.Exchange.Serving do
   def serve({:notification, "released", ids}, _, _), do: CallbackRegistry.release(ids)
   def serve({:notification, "output", said}, _, worker), do: Output.deliver(said, worker.output)
   def serve({:notification, "message", [to, message]}, _, _), do: Messages.deliver_in_call(to, message)
+  def serve({:notification, "rebuilt", told}, _, worker), do: Telemetry.rebuilt(told, worker.pool)
   def serve(_, _, _), do: :ok
 
   @doc "Answers a request that no client knows."

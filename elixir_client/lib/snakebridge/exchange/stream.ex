@@ -10,8 +10,9 @@ defmodule SnakeBridge.Exchange.Stream do
 
   @halt_timeout 2_000
 
-  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet;
-  # moved: opens it anew where its session has moved meanwhile; circuit: the breaker that is told when the worker dies under it
+  # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet; taken: items that
+  # were read; moved: opens it anew where its session has moved meanwhile; again: the same behind as many items, when its worker has died;
+  # deaths: of its workers, since the last item; circuit: the breaker that is told of them
   defstruct [
     :worker,
     :connection,
@@ -21,10 +22,16 @@ defmodule SnakeBridge.Exchange.Stream do
     :circuit,
     :value,
     :moved,
+    :again,
     functions: [],
     owed: 0,
+    taken: 0,
+    deaths: 0,
     open: true
   ]
+
+  # A worker may have died of something else; one that dies of the stream does so again.
+  @most_deaths 2
 
   @type t :: %__MODULE__{}
 
@@ -69,7 +76,8 @@ defmodule SnakeBridge.Exchange.Stream do
       {:ok, body} ->
         case parse(body, stream) do
           {:ok, {:notification, "items", [^id, items]}} ->
-            {:items, items, %{stream | owed: stream.owed + length(items)}}
+            count = length(items)
+            {:items, items, %{stream | owed: stream.owed + count, taken: stream.taken + count, deaths: 0}}
 
           {:ok, {:response, ^id, nil, result}} ->
             {:done, %{finish(stream) | value: result["value"]}}
@@ -94,19 +102,29 @@ defmodule SnakeBridge.Exchange.Stream do
         Request.forget_with(stream.worker, stream.functions)
         error = WorkerClient.crash(stream.worker, :unknown, "the connection to it broke: #{inspect(reason)}")
         if Attempts.culpable?(error), do: Breaker.failed(stream.circuit, :crash)
-        {:error, error, stream}
+        died(stream, error)
     end
   end
 
   # Nothing of it has begun: it begins in the process to which its session has moved.
   defp refused(error, stream) do
     with true <- Placement.moved?(error) and stream.moved != nil, {:ok, anew} <- stream.moved.() do
-      next(anew)
+      next(%{anew | deaths: stream.deaths})
     else
       {:error, later} -> {:error, later, stream}
       false -> {:error, error, stream}
     end
   end
+
+  defp died(%__MODULE__{again: again, deaths: deaths} = stream, _)
+       when is_function(again) and deaths < @most_deaths do
+    with {:ok, anew} <- again.(stream.taken),
+         do: next(%{anew | deaths: deaths + 1}),
+         # Items have come, whatever the new attempt says of itself.
+         else: ({:error, error} -> {:error, %{error | outcome: :unknown}, stream})
+  end
+
+  defp died(stream, error), do: {:error, error, stream}
 
   # Whatever makes this raise, whoever catches it has no stream to halt.
   defp parse(body, stream) do

@@ -4,7 +4,7 @@ defmodule SnakeBridge.Payload.Fields do
   alias SnakeBridge.Pool.Journal
   alias SnakeBridge.{Ref, Retry, StreamRef}
 
-  @reserved [:idempotent, :idempotency_key, :__args__, :__runtime__]
+  @reserved [:idempotent, :idempotency_key, :mutates, :__args__, :__runtime__]
 
   @doc "Arguments and keyword arguments as fields of a payload, and the options that are ours. Raises ArgumentError."
   @spec split(keyword() | map(), [term()]) :: {map(), keyword()}
@@ -35,11 +35,16 @@ defmodule SnakeBridge.Payload.Fields do
     runtime = if pool, do: Keyword.put(runtime, :pool, pool), else: runtime
     runtime = if ours[:retry], do: Keyword.put(runtime, :retry, ours[:retry]), else: runtime
 
+    # What only reads may be made again, too.
+    reads? = ours[:mutates] == false
+
     fields = %{
       "args" => args ++ Keyword.get(ours, :__args__, []),
       "kwargs" => stringify(kwargs),
-      "idempotent" => Keyword.get(ours, :idempotent, false) == true
+      "idempotent" => reads? or Keyword.get(ours, :idempotent, false) == true
     }
+
+    fields = if reads?, do: Map.put(fields, "mutates", false), else: fields
 
     case ours[:idempotency_key] do
       nil -> {fields, runtime}

@@ -5,7 +5,7 @@ defmodule SnakeBridge.Pool.Placement do
   A session stays where it is, also when its worker's process dies: the next process of that worker takes it over, without what it held. While a
   process is replaced that still holds something of a session, the session's calls go on there, until Python says that it holds nothing any more.
   """
-  alias SnakeBridge.{Breaker, Error, Pool, SessionManager}
+  alias SnakeBridge.{Breaker, Error, Pool, SessionContext, SessionManager}
   alias SnakeBridge.Exchange.Nesting
   alias SnakeBridge.Pool.{Lifecycle, Seat}
 
@@ -208,10 +208,18 @@ defmodule SnakeBridge.Pool.Placement do
     mark_lost(pool, index, generation, reason)
   end
 
-  @doc "What the sessions of a process (`:_`: of any) of a worker held is gone."
+  @doc """
+  What the sessions of a process (`:_`: of any) of a worker held is gone. That of a session which is recovered is made anew by the next process, when
+  it gets a call of it.
+  """
   @spec mark_lost(atom(), pos_integer(), non_neg_integer() | :_, String.t()) :: :ok
-  def mark_lost(pool, index, generation, reason),
-    do: Enum.each(sessions_on(pool, index, generation), &lose(pool, &1, reason))
+  def mark_lost(pool, index, generation, reason) do
+    for session <- sessions_on(pool, index, generation), not SessionContext.recovered?(session) do
+      lose(pool, session, reason)
+    end
+
+    :ok
+  end
 
   @doc "Sessions that begin again by themselves (`SnakeBridge.Session`) leave a process that is replaced."
   @spec move_servers(atom(), pos_integer(), non_neg_integer(), String.t()) :: :ok

@@ -1,0 +1,31 @@
+"""A session through the gateway whose executor dies: with `recover` in the metadata its refs go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_process import Gateway, ToolFailed, request, value_of
+
+HELPERS = Path(__file__).parents[1] / "python"
+
+
+def ask(gateway: Gateway, function: str, *args: Any, metadata: dict[str, str], **fields: Any) -> Any:
+    message = request(function, *args, module="lineages", session_id="recovered", **fields)
+    message.metadata.update(metadata)
+    return value_of(gateway.stub.ExecuteTool(message, timeout=30))
+
+
+def test_refs_go_on_after_the_death_of_the_executor(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    gateway = start("--journal", str(tmp_path / "calls.journal"), env={"PYTHONPATH": str(HELPERS)})
+    recovered = {"recover": "lineage"}
+    basket = ask(gateway, "Basket", 1, 2, idempotent=True, metadata=recovered)
+    on = {"call_type": "method", "instance": basket}
+    assert ask(gateway, "add", 4, **on, idempotent=True, metadata=recovered) == 3
+    with pytest.raises(ToolFailed, match="the Python worker died"):
+        ask(gateway, "crash", **on, metadata=recovered)
+    assert ask(gateway, "total", **on, mutates=False, metadata=recovered) == 7
+    with pytest.raises(ToolFailed, match="must be 'lineage'"):
+        ask(gateway, "Basket", metadata={"recover": "magic"})
