@@ -99,16 +99,16 @@ defmodule SnakeBridge.Breaker do
     ArgumentError -> 0
   end
 
-  @doc "A call has failed in a way that its pool may count."
-  @spec failed(key() | nil, :crash | :timeout | :python_error, token() | nil) :: :ok
-  def failed(key, kind, token \\ nil)
-  def failed(nil, _, _), do: :ok
+  @doc "A call has failed in a way that its pool may count; several that failed of one incident count once."
+  @spec failed(key() | nil, :crash | :timeout | :python_error, token() | nil, incident :: term()) :: :ok
+  def failed(key, kind, token \\ nil, incident \\ nil)
+  def failed(nil, _, _, _), do: :ok
 
-  def failed(key, kind, token) do
+  def failed(key, kind, token, incident) do
     settings = settings(elem(key, 0))
 
     cond do
-      settings != nil and kind in settings.count -> ask({:failed, key, settings, token})
+      settings != nil and kind in settings.count -> ask({:failed, key, settings, token, incident})
       # Calls that fail without harm to their worker are none of this breaker's business.
       token != nil -> succeeded(key, token)
       true -> nil
@@ -253,10 +253,10 @@ defmodule SnakeBridge.Breaker do
     {:reply, Map.new(counts), state}
   end
 
-  def handle_call({:failed, key, settings, token}, _, state) do
+  def handle_call({:failed, key, settings, token, incident}, _, state) do
     state = forget_probe(state, token)
     known = state.circuits[key]
-    state = put(state, key, Circuit.failed(known || Circuit.new(settings), now()))
+    state = put(state, key, Circuit.failed(known || Circuit.new(settings), now(), incident))
     {:reply, :ok, tidy_later(state, key, settings)}
   end
 

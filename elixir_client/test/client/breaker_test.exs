@@ -7,6 +7,7 @@ defmodule SnakeBridge.BreakerTest do
 
   alias SnakeBridge.{Breaker, Error, Pool, Telemetry}
   alias SnakeBridge.Breaker.{Circuit, Settings}
+  alias SnakeBridge.Test.Processes
 
   @moduletag capture_log: true
 
@@ -250,6 +251,28 @@ defmodule SnakeBridge.BreakerTest do
     # A probe, of which Python says that it takes no text: its worker lives.
     assert eventually(fn -> match?({:error, %Error{category: :python_error}}, exit.("no status")) end)
     assert {:error, %Error{category: :worker_crash}} = exit.(1)
+  end
+
+  test "a death counts once, however many calls it has taken with it" do
+    pool = start(breaker: [failures: 2])
+    {:ok, pid} = SnakeBridge.call("os", "getpid", [], pool: pool)
+    me = self()
+
+    calls =
+      for _ <- 1..4 do
+        Task.async(fn ->
+          SnakeBridge.call("sample", "notify_and_sleep", [fn -> send(me, :in) end, 60], pool: pool)
+        end)
+      end
+
+    for _ <- calls, do: assert_receive(:in, 10_000)
+    Processes.kill(pid)
+
+    for result <- Task.await_many(calls, 30_000),
+        do: assert({:error, %Error{category: :worker_crash, details: %{worker: {1, 1}}}} = result)
+
+    assert %{failures: 1, state: :closed} =
+             Enum.find(Breaker.list(pool), &(&1[:function] == "notify_and_sleep"))
   end
 
   test "a call that is made again hears why no further attempt is" do

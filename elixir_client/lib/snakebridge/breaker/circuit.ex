@@ -9,19 +9,22 @@ defmodule SnakeBridge.Breaker.Circuit do
   alias SnakeBridge.Breaker.Settings
 
   @enforce_keys [:settings]
-  # failures: when, newest first; until: when an open circuit lets the first probe through; probes: tokens of those that run
-  defstruct [:settings, :until, state: :closed, failures: [], probes: MapSet.new(), successes: 0]
+  # failures: when, newest first; counted: the latest incidents that have been; until: when an open circuit lets the first probe through; probes: tokens of those that run
+  defstruct [:settings, :until, state: :closed, failures: [], counted: [], probes: MapSet.new(), successes: 0]
 
   @type state :: :closed | :open | :half_open
   @type t :: %__MODULE__{
           settings: Settings.t(),
           state: state(),
           failures: [integer()],
+          counted: [term()],
           until: integer() | nil,
           probes: MapSet.t(term()),
           successes: non_neg_integer()
         }
 
+  # How many incidents are remembered: those of which calls may still be failing.
+  @counted 16
   # When to ask again while probes run: nobody knows when they end.
   @probing_pause 1_000
 
@@ -44,16 +47,28 @@ defmodule SnakeBridge.Breaker.Circuit do
       else: {{:refuse, min(settings.open, @probing_pause)}, circuit}
   end
 
-  @doc "A call has failed, whether it was a probe or not."
-  @spec failed(t(), integer()) :: t()
-  def failed(%{state: :closed, settings: settings} = circuit, now) do
+  @doc """
+  A call has failed, whether it was a probe or not. `incident` names what it failed of: one worker takes many calls with it when it dies, and dies
+  once.
+  """
+  @spec failed(t(), integer(), incident :: term()) :: t()
+  def failed(circuit, now, incident \\ nil)
+  def failed(circuit, now, nil), do: count(circuit, now)
+
+  def failed(circuit, now, incident) do
+    if incident in circuit.counted,
+      do: circuit,
+      else: count(%{circuit | counted: Enum.take([incident | circuit.counted], @counted)}, now)
+  end
+
+  defp count(%{state: :closed, settings: settings} = circuit, now) do
     circuit = %{circuit | failures: [now | recent(circuit, now)]}
     if length(circuit.failures) >= settings.failures, do: open(circuit, now), else: circuit
   end
 
   # One that had begun before.
-  def failed(%{state: :open} = circuit, _), do: circuit
-  def failed(%{state: :half_open} = circuit, now), do: open(circuit, now)
+  defp count(%{state: :open} = circuit, _), do: circuit
+  defp count(%{state: :half_open} = circuit, now), do: open(circuit, now)
 
   defp open(circuit, now),
     do: %{

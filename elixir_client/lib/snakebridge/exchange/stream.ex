@@ -3,7 +3,7 @@ defmodule SnakeBridge.Exchange.Stream do
   An open stream: a connection that is busy with it until it ends or is halted. Python sends as many items as it has credit for, and the
   process that reads them serves what the generator asks for meanwhile.
   """
-  alias SnakeBridge.{Breaker, Error, Exchange, Lane, Pool, SessionManager}
+  alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Pool.{Attempts, Connections, Placement, WorkerClient}
@@ -101,7 +101,7 @@ defmodule SnakeBridge.Exchange.Stream do
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
         error = WorkerClient.crash(stream.worker, :unknown, "the connection to it broke: #{inspect(reason)}")
-        if Attempts.culpable?(error), do: Breaker.failed(stream.circuit, :crash)
+        Attempts.blame(stream.circuit, error)
         died(stream, error)
     end
   end

@@ -56,7 +56,7 @@ defmodule SnakeBridge.Pool.Attempts do
     case Breaker.permit(circuit) do
       :pass ->
         made = once(call, context)
-        with {:failed, kind} <- verdict(made), do: Breaker.failed(circuit, kind)
+        with {:failed, kind} <- verdict(made), do: Breaker.failed(circuit, kind, nil, incident(made))
         conclude(made, call, context)
 
       {:probe, token} ->
@@ -84,7 +84,7 @@ defmodule SnakeBridge.Pool.Attempts do
     made = once(call, context)
 
     case verdict(made) do
-      {:failed, kind} -> Breaker.failed(circuit, kind, token)
+      {:failed, kind} -> Breaker.failed(circuit, kind, token, incident(made))
       :succeeded -> Breaker.succeeded(circuit, token)
       :none -> Breaker.released(circuit, token)
     end
@@ -103,6 +103,15 @@ defmodule SnakeBridge.Pool.Attempts do
   defp verdict({:made, {:error, %Error{category: :python_error}}}), do: {:failed, :python_error}
   defp verdict({:made, {:error, error}}), do: if(culpable?(error), do: {:failed, :crash}, else: :none)
   defp verdict({:refused, _}), do: :none
+
+  defp incident({:made, {:error, error}}), do: incident(error)
+  defp incident(%Error{details: details}), do: details[:worker]
+
+  @doc "Tells a breaker of a failure that may be its function's fault."
+  @spec blame(Breaker.key() | nil, Error.t()) :: :ok
+  def blame(circuit, error) do
+    if culpable?(error), do: Breaker.failed(circuit, :crash, nil, incident(error)), else: :ok
+  end
 
   @doc "Whether a call may have been the cause of its worker's death. A lost connection alone, as over a network, is no death."
   @spec culpable?(Error.t() | term()) :: boolean()

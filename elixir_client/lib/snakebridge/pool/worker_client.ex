@@ -58,7 +58,13 @@ defmodule SnakeBridge.Pool.WorkerClient do
         :exit, _ -> Death.unseen(seen, :pool_stopped)
       end
 
-    if worker.remote, do: Death.error(death, outcome, lost(worker.address)), else: Death.error(death, outcome)
+    error =
+      if worker.remote,
+        do: Death.error(death, outcome, lost(worker.address)),
+        else: Death.error(death, outcome)
+
+    # Which process it was: all calls that failed with it failed of one death.
+    put_in(error.details[:worker], {worker.index, worker.generation})
   end
 
   @doc "What has become of a worker on another machine, as far as can be seen from here."
