@@ -290,6 +290,8 @@ class _Entered:
         call, sessions = self._request.call, self._dispatcher.sessions
         session_id = session_of(self._request)
         while True:
+            if sessions.leaving and call.parent is None and not self._request.admitted:
+                sessions.refuse_stateless(session_id)
             session = sessions.open(session_id)
             call.session, call.session_id = session, session_id
             if self._request.options is not None:
@@ -309,6 +311,7 @@ class _Entered:
 
     def _inside(self, session: Session) -> Session:
         dispatcher, call = self._dispatcher, self._request.call
+        self._request.admitted = True
         try:
             dispatcher.pause.enter(call)
             if dispatcher.watch is not None and dispatcher.watch.due():

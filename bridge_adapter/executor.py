@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib
 import itertools
 import json
 import os
@@ -106,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if arguments.watch:
         executor.watch(arguments.watch)
+    preload(arguments.preload)
     executor.run()
     return 0
 
@@ -133,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         default="process",
         help="what an answer in the journal survives: the end of any process, or also that of power",
     )
+    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="import this module before the worker is ready")
     parser.add_argument(
         "--policy", metavar="FILE", help="what may be called: default, open, listed, or a TOML file (BRIDGE_ADAPTER_POLICY)"
     )
@@ -163,6 +166,20 @@ def open_journal(path: str, durability: Durability) -> Once:
         return Journal(path, durability)
 
     return Once(opened)
+
+
+def preload(names: list[str]) -> None:
+    """Imports modules, so that no call waits for it. Ends the process when one cannot be imported."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            print(
+                f"bridge_adapter.executor: cannot import {name}: {type(error).__name__}: {error}; install it, or take it out of preload",
+                file=sys.stderr,
+                flush=True,
+            )
+            lifeline.leave(1)  # threads that its module has started do not hold up the end
 
 
 def open_adapter(name: str, elixir_address: str, limits: Limits) -> UserAdapter:

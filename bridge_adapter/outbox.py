@@ -24,6 +24,7 @@ from bridge_adapter.tools.registry import ToolError
 if TYPE_CHECKING:
     from bridge_adapter.connection import Connection
     from bridge_adapter.lane import Message
+    from bridge_adapter.sessions import Session
 
 DEFAULT_CREDIT = 256
 MAX_CREDIT = 1 << 20
@@ -59,6 +60,7 @@ class _Producer:
         self._source: Iterator[Any] | None = None
         self._skip = skip
         self._context: Context | None = None
+        self._session: Session | None = None
         self._outbox = Outbox(lambda items: connection.socket.send(lane.items_head(id, len(items)), *items))
         self.sent = 0
         self.returned: bytes | None = None  # what the generator returned, packed
@@ -85,6 +87,8 @@ class _Producer:
             try:
                 self._close_source()
             finally:
+                if self._session is not None:
+                    self._session.streams.discard(self)
                 self._outbox.close()
 
     def _await_room(self, call: Call) -> None:
@@ -131,8 +135,9 @@ class _Producer:
             self.sent += made
 
     def _open(self) -> None:
-        session = self._request.call.session
+        session = self._session = self._request.call.session
         self._dispatcher.check_bytes(self._request, session)
+        session.streams.add(self)
         self._context = context = Context(self._dispatcher, session, self._request)
         payload = context.payload()
         if session.lineage is not None:

@@ -57,6 +57,7 @@ class Request:
     key: Key | None = None  # of an idempotent call: it runs once under it
     refs: list[str] | None = None  # of a call with a key: the refs in its answer
     outcome: Outcome | None = None  # the same: how its answer came about
+    admitted: bool = False  # it has had its session's turn: what it still has to do there is not refused
     given: list[str] = field(default_factory=list)  # the refs that the payload named
     functions: bool = False  # there are Elixir functions in the payload
     # Of a call in a session that is recovered (docs/recovery.md):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import threads
 from bridge_adapter.config import Config
-from bridge_adapter.errors import InvalidRequest
+from bridge_adapter.errors import InvalidRequest, Unavailable
 from bridge_adapter.refs import RefStore
 from bridge_adapter.session_lock import Bounds, Room, SessionLock
 
@@ -32,7 +32,7 @@ _OPTIONS = frozenset(
 class Session:
     """State of one caller. `closed`: not in the table any more; whoever waited for its lock opens the session anew."""
 
-    __slots__ = ("_thread", "closed", "concurrent", "id", "lineage", "lock", "pinned", "recovers", "refs")
+    __slots__ = ("_thread", "closed", "concurrent", "id", "lineage", "lock", "pinned", "recovers", "refs", "streams")
 
     def __init__(self, id: str, config: Config, room: Room) -> None:
         self.id = id
@@ -41,6 +41,7 @@ class Session:
         self.pinned = False
         self.concurrent = False
         self.closed = False
+        self.streams: set[object] = set()  # that run in it, also while they leave its lock to others
         self.recovers: Options | None = None
         self.lineage: Lineage | None = None  # of a session that recovers, once its first call has come
         self._thread: _PinnedThread | None = None
@@ -110,7 +111,8 @@ class Session:
 
     @property
     def stateless(self) -> bool:
-        return not len(self.refs) and self.lock.idle and not self.pinned and not self.concurrent and self.recovers is None
+        free = self.lock.idle and not self.streams
+        return free and not len(self.refs) and not self.pinned and not self.concurrent and self.recovers is None
 
 
 class _PinnedThread:
@@ -167,6 +169,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._lock = allocate_lock()
         self._sweep_at = _SWEEP_START
+        self.leaving = False  # another process takes over: sessions that hold nothing go there
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -185,6 +188,24 @@ class Sessions:
                     self._sweep()
                 session = self._sessions[id] = Session(id, self._config, self.room)
             return session
+
+    def leave(self) -> list[str]:
+        """From now on, sessions that hold nothing are refused: they go on in another process. Returns the ids of the others."""
+        self.leaving = True
+        return [session.id for session in list(self._sessions.values()) if not session.stateless]
+
+    def refuse_stateless(self, id: str) -> None:
+        """Raises Unavailable, "moved", for a session that holds nothing; whoever waits for its lock is refused as well."""
+        with self._lock:
+            session = self._sessions.get(id)
+            if session is not None:
+                if not session.stateless:
+                    return
+                session.closed = True
+                del self._sessions[id]
+        raise Unavailable(
+            f"another process has taken the place of this one, and the session {id} holds nothing here; call there", moved=True
+        )
 
     def find(self, id: str) -> Session | None:
         return self._sessions.get(id)

@@ -138,7 +138,8 @@ defmodule SnakeBridge do
 
   @doc """
   A new session. `pinned: true`: its calls stay on one Python thread; `concurrent: true`: they may run side by side; `recover: :lineage`: what it holds
-  is made anew when its worker dies (docs/recovery.md); `max_queue:`, `overflow:` and `max_bytes:` bound what waits for it and what it holds
+  is made anew when its worker dies (docs/recovery.md); `max_queue:`, `overflow:` and `max_bytes:` bound what waits for it and what it holds; `pool:`,
+  `timeout:` and `retry:` are those of its calls that name none
   (`SnakeBridge.SessionContext.create/1`).
   """
   @spec create_session(keyword()) :: {:ok, String.t()}

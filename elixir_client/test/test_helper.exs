@@ -10,6 +10,8 @@ path = Enum.join([Path.expand("tests/python"), docs], ":")
 # Tests run lines of Python where a module of their own would say no more.
 policy = [allow: ["builtins.eval", "builtins.exec"]]
 options = [size: 2, python: python, env: [{"PYTHONPATH", path}], kill_after: 400, policy: policy]
+# Tests kill these workers far more often than a breaker lets pass.
+options = Keyword.put(options, :breaker, false)
 # The application started with the defaults before this file was read.
 :ok = Application.stop(:snakebridge)
 Application.put_env(:snakebridge, :pools, default: options, single: Keyword.put(options, :size, 1))

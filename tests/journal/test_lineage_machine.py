@@ -22,6 +22,7 @@ from bridge_adapter.dispatch import Dispatcher
 from bridge_adapter.journal.once import Once
 from bridge_adapter.journal.store import Journal
 from bridge_adapter.lane import LaneSocket
+from bridge_adapter.tokens import Tokens
 
 sys.path.append(str(HELPERS))
 
@@ -52,7 +53,7 @@ class Sessions(RuleBasedStateMachine):
         self.once = Once(lambda: Journal(path))
         here, there = socket.socketpair()
         dispatcher = Dispatcher(Config(), once=self.once)
-        threading.Thread(target=Connection(1, LaneSocket(there, 1 << 24), dispatcher, TOKEN).serve, daemon=True).start()
+        threading.Thread(target=Connection(1, LaneSocket(there, 1 << 24), dispatcher, Tokens(TOKEN)).serve, daemon=True).start()
         self.client = Client(here)
         self.lost = set(self.doubtful)
 

@@ -40,6 +40,13 @@ class Acc:
         return 2 * self.value
 
 
+def hoard(size: int) -> Acc:
+    """An object that takes much memory."""
+    acc = Acc()
+    acc.data = b"x" * size  # type: ignore[attr-defined]
+    return acc
+
+
 class Custom(Exception):
     """An exception of our own."""
 

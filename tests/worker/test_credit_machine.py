@@ -78,8 +78,10 @@ class Machine(RuleBasedStateMachine):
     @rule(side=SIDES)
     def nothing_comes_without_credit(self, side: int) -> None:
         stream, client = self.streams[side], self.clients[side]
-        if stream is None:
-            return
+        if stream is not None:
+            self.ping(client, stream)
+
+    def ping(self, client: Client, stream: Stream) -> None:
         id = next(client.ids)
         client.send(lane.request(id, "ping", None))
         while self.take(client, stream) != id:
@@ -90,6 +92,8 @@ class Machine(RuleBasedStateMachine):
         stream, client = self.streams[side], self.clients[side]
         if stream is None:
             return
+        # What travels on another connection might be there before the stream is.
+        self.ping(client, stream)
         stream.halted = True
         self.control.send(lane.notification("cancel", [client.conn, stream.id, "halted"]))
         while stream.total is None:

@@ -3,7 +3,17 @@ defmodule SnakeBridge.Application do
   use Application
 
   alias SnakeBridge.Codec.Opaque
-  alias SnakeBridge.{CallbackRegistry, Pool, SessionContext, SessionManager, Shared, Telemetry, Types}
+
+  alias SnakeBridge.{
+    Breaker,
+    CallbackRegistry,
+    Pool,
+    SessionContext,
+    SessionManager,
+    Shared,
+    Telemetry,
+    Types
+  }
 
   @impl true
   def start(_type, _args) do
@@ -21,6 +31,7 @@ defmodule SnakeBridge.Application do
       SessionManager,
       {Registry, keys: :unique, name: SnakeBridge.Sessions},
       {Task.Supervisor, name: SnakeBridge.Tasks},
+      Breaker,
       {DynamicSupervisor, name: SnakeBridge.Pools, strategy: :one_for_one}
     ]
 

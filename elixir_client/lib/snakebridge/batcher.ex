@@ -92,13 +92,18 @@ defmodule SnakeBridge.Batcher do
     catch
       :exit, {:timeout, _} ->
         {:error,
-         Error.new(:timeout, "the batcher #{inspect(batcher)} did not answer in time; give a longer timeout:")}
+         Error.new(
+           :timeout,
+           "the batcher #{inspect(batcher)} did not answer in time; give a longer timeout:",
+           %{outcome: :unknown}
+         )}
 
       :exit, {:noproc, _} ->
         {:error,
          Error.new(
            :unavailable,
-           "no batcher runs as #{inspect(batcher)}: start it with {SnakeBridge.Batcher, ...} in a supervision tree"
+           "no batcher runs as #{inspect(batcher)}: start it with {SnakeBridge.Batcher, ...} in a supervision tree",
+           %{outcome: :not_started}
          )}
 
       :exit, {reason, _} ->
@@ -106,7 +111,8 @@ defmodule SnakeBridge.Batcher do
          Error.new(
            :unavailable,
            "the batcher #{inspect(batcher)} ended before it answered: #{inspect(reason, limit: 5)}; " <>
-             "it is not known whether the call took effect"
+             "it is not known whether the call took effect",
+           %{outcome: :unknown}
          )}
     end
   end
@@ -226,7 +232,8 @@ defmodule SnakeBridge.Batcher do
       {:stop,
        Error.new(
          :unavailable,
-         "no pool of sessions runs as #{inspect(pool)}: start it before its batcher, or say max_in_flight:"
+         "no pool of sessions runs as #{inspect(pool)}: start it before its batcher, or say max_in_flight:",
+         %{outcome: :not_started}
        )}
   end
 
@@ -281,7 +288,7 @@ defmodule SnakeBridge.Batcher do
   def handle_info({:EXIT, runner, reason}, state) when is_map_key(state.busy, runner) do
     {entries, state} = done(state, runner)
     text = "the process that made the batch ended: #{inspect(reason, limit: 10)}; call again"
-    refuse(entries, text)
+    refuse(entries, text, :unknown)
     {:noreply, state |> replaced() |> advance()}
   end
 
@@ -297,18 +304,20 @@ defmodule SnakeBridge.Batcher do
   @impl true
   def terminate(_reason, state) do
     text = "the batcher #{state.options[:label]} was stopped"
-    refuse(:queue.to_list(state.queue), text <> " before the call began")
+    refuse(:queue.to_list(state.queue), text <> " before the call began", :not_started)
 
     for {runner, %{entries: entries}} <- state.busy do
       Process.exit(runner, :kill)
-      refuse(entries, text <> "; it is not known whether the call took effect")
+      refuse(entries, text <> "; it is not known whether the call took effect", :unknown)
     end
 
     for runner <- state.idle, do: Process.exit(runner, :kill)
   end
 
-  defp refuse(entries, text),
-    do: for(entry <- entries, do: GenServer.reply(entry.from, {:error, Error.new(:unavailable, text)}))
+  defp refuse(entries, text, outcome) do
+    error = Error.new(:unavailable, text, %{outcome: outcome})
+    for entry <- entries, do: GenServer.reply(entry.from, {:error, error})
+  end
 
   defp given(state, runner, entries) do
     Runner.run(runner, entries)
@@ -374,7 +383,8 @@ defmodule SnakeBridge.Batcher do
     Error.new(
       :unavailable,
       "#{state.waiting} calls wait for the batcher #{state.options[:label]} already (max_queue:); call less often, raise max_batch:, " <>
-        "or let it use a pool of sessions (sessions:)"
+        "or let it use a pool of sessions (sessions:)",
+      %{outcome: :not_started}
     )
   end
 

@@ -3,11 +3,11 @@ defmodule SnakeBridge.Exchange do
   One request and its answer, in the process that makes it. While it waits it runs the functions that Python calls back, here, and what those
   call in turn goes over the same connection: a callback inside a call inside a callback needs one worker and one connection.
   """
-  alias SnakeBridge.{Error, Lane, SessionManager, Telemetry}
+  alias SnakeBridge.{Breaker, Error, Lane, SessionManager, Telemetry}
   alias SnakeBridge.Codec.Options
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Connections, Slots, Worker}
+  alias SnakeBridge.Pool.{Connections, Slots, WorkerClient}
 
   @typedoc """
   What became of a request: its answer; not sent, because it is too large; not sent or not answered, because the connection broke; answered
@@ -39,11 +39,12 @@ defmodule SnakeBridge.Exchange do
     holder = SessionManager.track()
     options = Request.options(context.pool, Request.form(context.opts))
     id = Request.id()
-    from = {worker, Nesting.parent(worker)}
+    {_, parent} = from = {worker, Nesting.parent(worker)}
+    claim = Request.claim(holder, id, session, parent, context)
 
     with {:ok, body, functions, shares?} <-
            Request.encode(id, "call", tool, payload, context, from, options),
-         {:ok, connection} <- Request.checkout(worker, holder, id, context, functions) do
+         {:ok, connection} <- Request.checkout(worker, claim, context, functions) do
       options = Request.receiving(options, shares?, session, context)
 
       try do
@@ -51,41 +52,44 @@ defmodule SnakeBridge.Exchange do
       catch
         # Whatever it was: what the connection brings next is not for the next call.
         kind, reason ->
-          Worker.cancel(worker, connection.id, id, "cancelled")
+          WorkerClient.cancel(worker, connection.id, id, "cancelled")
           Connections.discard(worker, connection)
           :erlang.raise(kind, reason, __STACKTRACE__)
       else
-        outcome -> settle(outcome, worker, connection, id)
+        outcome -> settle(outcome, worker, connection, id, context[:circuit])
       end
     end
   end
 
   @doc "The result of a request, and what becomes of the connection that it had for itself."
-  @spec settle(outcome(), map(), Connection.t(), pos_integer()) :: {:ok, term()} | {:error, Error.t()}
-  def settle({:answer, result}, worker, connection, _) do
+  @spec settle(outcome(), map(), Connection.t(), pos_integer(), Breaker.key() | nil) ::
+          {:ok, term()} | {:error, Error.t()}
+  def settle(outcome, worker, connection, id, circuit)
+
+  def settle({:answer, result}, worker, connection, _, _) do
     Connections.checkin(worker, connection)
     result
   end
 
-  def settle({:refused, error}, worker, connection, _) do
+  def settle({:refused, error}, worker, connection, _, _) do
     Connections.checkin(worker, connection)
     {:error, error}
   end
 
-  def settle({:broken, outcome, reason}, worker, connection, _) do
+  def settle({:broken, outcome, reason}, worker, connection, _, _) do
     Connections.discard(worker, connection)
     {:error, broken(worker, outcome, reason)}
   end
 
   # What came is no message: nothing after it can be trusted.
-  def settle({:garbage, error}, worker, connection, id) do
-    Worker.cancel(worker, connection.id, id, "cancelled")
+  def settle({:garbage, error}, worker, connection, id, _) do
+    WorkerClient.cancel(worker, connection.id, id, "cancelled")
     Connections.discard(worker, connection)
     {:error, error}
   end
 
-  def settle(:late, worker, connection, id) do
-    Worker.cancel(worker, connection.id, id, "deadline")
+  def settle(:late, worker, connection, id, circuit) do
+    WorkerClient.cancel(worker, connection.id, id, "deadline", circuit)
     Connections.discard(worker, connection)
     {:error, Request.timeout_error()}
   end
@@ -110,7 +114,7 @@ defmodule SnakeBridge.Exchange do
           {:error, broken(worker, outcome, reason)}
 
         :late ->
-          Worker.cancel(worker, connection.id, id, "deadline")
+          WorkerClient.cancel(worker, connection.id, id, "deadline", context[:circuit])
 
           case await(worker, connection, id, :infinity, options) do
             {:answer, result} -> result
@@ -121,7 +125,7 @@ defmodule SnakeBridge.Exchange do
   end
 
   defp broken(worker, outcome, reason),
-    do: Worker.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}")
+    do: WorkerClient.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}")
 
   defp exchange(worker, connection, id, {body, functions}, context, options) do
     with :ok <- Request.send_with(functions, connection, body) do

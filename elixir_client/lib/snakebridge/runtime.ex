@@ -8,7 +8,8 @@ defmodule SnakeBridge.Runtime do
     * `:idempotent` - true: the call may be repeated after a crash of its worker
     * `:idempotency_key` - a text that names this very call, like the id of a job: it is idempotent, runs once at a time, and its answer is
       given again to whoever calls with that key later (docs/reliability.md). `__runtime__: [report: fun]` calls `fun` with
-      `%{attempts: count, replayed: boolean}` of an idempotent call that was answered
+      `%{attempts: count, replayed: boolean}` of a call that was answered
+    * `:retry` - a keyword list or a `SnakeBridge.Retry`: how often the call is made when workers die under it (docs/retries.md)
     * `:mutates` - false: the call only reads, and changes nothing in Python; it is idempotent, and in a session that is recovered it
       is not recorded (docs/recovery.md)
     * `:pool` - the pool to use, an atom
@@ -26,6 +27,7 @@ defmodule SnakeBridge.Runtime do
     Payload,
     PulledStream,
     Ref,
+    Retry,
     RuntimeClient,
     SessionContext,
     Shared,
@@ -452,12 +454,16 @@ defmodule SnakeBridge.Runtime do
 
     opts =
       defaults
-      |> Keyword.merge(Keyword.drop(runtime, [:ref_session, :pool_name, :stream_timeout]))
+      |> Keyword.merge(Keyword.drop(runtime, [:ref_session, :pool_name, :stream_timeout]), &chosen/3)
       |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
       |> Keyword.put(:session_id, session)
 
     if options == %{}, do: opts, else: Keyword.put(opts, :session_options, options)
   end
+
+  # A call's policy says what differs from that of its session.
+  defp chosen(:retry, base, given), do: Retry.new(given, Retry.new(base))
+  defp chosen(_, _, given), do: given
 
   defp enrich(%Error{} = error, {module, function, args}) do
     added = %{elixir_module: module, elixir_function: function, elixir_arity: length(args)}

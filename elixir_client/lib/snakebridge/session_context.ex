@@ -4,7 +4,7 @@ defmodule SnakeBridge.SessionContext do
 
   Sessions can be shared: any process may enter a session by its id.
   """
-  alias SnakeBridge.{Error, SessionManager}
+  alias SnakeBridge.{Error, Retry, SessionManager}
 
   @told [:pinned, :concurrent, :replayable, :max_queue, :overflow, :max_bytes]
   @session :snakebridge_session
@@ -70,7 +70,7 @@ defmodule SnakeBridge.SessionContext do
     * `:max_bytes` - how many bytes its objects may hold in Python, as far as their sizes are known. More are refused as `:memory_limit`
     * `:recover` - `:lineage` has what it holds made anew when its worker dies (docs/recovery.md); `replayable: true` says that every one of its calls may
       be made again, `on_difference: :warn` that an object which comes out different is good enough
-    * `:pool`, `:timeout` - those of its calls that name none themselves
+    * `:pool`, `:timeout`, `:retry` (`SnakeBridge.Retry`) - those of its calls that name none themselves
 
   An option that makes no sense raises `ArgumentError`. Of a session that is concurrent, no call waits.
   """
@@ -80,13 +80,18 @@ defmodule SnakeBridge.SessionContext do
       Keyword.get(opts, :session_id) ||
         "session_#{:erlang.unique_integer([:positive])}_#{System.os_time(:millisecond)}"
 
+    # A policy that is none is found here, not by some call.
+    Retry.new(opts[:retry])
+
     chosen =
       for {key, value} <- Keyword.take(opts, @told),
           value not in [nil, false],
           into: recovery(opts),
           do: {to_string(key), told(key, value)}
 
-    defaults = for {key, value} <- Keyword.take(opts, [:pool, :timeout]), value != nil, do: {key, value}
+    defaults =
+      for {key, value} <- Keyword.take(opts, [:pool, :timeout, :retry]), value != nil, do: {key, value}
+
     if chosen != %{} or defaults != [], do: :ets.insert(@options, {id, chosen, defaults})
     {:ok, id}
   end
@@ -165,7 +170,8 @@ defmodule SnakeBridge.SessionContext do
   defp stopped do
     Error.new(
       :unavailable,
-      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped"
+      "the application :snakebridge is not running; start it with Application.ensure_all_started(:snakebridge), or see in the log why it has stopped",
+      %{outcome: :not_started}
     )
   end
 end

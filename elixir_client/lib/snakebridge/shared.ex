@@ -214,7 +214,8 @@ defmodule SnakeBridge.Shared do
         {:error,
          Error.new(
            :unavailable,
-           "no memory can be shared here: config :snakebridge, shared: is false, or its directory cannot be made"
+           "no memory can be shared here: config :snakebridge, shared: is false, or its directory cannot be made",
+           %{outcome: :not_started}
          )}
 
       directory ->

@@ -18,7 +18,7 @@ defmodule SnakeBridge.SnakepitClient do
   @registry :"Elixir.Snakepit.Bridge.ToolRegistry"
   @snakepit :"Elixir.Snakepit"
   # Of ours, and of no meaning to Snakepit.
-  @ours [:session_options, :result, :bytes, :maps, :tensors, :frames, :preserve_identity, :shared]
+  @ours [:session_options, :result, :bytes, :maps, :tensors, :frames, :preserve_identity, :shared, :retry]
   # What stands for :infinity, which gRPC has no deadline for.
   @longest_ms 7 * 24 * 60 * 60 * 1000
 
@@ -65,7 +65,8 @@ defmodule SnakeBridge.SnakepitClient do
     else
       raise Error.new(
               :unavailable,
-              "functions cannot be passed to Python: this Snakepit has no #{inspect(@registry)}.register_elixir_tool/4; use Snakepit 0.6 or newer"
+              "functions cannot be passed to Python: this Snakepit has no #{inspect(@registry)}.register_elixir_tool/4; use Snakepit 0.6 or newer",
+              %{outcome: :not_started}
             )
     end
   end
@@ -94,7 +95,8 @@ defmodule SnakeBridge.SnakepitClient do
        Error.new(
          :unavailable,
          "config :snakebridge, runtime_client: Snakepit needs the dependency :snakepit, which is not loaded; add it, or use the embedded " <>
-           "pool (SnakeBridge.Pool)"
+           "pool (SnakeBridge.Pool)",
+         %{outcome: :not_started}
        )}
     end
   end
@@ -158,7 +160,7 @@ defmodule SnakeBridge.SnakepitClient do
   @spec error(term()) :: Error.t()
   def error(%{python_type: type} = error) when is_binary(type), do: python(error)
   def error(%{details: %{reason: reason}} = error), do: wrapped(error, reason)
-  def error(%{category: :timeout} = error), do: Error.new(:timeout, text(error))
+  def error(%{category: :timeout} = error), do: late(text(error))
   def error(%{status: _, message: text} = error) when is_binary(text), do: status(error, text)
   def error(error), do: unavailable(error, text(error))
 
@@ -166,7 +168,7 @@ defmodule SnakeBridge.SnakepitClient do
     do: put_details(python(reason), error)
 
   defp wrapped(_, %{status: _, message: text} = reason) when is_binary(text), do: status(reason, text)
-  defp wrapped(error, reason) when reason in [:timeout, :queue_timeout], do: Error.new(:timeout, text(error))
+  defp wrapped(error, reason) when reason in [:timeout, :queue_timeout], do: late(text(error))
 
   defp wrapped(error, reason) when reason == :internal or is_tuple(reason) do
     case reason do
@@ -179,10 +181,15 @@ defmodule SnakeBridge.SnakepitClient do
 
   defp wrapped(error, reason), do: unavailable(error, "#{text(error)}: #{describe(reason)}")
 
+  defp late(message), do: Error.new(:timeout, message, %{outcome: :unknown})
   defp crash(message), do: Error.new(:worker_crash, message, %{outcome: :unknown})
 
   defp unavailable(error, message),
-    do: Error.new(:unavailable, "Snakepit: #{message}", %{snakepit: inspect(error, limit: 20)})
+    do:
+      Error.new(:unavailable, "Snakepit: #{message}", %{
+        snakepit: inspect(error, limit: 20),
+        outcome: :unknown
+      })
 
   defp python(error) do
     type = error.python_type
@@ -221,13 +228,13 @@ defmodule SnakeBridge.SnakepitClient do
         })
 
       _ when status == 4 ->
-        Error.new(:timeout, text)
+        late(text)
 
       _ when status == 14 ->
         crash("the worker cannot be reached: #{text}")
 
       _ ->
-        Error.new(:unavailable, "Snakepit: gRPC status #{inspect(status)}: #{text}")
+        Error.new(:unavailable, "Snakepit: gRPC status #{inspect(status)}: #{text}", %{outcome: :unknown})
     end
   end
 

@@ -1,7 +1,8 @@
 defmodule SnakeBridge.Telemetry do
   @moduledoc """
   Events: `[:snakebridge, :call, :start | :stop | :exception]`, with measurements in microseconds (`duration`, `encode_time`, `decode_time`) and
-  metadata `library`, `module`, `function`, `arity`; of an idempotent call that was answered also `attempts` and `replayed`.
+  metadata `library`, `module`, `function`, `arity`; of an answered call that is idempotent or was made more than once also `attempts` and `replayed`.
+  Further ones, of attempts, breakers, sessions and batches, are in docs/telemetry.md.
 
   They go through `:telemetry` when that is loaded; otherwise attach with the functions here, which work alike. Nothing attached costs one lookup.
   """

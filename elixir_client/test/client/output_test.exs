@@ -260,8 +260,8 @@ defmodule SnakeBridge.OutputTest do
   end
 
   defp connection_and_speaker(pool) do
-    [{_, worker, _, _}] = pool |> SnakeBridge.Pool.whereis() |> Supervisor.which_children()
-    connection = linked(worker, SnakeBridge.Pool.Control)
+    [worker] = SnakeBridge.Pool.Placement.ready(pool)
+    connection = linked(worker.pid, SnakeBridge.Pool.Control)
     {connection, linked(connection, SnakeBridge.Output.Late)}
   end
 
@@ -340,7 +340,7 @@ defmodule SnakeBridge.OutputTest do
           SnakeBridge.call!("sys", "stdout.flush", [], pool: pool)
 
           assert eventually(fn ->
-                   :sys.get_state(Process.whereis(:"Elixir.SnakeBridge.Pool.Worker.#{pool}.1")) && true
+                   for(worker <- SnakeBridge.Pool.Placement.ready(pool), do: :sys.get_state(worker.pid)) != []
                  end)
         end)
 

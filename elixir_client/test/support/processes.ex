@@ -9,10 +9,11 @@ defmodule SnakeBridge.Test.Processes do
   end
 
   @spec running?(pos_integer()) :: boolean()
-  @doc "False once it has ended, also while it is a zombie for which nobody has waited yet."
+  @doc "False once it has ended with all its threads, which keep its sockets open; also while it is a zombie for which nobody has waited yet."
   def running?(pid) do
-    case File.read("/proc/#{pid}/stat") do
-      {:ok, stat} -> not (stat =~ ~r/\) Z /)
+    with {:ok, stat} <- File.read("/proc/#{pid}/stat"), {:ok, threads} <- File.ls("/proc/#{pid}/task") do
+      not (stat =~ ~r/\) Z /) or length(threads) > 1
+    else
       {:error, _} -> false
     end
   end

@@ -69,6 +69,13 @@ defmodule SnakeBridge.Exchange.Nesting do
     end
   end
 
+  @doc "Whether this process, or the one that started this task, runs a function for a call on any worker."
+  @spec nested?() :: boolean()
+  def nested? do
+    Process.get(@stack, []) != [] or Process.get(@parent) != nil or
+      Enum.any?(Process.get(:"$callers", []), &:ets.member(@in_use, {:callback, &1}))
+  end
+
   @doc "For work on another connection: the call whose callback it is done in, by this process or by the one that started this task."
   @spec parent(map()) :: list() | nil
   def parent(worker) do

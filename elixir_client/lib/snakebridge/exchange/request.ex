@@ -64,7 +64,7 @@ defmodule SnakeBridge.Exchange.Request do
     params = with %{skip: skip} <- context, do: Map.put(params, "skip", skip), else: (_ -> params)
     params = if parent, do: Map.put(params, "parent", parent), else: params
     params = if worker.output == :worker, do: params, else: Map.put(params, "caller", SessionManager.number())
-    session_options = Keyword.get(context.opts, :session_options)
+    session_options = session_options(worker, Keyword.get(context.opts, :session_options))
     params = if session_options, do: Map.put(params, "session_options", session_options), else: params
     params = if context.opts[:preserve_identity] == true, do: Map.put(params, "identity", true), else: params
 
@@ -81,6 +81,10 @@ defmodule SnakeBridge.Exchange.Request do
     Telemetry.note_encode(System.monotonic_time() - started)
     with {:ok, body, functions} <- result, do: {:ok, body, functions, shares?}
   end
+
+  # How many calls of a session may wait for their turn is the pool's to say, where the session does not.
+  defp session_options(%{session_queue: nil}, options), do: options
+  defp session_options(%{session_queue: most}, options), do: Map.put_new(options || %{}, "max_queue", most)
 
   # How much of the answer may go through shared memory: bytes in all, and the size from which on a value does.
   defp sharing(params, %{shared: shared}, opts) do
@@ -107,11 +111,19 @@ defmodule SnakeBridge.Exchange.Request do
     %{options | segments: &Shared.receive_segment(mode, session, pool, &1)}
   end
 
+  @doc "Who wants a connection for a request; `parent` is the call on whose behalf, if there is one."
+  @spec claim(Slots.holder(), pos_integer(), String.t(), list() | nil, map()) :: Slots.claim()
+  def claim(holder, id, session, parent, context) do
+    nested = if parent, do: :here, else: if(Nesting.nested?(), do: :elsewhere)
+    # What ends work is let in wherever new work is refused.
+    ends = Map.get(context, :ends, false)
+    %{holder: holder, request: id, session: 1 + :erlang.phash2(session), nested: nested, ends: ends}
+  end
+
   @doc "A connection for a request."
-  @spec checkout(map(), Slots.holder(), pos_integer(), map(), functions()) ::
-          {:ok, Connection.t()} | {:error, Error.t()}
-  def checkout(worker, holder, id, context, functions) do
-    with {:error, error} <- Connections.checkout(worker, holder, id, context.deadline) do
+  @spec checkout(map(), Slots.claim(), map(), functions()) :: {:ok, Connection.t()} | {:error, Error.t()}
+  def checkout(worker, claim, context, functions) do
+    with {:error, error} <- Connections.checkout(worker, claim, context.deadline) do
       CallbackRegistry.release(functions)
       {:error, error}
     end
@@ -142,7 +154,8 @@ defmodule SnakeBridge.Exchange.Request do
   def timeout_error do
     Error.new(
       :timeout,
-      "the call did not finish within its timeout and did not react to its interruption; its worker is killed if it goes on"
+      "the call did not finish within its timeout and did not react to its interruption; its worker is killed if it goes on",
+      %{outcome: :unknown}
     )
   end
 end

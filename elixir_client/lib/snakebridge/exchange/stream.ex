@@ -6,19 +6,22 @@ defmodule SnakeBridge.Exchange.Stream do
   alias SnakeBridge.{Error, Exchange, Lane, Pool, SessionManager}
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Connections, Worker}
+  alias SnakeBridge.Pool.{Attempts, Connections, Placement, WorkerClient}
 
   @halt_timeout 2_000
 
   # value: what the generator returned, once it has ended; owed: items that were read and for which no credit was given yet; taken: items that
-  # were read; again: opens the stream anew behind that many; deaths: of its workers, since the last item
+  # were read; moved: opens it anew where its session has moved meanwhile; again: the same behind as many items, when its worker has died;
+  # deaths: of its workers, since the last item; circuit: the breaker that is told of them
   defstruct [
     :worker,
     :connection,
     :id,
     :deadline,
     :options,
+    :circuit,
     :value,
+    :moved,
     :again,
     functions: [],
     owed: 0,
@@ -33,15 +36,16 @@ defmodule SnakeBridge.Exchange.Stream do
   @type t :: %__MODULE__{}
 
   @doc "Opens a stream. It must be read to its end, or halted."
-  @spec open(map(), String.t(), map(), map()) :: {:ok, t()} | {:error, Error.t()}
-  def open(worker, tool, payload, context) do
+  @spec open(map(), String.t(), String.t(), map(), map()) :: {:ok, t()} | {:error, Error.t()}
+  def open(worker, session, tool, payload, context) do
     holder = SessionManager.track()
     options = Request.options(context.pool, Request.form(context.opts))
     id = Request.id()
-    from = {worker, Nesting.parent(worker)}
+    {_, parent} = from = {worker, Nesting.parent(worker)}
+    claim = Request.claim(holder, id, session, parent, context)
 
     with {:ok, body, functions, _} <- Request.encode(id, "stream", tool, payload, context, from, options),
-         {:ok, connection} <- Request.checkout(worker, holder, id, context, functions) do
+         {:ok, connection} <- Request.checkout(worker, claim, context, functions) do
       case Request.send_with(functions, connection, body) do
         :ok ->
           {:ok,
@@ -51,11 +55,12 @@ defmodule SnakeBridge.Exchange.Stream do
              id: id,
              deadline: context.deadline,
              functions: functions,
-             options: options
+             options: options,
+             circuit: context[:circuit]
            }}
 
         unsent ->
-          Exchange.settle(unsent, worker, connection, id)
+          Exchange.settle(unsent, worker, connection, id, context[:circuit])
       end
     end
   end
@@ -78,7 +83,7 @@ defmodule SnakeBridge.Exchange.Stream do
             {:done, %{finish(stream) | value: result["value"]}}
 
           {:ok, {:response, ^id, error, _}} ->
-            {:error, Error.from_wire(error), finish(stream)}
+            refused(error |> Error.from_wire() |> Attempts.begun(), finish(stream))
 
           {:ok, other} ->
             serve(stream, other)
@@ -89,13 +94,25 @@ defmodule SnakeBridge.Exchange.Stream do
         end
 
       {:error, :timeout} ->
-        Worker.cancel(stream.worker, connection.id, id, "deadline")
+        WorkerClient.cancel(stream.worker, connection.id, id, "deadline", stream.circuit)
         {:error, Request.timeout_error(), drop(stream)}
 
       {:error, reason} ->
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
-        died(stream, Worker.crash(stream.worker, :unknown, inspect(reason)))
+        error = WorkerClient.crash(stream.worker, :unknown, "the connection to it broke: #{inspect(reason)}")
+        Attempts.blame(stream.circuit, error)
+        died(stream, error)
+    end
+  end
+
+  # Nothing of it has begun: it begins in the process to which its session has moved.
+  defp refused(error, stream) do
+    with true <- Placement.moved?(error) and stream.moved != nil, {:ok, anew} <- stream.moved.() do
+      next(%{anew | deaths: stream.deaths})
+    else
+      {:error, later} -> {:error, later, stream}
+      false -> {:error, error, stream}
     end
   end
 
@@ -103,7 +120,8 @@ defmodule SnakeBridge.Exchange.Stream do
        when is_function(again) and deaths < @most_deaths do
     with {:ok, anew} <- again.(stream.taken),
          do: next(%{anew | deaths: deaths + 1}),
-         else: ({:error, error} -> {:error, error, stream})
+         # Items have come, whatever the new attempt says of itself.
+         else: ({:error, error} -> {:error, %{error | outcome: :unknown}, stream})
   end
 
   defp died(stream, error), do: {:error, error, stream}
@@ -113,7 +131,7 @@ defmodule SnakeBridge.Exchange.Stream do
     Lane.parse(body, stream.options)
   catch
     kind, reason ->
-      Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+      WorkerClient.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
       drop(stream)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
@@ -122,7 +140,7 @@ defmodule SnakeBridge.Exchange.Stream do
   defp unread({:response, id}, error, %__MODULE__{id: id} = stream), do: {:error, error, finish(stream)}
 
   defp unread(:garbage, error, stream) do
-    Worker.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
+    WorkerClient.cancel(stream.worker, stream.connection.id, stream.id, "cancelled")
     {:error, error, drop(stream)}
   end
 
@@ -152,7 +170,7 @@ defmodule SnakeBridge.Exchange.Stream do
   def halt(%__MODULE__{connection: connection, id: id, worker: worker} = stream) do
     # Whichever the executor sees first: it may be waiting for credit, or running the generator.
     Connection.send(connection, Lane.notification("cancel", [id, "halted"]))
-    Worker.cancel(worker, connection.id, id, "halted")
+    WorkerClient.cancel(worker, connection.id, id, "halted")
     drain(stream, System.monotonic_time(:millisecond) + @halt_timeout)
   end
 

@@ -2,7 +2,7 @@ defmodule SnakeBridge.Payload.Fields do
   @moduledoc "The fields of a payload, from what the caller wrote: arguments and options, modules, classes, objects."
 
   alias SnakeBridge.Pool.Journal
-  alias SnakeBridge.{Ref, StreamRef}
+  alias SnakeBridge.{Ref, Retry, StreamRef}
 
   @reserved [:idempotent, :idempotency_key, :mutates, :__args__, :__runtime__]
 
@@ -19,13 +19,21 @@ defmodule SnakeBridge.Payload.Fields do
     {pool, kwargs} =
       if is_atom(kwargs[:pool]) and kwargs[:pool] != nil, do: Keyword.pop(kwargs, :pool), else: {nil, kwargs}
 
-    split_fields(kwargs, if(pool, do: Keyword.put(ours, :pool, pool), else: ours), args)
+    ours = if pool, do: Keyword.put(ours, :pool, pool), else: ours
+    # Nor can these be what one calls retry.
+    {retry, kwargs} = if policy?(kwargs[:retry]), do: Keyword.pop(kwargs, :retry), else: {nil, kwargs}
+    split_fields(kwargs, if(retry, do: Keyword.put(ours, :retry, retry), else: ours), args)
   end
+
+  defp policy?(%Retry{}), do: true
+  defp policy?([_ | _] = given), do: Keyword.keyword?(given)
+  defp policy?(_), do: false
 
   defp split_fields(kwargs, ours, args) do
     runtime = Keyword.get(ours, :__runtime__, [])
     pool = ours[:pool] || runtime[:pool] || runtime[:pool_name]
     runtime = if pool, do: Keyword.put(runtime, :pool, pool), else: runtime
+    runtime = if ours[:retry], do: Keyword.put(runtime, :retry, ours[:retry]), else: runtime
 
     # What only reads may be made again, too.
     reads? = ours[:mutates] == false

@@ -4,29 +4,28 @@ defmodule SnakeBridge.Pool.Connections do
   use. `SnakeBridge.Pool.Slots` knows who holds which.
   """
   alias SnakeBridge.{Error, Lane.Connection, Output}
-  alias SnakeBridge.Pool.{Slots, Worker}
+  alias SnakeBridge.Pool.{Placement, Slots, WorkerClient}
 
-  @doc """
-  Takes a connection for `holder` (`SnakeBridge.SessionManager.track/0`), a new one if need be; waits its turn when all are in use. `request`
-  is what to cancel when the holder dies.
-  """
-  @spec checkout(map(), Slots.holder(), pos_integer(), integer() | :infinity) ::
-          {:ok, Connection.t()} | {:error, Error.t()}
-  def checkout(worker, holder, request, deadline) do
-    case Slots.take(worker.slots, holder, request) do
-      {:ready, connection} ->
-        {:ok, connection}
+  @doc "Takes a connection, a new one if need be; waits its turn when all are in use, or others wait already."
+  @spec checkout(map(), Slots.claim(), integer() | :infinity) :: {:ok, Connection.t()} | {:error, Error.t()}
+  def checkout(worker, claim, deadline) do
+    # A call on behalf of one that runs need not queue behind those that wait for that one.
+    taken =
+      if WorkerClient.crowded?(worker) and claim.nested == nil,
+        do: :none,
+        else: Slots.take(worker.slots, claim)
 
-      {:empty, lease} ->
-        open(worker, lease)
+    :atomics.add(worker.counts, 1, 1)
 
-      :none ->
-        with :look_again <- Worker.wait_turn(worker, deadline),
-             do: checkout(worker, holder, request, deadline)
+    case with(:none <- taken, do: WorkerClient.wait_turn(worker, claim, deadline)) do
+      {:ready, connection} -> {:ok, connection}
+      {:empty, lease} -> open(worker, lease)
+      :shut -> {:error, Placement.moved(worker)}
+      {:error, error} -> {:error, error}
     end
   rescue
     # The pool was stopped, and the table of its connections has gone with it.
-    ArgumentError -> {:error, Worker.crash(worker, :not_started, "its pool was stopped")}
+    ArgumentError -> with :shut <- WorkerClient.ended(worker, claim), do: {:error, Placement.moved(worker)}
   end
 
   defp open(worker, lease) do
@@ -42,15 +41,15 @@ defmodule SnakeBridge.Pool.Connections do
 
       with {:error, reason} <- Connection.give(connection, worker.pid) do
         discard(worker, connection)
-        {:error, Worker.crash(worker, :not_started, inspect(reason))}
+        {:error, WorkerClient.crash(worker, :not_started, inspect(reason))}
       else
         :ok -> {:ok, connection}
       end
     else
       {:error, error} ->
         Slots.give_up(worker.slots, lease)
-        Worker.freed(worker)
-        {:error, Worker.crash(worker, :not_started, error.message)}
+        WorkerClient.freed(worker)
+        {:error, WorkerClient.crash(worker, :not_started, error.message)}
     end
   end
 
@@ -58,14 +57,14 @@ defmodule SnakeBridge.Pool.Connections do
   @spec checkin(map(), Connection.t()) :: :ok
   def checkin(worker, connection) do
     Slots.back(worker.slots, connection)
-    Worker.freed(worker)
+    WorkerClient.freed(worker)
   end
 
   @doc "Closes a connection that cannot be used any more."
   @spec discard(map(), Connection.t()) :: :ok
   def discard(worker, connection) do
     Slots.close(worker.slots, connection)
-    Worker.freed(worker)
+    WorkerClient.freed(worker)
   end
 
   @doc "Cancels what a dead process had in flight on any worker, closes its connections and frees their slots."
@@ -74,12 +73,12 @@ defmodule SnakeBridge.Pool.Connections do
     for worker <- Slots.workers(), held <- Slots.held(worker.slots, holder) do
       case held do
         %Connection{lease: {_, _, request}} = connection ->
-          Worker.cancel(worker, connection.id, request, "caller_down")
+          WorkerClient.cancel(worker, connection.id, request, "caller_down")
           discard(worker, connection)
 
         lease ->
           Slots.give_up(worker.slots, lease)
-          Worker.freed(worker)
+          WorkerClient.freed(worker)
       end
     end
 

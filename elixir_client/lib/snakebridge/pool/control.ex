@@ -9,12 +9,14 @@ defmodule SnakeBridge.Pool.Control do
   alias SnakeBridge.Exchange.{Nesting, Request, Serving}
   alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Output.Late
+  alias SnakeBridge.Pool.Heartbeat
   alias SnakeBridge.Shared.Keeper
 
   @stats_timeout 2_000
 
-  def start_link(worker) do
-    case GenServer.start_link(__MODULE__, worker) do
+  @doc "Connects to a worker; with a heartbeat, the worker's process is told when the Python process has stopped answering."
+  def start_link(worker, heartbeat \\ nil) do
+    case GenServer.start_link(__MODULE__, {worker, heartbeat}) do
       {:ok, pid} ->
         {:ok, pid}
 
@@ -33,12 +35,15 @@ defmodule SnakeBridge.Pool.Control do
   @doc "Asks what runs; `to` gets `{:stats, generation, tag, {:ok, map} | :no_answer}`."
   def ask_stats(control, to, tag), do: GenServer.cast(control, {:stats, to, tag})
 
+  @doc "Says that sessions which hold nothing go elsewhere from now on; `to` gets `{:kept_by, the ids of the others | :no_answer}`."
+  def leave(control, to), do: GenServer.cast(control, {:leave, to})
+
   @doc "Asks whether no process maps a segment any more, and gives it a new name; `to` gets `{:recycled, segment, boolean}`."
   def recycle(control, segment, new_name, to),
     do: GenServer.cast(control, {:recycle, to, segment, new_name})
 
   @impl true
-  def init(worker) do
+  def init({worker, heartbeat}) do
     case Connection.open(
            worker.address,
            worker.token,
@@ -50,6 +55,7 @@ defmodule SnakeBridge.Pool.Control do
         {:ok, late} = Late.start_link(worker)
         :ok = Connection.activate(connection)
         if worker.shared, do: Keeper.offer(self())
+        if heartbeat, do: Process.send_after(self(), :beat, heartbeat.interval)
 
         {:ok,
          %{
@@ -62,6 +68,9 @@ defmodule SnakeBridge.Pool.Control do
            # request of Python => monitor of the process that answers it
            answering: %{},
            next: 1,
+           heartbeat: heartbeat,
+           # whether anything has come since the last beat
+           heard: true,
            options: Request.options(worker.pool)
          }}
 
@@ -81,6 +90,8 @@ defmodule SnakeBridge.Pool.Control do
     {:noreply, ask("stats", nil, {:stats, to, tag}, state)}
   end
 
+  def handle_cast({:leave, to}, state), do: {:noreply, ask("leave", nil, {:leave, to}, state)}
+
   def handle_cast({:recycle, to, segment, new_name}, state),
     do: {:noreply, ask("recycle", [segment, new_name], {:recycle, to, segment}, state)}
 
@@ -92,6 +103,8 @@ defmodule SnakeBridge.Pool.Control do
 
   @impl true
   def handle_info({tcp, _, body}, state) when tcp in [:tcp, :ssl] do
+    state = %{state | heard: true}
+
     case Lane.parse(body, state.options) do
       {:ok, message} -> {:noreply, handle(message, state)}
       {:error, error} -> unreadable(Lane.peek(body), error, state)
@@ -99,6 +112,22 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   def handle_info({:unanswered, id}, state), do: {:noreply, answered(id, :no_answer, state)}
+
+  def handle_info(:beat, state) do
+    {verdict, heartbeat} = Heartbeat.beat(state.heartbeat, state.heard, Heartbeat.ticks(state.worker.os_pid))
+    state = %{state | heartbeat: heartbeat, heard: false}
+
+    case verdict do
+      :dead ->
+        send(state.worker.pid, {:silent, state.worker.generation})
+        {:noreply, state}
+
+      verdict ->
+        Process.send_after(self(), :beat, heartbeat.interval)
+        # One question is enough for one that does not answer.
+        {:noreply, if(verdict == :alive, do: ask("ping", nil, :ping, state), else: state)}
+    end
+  end
 
   def handle_info({:answered, id}, state) do
     {monitor, answering} = Map.pop(state.answering, id)
@@ -181,8 +210,15 @@ defmodule SnakeBridge.Pool.Control do
       {nil, _} ->
         state
 
+      {:ping, asked} ->
+        %{state | asked: asked}
+
       {{:stats, to, tag}, asked} ->
         send(to, {:stats, state.worker.generation, tag, answer})
+        %{state | asked: asked}
+
+      {{:leave, to}, asked} ->
+        send(to, {:kept_by, with({:ok, sessions} <- answer, do: sessions)})
         %{state | asked: asked}
 
       {{:recycle, to, segment}, asked} ->

@@ -23,6 +23,10 @@ defmodule SnakeBridge.Pool.LastWords do
     if :queue.len(words) > @lines, do: :queue.drop(words), else: words
   end
 
+  @doc "Whether one of them matches."
+  @spec any?(t(), Regex.t()) :: boolean()
+  def any?(words, pattern), do: Enum.any?(:queue.to_list(words), &(&1 =~ pattern))
+
   @doc "A sentence with them, if there are any."
   @spec quoted(t()) :: String.t()
   def quoted(words) do

@@ -2,12 +2,14 @@ defmodule SnakeBridge.Pool.Placement do
   @moduledoc """
   Which session lives on which worker, and which workers there are. Both are tables that callers read themselves.
 
-  A session stays where it is, also when its worker's process dies: the next process of that worker takes it over, without what it held.
+  A session stays where it is, also when its worker's process dies: the next process of that worker takes it over, without what it held. While a
+  process is replaced that still holds something of a session, the session's calls go on there, until Python says that it holds nothing any more.
   """
-  alias SnakeBridge.{Error, Pool, SessionContext, SessionManager}
-  alias SnakeBridge.Pool.Worker
+  alias SnakeBridge.{Breaker, Error, Pool, SessionContext, SessionManager}
+  alias SnakeBridge.Exchange.Nesting
+  alias SnakeBridge.Pool.{Lifecycle, Seat}
 
-  # {pool, index} => status, worker
+  # {pool, index} => status, worker; {pool, index, generation} => :leaving, worker, of one that has been replaced
   @workers :snakebridge_workers
   # {pool, session} => index, generation, why what it held is gone
   @placements :snakebridge_placements
@@ -26,10 +28,10 @@ defmodule SnakeBridge.Pool.Placement do
   @spec place(map(), String.t()) :: {:ok, map()} | {:error, Error.t()}
   def place(%{pool: pool} = context, session) do
     case :ets.lookup(@placements, {pool, session}) do
-      [{_, index, _, _}] ->
+      [{_, index, generation, _}] ->
         case :ets.lookup(@workers, {pool, index}) do
-          [{_, :ready, worker}] -> {:ok, worker}
-          _ -> pool |> await(index, context) |> or_another(context, session)
+          [{_, :ready, %{generation: ^generation} = worker}] -> {:ok, worker}
+          rows -> find(rows, index, generation, context, session)
         end
 
       [] ->
@@ -44,6 +46,83 @@ defmodule SnakeBridge.Pool.Placement do
             place(context, session)
           end
         end
+    end
+  end
+
+  # Its process has been replaced, or died, or takes no calls now.
+  defp find(rows, index, generation, %{pool: pool} = context, session) do
+    case {:ets.lookup(@workers, {pool, index, generation}), rows} do
+      {[{_, :leaving, worker}], _} -> {:ok, worker}
+      {[], [{_, :ready, worker}]} -> {:ok, settle(session, worker)}
+      {[], [{_, :draining, worker}]} -> with :ok <- admitted(pool), do: {:ok, settle(session, worker)}
+      _ -> with {:ok, worker} <- await_or_another(index, context, session), do: {:ok, settle(session, worker)}
+    end
+  end
+
+  defp await_or_another(index, %{pool: pool} = context, session),
+    do: pool |> await(index, context) |> or_another(context, session)
+
+  # The session goes on in this process.
+  defp settle(session, worker) do
+    :ets.update_element(@placements, {worker.pool, session}, {3, worker.generation})
+    worker
+  end
+
+  # While a pool drains, calls from functions that its calls wait for are let through.
+  defp admitted(pool) do
+    with false <- Nesting.nested?(), %Error{} = refusal <- Lifecycle.refusal(pool) do
+      {:error, refusal}
+    else
+      _ -> :ok
+    end
+  end
+
+  # --- sessions that move to the process that replaces theirs ---
+
+  @doc "The error of a call to a worker that has been replaced and holds nothing of its session. Nobody but `follow/4` sees it."
+  @spec moved(map()) :: Error.t()
+  def moved(worker) do
+    text = "the worker #{worker.index} of the pool #{inspect(worker.pool)} has been replaced; call again"
+    Error.new(:unavailable, text, %{:outcome => :not_started, "moved" => true})
+  end
+
+  @doc "Whether an error says that the session goes on in the process that replaces its worker's."
+  @spec moved?(Error.t()) :: boolean()
+  def moved?(%Error{category: :unavailable, details: %{"moved" => true}}), do: true
+  def moved?(_), do: false
+
+  @doc """
+  Runs `use` with a worker, and with the one that replaces it when that is where the session goes on. `{:refused, error}`: there is none.
+  """
+  @spec follow(map(), map(), String.t(), (map() -> result)) :: result | {:refused, Error.t()}
+        when result: term()
+  def follow(worker, context, session, use) do
+    with {:error, %Error{} = error} <- use.(worker) do
+      if moved?(error), do: follow_on(worker, context, session, use), else: {:error, error}
+    end
+  end
+
+  defp follow_on(worker, context, session, use) do
+    case next(worker, context, session) do
+      {:ok, next} -> follow(next, context, session, use)
+      {:error, error} -> {:refused, error}
+    end
+  end
+
+  @doc "The worker of a session that has no place with this one any more."
+  @spec next(map(), map(), String.t()) :: {:ok, map()} | {:error, Error.t()}
+  def next(%{pool: pool, index: index, generation: generation}, context, session) do
+    with :ok <- admitted(pool) do
+      case :ets.lookup(@workers, {pool, index}) do
+        [{_, :ready, %{generation: newer}}] when newer != generation ->
+          # Only from there: somebody else may have been faster, or the session have ended.
+          row = {{pool, session}, index, generation, :_}
+          :ets.select_replace(@placements, [{row, [], [{{{{pool, session}}, index, newer, nil}}]}])
+          place(context, session)
+
+        _ ->
+          with {:ok, _} <- await(pool, index, context), do: place(context, session)
+      end
     end
   end
 
@@ -72,15 +151,15 @@ defmodule SnakeBridge.Pool.Placement do
   end
 
   defp choose(pool, context) do
-    ready = ready(pool)
-
-    case ready do
-      [] ->
-        await_any(pool, Enum.to_list(1..Pool.size(pool)), context)
-
-      _ ->
-        {:ok, Enum.min_by(Enum.shuffle(ready), &:atomics.get(&1.counts, 3))}
+    case {with_status(pool, :ready), with_status(pool, :draining)} do
+      {[], []} -> await_any(pool, Enum.to_list(1..Pool.size(pool)), context)
+      {[], draining} -> with :ok <- admitted(pool), do: fewest(draining)
+      {ready, _} -> ready |> Breaker.sound(pool, & &1.index) |> fewest()
     end
+  end
+
+  defp fewest(workers) do
+    {:ok, Enum.min_by(Enum.shuffle(workers), &:atomics.get(&1.counts, 3))}
   end
 
   # Workers start side by side: the first that is ready will do, and only if none can start is it an error.
@@ -95,7 +174,7 @@ defmodule SnakeBridge.Pool.Placement do
   end
 
   defp await(pool, index, context) do
-    with :ok <- Pool.ensure_running(pool), do: Worker.await(pool, index, Pool.left(context.deadline))
+    with :ok <- Pool.ensure_running(pool), do: Seat.await(pool, index, Pool.left(context.deadline))
   end
 
   @doc "The error of a ref that is not there, saying why if its worker has died."
@@ -119,20 +198,46 @@ defmodule SnakeBridge.Pool.Placement do
   @spec placed_on(atom(), pos_integer()) :: non_neg_integer()
   def placed_on(pool, index), do: :ets.select_count(@placements, [{{{pool, :_}, index, :_, :_}, [], [true]}])
 
+  @doc "Called by a worker whose process died: its sessions stay with its place, but what they held is gone."
+  @spec worker_lost(map(), String.t()) :: :ok
+  def worker_lost(%{pool: pool, index: index, generation: generation} = worker, reason) do
+    # Whoever looks from here on waits for the next.
+    :ets.delete(@workers, {pool, index, generation})
+    this = [{:==, :"$1", {:const, worker}}]
+    :ets.select_replace(@workers, [{{{pool, index}, :_, :"$1"}, this, [{{{{pool, index}}, :down, %{}}}]}])
+    mark_lost(pool, index, generation, reason)
+  end
+
   @doc """
-  Called by a worker whose process died: its sessions stay with it, but what they held is gone. That of a session which is recovered is made anew
-  by the next process, when it gets a call of it.
+  What the sessions of a process (`:_`: of any) of a worker held is gone. That of a session which is recovered is made anew by the next process, when
+  it gets a call of it.
   """
-  @spec mark_lost(atom(), pos_integer(), String.t()) :: :ok
-  def mark_lost(pool, index, reason) do
-    for [key] <- :ets.match(@placements, {{pool, :"$1"}, index, :_, :_}),
-        not SessionContext.recovered?(key) do
-      :ets.update_element(@placements, {pool, key}, {4, reason})
-      SnakeBridge.Session.Server.lost(key, reason)
+  @spec mark_lost(atom(), pos_integer(), non_neg_integer() | :_, String.t()) :: :ok
+  def mark_lost(pool, index, generation, reason) do
+    for session <- sessions_on(pool, index, generation), not SessionContext.recovered?(session) do
+      lose(pool, session, reason)
     end
 
     :ok
   end
+
+  @doc "Sessions that begin again by themselves (`SnakeBridge.Session`) leave a process that is replaced."
+  @spec move_servers(atom(), pos_integer(), non_neg_integer(), String.t()) :: :ok
+  def move_servers(pool, index, generation, reason) do
+    for session <- sessions_on(pool, index, generation), SnakeBridge.Session.Server.life?(session) do
+      lose(pool, session, reason)
+    end
+
+    :ok
+  end
+
+  defp lose(pool, session, reason) do
+    :ets.update_element(@placements, {pool, session}, {4, reason})
+    SnakeBridge.Session.Server.lost(session, reason)
+  end
+
+  defp sessions_on(pool, index, generation),
+    do: for([session] <- :ets.match(@placements, {{pool, :"$1"}, index, generation, :_}), do: session)
 
   @doc "Puts the nth of several new sessions on a worker of its own, as far as there are as many; `place/2` waits for it."
   @spec place_on(atom(), String.t(), pos_integer()) :: :ok | {:error, Error.t()}
@@ -168,6 +273,7 @@ defmodule SnakeBridge.Pool.Placement do
         if start == [], do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end), else: start
 
       unless choice == [] do
+        choice = Breaker.sound(choice, pool, &elem(&1, 0))
         {index, _} = choice |> Enum.shuffle() |> Enum.min_by(&load(pool, &1))
         place_on(pool, session, index)
       end
@@ -215,8 +321,11 @@ defmodule SnakeBridge.Pool.Placement do
   @doc "The worker of a session, if it takes calls now."
   @spec current(atom(), String.t()) :: {:ok, map()} | :none
   def current(pool, session) do
-    case :ets.lookup(@placements, {pool, session}) do
-      [{_, index, _, _}] -> ready_worker(pool, index)
+    with [{_, index, generation, _}] <- :ets.lookup(@placements, {pool, session}),
+         [] <- :ets.lookup(@workers, {pool, index, generation}) do
+      ready_worker(pool, index)
+    else
+      [{_, :leaving, worker}] -> {:ok, worker}
       [] -> :none
     end
   end
@@ -232,7 +341,30 @@ defmodule SnakeBridge.Pool.Placement do
 
   @doc "The workers of a pool that take calls now."
   @spec ready(atom()) :: [map()]
-  def ready(pool), do: for([worker] <- :ets.match(@workers, {{pool, :_}, :ready, :"$1"}), do: worker)
+  def ready(pool), do: with_status(pool, :ready)
+
+  defp with_status(pool, status),
+    do: for([worker] <- :ets.match(@workers, {{pool, :_}, status, :"$1"}), do: worker)
+
+  @doc "From now on the workers of a pool take no calls from outside."
+  @spec drain(atom()) :: non_neg_integer()
+  def drain(pool) do
+    row = {{pool, :"$1"}, :ready, :"$2"}
+    :ets.select_replace(@workers, [{row, [], [{{{{pool, :"$1"}}, :draining, :"$2"}}]}])
+  end
+
+  @doc "Processes of a pool that have been replaced and are still needed."
+  @spec leaving(atom()) :: [map()]
+  def leaving(pool), do: for([worker] <- :ets.match(@workers, {{pool, :_, :_}, :leaving, :"$1"}), do: worker)
+
+  @doc "A process that is replaced stays, for the sessions of which it holds something."
+  @spec put_leaving(map()) :: true
+  def put_leaving(worker),
+    do: :ets.insert(@workers, {{worker.pool, worker.index, worker.generation}, :leaving, worker})
+
+  @doc "No session has a place with this process any more."
+  @spec drop_leaving(map()) :: true
+  def drop_leaving(worker), do: :ets.delete(@workers, {worker.pool, worker.index, worker.generation})
 
   @doc "All workers of a pool: index, status, and the process if there is one."
   @spec workers(atom()) :: [{pos_integer(), atom(), map()}]
@@ -247,5 +379,8 @@ defmodule SnakeBridge.Pool.Placement do
   def put_worker(pool, index, status, worker), do: :ets.insert(@workers, {{pool, index}, status, worker})
 
   @spec drop_worker(atom(), pos_integer()) :: true
-  def drop_worker(pool, index), do: :ets.delete(@workers, {pool, index})
+  def drop_worker(pool, index) do
+    :ets.match_delete(@workers, {{pool, index, :_}, :_, :_})
+    :ets.delete(@workers, {pool, index})
+  end
 end

@@ -3,8 +3,11 @@ defmodule SnakeBridge.Pool.Python do
 
   import Bitwise
 
+  alias SnakeBridge.Lane.Connection
   alias SnakeBridge.Pool.{Journal, Policy}
-  alias SnakeBridge.{Reload, Shared}
+  alias SnakeBridge.{Lane, Reload, Shared}
+
+  @warm_up 5_000
 
   @doc "Starts an executor; it is ready when it has said so."
   @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
@@ -27,6 +30,7 @@ defmodule SnakeBridge.Pool.Python do
           {:args,
            ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
              shared(options) ++
+             Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
              Policy.arguments(options) ++
              Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
           {:env, env},
@@ -44,6 +48,26 @@ defmodule SnakeBridge.Pool.Python do
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
+  end
+
+  @doc """
+  Makes an executor that has just started import now what it would import for its first call: whoever waits for a spare, or for the process that
+  replaces another, does not wait for that. Whether it went well is seen when the worker is used.
+  """
+  @spec warm_up(map()) :: :ok
+  def warm_up(%{address: address, token: token}) do
+    with {:ok, connection} <- Connection.open(address, token, :call) do
+      payload = SnakeBridge.Payload.release_session("warm-up")
+      params = %{"tool" => "snakebridge.release_session", "payload" => payload, "timeout_ms" => @warm_up}
+
+      with {:ok, body} <- Lane.request(1, "call", params, Lane.options([])),
+           :ok <- Connection.send(connection, body),
+           do: Connection.receive(connection, @warm_up)
+
+      Connection.close(connection)
+    end
+
+    :ok
   end
 
   defp shared(options) do

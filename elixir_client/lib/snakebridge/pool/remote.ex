@@ -1,7 +1,7 @@
 defmodule SnakeBridge.Pool.Remote do
   @moduledoc """
   A worker of a pool that somebody else has started, on another machine perhaps: connects to it, notices that it is gone, and connects
-  again. To callers it is what `SnakeBridge.Pool.Worker` is, and answers the same messages.
+  again. It has a place of the pool as `SnakeBridge.Pool.Seat` has, and answers callers as `SnakeBridge.Pool.Worker` does.
 
   A connection that breaks is not the end of what lives there: each Python process tells an `instance`, and while the same one answers,
   sessions and refs go on. When another answers, what its predecessor held is lost, as with any worker that died.
@@ -10,9 +10,21 @@ defmodule SnakeBridge.Pool.Remote do
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Output}
+  alias SnakeBridge.{Breaker, CallbackRegistry, Error, Output}
   alias SnakeBridge.Lane.Connection
-  alias SnakeBridge.Pool.{Control, Placement, Queue, Slots, Worker}
+
+  alias SnakeBridge.Pool.{
+    Admission,
+    Control,
+    Death,
+    Heartbeat,
+    Lifecycle,
+    Placement,
+    Seat,
+    Slots,
+    Waiting,
+    WorkerClient
+  }
 
   @backoff_first 100
   @backoff_last 5_000
@@ -24,12 +36,14 @@ defmodule SnakeBridge.Pool.Remote do
   @look_every 20
 
   def start_link({pool, index, options}),
-    do: GenServer.start_link(__MODULE__, {pool, index, options}, name: Worker.name(pool, index))
+    do: GenServer.start_link(__MODULE__, {pool, index, options}, name: Seat.name(pool, index))
 
   @impl true
   def init({pool, index, options}) do
     Process.flag(:trap_exit, true)
-    Placement.mark_lost(pool, index, "its pool was restarted")
+    Placement.mark_lost(pool, index, :_, "its pool was restarted")
+    # Of an earlier life of this process, which has crashed.
+    earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
     Placement.put_worker(pool, index, :starting, %{})
@@ -40,10 +54,10 @@ defmodule SnakeBridge.Pool.Remote do
       index: index,
       place: Enum.at(options[:workers], index - 1),
       options: Keyword.put(options, :output, Output.mode(options)),
-      generation: 0,
-      # :connecting | :ready | {:failed, error}
+      generation: Enum.max(earlier, fn -> 0 end),
+      # :connecting | :ready | {:failed, error} | :closed
       status: :connecting,
-      # since when it cannot be reached
+      # since when it is reached, or cannot be
       since: now(),
       # the process that holds the control connection, or tries to open it
       line: nil,
@@ -53,7 +67,7 @@ defmodule SnakeBridge.Pool.Remote do
       # callers that wait for it to be ready
       waiting: [],
       # callers that wait for a free connection
-      queue: Queue.new(),
+      turns: turns(options),
       # callers that want to know why their connection broke
       asking: [],
       # workers before this one, some of whose connections were still held
@@ -65,6 +79,8 @@ defmodule SnakeBridge.Pool.Remote do
     {:ok, state, {:continue, :connect}}
   end
 
+  defp turns(options), do: options |> Admission.new() |> Waiting.new()
+
   @impl true
   def handle_continue(:connect, state), do: {:noreply, connect(state)}
 
@@ -72,14 +88,15 @@ defmodule SnakeBridge.Pool.Remote do
 
   defp connect(%{place: place} = state) do
     remote = self()
-    %{state | line: spawn_link(fn -> line(remote, place) end)}
+    heartbeat = Heartbeat.settings(state.options)
+    %{state | line: spawn_link(fn -> line(remote, place, heartbeat) end)}
   end
 
-  defp line(remote, place) do
+  defp line(remote, place, heartbeat) do
     with {:ok, facts} <- ask(place),
          :ok <- tell(remote, {:reached, self(), facts}),
          worker = receive(do: ({:begin, worker} -> worker)),
-         {:ok, control} <- Control.start_link(worker) do
+         {:ok, control} <- Control.start_link(worker, heartbeat) do
       # Control ends normally when its connection does, which a link alone does not tell.
       monitor = Process.monitor(control)
       tell(remote, {:controlled, self(), control})
@@ -107,22 +124,49 @@ defmodule SnakeBridge.Pool.Remote do
   @impl true
   def handle_call(:await, _from, %{status: :ready} = state), do: {:reply, {:ok, state.worker}, state}
   def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
+
+  def handle_call(:await, _from, %{status: :closed} = state),
+    do: {:reply, {:error, Lifecycle.refusal(state.pool) || Seat.closed(state.pool)}, state}
+
   def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
 
-  def handle_call({:wait, generation}, from, %{generation: generation, status: :ready} = state) do
-    if Queue.empty?(state.queue), do: Process.send_after(self(), {:look, generation}, @look_every)
-    {:noreply, %{state | queue: Queue.join(state.queue, from, state.worker)}}
+  def handle_call({:wait, claim}, from, %{status: :ready} = state) do
+    if Slots.admits?(state.worker.slots, claim) do
+      if Waiting.empty?(state.turns), do: Process.send_after(self(), :look, @look_every)
+      {:noreply, %{state | turns: Waiting.join(state.turns, from, claim, state.worker)}}
+    else
+      {:reply, :shut, state}
+    end
   end
 
-  def handle_call({:wait, _}, _from, state), do: {:reply, gone(state), state}
+  def handle_call({:wait, _}, _from, state), do: {:reply, gone(state, state.loss || unreached()), state}
 
-  def handle_call({:why, generation}, from, %{generation: generation, status: :ready} = state) do
+  def handle_call(:why, from, %{status: :ready} = state) do
     # The connection broke before anything was heard of the others; it will, or the worker lives on.
     timer = Process.send_after(self(), {:no_reason, from}, 1_000)
     {:noreply, %{state | asking: [{from, timer} | state.asking]}}
   end
 
-  def handle_call({:why, _}, _from, state), do: {:reply, state.loss, state}
+  def handle_call(:why, _from, state), do: {:reply, state.loss, state}
+
+  # Its pool has been drained: what runs there runs for others.
+  def handle_call(:close, _from, state) do
+    why = "its pool was drained"
+    if state.line, do: Process.exit(state.line, :kill)
+    error = Seat.closed(state.pool)
+    for from <- state.waiting, do: GenServer.reply(from, {:error, error})
+    state = let_down(state, Death.unseen(why, :pool_stopped))
+    Placement.mark_lost(state.pool, state.index, :_, why)
+    Placement.put_worker(state.pool, state.index, :stopped, %{})
+    {:reply, :ok, %{given_up(state) | status: :closed, line: nil, waiting: []}}
+  end
+
+  def handle_call(:open, _from, %{status: :closed} = state) do
+    Placement.put_worker(state.pool, state.index, :starting, %{})
+    {:reply, :ok, connect(%{state | status: :connecting, since: now(), backoff: @backoff_first})}
+  end
+
+  def handle_call(:open, _from, state), do: {:reply, :ok, state}
 
   def handle_call(_, _from, state) do
     text =
@@ -132,17 +176,20 @@ defmodule SnakeBridge.Pool.Remote do
   end
 
   @impl true
-  def handle_cast({:freed, generation}, %{generation: generation, status: :ready} = state),
-    do: {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
+  def handle_cast(:freed, %{status: :ready} = state),
+    do: {:noreply, %{state | turns: Waiting.grant(state.turns, state.worker)}}
 
-  def handle_cast(
-        {:cancel, generation, connection, request, reason},
-        %{generation: generation, status: :ready} = state
-      ) do
+  def handle_cast({:cancel, {connection, request, _} = call, reason}, %{status: :ready} = state) do
     Control.cancel(state.control, connection, request, reason)
     grace = Keyword.get(state.options, :kill_after, 5_000)
-    Process.send_after(self(), {:still_running?, generation, connection, request}, grace)
+    Process.send_after(self(), {:still_running?, call}, grace)
     {:noreply, state}
+  end
+
+  # What a call does that ignores its cancellation, nobody here can end; its caller need not wait for that.
+  def handle_cast(:kill, %{worker: %{slots: slots}} = state) do
+    for connection <- Slots.busy(slots), do: Connection.close(connection)
+    {:noreply, %{state | loss: Death.unseen("its pool was drained", :pool_stopped)}}
   end
 
   def handle_cast(_, state), do: {:noreply, state}
@@ -160,16 +207,18 @@ defmodule SnakeBridge.Pool.Remote do
     if state.generation > 1 or state.loss, do: say(state, "is reached again")
     Slots.publish(state.worker)
     :atomics.put(state.worker.counts, 3, Placement.placed_on(state.pool, state.index))
-    Placement.put_worker(state.pool, state.index, :ready, state.worker)
+    Placement.put_worker(state.pool, state.index, Lifecycle.status(state.pool), state.worker)
     for from <- state.waiting, do: GenServer.reply(from, {:ok, state.worker})
-    {:noreply, %{state | status: :ready, control: control, waiting: [], backoff: @backoff_first}}
+
+    {:noreply,
+     %{state | status: :ready, since: now(), control: control, waiting: [], backoff: @backoff_first}}
   end
 
   def handle_info({:unreachable, line, error}, %{line: line} = state),
     do: {:noreply, unreachable(state, error)}
 
   def handle_info({:EXIT, line, reason}, %{line: line, status: :ready} = state),
-    do: {:noreply, lost(state, reason)}
+    do: {:noreply, lost(state, "the connection to it broke#{ended(reason)}")}
 
   # The control connection could not be opened.
   def handle_info({:EXIT, line, %Error{} = error}, %{line: line} = state),
@@ -187,6 +236,12 @@ defmodule SnakeBridge.Pool.Remote do
 
   def handle_info(:connect, %{line: nil} = state), do: {:noreply, connect(state)}
 
+  # It may compute, and keep Python from answering: calls that run there go on. New ones would wait for it.
+  def handle_info({:silent, _}, %{status: :ready} = state) do
+    Process.exit(state.line, :kill)
+    {:noreply, lost(state, "it has stopped answering (heartbeat: of the pool sets the limit)")}
+  end
+
   # --- what calls leave to do ---
 
   def handle_info({:no_reason, from}, state) do
@@ -195,19 +250,15 @@ defmodule SnakeBridge.Pool.Remote do
     {:noreply, %{state | asking: asking}}
   end
 
-  def handle_info(
-        {:still_running?, generation, connection, request},
-        %{generation: generation, status: :ready} = state
-      ) do
-    Control.ask_stats(state.control, self(), {connection, request})
+  def handle_info({:still_running?, call}, %{status: :ready} = state) do
+    Control.ask_stats(state.control, self(), call)
     {:noreply, state}
   end
 
-  def handle_info(
-        {:stats, generation, {connection, request}, {:ok, %{"active" => active}}},
-        %{generation: generation} = state
-      ) do
+  def handle_info({:stats, _, {connection, request, circuit}, {:ok, %{"active" => active}}}, state) do
     if Enum.any?(active, &match?([^connection, ^request | _], &1)) do
+      Breaker.failed(circuit, :timeout)
+
       Logger.warning(
         "SnakeBridge: a call ignores its cancellation on the worker at #{state.place.address}, which can only be restarted where it runs"
       )
@@ -216,10 +267,10 @@ defmodule SnakeBridge.Pool.Remote do
     {:noreply, state}
   end
 
-  def handle_info({:look, generation}, %{generation: generation, status: :ready} = state) do
-    queue = Queue.wake(state.queue, state.worker)
-    unless Queue.empty?(queue), do: Process.send_after(self(), {:look, generation}, @look_every)
-    {:noreply, %{state | queue: queue}}
+  def handle_info(:look, %{status: :ready} = state) do
+    turns = state.turns |> Waiting.expire(state.worker) |> Waiting.grant(state.worker)
+    unless Waiting.empty?(turns), do: Process.send_after(self(), :look, Waiting.pause(turns, @look_every))
+    {:noreply, %{state | turns: turns}}
   end
 
   def handle_info(:sweep, state) do
@@ -227,11 +278,11 @@ defmodule SnakeBridge.Pool.Remote do
     state = %{state | retired: Enum.reject(state.retired, &let_go?/1)}
 
     if state.status == :ready do
+      if now() - state.since > @idle_sweep, do: Breaker.worker_well(state.pool, state.index)
       Slots.shrink(state.worker.slots, @idle_kept)
-      {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
-    else
-      {:noreply, state}
     end
+
+    {:noreply, state}
   end
 
   def handle_info(_, state), do: {:noreply, state}
@@ -240,6 +291,7 @@ defmodule SnakeBridge.Pool.Remote do
   def terminate(_reason, state) do
     Placement.drop_worker(state.pool, state.index)
     if state.line, do: Process.exit(state.line, :kill)
+    let_down(state, Death.unseen("its pool was stopped", :pool_stopped))
     if state.worker, do: retire(state.worker)
   end
 
@@ -250,13 +302,19 @@ defmodule SnakeBridge.Pool.Remote do
       state
     else
       why = "the worker at #{state.place.address} was restarted"
-      Placement.mark_lost(state.pool, state.index, why)
-      retire(state.worker)
-      %{state | retired: [state.worker | state.retired], worker: nil, loss: why}
+      Placement.mark_lost(state.pool, state.index, :_, why)
+      given_up(%{state | loss: Death.unseen(why)})
     end
   end
 
   defp same_or_lost(state, _), do: state
+
+  defp given_up(%{worker: nil} = state), do: state
+
+  defp given_up(%{worker: worker} = state) do
+    retire(worker)
+    %{state | retired: [worker | state.retired], worker: nil}
+  end
 
   # The same process as before: what callers know of it still holds.
   defp worker(%{worker: %{}} = state, _), do: state
@@ -281,32 +339,30 @@ defmodule SnakeBridge.Pool.Remote do
       # Each worker may have a file of its own, so a key is only one key where the option says that they share it.
       journal: Keyword.get(options, :journal, false) == true and "journal" in facts.features,
       shared: false,
+      session_queue: options[:max_session_queue],
       slots: Slots.new(most),
-      # unused, processes that wait for a connection, sessions
+      since: now(),
+      # calls begun, processes that wait for a connection, sessions
       counts: :atomics.new(3, [])
     }
 
     %{state | generation: generation, worker: worker}
   end
 
-  defp lost(state, reason) do
-    why = "the connection to it broke#{ended(reason)}"
+  defp lost(state, why) do
     say(state, "cannot be reached: #{why}")
+    Breaker.worker_failed(state.pool, state.index)
     Placement.put_worker(state.pool, state.index, :starting, %{})
     # Those that nobody uses are most likely broken, too.
     Slots.shrink(state.worker.slots, 0)
-    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, why)}
-    Queue.dismiss(state.queue, gone(state))
+    again(let_down(%{state | status: :connecting, since: now()}, Death.unseen(why)))
+  end
 
-    again(%{
-      state
-      | status: :connecting,
-        since: now(),
-        control: nil,
-        loss: why,
-        asking: [],
-        queue: Queue.new()
-    })
+  # Whoever waits for something from it is told why nothing comes.
+  defp let_down(state, loss) do
+    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
+    if state.worker, do: Waiting.dismiss(state.turns, state.worker, gone(state, loss))
+    %{state | control: nil, loss: loss, asking: [], turns: turns(state.options)}
   end
 
   defp ended({:shutdown, :normal}), do: ""
@@ -329,7 +385,7 @@ defmodule SnakeBridge.Pool.Remote do
     error = %{error | outcome: :not_started, retry_after_ms: state.backoff}
     Placement.put_worker(state.pool, state.index, :failed, %{})
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    %{state | status: {:failed, error}, waiting: [], loss: error.message}
+    %{state | status: {:failed, error}, waiting: [], loss: Death.unseen(error.message)}
   end
 
   # Not all at once, when many nodes have lost the same machine.
@@ -349,14 +405,10 @@ defmodule SnakeBridge.Pool.Remote do
     if Slots.census(worker.slots).held == 0, do: Slots.forget(worker), else: false
   end
 
-  defp gone(state),
-    do:
-      {:error,
-       Error.new(
-         :worker_crash,
-         "the worker at #{state.place.address} cannot be reached; the call had not started",
-         %{outcome: :not_started}
-       )}
+  defp gone(state, loss),
+    do: {:error, Death.error(loss, :not_started, WorkerClient.lost(state.place.address))}
+
+  defp unreached, do: Death.unseen("it is not reached yet")
 
   defp say(state, text),
     do:

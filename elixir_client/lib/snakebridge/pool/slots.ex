@@ -3,7 +3,7 @@ defmodule SnakeBridge.Pool.Slots do
   The connections to one worker process, and who holds each. A slot changes hands in one atomic step that also names the new holder, so a
   caller may be killed at any moment: what it held is known, and is closed and free again once its end is noticed.
 
-  A holder is the number that `SnakeBridge.SessionManager.track/0` gave a process: a number, because pids do not fit into an atomic.
+  No session takes more than three quarters of them for itself: whoever comes next finds one. A holder is the number that `SnakeBridge.SessionManager.track/0` gave a process: a number, because pids do not fit into an atomic.
   """
   alias SnakeBridge.Lane.Connection
 
@@ -15,13 +15,22 @@ defmodule SnakeBridge.Pool.Slots do
 
   @workers :snakebridge_slots
 
-  @enforce_keys [:size, :holders, :requests, :alive, :connections]
-  defstruct [:size, :holders, :requests, :alive, :connections]
+  # Whether the worker lives, and whom it takes: everybody; of a pool that drains, calls on behalf of such as run anywhere; of a process that has been
+  # replaced, only those on behalf of its own.
+  @dead 0
+  @open 1
+  @draining 2
+  @shut 3
+
+  @enforce_keys [:size, :share, :holders, :requests, :sessions, :alive, :connections]
+  defstruct [:size, :share, :holders, :requests, :sessions, :alive, :connections]
 
   @type t :: %__MODULE__{
           size: pos_integer(),
+          share: pos_integer(),
           holders: :atomics.atomics_ref(),
           requests: :atomics.atomics_ref(),
+          sessions: :atomics.atomics_ref(),
           alive: :atomics.atomics_ref(),
           connections: :ets.table()
         }
@@ -29,17 +38,31 @@ defmodule SnakeBridge.Pool.Slots do
   @type holder :: pos_integer()
   @typedoc "One taking of a slot: by whom, and for which request. It is given back once."
   @type lease :: {slot(), holder(), request :: non_neg_integer()}
+  @typedoc """
+  Who asks for a connection, and what for: the request is what to cancel when the holder dies; `nested`: on behalf of a
+  call that runs on this worker (`:here`) or on another; `ends`: it ends a session, and is let in in any case.
+  """
+  @type claim :: %{
+          required(:holder) => holder(),
+          required(:request) => pos_integer(),
+          required(:session) => pos_integer(),
+          required(:nested) => :here | :elsewhere | nil,
+          required(:ends) => boolean(),
+          optional(atom()) => term()
+        }
 
   @doc "The slots of a worker that has just become ready; the calling process keeps their table alive."
   @spec new(pos_integer()) :: t()
   def new(size) do
     alive = :atomics.new(1, [])
-    :atomics.put(alive, 1, 1)
+    :atomics.put(alive, 1, @open)
 
     %__MODULE__{
       size: size,
+      share: max(1, ceil(size * 3 / 4)),
       holders: :atomics.new(size, []),
       requests: :atomics.new(size, []),
+      sessions: :atomics.new(size, []),
       alive: alive,
       connections: :ets.new(:snakebridge_connections, [:public, :set, read_concurrency: true])
     }
@@ -75,24 +98,67 @@ defmodule SnakeBridge.Pool.Slots do
 
   # --- taking and giving back ---
 
-  @doc """
-  Takes a connection that is ready, or else an empty slot, to be filled with `put/3`. `request` is what the holder is going to do there: what
-  to cancel when it dies.
-  """
-  @spec take(t(), holder(), pos_integer()) :: {:ready, Connection.t()} | {:empty, lease()} | :none
-  def take(slots, holder, request) do
-    case take(slots, holder, 1, nil) do
+  @doc "Takes a connection that is ready, or else an empty slot, to be filled with `put/3`. `:shut`: the worker takes no new calls."
+  @spec take(t(), claim()) :: {:ready, Connection.t()} | {:empty, lease()} | :none | :shut
+  def take(slots, claim) do
+    case take(slots, claim.holder, 1, nil) do
       {kind, slot} ->
-        :atomics.put(slots.requests, slot, request)
+        :atomics.put(slots.requests, slot, claim.request)
+        :atomics.put(slots.sessions, slot, claim.session)
+        lease = {slot, claim.holder, claim.request}
 
-        lease = {slot, holder, request}
+        # Taken first, then looked: whoever shuts the worker from here on sees that the slot is held.
+        cond do
+          not admits?(slots, claim) ->
+            return(slots, kind, lease, :shut)
 
-        if kind == :ready,
-          do: {:ready, %{:ets.lookup_element(slots.connections, slot, 3) | lease: lease}},
-          else: {:empty, lease}
+          # Low slots are taken first, so that a high one means a crowd.
+          claim.nested != :here and slot > slots.share and flooded?(slots, claim.session) ->
+            return(slots, kind, lease, :none)
+
+          true ->
+            taken(slots, kind, lease)
+        end
 
       :none ->
         :none
+    end
+  end
+
+  @doc "Whether the worker takes such a call, as far as it lives."
+  @spec admits?(t(), claim()) :: boolean()
+  def admits?(_, %{nested: :here}), do: true
+
+  def admits?(slots, claim) do
+    case :atomics.get(slots.alive, 1) do
+      @shut -> false
+      @draining -> claim.nested != nil or claim.ends
+      _ -> true
+    end
+  end
+
+  defp taken(_, :empty, lease), do: {:empty, lease}
+
+  defp taken(slots, :ready, {slot, _, _} = lease),
+    do: {:ready, %{:ets.lookup_element(slots.connections, slot, 3) | lease: lease}}
+
+  defp return(slots, :ready, lease, answer) do
+    back(slots, %{lease: lease})
+    answer
+  end
+
+  defp return(slots, :empty, lease, answer) do
+    give_up(slots, lease)
+    answer
+  end
+
+  defp flooded?(slots, session), do: Map.get(by_session(slots), session, 0) > slots.share
+
+  @doc "How many connections each session holds."
+  @spec by_session(t()) :: %{pos_integer() => pos_integer()}
+  def by_session(slots) do
+    for slot <- 1..slots.size, :atomics.get(slots.holders, slot) >= @first_holder, reduce: %{} do
+      counts -> Map.update(counts, :atomics.get(slots.sessions, slot), 1, &(&1 + 1))
     end
   end
 
@@ -234,7 +300,31 @@ defmodule SnakeBridge.Pool.Slots do
 
   @doc "Whether the worker process lives, as far as is known."
   @spec alive?(t()) :: boolean()
-  def alive?(slots), do: :atomics.get(slots.alive, 1) == 1
+  def alive?(slots), do: :atomics.get(slots.alive, 1) != @dead
+
+  @doc "From now on only calls on behalf of such as run on this worker take a connection."
+  @spec shut(t()) :: :ok
+  def shut(slots), do: close_door(slots, @shut)
+
+  @doc "From now on only calls on behalf of such as run on any worker take a connection."
+  @spec drain(t()) :: :ok
+  def drain(slots), do: close_door(slots, @draining)
+
+  # Not where it is dead.
+  defp close_door(slots, how) do
+    :atomics.compare_exchange(slots.alive, 1, @open, how)
+    :ok
+  end
+
+  @doc "The connections that are held: what runs there, as far as it has come to Python."
+  @spec busy(t()) :: [Connection.t()]
+  def busy(slots) do
+    for slot <- 1..slots.size,
+        holder = :atomics.get(slots.holders, slot),
+        holder >= @first_holder,
+        {_, _, connection} <- lookup(slots, slot),
+        do: %{connection | lease: {slot, holder, :atomics.get(slots.requests, slot)}}
+  end
 
   @doc """
   The worker process has died. Connections that nobody holds are closed; the others by their holders, who may still read answers that came
@@ -242,7 +332,7 @@ defmodule SnakeBridge.Pool.Slots do
   """
   @spec retire(t()) :: :ok
   def retire(slots) do
-    :atomics.put(slots.alive, 1, 0)
+    :atomics.put(slots.alive, 1, @dead)
     shrink(slots, 0)
   end
 end

@@ -1,253 +1,225 @@
 defmodule SnakeBridge.Pool.Worker do
   @moduledoc """
-  One Python process: starts it, owns every socket to it, notices its death, starts the next. Calls do not pass through this process.
+  One Python process from its start to its end: owns every socket to it, lets callers wait for a connection, notices its death. Calls do not pass
+  through this process. Whose work it does, and what follows it, `SnakeBridge.Pool.Seat` decides.
 
   The Port's stdin is the Python process's lifeline: it ends when this BEAM does, however that happens.
+
+  Its owner hears `{:worker, pid, event}`: `:ready`, `{:failed, text}` (it never became ready), `{:died, death}`, `:left` (sessions that hold
+  nothing are refused from now on), `:vacant` (nothing needs it any more). A dead worker stays while callers hold connections to it, and to tell them why it died.
   """
-  use GenServer, restart: :permanent
+  use GenServer, restart: :temporary, shutdown: 10_000
 
   require Logger
 
-  alias SnakeBridge.{CallbackRegistry, Error, Output, Pool, Shared}
-  alias SnakeBridge.Pool.{Control, Journal, LastWords, Placement, Python, Queue, Slots}
+  alias SnakeBridge.{Breaker, CallbackRegistry, Error, Output, Pool, Shared}
 
-  @backoff_first 100
-  @backoff_last 5_000
-  # A worker that lived this long did not die of its start.
-  @healthy_after 1_000
+  alias SnakeBridge.Pool.{
+    Admission,
+    Control,
+    Death,
+    Heartbeat,
+    Journal,
+    LastWords,
+    OutOfMemory,
+    Placement,
+    Python,
+    Slots,
+    Waiting
+  }
+
   @idle_kept 4
   @idle_sweep 10_000
   @look_every 20
+  @leave_every 25
 
-  def start_link({pool, index, options}),
-    do: GenServer.start_link(__MODULE__, {pool, index, options}, name: name(pool, index))
+  @doc "Starts a Python process for `owner`."
+  @spec start(atom(), keyword(), pid()) :: {:ok, pid()} | {:error, term()}
+  def start(pool, options, owner),
+    do: DynamicSupervisor.start_child(supervisor(pool), {__MODULE__, {pool, options, owner}})
 
-  @doc false
-  def name(pool, index), do: {:global_name, pool, index} |> via()
-  defp via({_, pool, index}), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
+  @doc "The supervisor of the Python processes of a pool."
+  @spec supervisor(atom()) :: atom()
+  def supervisor(pool), do: Module.concat([Pool, pool, Workers])
 
-  @doc "Waits until the worker is ready."
-  @spec await(atom(), pos_integer(), timeout()) :: {:ok, map()} | {:error, Error.t()}
-  def await(pool, index, timeout) do
-    GenServer.call(name(pool, index), :await, timeout)
+  def start_link({pool, options, owner}), do: GenServer.start_link(__MODULE__, {pool, options, owner})
+
+  @doc "Puts a ready worker into the place `index` of its pool: from now on it takes calls, and belongs to the caller."
+  @spec seat(pid(), pos_integer(), pos_integer()) :: {:ok, map()} | {:error, Error.t()}
+  def seat(pid, index, generation) do
+    GenServer.call(pid, {:seat, self(), index, generation})
   catch
-    :exit, {:timeout, _} ->
-      {:error, Error.new(:timeout, "no Python worker of the pool #{inspect(pool)} was ready in time")}
-
-    :exit, _ ->
-      {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is being stopped or restarted; try again")}
+    :exit, reason -> {:error, Error.new(:worker_start, "the worker ended: #{inspect(reason, limit: 10)}")}
   end
 
-  @doc """
-  Waits until a connection may be free. The answer is only a hint to look again: a connection that was handed to a process which gave up
-  meanwhile would be lost.
-  """
-  @spec wait_turn(map(), integer() | :infinity) :: :look_again | {:error, Error.t()}
-  def wait_turn(worker, deadline) do
-    GenServer.call(worker.pid, {:wait, worker.generation}, Pool.left(deadline))
-  catch
-    :exit, {:timeout, _} ->
-      # The hint may have come too late for us, but not for the next one.
-      GenServer.cast(worker.pid, {:freed, worker.generation})
+  @doc "Leaves a worker behind: sessions that hold nothing go elsewhere. Its owner hears `:vacant` when none is left and nothing runs."
+  @spec leave(pid()) :: :ok
+  def leave(pid), do: GenServer.cast(pid, :leave)
 
-      {:error,
-       Error.new(
-         :timeout,
-         "all #{worker.max_connections} connections to the worker were in use until the timeout; raise max_connections"
-       )}
+  @doc "Ends a worker that takes no calls any more as soon as those that run have ended."
+  @spec finish(pid()) :: :ok
+  def finish(pid), do: GenServer.cast(pid, :finish)
 
-    :exit, _ ->
-      {:error, crash(worker, :not_started, "its pool was stopped")}
-  end
-
-  @doc "Says that a connection is free now, if anybody waits for one."
-  @spec freed(map()) :: :ok
-  def freed(worker) do
-    if Queue.waiting?(worker), do: GenServer.cast(worker.pid, {:freed, worker.generation})
-    :ok
-  end
-
-  @doc "Interrupts a request; if it is still running after the pool's grace period, the worker is killed."
-  @spec cancel(map(), pos_integer(), non_neg_integer(), String.t()) :: :ok
-  def cancel(worker, connection_id, request_id, reason) do
-    GenServer.cast(worker.pid, {:cancel, worker.generation, connection_id, request_id, reason})
-  end
-
-  @doc "The error for a call whose connection broke: why the process died, as far as that is known."
-  @spec crash(map(), :unknown | :not_started, String.t()) :: Error.t()
-  def crash(worker, outcome, seen) do
-    why =
-      try do
-        GenServer.call(worker.pid, {:why, worker.generation}, 3_000)
-      catch
-        :exit, _ -> seen
-      end
-
-    ran =
-      if outcome == :unknown,
-        do: "it is not known whether the call took effect",
-        else: "the call had not started"
-
-    what =
-      if worker.remote, do: "the Python worker at #{worker.address} was lost", else: "the Python worker died"
-
-    Error.new(:worker_crash, "#{what}: #{why || seen}; #{ran}", %{outcome: outcome})
-  end
+  @doc "Kills the Python process, because its pool is being drained or stopped and something in it does not end."
+  @spec kill(pid()) :: :ok
+  def kill(pid), do: GenServer.cast(pid, :kill)
 
   # --- the process ---
 
   @impl true
-  def init({pool, index, options}) do
+  def init({pool, options, owner}) do
     Process.flag(:trap_exit, true)
-    # Sessions of an earlier life of this pool.
-    Placement.mark_lost(pool, index, "its pool was restarted")
-    Slots.forget(pool, index)
-    CallbackRegistry.forget({pool, index, :_})
 
     state = %{
       pool: pool,
-      index: index,
       options: Keyword.put(options, :output, Output.mode(options)),
-      generation: 0,
+      owner: owner,
+      owned: Process.monitor(owner),
+      # :starting, :ready (nobody calls it yet), :seated, :leaving, :finishing, :dead
       status: :starting,
+      label: "#{pool}",
       port: nil,
       os_pid: nil,
-      started: 0,
       ready_timer: nil,
       directory: nil,
+      started: nil,
       worker: nil,
       control: nil,
       words: LastWords.new(),
-      waiting: [],
-      queue: Queue.new(),
+      # what it is being killed for, and how many processes the kernel had killed for memory when it began
+      killed_for: nil,
+      oom_kills: OutOfMemory.kills(),
+      waiting: nil,
+      # callers that want to know why it died
       asking: [],
-      # dead workers, some of whose connections were still held when they died
-      retired: [],
-      last_death: nil,
-      backoff: @backoff_first
+      death: nil,
+      # the sessions that keep it, as Python says
+      kept_by: nil
     }
 
-    Process.send_after(self(), :sweep, @idle_sweep)
     {:ok, state, {:continue, :start}}
   end
 
   @impl true
-  def handle_continue(:start, state), do: {:noreply, start(state)}
-
-  defp start(state) do
-    state = %{
-      state
-      | generation: state.generation + 1,
-        status: :starting,
-        words: LastWords.new(),
-        started: now()
-    }
-
-    Placement.put_worker(state.pool, state.index, :starting, %{})
-
+  def handle_continue(:start, state) do
     case Python.open(state.options) do
       {:ok, started} ->
-        timer =
-          Process.send_after(
-            self(),
-            {:not_ready, state.generation},
-            Keyword.get(state.options, :start_timeout, 30_000)
-          )
+        timer = Process.send_after(self(), :not_ready, Keyword.get(state.options, :start_timeout, 30_000))
 
-        Map.merge(state, %{
-          port: started.port,
-          os_pid: started.os_pid,
-          directory: started.directory,
-          ready_timer: timer,
-          worker: started
-        })
+        {:noreply,
+         %{
+           state
+           | port: started.port,
+             os_pid: started.os_pid,
+             directory: started.directory,
+             ready_timer: timer,
+             started: started
+         }}
 
       {:error, text} ->
         failed(state, text)
     end
   end
 
-  # It never became ready: whoever waits hears why, and the next try comes later.
+  # It never became ready.
   defp failed(state, text) do
-    Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot start: #{text}")
-    Placement.put_worker(state.pool, state.index, :failed, %{})
-    error = Error.new(:worker_start, text)
-    for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    again(%{state | status: {:failed, error}, waiting: [], last_death: {state.generation, text}})
+    tell(state, {:failed, text})
+    {:stop, :normal, state}
   end
 
-  defp again(state) do
-    Process.send_after(self(), {:start, state.generation}, state.backoff)
-
-    %{
-      state
-      | backoff: min(2 * state.backoff, @backoff_last),
-        port: nil,
-        os_pid: nil,
-        worker: nil,
-        control: nil
-    }
-  end
+  defp tell(state, event), do: send(state.owner, {:worker, self(), event})
 
   @impl true
-  def handle_call(:await, _from, %{status: :ready} = state), do: {:reply, {:ok, state.worker}, state}
-  def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
-  def handle_call(:await, from, state), do: {:noreply, %{state | waiting: [from | state.waiting]}}
+  def handle_call({:seat, owner, index, generation}, _from, %{status: :ready} = state) do
+    worker = described(state, index, generation)
 
-  def handle_call({:wait, generation}, from, %{generation: generation, status: :ready} = state) do
-    if Queue.empty?(state.queue), do: Process.send_after(self(), {:look, generation}, @look_every)
-    {:noreply, %{state | queue: Queue.join(state.queue, from, state.worker)}}
-  end
+    case Control.start_link(worker, Heartbeat.settings(state.options)) do
+      {:ok, control} ->
+        Process.demonitor(state.owned, [:flush])
+        Slots.publish(worker)
+        Process.send_after(self(), :sweep, @idle_sweep)
 
-  def handle_call({:wait, _}, _from, state),
-    do:
-      {:reply, {:error, Error.new(:worker_crash, "the worker was restarted", %{outcome: :not_started})},
-       state}
+        state = %{
+          state
+          | status: :seated,
+            owner: owner,
+            owned: Process.monitor(owner),
+            worker: worker,
+            control: control,
+            label: "#{state.pool}:#{index}",
+            waiting: Waiting.new(Admission.new(state.options))
+        }
 
-  def handle_call({:why, generation}, from, state) do
-    case state do
-      %{last_death: {died, text}} when died >= generation ->
-        {:reply, text, state}
+        {:reply, {:ok, worker}, state}
 
-      _ ->
-        # The connection broke before the exit status came in; it will, or the process lives on.
-        timer = Process.send_after(self(), {:no_reason, from}, 1_000)
-        {:noreply, %{state | asking: [{from, timer} | state.asking]}}
+      {:error, error} ->
+        {:stop, :normal, {:error, error}, state}
     end
   end
 
+  def handle_call({:seat, _, _, _}, _from, state),
+    do: {:reply, {:error, Error.new(:worker_start, "the worker is #{state.status}")}, state}
+
+  def handle_call({:wait, claim}, from, %{status: status, waiting: waiting} = state)
+      when status in [:seated, :leaving, :finishing] do
+    if Slots.admits?(state.worker.slots, claim) do
+      if Waiting.empty?(waiting), do: Process.send_after(self(), :look, @look_every)
+      {:noreply, %{state | waiting: Waiting.join(waiting, from, claim, state.worker)}}
+    else
+      {:reply, :shut, state}
+    end
+  end
+
+  def handle_call({:wait, _}, _from, state), do: {:reply, gone(state.death), state}
+
+  def handle_call(:why, _from, %{status: :dead} = state), do: {:reply, state.death, state}
+
+  def handle_call(:why, from, state) do
+    # The connection broke before the exit status came in; it will, or the process lives on.
+    timer = Process.send_after(self(), {:no_reason, from}, 1_000)
+    {:noreply, %{state | asking: [{from, timer} | state.asking]}}
+  end
+
   @impl true
-  def handle_cast({:freed, generation}, %{generation: generation, status: :ready} = state),
-    do: {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
+  def handle_cast(:freed, %{waiting: waiting} = state) when waiting != nil,
+    do: {:noreply, %{state | waiting: Waiting.grant(waiting, state.worker)}}
 
-  def handle_cast({:freed, _}, state), do: {:noreply, state}
-
-  def handle_cast(
-        {:cancel, generation, connection, request, reason},
-        %{generation: generation, control: control} = state
-      )
+  def handle_cast({:cancel, {connection, request, _} = call, reason}, %{control: control} = state)
       when is_pid(control) do
     Control.cancel(control, connection, request, reason)
     grace = Keyword.get(state.options, :kill_after, 5_000)
-    Process.send_after(self(), {:still_running?, generation, connection, request}, grace)
+    Process.send_after(self(), {:still_running?, call}, grace)
     {:noreply, state}
   end
 
-  def handle_cast({:cancel, _, _, _, _}, state), do: {:noreply, state}
+  def handle_cast(:leave, %{status: :seated} = state) do
+    send(self(), :leaving)
+    {:noreply, %{state | status: :leaving}}
+  end
+
+  def handle_cast(:finish, %{status: status} = state) when status in [:seated, :leaving] do
+    Slots.shut(state.worker.slots)
+    send(self(), :leaving)
+    {:noreply, %{state | status: :finishing}}
+  end
+
+  def handle_cast(:finish, %{status: :ready} = state), do: {:stop, :normal, state}
+
+  def handle_cast(:kill, state), do: {:noreply, kill(state, :pool_stopped)}
+
+  def handle_cast(_, state), do: {:noreply, state}
 
   @impl true
   def handle_info({port, {:data, {_, line}}}, %{port: port} = state), do: {:noreply, line(line, state)}
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
-    {:noreply, died(state, LastWords.describe(status))}
+    oom? = OutOfMemory.grown?(state.oom_kills, OutOfMemory.kills())
+    died(state, Death.of_exit(status, state.words, oom?, state.killed_for))
   end
 
-  def handle_info({:start, generation}, %{generation: generation, port: nil} = state),
-    do: {:noreply, start(state)}
-
-  def handle_info({:not_ready, generation}, %{generation: generation, status: :starting} = state) do
+  def handle_info(:not_ready, %{status: :starting} = state) do
     Python.kill(state.os_pid)
-    {:noreply, died(state, "it was not ready within its start timeout")}
+    died(state, Death.given_up("it was not ready within its start timeout", state.words))
   end
 
   def handle_info({:no_reason, from}, state) do
@@ -261,49 +233,66 @@ defmodule SnakeBridge.Pool.Worker do
     end
   end
 
-  def handle_info(
-        {:still_running?, generation, connection, request},
-        %{generation: generation, control: control} = state
-      )
-      when is_pid(control) do
-    Control.ask_stats(control, self(), {connection, request})
+  def handle_info({:still_running?, call}, %{control: control} = state) when is_pid(control) do
+    Control.ask_stats(control, self(), call)
     {:noreply, state}
   end
 
-  def handle_info({:stats, generation, {connection, request}, answer}, %{generation: generation} = state) do
+  def handle_info({:stats, _, {connection, request, circuit}, answer}, state) do
     stuck? =
       case answer do
         {:ok, %{"active" => active}} -> Enum.any?(active, &match?([^connection, ^request | _], &1))
         :no_answer -> true
       end
 
-    if stuck? do
+    if stuck? and state.status != :dead do
       Logger.warning("SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed")
-      Python.kill(state.os_pid)
-    end
-
-    {:noreply, state}
-  end
-
-  # A hint may have gone to a caller that had just given up or died; nobody waits longer than this for the next one.
-  def handle_info({:look, generation}, %{generation: generation, status: :ready} = state) do
-    queue = Queue.wake(state.queue, state.worker)
-    unless Queue.empty?(queue), do: Process.send_after(self(), {:look, generation}, @look_every)
-    {:noreply, %{state | queue: queue}}
-  end
-
-  def handle_info(:sweep, state) do
-    Process.send_after(self(), :sweep, @idle_sweep)
-
-    state = %{state | retired: Enum.reject(state.retired, &let_go?/1)}
-
-    if state.status == :ready do
-      Slots.shrink(state.worker.slots, @idle_kept)
-      # Who was woken and killed in the same moment has woken nobody else.
-      {:noreply, %{state | queue: Queue.wake(state.queue, state.worker)}}
+      Breaker.failed(circuit, :timeout)
+      {:noreply, kill(state, :ignored_cancellation)}
     else
       {:noreply, state}
     end
+  end
+
+  def handle_info({:silent, _}, %{status: status} = state) when status != :dead do
+    Logger.warning("SnakeBridge: the worker #{state.os_pid} has stopped answering and is killed")
+    {:noreply, kill(state, :missed_heartbeat)}
+  end
+
+  # A caller may have died without a word; nobody waits longer than this for its place.
+  def handle_info(:look, %{waiting: waiting} = state) when waiting != nil do
+    waiting = waiting |> Waiting.expire(state.worker) |> Waiting.grant(state.worker)
+    unless Waiting.empty?(waiting), do: Process.send_after(self(), :look, Waiting.pause(waiting, @look_every))
+    {:noreply, %{state | waiting: waiting}}
+  end
+
+  # Python is asked again and again: sessions end in their own time.
+  def handle_info(:leaving, %{status: :leaving, control: control} = state) when is_pid(control) do
+    Control.leave(control, self())
+    {:noreply, state}
+  end
+
+  def handle_info(:leaving, %{status: :finishing} = state) do
+    if busy?(state),
+      do: Process.send_after(self(), :leaving, @leave_every) && {:noreply, state},
+      else: {:stop, :normal, state}
+  end
+
+  def handle_info({:kept_by, sessions}, %{status: :leaving} = state) do
+    if state.kept_by == nil, do: tell(state, :left)
+    if sessions == [] and not busy?(state), do: tell(state, :vacant)
+    Process.send_after(self(), :leaving, @leave_every)
+    {:noreply, %{state | kept_by: sessions}}
+  end
+
+  def handle_info(:depart, state), do: depart(state)
+  def handle_info(:sweep, %{status: :dead} = state), do: {:noreply, state}
+
+  def handle_info(:sweep, state) do
+    Process.send_after(self(), :sweep, @idle_sweep)
+    if state.status == :seated, do: Breaker.worker_well(state.pool, state.worker.index)
+    Slots.shrink(state.worker.slots, @idle_kept)
+    {:noreply, state}
   end
 
   # The control connection broke while the process lives: it is of no use without.
@@ -312,119 +301,125 @@ defmodule SnakeBridge.Pool.Worker do
     {:noreply, %{state | control: nil}}
   end
 
+  # Nobody is left who would end it.
+  def handle_info({:DOWN, owned, :process, _, _}, %{owned: owned} = state),
+    do: if(state.status == :dead, do: {:noreply, state}, else: {:stop, :normal, state})
+
   def handle_info(_, state), do: {:noreply, state}
 
   @impl true
   def terminate(_reason, state) do
-    Placement.drop_worker(state.pool, state.index)
     if state.port != nil and Port.info(state.port) != nil, do: Port.close(state.port)
-    Python.kill(state.os_pid)
-    retire(state)
+    unless state.status == :dead, do: Python.kill(state.os_pid)
+    if state.worker, do: retire(state)
+    stopped = Death.unseen("its pool was stopped", :pool_stopped)
+    if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone(stopped))
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
   end
 
-  defp retire(%{status: :ready, worker: worker}) do
-    Slots.retire(worker.slots)
-    # Nobody is left there to call or to drop them.
-    CallbackRegistry.forget({worker.pool, worker.index, worker.generation})
+  defp kill(state, why) do
+    Python.kill(state.os_pid)
+    %{state | killed_for: state.killed_for || why}
   end
 
-  defp retire(_), do: :ok
-
-  # Whether nothing is left of a dead worker.
-  defp let_go?(worker) do
-    Slots.retire(worker.slots)
-    if Slots.census(worker.slots).held == 0, do: Slots.forget(worker), else: false
+  defp retire(%{worker: %{slots: slots}} = state) do
+    # Whoever comes late to one that was replaced goes on to the next; it has not died.
+    if state.status == :finishing, do: Slots.shrink(slots, 0), else: Slots.retire(slots)
+    Slots.forget(state.worker)
+    # Nobody is left there to call or to drop them.
+    CallbackRegistry.forget({state.pool, state.worker.index, state.worker.generation})
   end
 
   # --- ready, dead ---
 
   defp line("snakebridge-ready " <> _, %{status: :starting} = state) do
     Process.cancel_timer(state.ready_timer)
-
-    worker = %{
-      pid: self(),
-      pool: state.pool,
-      index: state.index,
-      generation: state.generation,
-      os_pid: state.os_pid,
-      address: state.worker.address,
-      token: state.worker.token,
-      connect: [],
-      remote: false,
-      max_connections: Keyword.get(state.options, :max_connections, 64),
-      output: state.options[:output],
-      journal: Journal.kept?(state.options),
-      # whether it shares memory
-      shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
-      slots: state.options |> Keyword.get(:max_connections, 64) |> Slots.new(),
-      # unused, processes that wait for a connection, sessions
-      counts: :atomics.new(3, [])
-    }
-
-    :atomics.put(worker.counts, 3, Placement.placed_on(state.pool, state.index))
-
-    case Control.start_link(worker) do
-      {:ok, control} ->
-        Slots.publish(worker)
-        Placement.put_worker(state.pool, state.index, :ready, worker)
-        for from <- state.waiting, do: GenServer.reply(from, {:ok, worker})
-        %{state | status: :ready, worker: worker, control: control, waiting: []}
-
-      {:error, error} ->
-        Python.kill(state.os_pid)
-        died(state, Exception.message(error))
-    end
+    Python.warm_up(state.started)
+    tell(state, :ready)
+    %{state | status: :ready}
   end
 
   defp line(text, state) do
     text = LastWords.printable(text)
-    Logger.info(fn -> "python[#{state.pool}:#{state.index}] #{text}" end)
+    Logger.info(fn -> "python[#{state.label}] #{text}" end)
     %{state | words: LastWords.add(state.words, text)}
   end
 
-  defp died(%{status: :starting} = state, how) do
-    Python.cleanup(state.directory)
+  # What callers are told of it.
+  defp described(state, index, generation) do
+    size = Keyword.get(state.options, :max_connections, 64)
+
+    %{
+      pid: self(),
+      pool: state.pool,
+      index: index,
+      generation: generation,
+      os_pid: state.os_pid,
+      address: state.started.address,
+      token: state.started.token,
+      connect: [],
+      remote: false,
+      max_connections: size,
+      output: state.options[:output],
+      journal: Journal.kept?(state.options),
+      # whether it shares memory
+      shared: Shared.directory() != nil and Keyword.get(state.options, :shared, true),
+      session_queue: state.options[:max_session_queue],
+      slots: Slots.new(size),
+      since: System.monotonic_time(:millisecond),
+      # calls begun, processes that wait for a connection, sessions
+      counts: :atomics.new(3, [])
+    }
+  end
+
+  defp busy?(state),
+    do: Slots.census(state.worker.slots).held > 0 or not Waiting.empty?(state.waiting)
+
+  defp died(%{status: :starting} = state, death) do
+    python = state.options |> Python.executable() |> elem(1)
 
     failed(
       state,
-      "Python (#{Python.executable(state.options) |> elem(1)}) ended before it was ready: #{how}.#{LastWords.quoted(state.words)}#{LastWords.advice(state.words)}"
+      "Python (#{python}) ended before it was ready: #{death.text}#{LastWords.advice(state.words)}"
     )
   end
 
-  defp died(state, how) do
-    text = "#{how}.#{LastWords.quoted(state.words)}"
-    Placement.put_worker(state.pool, state.index, :down, %{})
-    Placement.mark_lost(state.pool, state.index, how)
+  defp died(state, death) do
     if state.control, do: Process.exit(state.control, :kill)
-    retire(state)
-    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, text)}
-
-    gone =
-      {:error,
-       Error.new(:worker_crash, "the Python worker died: #{text}; the call had not started", %{
-         outcome: :not_started
-       })}
-
-    Queue.dismiss(state.queue, gone)
+    if state.worker, do: Slots.retire(state.worker.slots)
+    # These first: whoever hears of the end asks for the next worker.
+    if state.worker, do: Placement.worker_lost(state.worker, death.how)
+    tell(state, {:died, death})
+    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, death)}
+    if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone(death))
+    if state.worker, do: CallbackRegistry.forget({state.pool, state.worker.index, state.worker.generation})
     # What user code started lives in the process group of the worker.
     Python.kill(state.os_pid)
     Python.cleanup(state.directory)
     Shared.Keeper.worker_gone(state.os_pid)
-    backoff = if now() - state.started > @healthy_after, do: @backoff_first, else: state.backoff
-    Logger.warning("SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{text}")
 
-    again(%{
-      state
-      | status: :starting,
-        retired: [state.worker | state.retired],
-        asking: [],
-        queue: Queue.new(),
-        last_death: {state.generation, text},
-        backoff: backoff
-    })
+    Logger.warning(
+      "SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{death.text}"
+    )
+
+    state = %{state | status: :dead, death: death, asking: [], waiting: nil, control: nil, port: nil}
+    Process.send_after(self(), :depart, @idle_sweep)
+    if state.worker, do: {:noreply, state}, else: {:stop, :normal, state}
   end
 
-  defp now, do: System.monotonic_time(:millisecond)
+  defp gone(nil), do: gone(Death.unseen("it was replaced meanwhile"))
+  defp gone(death), do: {:error, Death.error(death, :not_started)}
+
+  # The last who reads from it, reads what came before its end.
+  defp depart(state) do
+    Slots.retire(state.worker.slots)
+
+    if Slots.census(state.worker.slots).held == 0 do
+      {:stop, :normal, state}
+    else
+      Process.send_after(self(), :depart, @idle_sweep)
+      {:noreply, state}
+    end
+  end
 end

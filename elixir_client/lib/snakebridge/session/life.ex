@@ -107,7 +107,7 @@ defmodule SnakeBridge.Session.Life do
     end
   end
 
-  defp failure(text), do: Error.new(:unavailable, text)
+  defp failure(text), do: Error.new(:unavailable, text, %{outcome: :not_started})
 
   defp serve(server, place, label) do
     receive do

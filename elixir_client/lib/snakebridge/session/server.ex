@@ -211,7 +211,9 @@ defmodule SnakeBridge.Session.Server do
 
   @impl true
   def terminate(_reason, state) do
-    error = Error.new(:unavailable, "the session #{state.options[:label]} was stopped")
+    error =
+      Error.new(:unavailable, "the session #{state.options[:label]} was stopped", %{outcome: :not_started})
+
     state |> answer({:error, error}) |> end_life()
   end
 

@@ -59,7 +59,7 @@ defmodule SnakeBridge.Session.Visit do
   @spec place(GenServer.server(), integer() | :infinity) :: {:ok, Server.place()} | {:error, Error.t()}
   def place(session, deadline) do
     case whereis(session) do
-      nil -> {:error, Error.new(:unavailable, not_running(session))}
+      nil -> {:error, Error.new(:unavailable, not_running(session), %{outcome: :not_started})}
       server -> known(Server.place(server), server, session, deadline)
     end
   end
@@ -82,11 +82,12 @@ defmodule SnakeBridge.Session.Visit do
       {:error,
        Error.new(
          :timeout,
-         "the session #{inspect(session)} was not ready in time: its init still runs, or rests before it is tried again; give a longer timeout:"
+         "the session #{inspect(session)} was not ready in time: its init still runs, or rests before it is tried again; give a longer timeout:",
+         %{outcome: :not_started}
        )}
 
     :exit, _ ->
-      {:error, Error.new(:unavailable, not_running(session))}
+      {:error, Error.new(:unavailable, not_running(session), %{outcome: :not_started})}
   end
 
   @doc "The process of a session on this node, or nil."

@@ -23,7 +23,8 @@ defmodule SnakeBridge.SessionPool.Desk do
       {:error,
        Error.new(
          :unavailable,
-         "no pool of sessions runs as #{inspect(pool)}: start it with {SnakeBridge.SessionPool, ...} in a supervision tree"
+         "no pool of sessions runs as #{inspect(pool)}: start it with {SnakeBridge.SessionPool, ...} in a supervision tree",
+         %{outcome: :not_started}
        )}
   end
 
@@ -236,14 +237,16 @@ defmodule SnakeBridge.SessionPool.Desk do
   defp full(state) do
     Error.new(
       :unavailable,
-      "#{:queue.len(state.queue)} callers wait for #{standing(state)} already (max_queue:); raise size: or max_queue:, or call less often"
+      "#{:queue.len(state.queue)} callers wait for #{standing(state)} already (max_queue:); raise size: or max_queue:, or call less often",
+      %{outcome: :not_started}
     )
   end
 
   defp late(state) do
     Error.new(
       :timeout,
-      "none of #{standing(state)} was free in time; raise size:, queue_timeout: or the call's timeout, or call less often"
+      "none of #{standing(state)} was free in time; raise size:, queue_timeout: or the call's timeout, or call less often",
+      %{outcome: :not_started}
     )
   end
 

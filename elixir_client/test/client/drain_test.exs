@@ -1,0 +1,133 @@
+defmodule SnakeBridge.DrainTest do
+  use ExUnit.Case, async: false
+  @moduletag capture_log: true
+
+  import SnakeBridge.Test.Eventually
+
+  alias SnakeBridge.{Error, Pool, Telemetry}
+
+  setup context do
+    name = :"drain_#{System.unique_integer([:positive])}"
+
+    options = [
+      name: name,
+      size: 1,
+      python: Path.expand(".venv/bin/python"),
+      env: [{"PYTHONPATH", Path.expand("tests/python")}]
+    ]
+
+    start_supervised!({Pool, Keyword.merge(options, Map.get(context, :options, []))}, id: name)
+    {:ok, pool: name}
+  end
+
+  defp sample(pool, function, arguments, opts \\ []),
+    do: SnakeBridge.call("sample", function, arguments, [pool: pool] ++ opts)
+
+  # A call that runs until it is told to go on, and says when it has begun.
+  defp held(pool, function) do
+    me = self()
+
+    task =
+      Task.async(fn ->
+        sample(pool, "apply", [
+          fn ->
+            send(me, {:in, self()})
+            receive(do: ({:go, from} -> send(from, {:did, function.()})))
+            :done
+          end
+        ])
+      end)
+
+    assert_receive {:in, pid}, 10_000
+    {task, pid}
+  end
+
+  @tag options: [size: 2]
+  test "what runs finishes, with all that it calls, what comes is refused, and the pool can start again", %{
+    pool: pool
+  } do
+    me = self()
+
+    Telemetry.attach_many(
+      pool,
+      [[:snakebridge, :pool, :drain, :stop]],
+      fn _, measured, _, _ -> send(me, measured) end,
+      nil
+    )
+
+    {:ok, elsewhere} = SnakeBridge.create_session()
+
+    inner = fn ->
+      # On this worker, and on whichever gets a new session; from here, and from a task.
+      here = sample(pool, "identity", [1])
+      there = SnakeBridge.in_session(elsewhere, fn -> sample(pool, "identity", [2]) end)
+      task = Task.await(Task.async(fn -> sample(pool, "identity", [3]) end))
+      {here, there, task}
+    end
+
+    {task, holder} = held(pool, inner)
+    lazily = SnakeBridge.stream("sample", "gen", [1_500], pool: pool)
+
+    reader =
+      Task.async(fn ->
+        Enum.reduce(lazily, 0, fn item, sum ->
+          if item == 0, do: send(me, {:streaming, self()}) && receive(do: (:go -> :ok))
+          sum + 1
+        end)
+      end)
+
+    assert_receive {:streaming, streaming}, 10_000
+    drain = Task.async(fn -> Pool.drain(pool, 20_000) end)
+    assert eventually(fn -> Pool.state(pool) == :draining end)
+
+    assert {:error, %Error{category: :unavailable, outcome: :not_started} = error} =
+             sample(pool, "identity", [0])
+
+    assert error.retry_after_ms in 100..20_000
+    assert Exception.message(error) =~ "draining"
+    send(holder, {:go, me})
+    assert_receive {:did, {{:ok, 1}, {:ok, 2}, {:ok, 3}}}, 10_000
+    assert {:ok, :done} = Task.await(task)
+    assert Pool.state(pool) == :draining
+    send(streaming, :go)
+    assert Task.await(reader) == 1_500
+    assert {:ok, %{finished: 2, cancelled: 0, killed: 0, refused: 1} = report} = Task.await(drain)
+    assert_receive ^report
+    Telemetry.detach(pool)
+
+    assert Pool.state(pool) == :stopped
+    assert {:error, %Error{category: :unavailable, message: message}} = sample(pool, "identity", [0])
+    assert message =~ "resume"
+    assert {:ok, ^report} = Pool.drain(pool)
+    assert :ok = Pool.resume(pool)
+    assert {:ok, 4} = sample(pool, "identity", [4])
+    assert Pool.state(pool) == :running
+  end
+
+  test "after its time the rest is cancelled, and what ignores that is killed", %{pool: pool} do
+    {:ok, 0} = sample(pool, "identity", [0])
+    me = self()
+    obeys = Task.async(fn -> sample(pool, "notify_and_sleep", [fn -> send(me, :in) end, 60]) end)
+    assert_receive :in, 10_000
+    assert {:ok, %{finished: 0, cancelled: 1, killed: 0} = report} = Pool.drain(pool, 50)
+    assert report.duration_ms < 20_000
+    assert {:error, %Error{category: :cancelled}} = Task.await(obeys)
+
+    :ok = Pool.resume(pool)
+    {:ok, 0} = sample(pool, "identity", [0])
+    ignores = Task.async(fn -> sample(pool, "hold_gil", [30]) end)
+    assert eventually(fn -> match?([%{running: 1}], Pool.info(pool)) end)
+    assert {:ok, %{cancelled: 0, killed: 1}} = Pool.drain(pool, 50)
+    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(ignores)
+  end
+
+  @tag options: [shutdown: 20_000]
+  test "a supervisor that stops its pool lets calls finish", %{pool: pool} do
+    {task, holder} = held(pool, fn -> :ok end)
+    stop = Task.async(fn -> Supervisor.stop(Pool.whereis(pool), :shutdown) end)
+    assert eventually(fn -> Pool.state(pool) == :draining end)
+    send(holder, {:go, self()})
+    assert {:ok, :done} = Task.await(task)
+    assert :ok = Task.await(stop)
+  end
+end

@@ -1,0 +1,88 @@
+"""A worker whose place another process takes: sessions that hold nothing go on there, the others stay until they hold nothing any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from lane_client import Client, LaneError, Worker, payload
+
+from bridge_adapter import lane
+
+
+def moved(client: Client, session: str) -> bool:
+    """Whether a call of that session is sent on to the other process."""
+    try:
+        client.call("sample", "identity", 1, session=session)
+    except LaneError as error:
+        assert error.category == "unavailable"
+        details = error.fields["details"]
+        assert details["outcome"] == "not_started"
+        return details["moved"] is True
+    return False
+
+
+def test_a_stream_goes_on_and_its_session_stays_with_it(worker: Worker, client: Client, control: Client) -> None:
+    reader = worker.connect()
+    id = reader.open_stream(payload("sample", "gen", [6], session="streams"), credit=2)
+    while not control.request("stats", None)["active"]:
+        pass
+    items: list[int] = []
+
+    def take(batch: list[int]) -> None:
+        items.extend(batch)
+        if len(items) <= 2:
+            # It waits for credit, and has left the session's lock to others.
+            assert control.request("leave", None) == ["streams"]
+            assert not moved(client, "streams")
+        reader.send(lane.notification("credit", [id, len(batch)]))
+
+    assert reader.answer(id, take) == {"items": 6}
+    assert len(items) == 6
+    reader.close()
+    assert moved(client, "streams")
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """One for each test: there is no way back."""
+    with Worker() as running:
+        yield running
+
+
+def test_sessions_that_hold_nothing_go_and_the_others_stay_until_they_do(worker: Worker, client: Client, control: Client) -> None:
+    held = client.call("sample", "Acc", 1, session="holds")
+    client.call("sample", "identity", 1, session="empty")
+    client.tool("snakebridge.call", payload("sample", "identity", [1], session="pinned"), session_options={"pinned": True})
+    running = worker.connect()
+    running.send(lane.request(7, "call", {"tool": "snakebridge.call", "payload": payload("sample", "record", [1, 0.5], session="runs")}))
+    while not control.request("stats", None)["active"]:
+        pass
+    assert sorted(control.request("leave", None)) == ["holds", "pinned", "runs"]
+    assert moved(client, "empty") and moved(client, "new")
+    assert not moved(client, "holds") and not moved(client, "pinned")
+    # It waits its turn where the session's other call runs: what that makes, it would miss elsewhere.
+    assert not moved(client, "runs")
+    running.answer(7)
+    running.close()
+    assert moved(client, "runs")
+    assert client.method(held, "add", 1) == 2
+    with pytest.raises(LaneError, match="another process has taken the place"):
+        client.stream("sample", "gen", 3, session="new")
+    client.tool("snakebridge.release_ref", {"ref": held, "session_id": "holds"})
+    client.tool("snakebridge.release_session", {"session_id": "pinned"})
+    assert control.request("leave", None) == []
+    assert moved(client, "holds") and moved(client, "pinned")
+
+
+def test_only_a_control_connection_says_so(client: Client) -> None:
+    with pytest.raises(LaneError, match="no method 'leave' on this connection"):
+        client.request("leave", None)
+
+
+def test_modules_are_imported_beforehand_or_named() -> None:
+    with Worker(args=("--preload", "xml.dom.minidom", "--allow", "sys.modules")) as worker:
+        client = worker.connect()
+        assert client.call("sys", "modules.get", "xml.dom.minidom") is not None
+    with pytest.raises(Exception, match="cannot import no_such_module: ModuleNotFoundError"):
+        Worker(args=("--preload", "sample", "--preload", "no_such_module"))
