@@ -92,8 +92,6 @@ class Machine(RuleBasedStateMachine):
         stream, client = self.streams[side], self.clients[side]
         if stream is None:
             return
-        # What travels on another connection might be there before the stream is.
-        self.ping(client, stream)
         stream.halted = True
         self.control.send(lane.notification("cancel", [client.conn, stream.id, "halted"]))
         while stream.total is None:
