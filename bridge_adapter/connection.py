@@ -110,7 +110,7 @@ class Connection:
         return True
 
     def _welcome(self, message: Message) -> None:
-        hello = Hello.of(message, self._tokens, self._dispatcher.guard)
+        hello = Hello.of(message, self._tokens, self._dispatcher.guard, getattr(self.socket.sock, "subject", ""))
         self.identity = hello.identity
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments

@@ -36,14 +36,16 @@ class Hello:
     identity: Identity | None = None
 
     @classmethod
-    def of(cls, message: Message, tokens: Tokens, guard: Guard | None = None) -> Hello:
-        """Raises ProtocolError, Unauthorized or UnsupportedVersion for a client that is not served."""
+    def of(cls, message: Message, tokens: Tokens, guard: Guard | None = None, subject: str = "") -> Hello:
+        """`subject`: that of the client's certificate.
+
+        Raises ProtocolError, Unauthorized or UnsupportedVersion for a client that is not served."""
         params = message.body
         if message.kind != lane.REQUEST or message.name != "hello" or not isinstance(params, dict):
             raise errors.ProtocolError(f"the first message must be the request hello, not {message.name or 'something else'}")
         shown = str(params.get("token", ""))
         owns = tokens.accepts(shown)
-        identity = guard.identify(shown, owns) if guard is not None else None
+        identity = guard.identify(shown, owns, subject) if guard is not None else None
         if not owns and identity is None:
             raise errors.Unauthorized("wrong token; a client must send the token that this worker was started with")
         versions = params.get("versions")

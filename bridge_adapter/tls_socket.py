@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _SLICE = 256 * 1024  # encrypted at a time, so that the thread that reads gets its turn
 _FAREWELL_SECONDS = 1.0
@@ -36,6 +36,14 @@ class TlsSocket:
         self.settimeout(seconds)
         self._run(self._tls.do_handshake)
         self.settimeout(None)
+
+    @property
+    def subject(self) -> str:
+        """The common name in the client's certificate, which was verified; "" where it has shown none."""
+        with self._turn:
+            certificate = self._tls.getpeercert() or {}
+        parts: Any = certificate.get("subject", ())
+        return next((value for part in parts for name, value in part if name == "commonName"), "")
 
     def settimeout(self, seconds: float | None) -> None:
         """From now on for that time. Unlike a socket's it is not renewed by bytes that come: a client cannot win time by sending slowly."""

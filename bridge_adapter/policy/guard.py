@@ -21,9 +21,11 @@ class Guard:
         self.access = access
         self.audit = audit
 
-    def identify(self, token: str, owns: bool) -> Identity | None:
-        """Who shows this token; None for one that nobody has. `owns`: it is the worker's own."""
-        found = self.access.by_token(token) if self.access is not None else None
+    def identify(self, token: str, owns: bool, subject: str = "") -> Identity | None:
+        """Who shows this token, or else the certificate of this subject; None where nobody does. `owns`: the token is the worker's own."""
+        found = None
+        if self.access is not None:
+            found = self.access.by_token(token) or self.access.by_subject(subject)
         if found is None and owns:
             found = self.access.owner if self.access is not None else SYSTEM
         if self.audit is not None and found is None:
