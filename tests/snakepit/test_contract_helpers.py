@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,8 @@ def write(tmp_path: Path) -> Write:
 
 
 def index(**config: Any) -> list[dict[str, Any]]:
-    return helpers.index({"helper_config": {"helper_pack_enabled": False, **config}}, None)  # type: ignore[arg-type]
+    unrestricted = SimpleNamespace(policy=None)
+    return helpers.index({"helper_config": {"helper_pack_enabled": False, **config}}, unrestricted)  # type: ignore[arg-type]
 
 
 def names(**config: Any) -> list[str]:
