@@ -60,8 +60,15 @@ defmodule SnakeBridge.SpareTest do
 
   defp spare_pids(pool) do
     for {_, worker, _, _} <- DynamicSupervisor.which_children(Pool.Worker.supervisor(pool)),
-        %{status: :ready, os_pid: pid} <- [:sys.get_state(worker)],
+        %{status: :ready, os_pid: pid} <- [state(worker)],
         do: pid
+  end
+
+  defp state(worker) do
+    :sys.get_state(worker)
+  catch
+    # It has ended since it was listed.
+    :exit, _ -> nil
   end
 
   @tag options: [preload: ["no_such_module"]]
