@@ -19,6 +19,8 @@ LOADED_CODE = (
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "pickle._load", "pickle._loads", "pickle._Unpickler"),
     *("marshal.*", "shelve.*", "dill.*", "cloudpickle.*", "joblib.load", "torch.load", "pandas.read_pickle", "logging.config.*"),
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all"),
+    *(f"yaml.{kind}Loader" for kind in ("", "Unsafe", "Full", "C", "CUnsafe", "CFull")),
+    *("yaml.constructor.Constructor", "yaml.constructor.UnsafeConstructor", "yaml.constructor.FullConstructor"),
     *("ctypes.*", "cffi.*", "imp.*", "zipimport.*", "pkgutil.resolve_name", "pkgutil.get_loader", "pkgutil.find_loader"),
     *(
         "importlib.reload",
