@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge_adapter.policy.decisions import Policy
 
 _PARTS = re.compile(r"[.\[\]]+")
-_LOCAL = re.compile(r"@\s*(\w*)")
+_LOCAL = re.compile(r"(?:@\s*|__pd_eval_local_)(\w*)")  # pandas puts the long form in the place of the sign
 _ATTRIBUTE = re.compile(r"\.\s*([^\W\d]\w*)")
 
 
@@ -121,7 +121,7 @@ def _expression(policy: Policy, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     text, given = kwargs.get("expr", args[0] if args else None), kwargs.get("local_dict")
     if not isinstance(text, str) or policy.lifted("pandas.eval"):
         return
-    text = plain(text)
+    text = _code(plain(text))
     for name in _LOCAL.findall(text):
         if type(given) is not dict or name not in given:
             what = f"@{name} in an expression of pandas is refused by the rule 'pandas.eval' (default)"
@@ -129,6 +129,21 @@ def _expression(policy: Policy, args: Sequence[Any], kwargs: Mapping[str, Any]) 
             raise errors.PermissionDenied(f"{what}; {remedy}", object="pandas.DataFrame.eval", rule="pandas.eval", source="default")
     for name in _ATTRIBUTE.findall(text):
         policy.path(name)
+
+
+def _code(expression: str) -> str:
+    """An expression as the parser reads its names, without its texts, where it is sure what is one: names in backticks may hold quotes."""
+    import tokenize
+    from io import StringIO
+    from unicodedata import normalize
+
+    if "`" not in expression:
+        try:
+            tokens = list(tokenize.generate_tokens(StringIO(expression).readline))
+            expression = " ".join(token.string for token in tokens if token.type != tokenize.STRING)
+        except (tokenize.TokenError, SyntaxError):
+            pass  # all of it is looked at
+    return normalize("NFKC", expression)
 
 
 _GUARDS: dict[int, Callable[[Policy, Sequence[Any], Mapping[str, Any]], None]] = {

@@ -105,14 +105,15 @@ def test_methods_of_held_objects_start_and_load_nothing(client: Client, tmp_path
 
 
 def test_expressions_of_pandas_reach_no_variables_of_the_worker(client: Client) -> None:
-    frame = held(client, "pandas", "DataFrame", {"a": [1, 2, 3]})
-    for text in ("@importlib.import_module('math').sqrt(4)", "a > @ sys.maxsize", "a.__init__.__globals__"):
+    frame = held(client, "pandas", "DataFrame", {"a": [1, 2, 3], "s": ["x", "y@z._k", "z"]})
+    reached = ("@importlib.import_module('math').sqrt(4)", "__pd_eval_local_sys.maxsize", "`it's` > @sys.maxsize and `it's` > 1")
+    for text in (*reached, "a > @ sys.maxsize", "a.__init__.__globals__"):
         for name in ("eval", "query"):
             with pytest.raises(LaneError, match="permission_denied"):
                 asked(client, "method", frame, name, text)
             with pytest.raises(LaneError, match="permission_denied"):
                 client.call("pandas", f"DataFrame.{name}", frame, expr=text, session="s")
-    count = {"a > 1": 2, "a.abs() > 2": 1}
+    count = {"a > 1": 2, "a.abs() > 2": 1, "s == 'y@z._k'": 1}
     for text, rows in count.items():
         assert client.call("builtins", "len", asked(client, "method", frame, "query", text), session="s") == rows
     assert client.call("builtins", "len", asked(client, "method", frame, "query", "a > @x", local_dict={"x": 2}), session="s") == 1
