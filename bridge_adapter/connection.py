@@ -124,10 +124,15 @@ class Connection:
             "shared": self._outlet is not None,
             "journal": self._dispatcher.keeps_answers,
         }
-        if self.role == "control":
+        if self.role == "control" and self._may_listen():
             self._dispatcher.callbacks.controls.append(self)
         features = [feature for feature, done in does.items() if done]
         self.socket.send(self.packer.pack(lane.response(message.id, None, welcome(self.id, limits, features))))
+
+    def _may_listen(self) -> bool:
+        """Whether this client is asked what threads ask outside of calls, and told what they print: others' arguments and results."""
+        guard = self._dispatcher.guard
+        return guard is None or self.identity is None or guard.hears(self.identity)
 
     def _say_goodbye(self, error: BaseException, id: int = 0) -> None:
         try:

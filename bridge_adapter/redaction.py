@@ -35,6 +35,8 @@ class Redactor:
         self._environment = environment
         self._values: list[str] | None = None
         self._known: set[str] = set()
+        self._seen: dict[str, str] = {}  # the secret variables, and how many there were in all
+        self._count = 0
 
     def looks_secret(self, name: str) -> bool:
         """Whether what has this name is likely to be a secret: `password`, `api_key`, `AWS_SECRET_ACCESS_KEY`."""
@@ -44,6 +46,12 @@ class Redactor:
         """A value that is a secret: the token of the worker."""
         if len(value) >= _SHORTEST:
             self._known.add(value)
+            self._values = None
+
+    def look_again(self) -> None:
+        """Takes note of variables that were set since: a key is often put into the environment by a call."""
+        environment = os.environ if self._environment is None else self._environment
+        if self._values is not None and (len(environment) != self._count or any(environment.get(n) != v for n, v in self._seen.items())):
             self._values = None
 
     def text(self, text: str) -> str:
@@ -75,7 +83,9 @@ class Redactor:
     def _secret_values(self) -> list[str]:
         if self._values is None:
             environment = os.environ if self._environment is None else self._environment
-            found = {value for name, value in environment.items() if len(value) >= _SHORTEST and self.looks_secret(name)}
+            self._count = len(environment)
+            self._seen = {name: value for name, value in environment.items() if self.looks_secret(name)}
+            found = {value for value in self._seen.values() if len(value) >= _SHORTEST}
             # Longest first: one may be a part of another.
             self._values = sorted({*found, *self._known}, key=len, reverse=True)[:_MOST]
         return self._values
@@ -115,4 +125,5 @@ def looks_secret(name: str) -> bool:
 
 def redacted(value: Any) -> Any:
     """Plain data or a text without secrets."""
+    _redactor.look_again()
     return _redactor.data(value)

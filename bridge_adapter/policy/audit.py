@@ -18,6 +18,7 @@ from bridge_adapter import errors
 from bridge_adapter.policy.access import Identity
 
 LONGEST = 4096  # characters of the details of one line
+LONGEST_NAME = 256  # of what the caller calls his request
 RETRY_MS = 1000
 
 
@@ -60,11 +61,11 @@ class Audit:
             "actor": identity.actor,
             "how": identity.how,
             "resource": resource,
-            "action": action,
+            "action": action[:LONGEST_NAME],
             "result": result,
             "details": details or {},
             "tenant": identity.tenant,
-            "request_id": request_id,
+            "request_id": request_id[:LONGEST_NAME],
         }
         line = json.dumps(fields, default=str, ensure_ascii=True)
         if len(line) > 2 * LONGEST:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors
 from bridge_adapter.policy import defaults, guards
-from bridge_adapter.policy.names import layers, normal, true_names
+from bridge_adapter.policy.names import layers, normal, plain, true_names
 from bridge_adapter.policy.rules import Rule, RuleSet
 from bridge_adapter.tools.call import attribute, load
 
@@ -79,8 +79,10 @@ class Policy:
 
     def function(self, module: str, path: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """The object that a module path and a path in it lead to. Raises PermissionDenied, before the import where names tell."""
-        if type(path) is not str:
-            return attribute(load(module), path)  # which says what is wrong with it
+        if type(path) is not str or type(module) is not str:
+            if not isinstance(path, str):
+                return attribute(load(module), path)  # which says what is wrong with it
+            module, path = plain(module), plain(path)
         key = (module, path)
         known = self._functions.get(key)
         if known is not None:
@@ -99,7 +101,9 @@ class Policy:
     def method(self, target: Any, path: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """An attribute of an object that the caller holds."""
         if type(path) is not str:
-            return attribute(target, path)
+            if not isinstance(path, str):
+                return attribute(target, path)
+            path = plain(path)
         key = (type(target), path)
         known = self._methods.get(key)
         if known is not None:
@@ -127,6 +131,7 @@ class Policy:
 
     def assignment(self, target: Any, path: str) -> None:
         """Whether an attribute may be set: a special one never, unless `__*__` is allowed."""
+        path = plain(path)
         names = true_names(target) or true_names(type(target))
         self._parts(path, names, writing=True)
         holder, dot, last = path.rpartition(".")
@@ -146,6 +151,9 @@ class Policy:
                 what = f"a reference to a {type(obj).__name__} of the interpreter's own state"
                 raise _denied(what, _INTERNAL, "return what is needed of it")
             if kind is not dict:
+                if not issubclass(kind, BaseException):
+                    # What a call is made of leads to its connection, and whoever holds that may say who he is.
+                    self._refuse_own(true_names(kind)[0])
                 if len(self._plain) >= _KEPT:
                     self._plain.clear()
                 self._plain.add(kind)
@@ -177,6 +185,7 @@ class Policy:
 
     def module(self, name: str) -> None:
         """Whether a module may be imported or loaded again."""
+        name = plain(name)
         self._parts(name, ("",))
         self.named(name)
 

@@ -9,13 +9,18 @@ TEXT_AS_CODE = (
     *(f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__", "breakpoint", "globals", "locals", "vars")),
     *("code.*", "codeop.*", "runpy.*", "timeit.*", "pdb.*", "bdb.*", "trace.*", "profile.*", "cProfile.*", "doctest.*", "pydoc.*"),
     *("types.FunctionType", "types.CodeType", "builtins.function", "builtins.code"),
-    *("typing.get_type_hints", "inspect.get_annotations", "pandas.eval", "numexpr.evaluate"),
+    *("typing.get_type_hints", "inspect.get_annotations", "functools.singledispatch.*", "functools.singledispatchmethod.*"),
+    *("dataclasses.dataclass", "dataclasses.make_dataclass", "pandas.eval", "pandas.core.computation.*", "numexpr.evaluate"),
+    *("numpy.testing.runstring", "numpy.testing.measure", "numpy.testing.rundocs", "jinja2.Template", "jinja2.Environment", "mako.*"),
+    *("sys.breakpointhook", "inspect.Signature.from_callable"),
 )
 
 LOADED_CODE = (
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "pickle._load", "pickle._loads", "pickle._Unpickler"),
     *("marshal.*", "shelve.*", "dill.*", "cloudpickle.*", "joblib.load", "torch.load", "pandas.read_pickle", "logging.config.*"),
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all"),
+    *(f"yaml.{kind}Loader" for kind in ("", "Unsafe", "Full", "C", "CUnsafe", "CFull")),
+    *("yaml.constructor.Constructor", "yaml.constructor.UnsafeConstructor", "yaml.constructor.FullConstructor"),
     *("ctypes.*", "cffi.*", "imp.*", "zipimport.*", "pkgutil.resolve_name", "pkgutil.get_loader", "pkgutil.find_loader"),
     *(
         "importlib.reload",
@@ -25,8 +30,18 @@ LOADED_CODE = (
         "importlib.abc.*",
         "importlib._bootstrap.*",
     ),
-    *("importlib._bootstrap_external.*", "site.*", "ensurepip.*", "pip.*", "unittest.mock.*"),
-    *("numpy.lib.format.read_array", "multiprocessing.connection.*", "multiprocessing.managers.*", "torch.hub.*"),
+    *("importlib._bootstrap_external.*", "importlib.util.LazyLoader", "pkgutil.get_importer", "pkgutil.iter_importers"),
+    *("site.*", "ensurepip.*", "pip.*", "unittest.*", "pytest.*", "numpy.test", "scipy.test", "pandas.test"),
+    *(
+        "numpy.lib.format.read_array",
+        "numpy.lib.npyio.NpzFile",
+        "numpy.lib.npyio.NpzFile.allow_pickle",
+        "numpy.ctypeslib.*",
+        "pandas.compat.pickle_compat.*",
+    ),
+    *("pandas.read_hdf", "pandas.HDFStore", "joblib.externals.*", "joblib.numpy_pickle.NumpyUnpickler", "joblib.numpy_pickle_compat.*"),
+    *("multiprocessing.connection.*", "multiprocessing.managers.*", "torch.hub.*", "torch.package.*", "torch.utils.cpp_extension.*"),
+    *("tracemalloc.Snapshot.load", "pstats.*", "lib2to3.*"),
     *("sqlite3.Connection.load_extension", "sqlite3.Connection.enable_load_extension"),
 )
 
@@ -35,7 +50,11 @@ PROGRAMS = (
     *(f"os.exec{kind}" for kind in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
     *(f"os.spawn{kind}" for kind in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
     *("subprocess.*", "pty.*", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "webbrowser.*", "venv.*"),
-    *("distutils.*", "setuptools.*", "numpy.f2py.*", "test.*", "idlelib.*", "tkinter.*"),
+    *("distutils.*", "setuptools.*", "numpy.f2py.*", "numpy.distutils.*", "test.*", "idlelib.*", "tkinter.*"),
+    *("asyncio.base_events.BaseEventLoop.subprocess_exec", "asyncio.base_events.BaseEventLoop.subprocess_shell", "uvloop.*"),
+    *("multiprocessing.util.spawnv_passfds", "multiprocessing.context.BaseContext.set_executable", "multiprocessing.spawn.*"),
+    *("multiprocessing.forkserver.*", "multiprocessing.popen_fork.*", "multiprocessing.popen_forkserver.*"),
+    *("multiprocessing.popen_spawn_posix.*", "pipes.*", "mailcap.*", "imaplib.IMAP4_stream", "http.server.CGIHTTPRequestHandler"),
 )
 
 # Modules that a caller may not go through. Flows, values and messages are for callers; the rest of the worker is not. It is a rule about
@@ -49,6 +68,10 @@ LATER_NAMES = (
     "inspect.getmembers",
     "inspect.getmembers_static",
     "string.Formatter",
+    "builtins.help",
+    "importlib.metadata.EntryPoint.load",
+    "rlcompleter.*",
+    "xmlrpc.server.*",
 )
 
 INTERPRETER = (

@@ -46,6 +46,12 @@ class Guard:
             details = {key: value for key, value in error.details.items() if key != "outcome"}
             self.audit.record("authorization", identity, resource, operation, "denied", details=details, request_id=request_id)
 
+    def hears(self, identity: Identity) -> bool:
+        """Whether what calls ask and print may go to this client: only to one who may call himself."""
+        if self.access is None:
+            return True
+        return "system" in identity.roles or "kernel-execute" in self.access.permissions(identity.roles)
+
     def permits(self, identity: Identity, operation: str) -> bool:
         """The same for what is not answered: a refusal is recorded and the message has no effect."""
         try:

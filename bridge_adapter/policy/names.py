@@ -11,6 +11,7 @@ _LAYERS = 16
 _CACHED = type(functools.lru_cache(lambda: None))
 # Modules in C that stand for others; a leading underscore is stripped besides (`_pickle.loads` is `pickle.loads`).
 _ALIASES = {"posix": "os", "nt": "os", "posixpath": "os.path", "ntpath": "os.path"}
+_ALIASES |= {"_frozen_importlib": "importlib._bootstrap", "_frozen_importlib_external": "importlib._bootstrap_external"}
 
 
 def layers(obj: Any) -> Iterator[Any]:
@@ -68,6 +69,11 @@ def normal(module: str) -> str:
     top, dot, rest = module.partition(".")
     top = _ALIASES.get(top) or (top.lstrip("_") or top if not top.startswith("__") else top)
     return f"{top}{dot}{rest}"
+
+
+def plain(text: str) -> str:
+    """The characters of a text. A subclass, of which a caller may hold an instance, answers what it likes to any question."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def _text(read: Any, obj: Any, name: str) -> str:

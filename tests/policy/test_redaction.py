@@ -85,6 +85,18 @@ def test_values_of_secret_variables_never_come_through(value: str, before: str, 
     assert value not in told.replace(REDACTED, "\0")
 
 
+def test_variables_that_are_set_later_are_secrets_too() -> None:
+    environment = {"SERVICE_TOKEN": "first-value"}
+    redactor = Redactor(environment=environment)
+    assert redactor.text("first-value") == REDACTED
+    environment["OTHER_API_KEY"] = "second-value"
+    redactor.look_again()
+    assert redactor.text("second-value") == REDACTED
+    environment["SERVICE_TOKEN"] = "third-value"
+    redactor.look_again()
+    assert redactor.text("third-value") == REDACTED
+
+
 def test_a_planted_secret_is_in_no_output_of_the_worker(tmp_path: Path) -> None:
     journal, audit, policy = tmp_path / "journal", tmp_path / "audit.jsonl", tmp_path / "policy.toml"
     policy.write_text(f'[policy]\nallow = ["builtins.eval"]\n[audit]\npath = "{audit}"\n')

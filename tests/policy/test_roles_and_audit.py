@@ -95,6 +95,28 @@ def test_a_role_that_may_not_cancel_cancels_nothing(guarded: tuple[Worker, Path]
     assert any(line["actor"] == "vera" and line["action"] == "cancel" and line["result"] == "denied" for line in lines(audit))
 
 
+def test_who_may_not_call_is_not_asked_what_calls_ask_and_not_told_what_they_say(guarded: tuple[Worker, Path]) -> None:
+    worker, _ = guarded
+    with closing(worker.connect("control")) as owner, closing(connect(worker, "vera", "control")), closing(worker.connect()) as client:
+        function = client.function("f", 1, lambda value: value)
+        client.call("talker", "ask_afterwards", function, "a value")
+        client.call("talker", "gate.set")
+        message = owner.receive()
+        assert message is not None and message.kind == lane.REQUEST and message.body["args"] == ["a value"]
+        owner.send(lane.response(message.id, None, None))
+
+
+def test_names_in_the_audit_are_clipped(guarded: tuple[Worker, Path]) -> None:
+    worker, audit = guarded
+    before = audit.stat().st_size
+    with closing(connect(worker, "vera")) as client, pytest.raises(LaneError, match="permission_denied"):
+        client.request("x\n" * 100_000, {})
+    with closing(connect(worker, "uma")) as client:
+        client.tool("snakebridge.call", payload("math", "sqrt", [4]), trace={"correlation_id": "y" * 100_000})
+    assert audit.stat().st_size - before < 8_000
+    assert lines(audit)[-1]["request_id"] == "y" * 256
+
+
 def test_whoever_is_not_known_is_not_let_in_and_that_is_recorded(guarded: tuple[Worker, Path]) -> None:
     worker, audit = guarded
     with pytest.raises(LaneError) as raised:

@@ -428,3 +428,9 @@ def result_of_background() -> Any:
 
 def connected() -> bool:
     return elixir.connected()
+
+
+def ask_afterwards(function: Any, value: Any) -> None:
+    """Calls a function of Elixir from a thread, when the call in which it was given has ended."""
+    gate.clear()
+    threading.Thread(target=lambda: (gate.wait(20), function(value)), name="talker").start()

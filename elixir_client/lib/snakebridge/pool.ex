@@ -117,7 +117,7 @@ defmodule SnakeBridge.Pool do
 
   def child_spec(options) do
     # Here already: supervisors log how they start their children.
-    options = Places.read(options)
+    options = options |> Places.read() |> Python.out_of_sight()
 
     %{
       id: {__MODULE__, Keyword.get(options, :name, :default)},
@@ -130,7 +130,7 @@ defmodule SnakeBridge.Pool do
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(options) do
     name = Keyword.get(options, :name, :default)
-    options = options |> Places.read() |> Keyword.put(:name, name)
+    options = options |> Places.read() |> Python.out_of_sight() |> Keyword.put(:name, name)
     Supervisor.start_link(__MODULE__, options, name: registered(name))
   end
 

@@ -116,7 +116,7 @@ defmodule SnakeBridge.Reload do
   # Where a project keeps Python code of its own: priv/python, and what the pool puts on the path.
   defp sources(options) do
     path =
-      for {name, value} <- Keyword.get(options, :env, []),
+      for {name, value} <- SnakeBridge.Pool.Python.environment(options),
           to_string(name) == "PYTHONPATH",
           value,
           do: to_string(value)

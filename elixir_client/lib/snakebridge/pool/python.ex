@@ -9,6 +9,24 @@ defmodule SnakeBridge.Pool.Python do
 
   @warm_up 5_000
 
+  @doc "The options with the environment in a function: supervisors and crash reports print what they start processes with."
+  @spec out_of_sight(keyword()) :: keyword()
+  def out_of_sight(options) do
+    case options[:env] do
+      [_ | _] = env -> Keyword.put(options, :env, fn -> env end)
+      _ -> options
+    end
+  end
+
+  @doc "The option `:env`, out of its function."
+  @spec environment(keyword()) :: [{String.t() | charlist(), String.t() | charlist() | false}]
+  def environment(options) do
+    case Keyword.get(options, :env, []) do
+      env when is_function(env, 0) -> env.()
+      env -> env
+    end
+  end
+
   @doc "Starts an executor; it is ready when it has said so."
   @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
   def open(options) do
@@ -17,7 +35,7 @@ defmodule SnakeBridge.Pool.Python do
       address = "unix:" <> Path.join(directory, "w.sock")
 
       env =
-        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | Keyword.get(options, :env, [])],
+        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | environment(options)],
             do: variable(name, value)
 
       port =
