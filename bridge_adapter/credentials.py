@@ -9,6 +9,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from bridge_adapter import lifeline
 from bridge_adapter.tokens import GRACE_SECONDS, BadToken, Tokens, check_length
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def open_tokens(arguments: argparse.Namespace) -> Tokens:
     """What clients must show. Raises BadToken, a ValueError. User code and what it starts find neither in its environment."""
-    token, path = os.environ.pop(TOKEN, ""), os.environ.pop(TOKEN_FILE, "")
+    token, path = lifeline.take_variable(TOKEN), os.environ.pop(TOKEN_FILE, "")
     path = arguments.token_file or path
     if path:
         return Tokens.of_file(path, arguments.token_grace)

@@ -125,3 +125,16 @@ def _kernel_signal() -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def take_variable(name: str) -> str:
+    """Takes a variable out of the environment, and its value out of what the system shows of it (/proc/PID/environ)."""
+    import ctypes
+
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_void_p
+    place = getenv(os.fsencode(name))
+    if place and os.environ.get(name):
+        # The text as the process was given it: nothing has been written over it yet.
+        ctypes.memset(place, 0, len(os.fsencode(os.environ[name])))
+    return os.environ.pop(name, "")

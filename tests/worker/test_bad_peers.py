@@ -139,6 +139,8 @@ def test_the_lane_works_over_tcp_too() -> None:
 
 def test_user_code_does_not_see_the_token(client: Client) -> None:
     assert client.call("os", "getenv", "SNAKEBRIDGE_TOKEN") is None
+    shown = client.call("pathlib", "Path.read_bytes", client.call("pathlib", "Path", "/proc/self/environ"))
+    assert b"SNAKEBRIDGE_TOKEN=\0" in shown and TOKEN.encode() not in shown
 
 
 def start(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
