@@ -290,8 +290,11 @@ class _Entered:
         call, sessions = self._request.call, self._dispatcher.sessions
         session_id = session_of(self._request)
         while True:
-            if sessions.leaving and call.parent is None and not self._request.admitted:
-                sessions.refuse_stateless(session_id)
+            if sessions.leaving and not self._request.admitted:
+                if call.parent is None:
+                    sessions.refuse_stateless(session_id)
+                else:
+                    sessions.refuse_given(session_id)
             session = sessions.open(session_id)
             call.session, call.session_id = session, session_id
             if self._request.options is not None:
