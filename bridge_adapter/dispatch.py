@@ -307,10 +307,19 @@ class _Entered:
                 call.host = owner.innermost_asking()
             self._lock = session.lock.acquire(call)
             if not session.closed:
+                if sessions.leaving and not self._request.admitted:
+                    self._refuse_given(session_id)
                 return self._inside(session)
             # Released while this call waited: what comes now is a new session of that name.
             self._lock.release()
             self._lock = None
+
+    def _refuse_given(self, session_id: str) -> None:
+        try:
+            self._dispatcher.sessions.refuse_given(session_id)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _inside(self, session: Session) -> Session:
         dispatcher, call = self._dispatcher, self._request.call

@@ -193,7 +193,10 @@ class Sessions:
     def leave(self) -> list[str]:
         """From now on, sessions that hold nothing are refused: they go on in another process. Returns the ids of the others."""
         self.leaving = True
-        return [session.id for session in list(self._sessions.values()) if not session.stateless]
+        return [session.id for session in list(self._sessions.values()) if not session.stateless and not self._left(session)]
+
+    def _left(self, session: Session) -> bool:
+        return session.id in self._given and session.lock.idle and not session.streams
 
     def refuse_stateless(self, id: str) -> None:
         """Raises Unavailable, "moved", for a session that holds nothing; whoever waits for its lock is refused as well."""
@@ -209,19 +212,17 @@ class Sessions:
 
     def give(self, id: str) -> bool:
         """Lets a session that is recovered go to the process that takes the place of this one, which makes its objects anew. False while a
-        call of it runs or waits here: what that does would be missing there.
+        call of it runs or waits here: what that does would be missing there. Streams that run in it end here.
         """
         self.leaving = True
-        with self._lock:
-            session = self._sessions.get(id)
-            if session is not None:
-                session.closed = True  # first: whoever enters now looks again
-                if not session.lock.idle:
-                    session.closed = False
-                    return False
-                del self._sessions[id]
-            self._given.add(id)
-            return True
+        session = self._sessions.get(id)
+        self._given.add(id)  # first: whoever takes its lock from here on is refused
+        if session is not None and not session.lock.idle:
+            self._given.discard(id)
+            return False
+        if session is not None and not session.streams:
+            self.release(id)
+        return True
 
     def refuse_given(self, id: str) -> None:
         """Raises Unavailable, "moved", for a session that was given away."""

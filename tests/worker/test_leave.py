@@ -90,6 +90,29 @@ def test_a_session_is_given_to_the_other_process_when_nothing_of_it_runs(worker:
     assert moved(client, "given") and moved(client, "given")
 
 
+def test_a_stream_of_a_session_that_was_given_away_goes_on(worker: Worker, client: Client, control: Client) -> None:
+    reader = worker.connect()
+    id = reader.open_stream(payload("sample", "gen", [6], session="given"), credit=2)
+    while not control.request("stats", None)["active"]:
+        pass
+    items: list[int] = []
+
+    def take(batch: list[int]) -> None:
+        items.extend(batch)
+        if len(items) <= 2:
+            while not control.request("give", "given"):  # until it waits for credit
+                pass
+            assert moved(client, "given")
+            assert control.request("leave", None) == ["given"]
+        reader.send(lane.notification("credit", [id, len(batch)]))
+
+    assert reader.answer(id, take) == {"items": 6}
+    assert len(items) == 6
+    reader.close()
+    assert moved(client, "given")
+    assert control.request("leave", None) == []
+
+
 def test_only_a_control_connection_says_so(client: Client) -> None:
     with pytest.raises(LaneError, match="no method 'leave' on this connection"):
         client.request("leave", None)

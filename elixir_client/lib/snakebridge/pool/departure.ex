@@ -23,12 +23,15 @@ defmodule SnakeBridge.Pool.Departure do
   def leave(nil, _, _), do: :next
 
   def leave(old, context, session) do
-    cond do
-      Nesting.parent(old) != nil -> :here
-      SessionContext.recovered?(session) -> give(old, context, session)
-      true -> :next
-    end
+    if Nesting.parent(old) != nil, do: :here, else: follow(old, context, session)
   end
+
+  @doc "The same for a call that the old process has refused."
+  @spec follow(map() | nil, map(), String.t()) :: :next | {:error, Error.t()}
+  def follow(nil, _, _), do: :next
+
+  def follow(old, context, session),
+    do: if(SessionContext.recovered?(session), do: give(old, context, session), else: :next)
 
   defp give(old, %{deadline: deadline} = context, session) do
     left = Pool.left(deadline)

@@ -133,10 +133,12 @@ defmodule SnakeBridge.Pool.Placement do
     with :ok <- admitted(pool) do
       case :ets.lookup(@workers, {pool, index}) do
         [{_, :ready, %{generation: newer}}] when newer != generation ->
-          # Only from there: somebody else may have been faster, or the session have ended.
-          row = {{pool, session}, index, generation, :_}
-          :ets.select_replace(@placements, [{row, [], [{{{{pool, session}}, index, newer, nil}}]}])
-          place(context, session)
+          with :next <- Departure.follow(Slots.living(pool, index, generation), context, session) do
+            # Only from there: somebody else may have been faster, or the session have ended.
+            row = {{pool, session}, index, generation, :_}
+            :ets.select_replace(@placements, [{row, [], [{{{{pool, session}}, index, newer, nil}}]}])
+            place(context, session)
+          end
 
         _ ->
           with {:ok, _} <- await(pool, index, context), do: place(context, session)
