@@ -194,8 +194,10 @@ class Connection:
             self.socket.send(self.packer.pack(lane.response(message.id, None, self._recycle(message.body))))
         elif name == "leave" and self.role == "control":
             self.socket.send(self.packer.pack(lane.response(message.id, None, self._dispatcher.sessions.leave())))
+        elif name == "give" and self.role == "control":
+            self.socket.send(self.packer.pack(lane.response(message.id, None, self._dispatcher.sessions.give(str(message.body)))))
         else:
-            methods = "ping, stats, recycle, leave" if self.role == "control" else "call, stream, ping, stats"
+            methods = "ping, stats, recycle, leave, give" if self.role == "control" else "call, stream, ping, stats"
             self._answer_error(
                 message.id,
                 errors.ProtocolError(f"no method {name!r} on this connection; its methods are {methods}"),

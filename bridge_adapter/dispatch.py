@@ -290,8 +290,11 @@ class _Entered:
         call, sessions = self._request.call, self._dispatcher.sessions
         session_id = session_of(self._request)
         while True:
-            if sessions.leaving and call.parent is None and not self._request.admitted:
-                sessions.refuse_stateless(session_id)
+            if sessions.leaving and not self._request.admitted:
+                if call.parent is None:
+                    sessions.refuse_stateless(session_id)
+                else:
+                    sessions.refuse_given(session_id)
             session = sessions.open(session_id)
             call.session, call.session_id = session, session_id
             if self._request.options is not None:
@@ -304,10 +307,19 @@ class _Entered:
                 call.host = owner.innermost_asking()
             self._lock = session.lock.acquire(call)
             if not session.closed:
+                if sessions.leaving and not self._request.admitted:
+                    self._refuse_given(session_id)
                 return self._inside(session)
             # Released while this call waited: what comes now is a new session of that name.
             self._lock.release()
             self._lock = None
+
+    def _refuse_given(self, session_id: str) -> None:
+        try:
+            self._dispatcher.sessions.refuse_given(session_id)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _inside(self, session: Session) -> Session:
         dispatcher, call = self._dispatcher, self._request.call

@@ -170,6 +170,7 @@ class Sessions:
         self._lock = allocate_lock()
         self._sweep_at = _SWEEP_START
         self.leaving = False  # another process takes over: sessions that hold nothing go there
+        self._given: set[str] = set()  # sessions that went there by `give`
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -192,20 +193,41 @@ class Sessions:
     def leave(self) -> list[str]:
         """From now on, sessions that hold nothing are refused: they go on in another process. Returns the ids of the others."""
         self.leaving = True
-        return [session.id for session in list(self._sessions.values()) if not session.stateless]
+        return [session.id for session in list(self._sessions.values()) if not session.stateless and not self._left(session)]
+
+    def _left(self, session: Session) -> bool:
+        return session.id in self._given and session.lock.idle and not session.streams
 
     def refuse_stateless(self, id: str) -> None:
         """Raises Unavailable, "moved", for a session that holds nothing; whoever waits for its lock is refused as well."""
         with self._lock:
+            self.refuse_given(id)
             session = self._sessions.get(id)
             if session is not None:
                 if not session.stateless:
                     return
                 session.closed = True
                 del self._sessions[id]
-        raise Unavailable(
-            f"another process has taken the place of this one, and the session {id} holds nothing here; call there", moved=True
-        )
+        raise _moved(id)
+
+    def give(self, id: str) -> bool:
+        """Lets a session that is recovered go to the process that takes the place of this one, which makes its objects anew. False while a
+        call of it runs or waits here: what that does would be missing there. Streams that run in it end here.
+        """
+        self.leaving = True
+        session = self._sessions.get(id)
+        self._given.add(id)  # first: whoever takes its lock from here on is refused
+        if session is not None and not session.lock.idle:
+            self._given.discard(id)
+            return False
+        if session is not None and not session.streams:
+            self.release(id)
+        return True
+
+    def refuse_given(self, id: str) -> None:
+        """Raises Unavailable, "moved", for a session that was given away."""
+        if id in self._given:
+            raise _moved(id)
 
     def find(self, id: str) -> Session | None:
         return self._sessions.get(id)
@@ -255,6 +277,10 @@ class Sessions:
                 session.closed = True
                 del self._sessions[id]
         self._sweep_at = max(_SWEEP_START, 2 * len(self._sessions))
+
+
+def _moved(id: str) -> Unavailable:
+    return Unavailable(f"another process has taken the place of this one, and the session {id} holds nothing here; call there", moved=True)
 
 
 def _close_generator(obj: Any) -> None:

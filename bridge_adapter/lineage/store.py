@@ -68,7 +68,7 @@ class Store:
         """Keeps why some refs will not come back."""
         rows = [(session, ref, reason) for ref, reason in lost.items()]
         statement = "INSERT OR IGNORE INTO lineage_lost (session, ref, reason) VALUES (?, ?, ?)"
-        self._journal().write(lambda calls: calls.executemany(statement, rows))
+        self._write_all(session, statement, rows)
 
     def size(self) -> int:
         """The bytes of all records of all sessions."""
@@ -81,12 +81,12 @@ class Store:
 
     def unlose(self, session: str, ref: str) -> None:
         """Forgets a ref that nobody can ask for any more."""
-        self._journal().execute("DELETE FROM lineage_lost WHERE session = ? AND ref = ?", (session, ref))
+        self._write_all(session, "DELETE FROM lineage_lost WHERE session = ? AND ref = ?", [(session, ref)])
 
     def drop(self, session: str, numbers: Iterable[int]) -> None:
         """Forgets records that nothing depends on."""
         rows = [(session, number) for number in numbers]
-        self._journal().write(lambda calls: calls.executemany("DELETE FROM lineage_records WHERE session = ? AND seq = ?", rows))
+        self._write_all(session, "DELETE FROM lineage_records WHERE session = ? AND seq = ?", rows)
 
     def rebuilding(self, session: str, attempts: int) -> None:
         """Keeps how many rebuilds have begun and not ended."""
@@ -96,6 +96,10 @@ class Store:
         """From now on the session cannot be rebuilt: its records go, the reason stays."""
 
         def write(calls: sqlite3.Connection) -> None:
+            # In a journal that was replaced nothing is known of the session.
+            values = (session, self._own, time.time())
+            calls.execute("INSERT OR IGNORE INTO lineages (session, owner, touched) VALUES (?, ?, ?)", values)
+            self._check(calls, session)
             for table in ("lineage_records", "lineage_checkpoints"):
                 calls.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
             calls.execute("UPDATE lineages SET broken = ? WHERE session = ?", (reason, session))
@@ -116,9 +120,24 @@ class Store:
         held = "EXISTS (SELECT 1 FROM lineages WHERE session = ? AND owner = ?)"
         word = "AND" if " WHERE " in statement else "WHERE"
         if self._journal().execute(f"{statement} {word} {held}", (*values, session, self._own)) != 1:
-            raise JournalError(
-                f"the session {session} is not this process's any more: another one has rebuilt it, or its journal was replaced"
-            )
+            raise _not_ours(session)
+
+    def _write_all(self, session: str, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        """The same for several rows."""
+
+        def write(calls: sqlite3.Connection) -> None:
+            self._check(calls, session)
+            calls.executemany(statement, rows)
+
+        self._journal().write(write)
+
+    def _check(self, calls: sqlite3.Connection, session: str) -> None:
+        if not calls.execute("SELECT 1 FROM lineages WHERE session = ? AND owner = ?", (session, self._own)).fetchall():
+            raise _not_ours(session)
+
+
+def _not_ours(session: str) -> JournalError:
+    return JournalError(f"the session {session} is not this process's any more: another one has rebuilt it, or its journal was replaced")
 
 
 def _record(row: tuple[Any, ...]) -> Record:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow
 import pytest
 
+from bridge_adapter.errors import Unavailable
 from bridge_adapter.journal.records import JournalError
 from bridge_adapter.journal.schema import MIGRATIONS
 from bridge_adapter.journal.store import Bounds, Journal
@@ -95,6 +96,25 @@ def test_a_session_that_another_process_has_rebuilt_is_not_written_by_this_one(j
         file.execute("UPDATE lineages SET owner = 'another'")
     with pytest.raises(NotRecorded, match="not this process's any more"):
         held.change("a")
+
+
+def test_what_a_process_has_changed_whose_session_another_has_rebuilt_is_not_answered(journal: Journal) -> None:
+    here, there = Store(lambda: journal), Store(lambda: journal)
+    here._own, there._own = "here", "there"
+    objects = {"a": [1]}
+    lineage = Lineage("s", here, Options(), objects.get)
+    lineage.resume(lineage.load(), {})
+    lineage.ran(Done("make a", True, False, [], ["a"], objects["a"]), lambda: b"body")
+    lineage.look(["a"])
+    objects["a"].append(2)
+    there.open("s")
+    with pytest.raises(NotRecorded, match="not this process's any more"):
+        lineage.ran(Done("change", False, False, ["a"]), lambda: b"body")
+    with pytest.raises(Unavailable, match="not this process's any more"):
+        lineage.settle()
+    history = there.open("s")
+    assert [record.label for record in history.records] == ["make a"]
+    assert (history.lost, history.broken) == ({}, "")
 
 
 def test_a_journal_of_version_1_gets_the_tables(tmp_path: Path) -> None:

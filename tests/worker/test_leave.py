@@ -75,6 +75,44 @@ def test_sessions_that_hold_nothing_go_and_the_others_stay_until_they_do(worker:
     assert moved(client, "holds") and moved(client, "pinned")
 
 
+def test_a_session_is_given_to_the_other_process_when_nothing_of_it_runs(worker: Worker, client: Client, control: Client) -> None:
+    held = client.call("sample", "Acc", 1, session="given")
+    running = worker.connect()
+    running.send(lane.request(7, "call", {"tool": "snakebridge.call", "payload": payload("sample", "record", [1, 0.5], session="given")}))
+    while not control.request("stats", None)["active"]:
+        pass
+    assert control.request("give", "given") is False
+    assert not moved(client, "given")  # it waited for the other one
+    running.answer(7)
+    running.close()
+    assert client.method(held, "add", 1) == 2
+    assert control.request("give", "given") is True
+    assert moved(client, "given") and moved(client, "given")
+
+
+def test_a_stream_of_a_session_that_was_given_away_goes_on(worker: Worker, client: Client, control: Client) -> None:
+    reader = worker.connect()
+    id = reader.open_stream(payload("sample", "gen", [6], session="given"), credit=2)
+    while not control.request("stats", None)["active"]:
+        pass
+    items: list[int] = []
+
+    def take(batch: list[int]) -> None:
+        items.extend(batch)
+        if len(items) <= 2:
+            while not control.request("give", "given"):  # until it waits for credit
+                pass
+            assert moved(client, "given")
+            assert control.request("leave", None) == ["given"]
+        reader.send(lane.notification("credit", [id, len(batch)]))
+
+    assert reader.answer(id, take) == {"items": 6}
+    assert len(items) == 6
+    reader.close()
+    assert moved(client, "given")
+    assert control.request("leave", None) == []
+
+
 def test_only_a_control_connection_says_so(client: Client) -> None:
     with pytest.raises(LaneError, match="no method 'leave' on this connection"):
         client.request("leave", None)

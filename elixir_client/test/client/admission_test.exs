@@ -195,6 +195,32 @@ defmodule SnakeBridge.AdmissionTest do
     end
   end
 
+  # A thousand processes that end leave a thousand sessions to be ended.
+  test "calls that end sessions take nobody's place, and lose theirs to nobody" do
+    endings =
+      for n <- 1..20, reduce: Queue.new(), do: (queue -> Queue.join(queue, %{session: n, ends: true, n: n}))
+
+    entry = %{session: 21, deadline: Pool.deadline(50), from: nil, ends: false, n: 21}
+
+    # One connection every ten milliseconds.
+    paced =
+      for n <- 0..20,
+          reduce: Admission.new(max_queue: 1, overflow: :drop_oldest),
+          do: (admission -> Admission.granted(admission, 10_000 * n))
+
+    assert Admission.admit(paced, endings, entry, "w") == :join
+    assert Queue.position(endings, 21) == 1
+    assert Queue.oldest_of_longest(endings) == :none
+
+    full = Queue.join(endings, entry)
+    assert Admission.admit(paced, full, %{entry | session: 22}, "w") == :displace
+    assert {%{n: 21}, left} = Queue.oldest_of_longest(full)
+    assert {Queue.size(left), Queue.working(left)} == {20, 0}
+    assert Admission.full(paced, full, "w").message =~ "1 calls wait"
+    {out, left} = Queue.reject(full, &(&1.n > 10))
+    assert {length(out), Queue.size(left), Queue.working(left)} == {11, 10, 0}
+  end
+
   test "nobody is refused for a pace that is not known, and a pause in work is no pace" do
     admission = Admission.new([])
     soon = Pool.deadline(5)

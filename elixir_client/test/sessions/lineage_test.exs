@@ -179,6 +179,51 @@ defmodule SnakeBridge.LineageTest do
     assert %{lives: 1, status: :ready} = Session.info(name)
   end
 
+  test "a supervised session keeps its state when its worker is replaced" do
+    name = :"lineage_#{System.unique_integer([:positive])}"
+    init = fn -> SnakeBridge.call("lineages", "Basket", [1]) end
+    start_supervised!({Session, name: name, pool: @pool, recover: :lineage, replayable: true, init: init})
+
+    for {sessions, count} <- [wait: 2, end: 3] do
+      assert {:ok, ^count} = Session.call(name, :add, [5])
+      [%{os_pid: old}] = SnakeBridge.Pool.info(@pool)
+      assert :ok = SnakeBridge.Pool.restart(@pool, sessions: sessions)
+      total = 5 * count - 4
+      assert {:ok, ^total} = Session.call(name, :total, [], mutates: false)
+      assert %{lives: 1} = Session.info(name)
+      assert eventually(fn -> not File.dir?("/proc/#{old}") end)
+    end
+  end
+
+  # What it did there would be missing in the new process.
+  test "a session leaves a replaced process when nothing of it runs there any more" do
+    session = session()
+    in_session = fn code -> Task.async(fn -> SnakeBridge.in_session(session, code) end) end
+    me = self()
+
+    SnakeBridge.in_session(session, fn ->
+      [basket, other] = [make("Basket", [1]), make("Basket", [2])]
+      {:ok, 2} = SnakeBridge.call(basket, :add, [4], idempotent: true)
+
+      waiting = fn ->
+        send(me, {:running, self()})
+        receive(do: (:go -> SnakeBridge.call!(other, :add, [7], idempotent: true)))
+      end
+
+      running = in_session.(fn -> SnakeBridge.call("sample", "apply", [waiting]) end)
+      assert_receive {:running, process}, 10_000
+      assert :ok = SnakeBridge.Pool.restart(@pool, sessions: :end)
+
+      assert {:error, %Error{category: :timeout, outcome: :not_started}} =
+               SnakeBridge.call(basket, :total, [], mutates: false, __runtime__: [timeout: 50])
+
+      later = in_session.(fn -> for ref <- [basket, other], do: total(ref) end)
+      send(process, :go)
+      assert {:ok, 2} = Task.await(running)
+      assert Task.await(later) == [ok: 5, ok: 9]
+    end)
+  end
+
   test "a supervised session whose state cannot be rebuilt begins again" do
     name = :"lineage_#{System.unique_integer([:positive])}"
     init = fn -> SnakeBridge.call("lineages", "Basket", [1]) end

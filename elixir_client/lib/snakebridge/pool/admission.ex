@@ -56,7 +56,7 @@ defmodule SnakeBridge.Pool.Admission do
 
         {:refuse, overloaded(text, wait)}
 
-      Queue.size(queue) < admission.max_queue or admission.overflow == :wait ->
+      Queue.working(queue) < admission.max_queue or admission.overflow == :wait ->
         :join
 
       admission.overflow == :drop_oldest ->
@@ -71,10 +71,10 @@ defmodule SnakeBridge.Pool.Admission do
   @spec full(t(), Queue.t(), String.t()) :: Error.t()
   def full(admission, queue, worker) do
     text =
-      "#{Queue.size(queue)} calls wait for a connection to #{worker}, as many as may (max_queue: #{admission.max_queue}, " <>
+      "#{Queue.working(queue)} calls wait for a connection to #{worker}, as many as may (max_queue: #{admission.max_queue}, " <>
         "overflow: #{inspect(admission.overflow)}); call again later, or raise size:, max_connections: or max_queue:"
 
-    overloaded(text, estimate(admission, Queue.size(queue)))
+    overloaded(text, estimate(admission, Queue.working(queue)))
   end
 
   defp overloaded(text, pause),

@@ -38,6 +38,10 @@ defmodule SnakeBridge.Pool.Control do
   @doc "Says that sessions which hold nothing go elsewhere from now on; `to` gets `{:kept_by, the ids of the others | :no_answer}`."
   def leave(control, to), do: GenServer.cast(control, {:leave, to})
 
+  @doc "Asks for a session that is to go on in another process; `from` is answered whether it may, because nothing of it runs (`:no_answer`: nobody knows)."
+  @spec give(pid(), String.t(), GenServer.from()) :: :ok
+  def give(control, session, from), do: GenServer.cast(control, {:give, session, from})
+
   @doc "Asks whether no process maps a segment any more, and gives it a new name; `to` gets `{:recycled, segment, boolean}`."
   def recycle(control, segment, new_name, to),
     do: GenServer.cast(control, {:recycle, to, segment, new_name})
@@ -91,6 +95,8 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   def handle_cast({:leave, to}, state), do: {:noreply, ask("leave", nil, {:leave, to}, state)}
+
+  def handle_cast({:give, session, from}, state), do: {:noreply, ask("give", session, {:give, from}, state)}
 
   def handle_cast({:recycle, to, segment, new_name}, state),
     do: {:noreply, ask("recycle", [segment, new_name], {:recycle, to, segment}, state)}
@@ -219,6 +225,10 @@ defmodule SnakeBridge.Pool.Control do
 
       {{:leave, to}, asked} ->
         send(to, {:kept_by, with({:ok, sessions} <- answer, do: sessions)})
+        %{state | asked: asked}
+
+      {{:give, from}, asked} ->
+        GenServer.reply(from, with({:ok, given?} <- answer, do: given?))
         %{state | asked: asked}
 
       {{:recycle, to, segment}, asked} ->

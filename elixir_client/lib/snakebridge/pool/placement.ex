@@ -7,7 +7,7 @@ defmodule SnakeBridge.Pool.Placement do
   """
   alias SnakeBridge.{Breaker, Error, Pool, SessionContext, SessionManager}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Lifecycle, Seat}
+  alias SnakeBridge.Pool.{Departure, Lifecycle, Seat, Slots}
 
   # {pool, index} => status, worker; {pool, index, generation} => :leaving, worker, of one that has been replaced
   @workers :snakebridge_workers
@@ -52,10 +52,28 @@ defmodule SnakeBridge.Pool.Placement do
   # Its process has been replaced, or died, or takes no calls now.
   defp find(rows, index, generation, %{pool: pool} = context, session) do
     case {:ets.lookup(@workers, {pool, index, generation}), rows} do
-      {[{_, :leaving, worker}], _} -> {:ok, worker}
-      {[], [{_, :ready, worker}]} -> {:ok, settle(session, worker)}
-      {[], [{_, :draining, worker}]} -> with :ok <- admitted(pool), do: {:ok, settle(session, worker)}
-      _ -> with {:ok, worker} <- await_or_another(index, context, session), do: {:ok, settle(session, worker)}
+      {[{_, :leaving, worker}], _} ->
+        with true <- Departure.follows?(session),
+             [{_, :ready, next}] <- rows,
+             do: depart(worker, next, context, session),
+             else: (_ -> {:ok, worker})
+
+      {[], [{_, :ready, next}]} ->
+        depart(Slots.living(pool, index, generation), next, context, session)
+
+      {[], [{_, :draining, worker}]} ->
+        with :ok <- admitted(pool), do: {:ok, settle(session, worker)}
+
+      _ ->
+        with {:ok, worker} <- await_or_another(index, context, session), do: {:ok, settle(session, worker)}
+    end
+  end
+
+  defp depart(old, next, context, session) do
+    case Departure.leave(old, context, session) do
+      :here -> {:ok, old}
+      :next -> {:ok, settle(session, next)}
+      {:error, error} -> {:error, error}
     end
   end
 
@@ -115,10 +133,12 @@ defmodule SnakeBridge.Pool.Placement do
     with :ok <- admitted(pool) do
       case :ets.lookup(@workers, {pool, index}) do
         [{_, :ready, %{generation: newer}}] when newer != generation ->
-          # Only from there: somebody else may have been faster, or the session have ended.
-          row = {{pool, session}, index, generation, :_}
-          :ets.select_replace(@placements, [{row, [], [{{{{pool, session}}, index, newer, nil}}]}])
-          place(context, session)
+          with :next <- Departure.follow(Slots.living(pool, index, generation), context, session) do
+            # Only from there: somebody else may have been faster, or the session have ended.
+            row = {{pool, session}, index, generation, :_}
+            :ets.select_replace(@placements, [{row, [], [{{{{pool, session}}, index, newer, nil}}]}])
+            place(context, session)
+          end
 
         _ ->
           with {:ok, _} <- await(pool, index, context), do: place(context, session)
@@ -221,10 +241,13 @@ defmodule SnakeBridge.Pool.Placement do
     :ok
   end
 
-  @doc "Sessions that begin again by themselves (`SnakeBridge.Session`) leave a process that is replaced."
+  @doc """
+  Sessions that begin again by themselves (`SnakeBridge.Session`) leave a process that is replaced; those that are recovered, with their next call.
+  """
   @spec move_servers(atom(), pos_integer(), non_neg_integer(), String.t()) :: :ok
   def move_servers(pool, index, generation, reason) do
-    for session <- sessions_on(pool, index, generation), SnakeBridge.Session.Server.life?(session) do
+    for session <- sessions_on(pool, index, generation),
+        SnakeBridge.Session.Server.life?(session) and not SessionContext.recovered?(session) do
       lose(pool, session, reason)
     end
 

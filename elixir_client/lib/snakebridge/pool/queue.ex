@@ -5,15 +5,17 @@ defmodule SnakeBridge.Pool.Queue do
   """
 
   @enforce_keys [:ring]
-  defstruct [:ring, lines: %{}, length: 0, joined: 0]
+  defstruct [:ring, lines: %{}, length: 0, endings: 0, joined: 0]
 
   @typedoc "What tells sessions apart here: a number, as it fits into an atomic."
   @type session :: pos_integer()
-  @type entry :: %{required(:session) => session(), optional(atom()) => term()}
+  @typedoc "`ends`: it ends its session. That takes no time to speak of, and is never refused."
+  @type entry :: %{required(:session) => session(), optional(:ends) => boolean(), optional(atom()) => term()}
   @opaque t :: %__MODULE__{
             ring: :queue.queue(session()),
             lines: %{session() => :queue.queue(entry())},
             length: non_neg_integer(),
+            endings: non_neg_integer(),
             joined: non_neg_integer()
           }
 
@@ -23,14 +25,18 @@ defmodule SnakeBridge.Pool.Queue do
   @spec size(t()) :: non_neg_integer()
   def size(queue), do: queue.length
 
-  @doc "How many turns pass before that of a newcomer of this session, as far as nobody else comes."
+  @doc "How many wait to do something, and not merely to end their sessions."
+  @spec working(t()) :: non_neg_integer()
+  def working(queue), do: queue.length - queue.endings
+
+  @doc "How many turns that take time pass before that of a newcomer of this session, as far as nobody else comes."
   @spec position(t(), session()) :: pos_integer()
   def position(queue, session) do
-    sessions = map_size(queue.lines)
+    sessions = max(map_size(queue.lines) - queue.endings, 1)
 
     case queue.lines do
-      %{^session => line} -> min(queue.length + 1, (:queue.len(line) + 1) * sessions)
-      _ -> sessions + 1
+      %{^session => line} -> min(working(queue) + 1, (:queue.len(line) + 1) * sessions)
+      _ -> min(working(queue), sessions) + 1
     end
   end
 
@@ -39,7 +45,13 @@ defmodule SnakeBridge.Pool.Queue do
   def join(queue, %{session: session} = entry) do
     # Its number tells who came first, also between lines.
     entry = Map.put(entry, :number, queue.joined)
-    queue = %{queue | length: queue.length + 1, joined: queue.joined + 1}
+
+    queue = %{
+      queue
+      | length: queue.length + 1,
+        endings: queue.endings + ends(entry),
+        joined: queue.joined + 1
+    }
 
     case queue.lines do
       %{^session => line} = lines ->
@@ -83,10 +95,27 @@ defmodule SnakeBridge.Pool.Queue do
   defp put_back(passed, chosen, ring),
     do: Enum.reduce(passed, ring, &if(&1 == chosen, do: &2, else: :queue.in_r(&1, &2)))
 
-  @doc "Takes out who has waited longest, among those of the longest lines."
-  @spec oldest_of_longest(t()) :: {entry(), t()}
+  defp ends(%{ends: true}), do: 1
+  defp ends(_), do: 0
+
+  @doc "Takes out who has waited longest, among those of the longest lines. Lines in which the end of the session is next are left alone."
+  @spec oldest_of_longest(t()) :: {entry(), t()} | :none
   def oldest_of_longest(queue) do
-    {session, _} = Enum.max_by(queue.lines, fn {_, line} -> {:queue.len(line), -:queue.get(line).number} end)
+    lines =
+      for {session, line} <- queue.lines,
+          first = :queue.get(line),
+          ends(first) == 0,
+          do: {session, line, first}
+
+    if lines == [] do
+      :none
+    else
+      {session, _, _} = Enum.max_by(lines, fn {_, line, first} -> {:queue.len(line), -first.number} end)
+      take_out(queue, session)
+    end
+  end
+
+  defp take_out(queue, session) do
     {entry, queue} = first_of(queue, session)
     left? = is_map_key(queue.lines, session)
     {entry, if(left?, do: queue, else: %{queue | ring: :queue.delete(session, queue.ring)})}
@@ -101,7 +130,7 @@ defmodule SnakeBridge.Pool.Queue do
         do: Map.delete(queue.lines, session),
         else: %{queue.lines | session => line}
 
-    {entry, %{queue | lines: lines, length: queue.length - 1}}
+    {entry, %{queue | lines: lines, length: queue.length - 1, endings: queue.endings - ends(entry)}}
   end
 
   @doc "Takes out all for which `gone?` holds."
@@ -115,7 +144,8 @@ defmodule SnakeBridge.Pool.Queue do
       end)
 
     ring = if out == [], do: queue.ring, else: :queue.filter(&is_map_key(lines, &1), queue.ring)
-    {out, %{queue | lines: lines, ring: ring, length: queue.length - length(out)}}
+    endings = queue.endings - Enum.sum(Enum.map(out, &ends/1))
+    {out, %{queue | lines: lines, ring: ring, length: queue.length - length(out), endings: endings}}
   end
 
   @doc "All entries, line by line."

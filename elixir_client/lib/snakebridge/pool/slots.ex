@@ -85,6 +85,15 @@ defmodule SnakeBridge.Pool.Slots do
   @spec workers() :: [map()]
   def workers, do: for({_, worker} <- :ets.tab2list(@workers), do: worker)
 
+  @doc "A process of a worker that lives, as far as is known, also if it was replaced."
+  @spec living(atom(), pos_integer(), non_neg_integer()) :: map() | nil
+  def living(pool, index, generation) do
+    case :ets.lookup(@workers, {pool, index, generation}) do
+      [{_, worker}] -> if alive?(worker.slots), do: worker
+      [] -> nil
+    end
+  end
+
   @doc "Forgets a dead worker of whose connections none is left."
   @spec forget(map()) :: true
   def forget(worker) do

@@ -30,13 +30,20 @@ defmodule SnakeBridge.Pool.Waiting do
         joined(waiting, Queue.join(queue, entry), worker)
 
       :displace ->
-        {oldest, left} = Queue.oldest_of_longest(queue)
-        GenServer.reply(oldest.from, {:error, Admission.full(admission, queue, label(worker))})
-        joined(waiting, Queue.join(left, entry), worker)
+        joined(waiting, queue |> displace(admission, worker) |> Queue.join(entry), worker)
 
       {:refuse, error} ->
         GenServer.reply(from, {:error, error})
         waiting
+    end
+  end
+
+  defp displace(queue, admission, worker) do
+    with {oldest, left} <- Queue.oldest_of_longest(queue) do
+      GenServer.reply(oldest.from, {:error, Admission.full(admission, queue, label(worker))})
+      left
+    else
+      :none -> queue
     end
   end
 

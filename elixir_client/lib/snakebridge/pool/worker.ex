@@ -172,6 +172,13 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_call({:wait, _}, _from, state), do: {:reply, gone(state.death), state}
 
+  def handle_call({:give, session}, from, %{control: control} = state) when is_pid(control) do
+    Control.give(control, session, from)
+    {:noreply, state}
+  end
+
+  def handle_call({:give, _}, _from, state), do: {:reply, :no_answer, state}
+
   def handle_call(:why, _from, %{status: :dead} = state), do: {:reply, state.death, state}
 
   def handle_call(:why, from, state) do

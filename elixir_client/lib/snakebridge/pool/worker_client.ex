@@ -39,6 +39,16 @@ defmodule SnakeBridge.Pool.WorkerClient do
     :ok
   end
 
+  @doc "Asks a worker that was replaced for a session. False while something of it runs there, or nobody knows."
+  @spec give(map(), String.t(), timeout()) :: boolean()
+  def give(worker, session, timeout) do
+    GenServer.call(worker.pid, {:give, session}, timeout) == true
+  catch
+    # It has ended, or its interpreter lock is taken.
+    :exit, {:timeout, _} -> false
+    :exit, _ -> true
+  end
+
   @doc """
   Interrupts a request; if it is still running after the pool's grace period, the worker is killed, and the call's circuit breaker is told.
   """
