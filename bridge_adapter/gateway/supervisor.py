@@ -308,6 +308,8 @@ class Supervisor:
         """Ends the executors: asked first, then killed. Calls that wait for one are told."""
         self.stopping = True
         self._nobody_comes()
+        for running in self._alive:
+            running.stopping = True
         for process in list(self._processes):
             process.terminate()
         exits = {asyncio.wrap_future(process.exited) for process in self._processes}
