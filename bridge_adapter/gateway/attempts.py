@@ -16,7 +16,7 @@ from bridge_adapter.gateway.lane_client import LaneError, LaneLost, NotSent
 from bridge_adapter.gateway.refusals import late, overloaded, refusal, went_away
 from bridge_adapter.gateway.retry import NEVER, Retry
 from bridge_adapter.gateway.running import EXIT_SECONDS, Running
-from bridge_adapter.gateway.supervisor import NoExecutor, Supervisor
+from bridge_adapter.gateway.supervisor import ENDS, NoExecutor, Supervisor
 
 if TYPE_CHECKING:
     from bridge_adapter.breaker import Permit
@@ -77,8 +77,7 @@ class Attempts:
     async def _call(self, work: _Work) -> Any:
         call = work.call
         while True:
-            running = self._supervisor.running or await self._an_executor(call)
-            work.give_time()
+            running = await self._ready(work)
             call.attempts += 1
             running.calls[id(call)] = call
             try:
@@ -99,8 +98,7 @@ class Attempts:
         with _Tried(permit):
             work = _Work(params, remaining, retry, call)
             while True:
-                running = self._supervisor.running or await self._an_executor(call)
-                work.give_time()
+                running = await self._ready(work)
                 call.attempts += 1
                 running.calls[id(call)] = call
                 try:
@@ -119,6 +117,15 @@ class Attempts:
                 finally:
                     running.finished(call)
 
+    async def _ready(self, work: _Work) -> Running:
+        """The executor for the next attempt. Raises LaneError where there is none, or no time."""
+        try:
+            running = self._supervisor.running or await self._an_executor(work.call)
+            work.give_time()
+        except LaneError as error:
+            raise _with_outcome(error, work.call.attempts) from error.__cause__
+        return running
+
     async def _an_executor(self, call: Asked) -> Running:
         """The next executor. Raises LaneError where waiting for it is of no use."""
         supervisor = self._supervisor
@@ -128,27 +135,24 @@ class Attempts:
         permit = supervisor.breaker.admit()
         if permit is None:
             breaker = supervisor.breaker
-            raise _with_outcome(
-                refusal(
-                    errors.CircuitOpen(
-                        "the Python worker ends again and again as soon as it is started, and calls do not wait for it at the moment; "
-                        "this call was not begun. The log of the gateway has its last words",
-                        retry_after_ms=int(breaker.retry_after * 1000) + 1,
-                        rejected=breaker.rejected,
-                    )
-                ),
-                call,
+            raise refusal(
+                errors.CircuitOpen(
+                    "the Python worker ends again and again as soon as it is started, and calls do not wait for it at the moment; "
+                    "this call was not begun. The log of the gateway has its last words",
+                    retry_after_ms=int(breaker.retry_after * 1000) + 1,
+                    rejected=breaker.rejected,
+                )
             )
         self._waiting += 1
         try:
             with _Tried(permit):
                 while (running := supervisor.running) is None:
                     if supervisor.stopping:
-                        raise NoExecutor("the gateway ends; this call was not passed on", "unavailable")
+                        raise NoExecutor(ENDS, "unavailable")
                     await asyncio.shield(supervisor.next)
             return running
         except NoExecutor as error:
-            raise _with_outcome(LaneError(_fields(error.category, str(error))), call) from None
+            raise LaneError(_fields(error.category, str(error))) from None
         finally:
             self._waiting -= 1
 
@@ -163,6 +167,8 @@ class Attempts:
             work.call.attempts -= 1
             work.sent_away += 1
             self._supervisor.leaves(running)
+        elif isinstance(error, LaneError) and (error.fields.get("details") or {}).get("outcome") == "not_started":
+            raise _with_outcome(error, work.call.attempts - 1)
         else:
             raise error
 
@@ -199,7 +205,7 @@ class Attempts:
             running.process.kill()
             await asyncio.shield(running.ended)
             return
-        raise _with_outcome(LaneError(_fields("unavailable", str(error))), work.call) from error
+        raise _with_outcome(LaneError(_fields("unavailable", str(error))), work.call.attempts) from error
 
 
 class _Tried:
@@ -237,9 +243,12 @@ async def _end_after_loss(running: Running) -> Ended | None:
     return await running.end_of(_END_SECONDS)
 
 
-def _with_outcome(error: LaneError, call: Asked) -> LaneError:
-    """What is honest of a call that is not run now: an earlier attempt may have had effects."""
-    details = {**error.fields.get("details", {}), "outcome": "unknown" if call.attempts else "not_started", "attempts": call.attempts}
+def _with_outcome(error: LaneError, before: int) -> LaneError:
+    """What is honest of a call that is not run now: attempts before this one may have had effects."""
+    details = {**(error.fields.get("details") or {}), "outcome": "unknown" if before else "not_started"}
+    if before:
+        details["attempts"] = before
+        error.fields["message"] = f"{error.fields.get('message')} (this time: attempt {before} was begun, and may have had effects)"
     error.fields["details"] = details
     return error
 

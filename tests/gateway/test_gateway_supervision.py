@@ -156,6 +156,17 @@ def test_an_executor_that_cannot_start_again_is_told_to_the_callers(start: Calla
     assert gateway.execute("sqrt", 16, module="math") == 4.0
 
 
+def test_a_call_that_ran_once_is_never_said_not_to_have_started(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
+    for idempotent, outcome in ((True, "unknown"), (False, "not_started")):
+        with pytest.raises(ToolFailed) as error:
+            gateway.execute("break_python_and_die", str(tmp_path / "user" / "sitecustomize.py"), idempotent=idempotent)
+        payload = error.value.payload
+        assert (payload["category"], payload["details"]["outcome"]) == ("worker_start", outcome)
+        assert ("attempt 1 was begun, and may have had effects" in payload["message"]) is idempotent
+
+
 def test_executors_that_are_killed_while_they_start_cost_no_call(start: Callable[..., Gateway], tmp_path: Path) -> None:
     (tmp_path / "user").mkdir()
     gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
