@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import errors
-from bridge_adapter.gateway.crashes import worker_crash
+from bridge_adapter.gateway.crashes import Ended, lost_connection, worker_crash
 from bridge_adapter.gateway.lane_client import LaneError, LaneLost, NotSent
 from bridge_adapter.gateway.refusals import late, overloaded, refusal, went_away
 from bridge_adapter.gateway.retry import NEVER, Retry
 from bridge_adapter.gateway.running import EXIT_SECONDS, Running
-from bridge_adapter.gateway.supervisor import NoExecutor, Supervisor
+from bridge_adapter.gateway.supervisor import ENDS, NoExecutor, Supervisor
 
 if TYPE_CHECKING:
     from bridge_adapter.breaker import Permit
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # How many executors may send a call away because they are ending, before its caller hears of it.
 _MOST_SENT_AWAY = 5
+# How long an executor may take to end from the loss of a connection on.
+_END_SECONDS = 4 * EXIT_SECONDS
 
 Remaining = Callable[[], float | None]
 
@@ -75,8 +77,7 @@ class Attempts:
     async def _call(self, work: _Work) -> Any:
         call = work.call
         while True:
-            running = self._supervisor.running or await self._an_executor(call)
-            work.give_time()
+            running = await self._ready(work)
             call.attempts += 1
             running.calls[id(call)] = call
             try:
@@ -97,8 +98,7 @@ class Attempts:
         with _Tried(permit):
             work = _Work(params, remaining, retry, call)
             while True:
-                running = self._supervisor.running or await self._an_executor(call)
-                work.give_time()
+                running = await self._ready(work)
                 call.attempts += 1
                 running.calls[id(call)] = call
                 try:
@@ -117,6 +117,15 @@ class Attempts:
                 finally:
                     running.finished(call)
 
+    async def _ready(self, work: _Work) -> Running:
+        """The executor for the next attempt. Raises LaneError where there is none, or no time."""
+        try:
+            running = self._supervisor.running or await self._an_executor(work.call)
+            work.give_time()
+        except LaneError as error:
+            raise _with_outcome(error, work.call.attempts) from error.__cause__
+        return running
+
     async def _an_executor(self, call: Asked) -> Running:
         """The next executor. Raises LaneError where waiting for it is of no use."""
         supervisor = self._supervisor
@@ -126,27 +135,24 @@ class Attempts:
         permit = supervisor.breaker.admit()
         if permit is None:
             breaker = supervisor.breaker
-            raise _with_outcome(
-                refusal(
-                    errors.CircuitOpen(
-                        "the Python worker ends again and again as soon as it is started, and calls do not wait for it at the moment; "
-                        "this call was not begun. The log of the gateway has its last words",
-                        retry_after_ms=int(breaker.retry_after * 1000) + 1,
-                        rejected=breaker.rejected,
-                    )
-                ),
-                call,
+            raise refusal(
+                errors.CircuitOpen(
+                    "the Python worker ends again and again as soon as it is started, and calls do not wait for it at the moment; "
+                    "this call was not begun. The log of the gateway has its last words",
+                    retry_after_ms=int(breaker.retry_after * 1000) + 1,
+                    rejected=breaker.rejected,
+                )
             )
         self._waiting += 1
         try:
             with _Tried(permit):
                 while (running := supervisor.running) is None:
                     if supervisor.stopping:
-                        raise NoExecutor("the gateway ends; this call was not passed on", "unavailable")
+                        raise NoExecutor(ENDS, "unavailable")
                     await asyncio.shield(supervisor.next)
             return running
         except NoExecutor as error:
-            raise _with_outcome(LaneError(_fields(error.category, str(error))), call) from None
+            raise LaneError(_fields(error.category, str(error))) from None
         finally:
             self._waiting -= 1
 
@@ -156,35 +162,38 @@ class Attempts:
             await self._after_crash(running, error, work)
         elif isinstance(error, NotSent):
             work.call.attempts -= 1
-            await self._after_refusal(running, error, work.call)
+            await self._after_refusal(running, error, work)
         elif isinstance(error, LaneError) and went_away(error) and not self._supervisor.stopping and work.sent_away < _MOST_SENT_AWAY:
             work.call.attempts -= 1
             work.sent_away += 1
             self._supervisor.leaves(running)
+        elif isinstance(error, LaneError) and (error.fields.get("details") or {}).get("outcome") == "not_started":
+            raise _with_outcome(error, work.call.attempts - 1)
         else:
             raise error
 
     async def _after_crash(self, running: Running, error: LaneLost, work: _Work) -> None:
         """Waits for as long as the call has to wait before it is run again. Raises its LaneError when it is not."""
-        call, retry = work.call, work.retry
-        ended = await running.end_of(2 * EXIT_SECONDS)
-        if ended is None:
-            # An executor whose sockets user code has closed finds out when it has to answer.
-            _poke(running)
-            ended = await running.end_of(2 * EXIT_SECONDS)
-        if ended is None:
-            message = f"the executor gave up on the call: {error}"
+        call, retry, pid = work.call, work.retry, running.process.pid
+        ended = await _end_after_loss(running)
+        if ended is None and error.explained:
+            message = f"the connection to the Python worker was given up on: {error}"
             raise LaneError({**_fields("protocol_error", message), "details": {"outcome": "unknown"}}) from error
-        crash = worker_crash(ended, running.process.pid, call, retry)
+        cause = ended.cause if ended is not None else "connection_lost"
+        crash = worker_crash(ended, pid, call, retry) if ended is not None else lost_connection(error, pid, call, retry)
         pause, left = retry.pause(call.attempts), work.remaining()
-        allowed = call.attempts <= retry.max_restarts and ended.cause in retry.retry_on and not self._circuits.is_open(call)
+        allowed = call.attempts <= retry.max_restarts and cause in retry.retry_on and not self._circuits.is_open(call)
         if not allowed or self._supervisor.stopping or (left is not None and left <= pause):
             raise crash from error
         log.warning("%s runs again (attempt %d): %s", call.tool, call.attempts + 1, crash, extra={"corr": call.correlation})
         await asyncio.sleep(pause)
 
-    async def _after_refusal(self, running: Running, error: NotSent, call: Asked) -> None:
+    async def _after_refusal(self, running: Running, error: NotSent, work: _Work) -> None:
         """Waits until an executor that takes no connections is gone. Raises LaneError when it lives on, ends one that does not listen."""
+        if isinstance(error.__cause__, LaneLost) and work.sent_away < _MOST_SENT_AWAY:
+            work.sent_away += 1
+            await _end_after_loss(running)  # if it lives, the next connection may get further
+            return
         if isinstance(error.__cause__, FileNotFoundError):
             # It has taken its socket away, as it does when it is told to end: it finishes what it has, and takes nothing more.
             self._supervisor.leaves(running)
@@ -196,7 +205,7 @@ class Attempts:
             running.process.kill()
             await asyncio.shield(running.ended)
             return
-        raise _with_outcome(LaneError(_fields("unavailable", str(error))), call) from error
+        raise _with_outcome(LaneError(_fields("unavailable", str(error))), work.call.attempts) from error
 
 
 class _Tried:
@@ -220,16 +229,26 @@ class _Tried:
             self._permit.release()
 
 
-def _poke(running: Running) -> None:
+async def _end_after_loss(running: Running) -> Ended | None:
+    """How an executor ended one of whose connections is lost; None when it lives on."""
     try:
-        running.lane.ping()
+        # It answers, or loses its control connection: one whose sockets user code has closed finds out when it has to answer.
+        pong = running.lane.ping()
     except NotSent:
-        return
+        return await running.end_of(_END_SECONDS)
+    either: set[asyncio.Future[Any]] = {pong, running.ended}
+    await asyncio.wait(either, timeout=_END_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
+    if pong.done() and not pong.cancelled() and pong.exception() is None and not running.ended.done():
+        return None
+    return await running.end_of(_END_SECONDS)
 
 
-def _with_outcome(error: LaneError, call: Asked) -> LaneError:
-    """What is honest of a call that is not run now: an earlier attempt may have had effects."""
-    details = {**error.fields.get("details", {}), "outcome": "unknown" if call.attempts else "not_started", "attempts": call.attempts}
+def _with_outcome(error: LaneError, before: int) -> LaneError:
+    """What is honest of a call that is not run now: attempts before this one may have had effects."""
+    details = {**(error.fields.get("details") or {}), "outcome": "unknown" if before else "not_started"}
+    if before:
+        details["attempts"] = before
+        error.fields["message"] = f"{error.fields.get('message')} (this time: attempt {before} was begun, and may have had effects)"
     error.fields["details"] = details
     return error
 

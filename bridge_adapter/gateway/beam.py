@@ -20,6 +20,7 @@ FIRST_DELAY = 0.05
 LAST_DELAY = 2.0
 PING_SECONDS = 1.0
 MAX_SESSIONS = 64  # beaten for; more than that are not Snakepit's doing
+LONGEST_ID = 512  # characters, as in the executor
 _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -51,7 +52,7 @@ class ElixirSide:
 
     def session(self, session_id: str) -> None:
         """A session of this worker: from now on there is a heartbeat for it."""
-        if session_id and session_id not in self._sessions and len(self._sessions) < MAX_SESSIONS:
+        if 0 < len(session_id) <= LONGEST_ID and session_id not in self._sessions and len(self._sessions) < MAX_SESSIONS:
             self._sessions[session_id] = None
             self._first.set()
 

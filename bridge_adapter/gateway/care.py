@@ -16,7 +16,7 @@ DRAIN_MS = 2_000.0
 MAX_QUEUE = 1024
 # Long: the executor answers on a thread that needs the GIL, which user code may hold for minutes.
 HEARTBEAT_MS = 300_000.0
-_LONGEST_MS = 86_400_000.0 * 365
+LONGEST_MS = 86_400_000.0 * 365
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ def read(flags: argparse.Namespace, refuse: Callable[[str], Any]) -> Care:
     for name, *_ in _NUMBERS:
         given = getattr(flags, name.replace("-", "_"))
         number[name] = _number(given)
-        if not 0 <= number[name] <= _LONGEST_MS:
+        if not 0 <= number[name] <= LONGEST_MS:
             unit = "megabytes" if name.endswith("mb") else "milliseconds"
             refuse(f"--{name} {given}: it must be a number of {unit}, 0 or more")
     count: dict[str, int] = {}
     for name, _, least, _ in _COUNTS:
         given = str(getattr(flags, name.replace("-", "_")))
-        count[name] = int(given) if given.isdigit() else -1
+        count[name] = int(given) if given.isascii() and given.isdigit() else -1
         if count[name] < least or (name == "spare" and count[name] > 1):
             refuse(f"--{name} {given}: it must be {'0 or 1' if name == 'spare' else f'an integer, at least {least}'}")
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_adapter.gateway.lane_client import LaneError
+from bridge_adapter.gateway.lane_client import LaneError, LaneLost
 
 if TYPE_CHECKING:
     from bridge_adapter.gateway.parameters import Asked
@@ -99,22 +99,34 @@ def cause(status: int, words: str, *, seen: str = "", out_of_memory: bool = Fals
 
 def worker_crash(ended: Ended, pid: int, call: Asked, retry: Retry) -> LaneError:
     """The error of a call whose executor died under it. What it had done by then nobody knows."""
-    if retry.max_restarts and ended.cause not in retry.retry_on:
-        why = f"It was not run again, because the policy does not retry after {ended.cause} (retry_on)"
-    elif retry.max_restarts:
-        why = f"It was run {call.attempts} times (max_restarts = {retry.max_restarts})"
-    elif call.idempotent:
-        why = "It was not run again, because items of the stream had come already or max_restarts is 0"
-    else:
-        why = "It was not run again, because it is not marked idempotent: true"
     details: dict[str, Any] = {
-        "pid": pid,
-        "cause": ended.cause,
         "exit_status": ended.status if ended.status >= 0 else None,
         "signal": -ended.status if ended.status < 0 else None,
         "last_output": ended.words[-_WORDS:],
-        "attempts": call.attempts,
-        "outcome": "unknown",
     }
+    why = _not_again(ended.cause, call, retry)
     message = f"the Python worker died while it ran this call: {ended.how}. {why}; objects that lived in the worker are lost"
+    return _crash(message, ended.cause, pid, call, details)
+
+
+def lost_connection(error: LaneLost, pid: int, call: Asked, retry: Retry) -> LaneError:
+    """The error of a call whose connection broke while its executor lives on, which has ended the call when it saw that."""
+    why = _not_again("connection_lost", call, retry)
+    message = f"the connection to the Python worker (pid {pid}) broke while it ran this call: {error}; the worker itself lives. {why}"
+    return _crash(message, "connection_lost", pid, call, {})
+
+
+def _not_again(cause: str, call: Asked, retry: Retry) -> str:
+    """Why a call is not run again, or not any more."""
+    if retry.max_restarts and cause not in retry.retry_on:
+        return f"It was not run again, because the policy does not retry after {cause} (retry_on)"
+    if retry.max_restarts:
+        return f"It was run {call.attempts} times (max_restarts = {retry.max_restarts})"
+    if call.idempotent:
+        return "It was not run again, because items of the stream had come already or max_restarts is 0"
+    return "It was not run again, because it is not marked idempotent: true"
+
+
+def _crash(message: str, cause: str, pid: int, call: Asked, known: dict[str, Any]) -> LaneError:
+    details = {"pid": pid, "cause": cause, **known, "attempts": call.attempts, "outcome": "unknown"}
     return LaneError({"category": "worker_crash", "type": "WorkerCrash", "message": message, "details": details})

@@ -32,7 +32,14 @@ class LaneError(Exception):
 
 
 class LaneLost(ConnectionError):
-    """The connection ended while a request waited for its answer: what became of the request is unknown."""
+    """The connection ended while a request waited for its answer: what became of the request is unknown.
+
+    `explained`: one of the two sides has ended it on purpose, for the reason that the text gives; another one would end in the same way.
+    """
+
+    def __init__(self, reason: str, explained: bool = False) -> None:
+        super().__init__(reason)
+        self.explained = explained
 
 
 class NotSent(ConnectionError):
@@ -146,7 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drop_asked()
         for answer in answers.values():
             if not answer.done():
-                answer.set_exception(LaneLost(reason))
+                answer.set_exception(LaneLost(reason, explained=bool(self._goodbye)))
         self._pool.lost(self)
 
     def _take(self, body: memoryview) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from bridge_adapter.config import ConfigError
 from bridge_adapter.gateway import care, security
@@ -21,6 +22,7 @@ MAX_MESSAGE = 256 << 20
 MAX_CONNECTIONS = 64
 ELIXIR_TRIES = 60
 CALLBACK_TIMEOUT_MS = 300_000.0
+_LARGEST = 2**31 - 1  # what gRPC can count
 TELEMETRY_INTERVAL_MS = 2_000.0  # real Snakepit listens for 5 s
 DEFAULT_SECURITY = Security()
 DEFAULT_CARE = Care()
@@ -92,6 +94,7 @@ class Options:
 def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     """The settings of a command line. Exits with status 2 and the usage when they cannot be used."""
     parser = _parser(environment)
+    parser.given = argv
     flags, unknown = parser.parse_known_args(list(argv))
     if unknown:
         print(f"bridge_adapter.gateway: ignoring flags that this version does not know: {' '.join(unknown)}", file=sys.stderr)
@@ -103,8 +106,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     if not 0 <= flags.port <= 65535:
         parser.error(f"--port {flags.port}: a port is a number from 0 (any free one) to 65535")
     for name in ("max_message", "max_connections", "elixir_tries"):
-        if getattr(flags, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be at least 1")
+        if not 1 <= getattr(flags, name) <= _LARGEST:
+            parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be an integer from 1 to {_LARGEST}")
     try:
         heartbeat = _heartbeat(flags, environment)
     except ValueError as error:
@@ -112,8 +115,8 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> Options:
     if flags.journal_durability not in DURABILITIES:  # argparse does not look at defaults
         parser.error(f"BRIDGE_ADAPTER_JOURNAL_DURABILITY is {flags.journal_durability!r}; it must be one of {', '.join(DURABILITIES)}")
     for name in ("callback_timeout_ms", "telemetry_interval_ms"):
-        if getattr(flags, name) < 0:
-            parser.error(f"--{name.replace('_', '-')} {getattr(flags, name)}: it must be a number of milliseconds, 0 or more")
+        if not 0 <= getattr(flags, name) <= care.LONGEST_MS:
+            parser.error(f"--{name.replace('_', '-')} {getattr(flags, name):g}: it must be a number of milliseconds, 0 or more")
     try:
         secured = Security.of(flags)
         secured.check(flags.host, flags.port)
@@ -160,9 +163,25 @@ def _worker_id(ready_file: str) -> str:
     return name.rpartition("_")[0]
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says of a value that cannot be used where it comes from, when that is the environment."""
+
+    environment: Mapping[str, str]
+    given: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        name = re.search(r"(?:--)?([a-z]+(?:[-_][a-z]+)*)", message.removeprefix("argument "))
+        flag = name[1].replace("_", "-") if name else ""
+        variable = f"BRIDGE_ADAPTER_{flag.replace('-', '_').upper()}"
+        if self.environment.get(variable) and not any(argument.split("=")[0] == f"--{flag}" for argument in self.given):
+            message += f" (it comes from {variable} in the environment)"
+        super().error(message)
+
+
+def _parser(environment: Mapping[str, str]) -> _Parser:
     # No abbreviations: `--heart` of some later Snakepit must not be taken for a flag of ours.
-    parser = argparse.ArgumentParser(prog="grpc_server.py", description="The gRPC worker that Snakepit starts.", allow_abbrev=False)
+    parser = _Parser(prog="grpc_server.py", description="The gRPC worker that Snakepit starts.", allow_abbrev=False)
+    parser.environment = environment
     address = environment.get("SNAKEPIT_GRPC_ADDRESS") or environment.get("SNAKEPIT_ELIXIR_ADDRESS") or ""
     add = parser.add_argument
     add("--adapter", default="", metavar="MODULE.CLASS", help="a SnakeBridgeAdapter, or an adapter of your own")
@@ -243,8 +262,8 @@ def _as(name: str, value: Any) -> Any:
     if name in ("enabled", "dependent"):
         return value if isinstance(value, bool) else _truthy(str(value))
     number = float(value)
-    if number < 0 or (number == 0 and name != "initial_delay_ms"):
-        raise ValueError(f"{name} is {value}; it must be positive")
+    if not 0 <= number <= care.LONGEST_MS or (number == 0 and name != "initial_delay_ms"):
+        raise ValueError(f"{name} is {value}; it must be positive, and at most a year")
     return int(number) if name == "max_missed" else number
 
 

@@ -87,7 +87,7 @@ def max_restarts(text: str) -> int:
 
 
 def _whole(name: str, text: str, least: int) -> int:
-    number = int(text) if text.strip().isdigit() else -1
+    number = int(text) if text.isascii() and text.strip().isdigit() else -1
     if not least <= number <= _MOST_RESTARTS:
         raise ValueError(f"{name} is {text[:40]!r}; it must be an integer from {least} (never run again) to {_MOST_RESTARTS}")
     return number

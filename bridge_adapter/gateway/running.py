@@ -105,7 +105,9 @@ class Running:
         if stuck.done():
             note = f", because {stuck.result()}"
             self.process.kill()
-        elif exited.done() or self.stopping:
+        elif self.stopping:
+            note = ", because the gateway has ended it"
+        elif exited.done():
             pass
         elif beats.done() and not beats.cancelled() and not down.done():
             note, seen = f" by the gateway, because it left a ping unanswered for {heartbeat:g} s", "missed_heartbeat"

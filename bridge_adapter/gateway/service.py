@@ -30,6 +30,7 @@ from bridge_adapter.proto import snakepit_bridge_pb2_grpc as rpc
 
 TEXT_URL = "type.googleapis.com/google.protobuf.StringValue"
 MAX_SESSIONS = 10_000
+MOST_OF_A_SESSION = 16 * 1024  # characters; they are kept for as long as it lives
 STATE = "bridge-adapter-state"  # trailing metadata
 
 log = logging.getLogger("bridge_adapter.gateway")
@@ -72,6 +73,10 @@ class BridgeService(rpc.BridgeServiceServicer):
     async def InitializeSession(self, request: pb.InitializeSessionRequest, context: Any) -> pb.InitializeSessionResponse:
         if self._door is not None:
             await self._door.admit(context, "session.initialize", request.session_id)
+        size = len(request.session_id) + sum(len(name) + len(value) for name, value in request.metadata.items())
+        if size > MOST_OF_A_SESSION:
+            message = f"id and metadata of this session have {size} characters; they may have {MOST_OF_A_SESSION}. Give it a shorter name"
+            return pb.InitializeSessionResponse(success=False, error_message=message)
         if request.session_id not in self._sessions:
             if len(self._sessions) >= MAX_SESSIONS:
                 self._sessions.popitem(last=False)

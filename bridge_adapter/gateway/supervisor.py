@@ -26,6 +26,7 @@ PATIENCE = 3
 PATIENCE_WITH_KILLED = 6
 # How long one that is to go may take from its last call to its end.
 _LEAVE_SECONDS = 5.0
+ENDS = "the gateway ends; this call was not passed on. Make it again, on another worker"
 
 log = logging.getLogger("bridge_adapter.gateway")
 
@@ -297,7 +298,7 @@ class Supervisor:
 
     def _nobody_comes(self) -> None:
         if not self.next.done():
-            self._give_up("the gateway ends; this call was not passed on", "unavailable")
+            self._give_up(ENDS, "unavailable")
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -308,6 +309,8 @@ class Supervisor:
         """Ends the executors: asked first, then killed. Calls that wait for one are told."""
         self.stopping = True
         self._nobody_comes()
+        for running in self._alive:
+            running.stopping = True
         for process in list(self._processes):
             process.terminate()
         exits = {asyncio.wrap_future(process.exited) for process in self._processes}

@@ -228,8 +228,6 @@ def _told(error: grpc.RpcError | ToolFailed) -> dict[str, Any]:
     category = payload["category"]
     if category == "unknown_ref" and "hint" in payload["details"]:
         category = "session_lost"  # Snakepit has no word for it: the object was made by an executor that is gone
-    elif str(payload["message"]).startswith("the executor gave up on the call"):
-        category = "worker_crash"  # the executor lives, but the connection to it has broken
     return {
         "category": category,
         "outcome": payload["details"].get("outcome"),

@@ -126,12 +126,35 @@ def test_the_settings_come_from_flags_and_from_the_environment() -> None:
         ("--max-queue", "0", "--max-queue 0: it must be an integer, at least 1"),
         ("--recycle-rss-mb", "-1", "--recycle-rss-mb -1: it must be a number of megabytes"),
         ("--retry-on", "rain", "retry_on names 'rain'"),
+        ("--breaker-failures", "²", "--breaker-failures ²: it must be an integer, at least 0"),
+        ("--callback-timeout-ms", "nan", "--callback-timeout-ms nan: it must be a number of milliseconds"),
+        ("--heartbeat-interval-ms", "inf", "interval_ms is inf; it must be positive"),
+        ("--max-message", "3000000000", "--max-message 3000000000: it must be an integer from 1 to 2147483647"),
     ],
 )
 def test_settings_that_cannot_be_used_end_the_start(flag: str, value: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options.parse(["--adapter", "a.B", "--elixir-address", "h:1", flag, value], dict(os.environ))
     assert words in capsys.readouterr().err
+
+
+def test_a_setting_of_the_environment_that_cannot_be_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    flags, environment = (
+        ["--adapter", "a.B", "--elixir-address", "h:1"],
+        {"BRIDGE_ADAPTER_MAX_RESTARTS": "many", "BRIDGE_ADAPTER_SPARE": "2"},
+    )
+    with pytest.raises(SystemExit):
+        options.parse([*flags, "--max-restarts", "1"], environment)
+    assert "--spare 2: it must be 0 or 1 (it comes from BRIDGE_ADAPTER_SPARE in the environment)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        options.parse([*flags, "--spare=3"], environment)
+    assert "from BRIDGE_ADAPTER_SPARE" not in capsys.readouterr().err
+
+
+def test_heartbeats_that_nobody_can_keep_are_reported_and_the_defaults_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    flags, asked = ["--adapter", "a.B", "--elixir-address", "h:1"], '{"enabled": true, "max_missed_heartbeats": 1e400}'
+    assert not options.parse(flags, {"SNAKEPIT_HEARTBEAT_CONFIG": asked}).heartbeat.enabled
+    assert "max_missed is inf; it must be positive" in capsys.readouterr().err
 
 
 def test_functions_that_crash_are_told_apart_and_not_kept_for_ever() -> None:

@@ -6,9 +6,12 @@ import json
 import random
 import socket
 
+import grpc
 import pytest
 from beam_side import BeamSide
 from gateway_process import Gateway, raw_request, request, value_of
+
+from bridge_adapter.proto import snakepit_bridge_pb2 as pb
 
 
 def test_bytes_that_are_no_http_are_refused(gateway: Gateway) -> None:
@@ -52,6 +55,27 @@ def test_much_metadata_is_harmless(gateway: Gateway) -> None:
     for number in range(2000):
         message.metadata[f"key {number}"] = "v" * 100
     assert value_of(gateway.stub.ExecuteTool(message, timeout=20)) == 4.0
+
+
+def test_a_session_of_many_bytes_is_not_kept(gateway: Gateway) -> None:
+    answer = gateway.stub.InitializeSession(pb.InitializeSessionRequest(session_id="x" * 1_000_000), timeout=20)
+    assert not answer.success and "1000000 characters; they may have 16384" in answer.error_message
+    message = pb.InitializeSessionRequest(session_id="full", metadata={"much": "x" * 20_000})
+    assert not gateway.stub.InitializeSession(message, timeout=20).success
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        gateway.stub.GetSession(pb.GetSessionRequest(session_id="full"), timeout=20)
+
+
+def test_half_a_greeting_holds_up_nobody(gateway: Gateway) -> None:
+    greeting, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4\0\0\0\0\0"
+    parts = [b"", greeting[:5], greeting + settings, greeting + settings + b"\0\x40\0\1\4\0\0\0\1"]
+    connections = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(200)]
+    for number, connection in enumerate(connections):
+        connection.sendall(parts[number % 4])
+    assert gateway.execute("sqrt", 16, module="math", timeout=5) == 4.0
+    assert gateway.stub.Heartbeat(pb.HeartbeatRequest(session_id="s"), timeout=5).session_valid
+    for connection in connections:
+        connection.close()
 
 
 def test_ids_cannot_break_into_headers_or_lines_of_output(gateway: Gateway, beam: BeamSide) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import queue
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,18 +30,28 @@ def own(start: Callable[..., Gateway]) -> Gateway:
 
 
 def test_calls_of_a_session_that_come_at_once_run_in_the_order_in_which_they_came(own: Gateway) -> None:
-    """On a gateway that has no connection to its executor yet, which is where they could overtake each other."""
+    """On a gateway that has no connection to its executor yet, which is where they could overtake each other. gRPC itself hands calls that
+    are made at once over in another order now and then; in which one they came is told by their start events."""
 
     async def send() -> list[Any]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{own.port}") as channel:
             await channel.channel_ready()
             stub = rpc.BridgeServiceStub(channel)
             messages = [request("note_down", f"s{k}", n, session_id=f"s{k}") for n in range(CALLS) for k in range(SESSIONS)]
+            for number, message in enumerate(messages):
+                message.metadata["correlation_id"] = str(number)
             return [value_of(answer) for answer in await asyncio.gather(*(stub.ExecuteTool(message, timeout=30) for message in messages))]
 
     assert asyncio.run(send()) == [n for n in range(CALLS) for _ in range(SESSIONS)]
+    controls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    events = own.stub.StreamTelemetry(iter(controls.get, None), timeout=30)
+    starts = (int(event.correlation_id) for event in events if list(event.event_parts) == ["python", "call", "start"])
+    came = list(itertools.islice(starts, CALLS * SESSIONS))
+    controls.put(None)
+    events.cancel()
     for k in range(SESSIONS):
-        assert own.execute("noted", f"s{k}", session_id=f"s{k}") == list(range(CALLS))
+        expected = [number // SESSIONS for number in came if number % SESSIONS == k]
+        assert own.execute("noted", f"s{k}", session_id=f"s{k}") == expected and len(expected) == CALLS
 
 
 def test_calls_that_wait_for_their_session_have_not_begun_when_the_executor_dies(own: Gateway, pipe: Path) -> None:

@@ -203,7 +203,8 @@ def test_a_running_call_does_not_hold_up_the_end(start: Callable[..., Gateway], 
     assert gateway.process.wait(5) == 0
     assert gone(executor, 1)
     with contextlib.suppress(grpc.RpcError):
-        call.result()
+        answer = call.result()
+        assert function == "wait_forever" or "because the gateway has ended it" in answer.error_message
 
 
 @pytest.mark.parametrize("function", ["wait_forever", "hold_the_gil"])

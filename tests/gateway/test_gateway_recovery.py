@@ -29,3 +29,14 @@ def test_refs_go_on_after_the_death_of_the_executor(start: Callable[..., Gateway
     assert ask(gateway, "total", **on, mutates=False, metadata=recovered) == 7
     with pytest.raises(ToolFailed, match="must be 'lineage'"):
         ask(gateway, "Basket", metadata={"recover": "magic"})
+
+
+def test_refs_go_on_after_the_death_of_the_gateway_too(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    journal, recovered = str(tmp_path / "calls.journal"), {"recover": "lineage"}
+    first = start("--journal", journal, env={"PYTHONPATH": str(HELPERS)})
+    basket = ask(first, "Basket", 1, 2, idempotent=True, metadata=recovered)
+    first.process.kill()
+    first.close()
+    first.ready_file.unlink()
+    second = start("--journal", journal, env={"PYTHONPATH": str(HELPERS)})
+    assert ask(second, "total", call_type="method", instance=basket, mutates=False, metadata=recovered) == 3

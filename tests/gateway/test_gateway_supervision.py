@@ -106,6 +106,29 @@ def test_an_executor_that_lost_its_sockets_is_replaced(own: Gateway) -> None:
     assert own.executor_pid() != first
 
 
+def test_a_lost_connection_is_a_crash_although_the_executor_lives(own: Gateway, tmp_path: Path) -> None:
+    executor, runs = own.executor_pid(), tmp_path / "runs"
+    with pytest.raises(ToolFailed, match=f"pid {executor}. broke while it ran this call.*the worker itself lives") as error:
+        own.execute("break_the_connection_of_this_call", str(runs))
+    payload = error.value.payload
+    assert (payload["category"], payload["type"]) == ("worker_crash", "WorkerCrash")
+    assert (payload["details"]["cause"], payload["details"]["outcome"]) == ("connection_lost", "unknown")
+    assert runs.read_text() == "x" and own.executor_pid() == executor
+
+
+def test_an_idempotent_call_outlives_a_lost_connection(own: Gateway, tmp_path: Path) -> None:
+    executor, runs = own.executor_pid(), [tmp_path / f"runs-{number}" for number in range(3)]
+    answer = own.stub.ExecuteTool(request("break_the_connection_of_this_call", str(runs[0]), idempotent=True), timeout=30)
+    assert value_of(answer) == executor and answer.metadata["attempts"] == "2"
+    chunks = own.chunks("break_the_connection_of_this_stream", str(runs[1]), idempotent=True)
+    assert [json.loads(chunk.data)["data"] for chunk in chunks[:-1]] == [0, 1, 2]
+    message = request("break_the_connection_of_this_call", str(runs[2]), idempotent=True)
+    message.metadata["retry_on"] = "exit,signal"
+    with pytest.raises(ToolFailed, match="does not retry after connection_lost"):
+        value_of(own.stub.ExecuteTool(message, timeout=30))
+    assert [path.read_text() for path in runs] == ["xx", "xx", "x"]
+
+
 def test_heartbeats_and_pings_are_answered_while_user_code_holds_the_gil(own: Gateway, pipe: Path) -> None:
     call = own.stub.ExecuteTool.future(request("hold_the_gil", str(pipe), 3), timeout=30)
     read(pipe)
@@ -131,6 +154,17 @@ def test_an_executor_that_cannot_start_again_is_told_to_the_callers(start: Calla
     assert "the environment is broken" in error.value.payload["message"]
     breaks.unlink()
     assert gateway.execute("sqrt", 16, module="math") == 4.0
+
+
+def test_a_call_that_ran_once_is_never_said_not_to_have_started(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    (tmp_path / "user").mkdir()
+    gateway = start(env={"PYTHONPATH": f"{tmp_path / 'user'}:{Path(__file__).parent / 'python'}"})
+    for idempotent, outcome in ((True, "unknown"), (False, "not_started")):
+        with pytest.raises(ToolFailed) as error:
+            gateway.execute("break_python_and_die", str(tmp_path / "user" / "sitecustomize.py"), idempotent=idempotent)
+        payload = error.value.payload
+        assert (payload["category"], payload["details"]["outcome"]) == ("worker_start", outcome)
+        assert ("attempt 1 was begun, and may have had effects" in payload["message"]) is idempotent
 
 
 def test_executors_that_are_killed_while_they_start_cost_no_call(start: Callable[..., Gateway], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -191,6 +192,9 @@ def _serve(pool: Pool, asked: dict[str, Any]) -> None:
             _say(id=number, done=True)
     except CallFailed as error:
         _say(id=number, failed=error.fields)
+    except Exception as error:  # whoever asked must not wait for ever
+        traceback.print_exc()
+        _say(id=number, failed={"kind": "standin", "reason": repr(error)})
 
 
 def main(text: str) -> None:
