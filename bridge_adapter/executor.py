@@ -263,6 +263,7 @@ class Executor:
         self._tokens = tokens
         self._certificates = certificates
         self._private = private
+        self._once = once
         self._dispatcher = Dispatcher(settings, segments, adapter, once, policy=policy, guard=guard)
         self._ids = itertools.count(1)
         self._open = 0
@@ -289,6 +290,8 @@ class Executor:
         print("snakebridge-ready " + json.dumps({"address": self._address, "pid": os.getpid()}), flush=True)
         self._dispatcher.lifecycle.wait_to_drain()
         self._drain()
+        if self._once is not None:
+            self._once.close()  # what was noted beside the journal goes into it
         if self._dispatcher.guard is not None:
             self._dispatcher.guard.close()
         lifeline.leave(0)

@@ -332,3 +332,12 @@ def lane_json(value: Any) -> bytes:
     import json
 
     return json.dumps(value).encode()
+
+
+def test_nothing_is_left_beside_the_journal_when_a_worker_ends(start: Callable[..., Worker], runs: Path, tmp_path: Path) -> None:
+    worker = start()
+    assert asker(worker).once("k", "run", str(runs)) == 1
+    worker.process.terminate()
+    assert worker.process.wait(20) == 0
+    assert not list(tmp_path.glob("*.ends-*"))
+    assert asker(start()).once("k", "run", str(runs)) == 1
