@@ -55,7 +55,8 @@ _OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER 
 _MOST_PENDING = 32 * 1024 * 1024
 _BATCH_SECONDS = 0.001
 _REST_SECONDS = 1.0  # after a failure to write
-_DEAD = -1  # instead of an attempt: the process of that row is gone
+# Instead of an attempt: the process of that row is gone; the call has ended between the look at its row and the decision.
+_DEAD, _ENDED = -1, -2
 _ROW = "state, digest, form, attempts, owner, answer, refs"
 
 
@@ -128,6 +129,8 @@ class Journal:
                     return row, _DEAD
                 if row is not None and not takes_over(row):
                     return row, 0
+                if row is not None and key in self._pending:
+                    return row, _ENDED
                 attempt = 1 if row is None else row.attempts + 1
                 calls.execute(
                     f"INSERT OR REPLACE INTO calls {_NEW}",
@@ -137,10 +140,11 @@ class Journal:
 
         while True:
             row, attempt = self._do(write)
-            if row is None or attempt != _DEAD:
+            if row is not None and attempt == _DEAD:
+                looked = row.owner
+                self._bring_in(looked.__eq__)
+            elif attempt != _ENDED:
                 return row, attempt
-            looked = row.owner
-            self._bring_in(looked.__eq__)
 
     def _gone(self, owner: str) -> bool:
         return not marks.same(owner, self._owner) and not marks.lives(owner, self._lock_file)

@@ -140,3 +140,22 @@ def test_what_was_noted_is_written_without_being_asked_for(path: Path) -> None:
         assert time.monotonic() < until
         time.sleep(0.001)
     assert (row.state, row.answer) == (FINISHED, b"answer")
+
+
+def test_a_call_that_ends_while_another_looks_at_its_row_is_not_taken_over(path: Path) -> None:
+    journal = Journal(path)
+    for key in ("first", "a"):
+        journal.begin(key, "digest", "form", asked)
+    journal.finish("first", b"", attempt=1)
+    seen: list[int] = []
+
+    def decide(row: Row) -> bool:
+        seen.append(row.state)
+        if row.state == STARTED:
+            journal.finish("a", b"answer", attempt=1)  # its thread does, and then forgets that it runs
+            return True
+        return False
+
+    row, attempt = journal.begin("a", "digest", "form", decide)
+    assert row is not None and (row.state, row.answer, attempt) == (FINISHED, b"answer", 0)
+    assert seen == [STARTED, FINISHED]

@@ -341,3 +341,28 @@ def test_nothing_is_left_beside_the_journal_when_a_worker_ends(start: Callable[.
     assert worker.process.wait(20) == 0
     assert not list(tmp_path.glob("*.ends-*"))
     assert asker(start()).once("k", "run", str(runs)) == 1
+
+
+def test_of_many_that_come_with_a_key_at_once_one_runs(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "calls.journal")
+    once = Once(lambda: journal)
+    runs: dict[str, int] = {}
+
+    def code(key: str) -> tuple[bytes, str]:
+        runs[key] = runs.get(key, 0) + 1
+        return f"{key} {runs[key]}".encode(), ""
+
+    def ask(caller: int, barrier: threading.Barrier) -> None:
+        for number in range(60):
+            barrier.wait()
+            key = f"key {number}"
+            once.run(Key(key, "d"), "form", Call((caller, number)), lambda key=key: code(key), holds=lambda _: True, describe=lambda _: None)
+
+    barrier = threading.Barrier(8)
+    threads = [threading.Thread(target=ask, args=(caller, barrier)) for caller in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    once.close()
+    assert runs == {f"key {number}": 1 for number in range(60)}
