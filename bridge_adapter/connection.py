@@ -104,6 +104,9 @@ class Connection:
         except (errors.BridgeError, CodecError) as error:
             self.intruder = isinstance(error, errors.Unauthorized)
             self._say_goodbye(error, message.id if "message" in locals() and message is not None else 0)
+            turn_away = getattr(self.socket.sock, "turn_away", None)
+            if turn_away is not None:
+                turn_away()  # over TLS the client might else see the end before the reason
             return False
         self.socket.sock.settimeout(None)
         self.socket.max_frame = self._dispatcher.limits.frame

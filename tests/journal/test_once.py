@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +357,8 @@ def test_of_many_that_come_with_a_key_at_once_one_runs(tmp_path: Path) -> None:
         for number in range(60):
             barrier.wait()
             key = f"key {number}"
-            once.run(Key(key, "d"), "form", Call((caller, number)), lambda key=key: code(key), holds=lambda _: True, describe=lambda _: None)
+            call = Call((caller, number))
+            once.run(Key(key, "d"), "form", call, partial(code, key), holds=lambda _: True, describe=lambda _: None)
 
     barrier = threading.Barrier(8)
     threads = [threading.Thread(target=ask, args=(caller, barrier)) for caller in range(8)]
