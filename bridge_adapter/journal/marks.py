@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bridge_adapter import processes
 
-_FLOCK = "hhxxxxqqixxxx"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0: the lock is that of the open file)
+_FLOCK = "hh4xqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0: the lock is that of the open file)
 _LAST_BYTE = 2**62
 _SEPARATOR = "@"
 _held: dict[str, tuple[int, int]] = {}  # path of the file -> descriptor, byte: one for each process and file
