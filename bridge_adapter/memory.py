@@ -10,9 +10,9 @@ import gc
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from bridge_adapter.cgroups import MemoryGroup, memory_groups
 from bridge_adapter.config import SIZE
 from bridge_adapter.errors import MemoryLimit
 
@@ -96,25 +96,16 @@ def size(text: str) -> int | None:
 def capacity() -> int:
     """The bytes of memory that this process may use: those of the machine, or of the narrowest control group around it."""
     limits = [os.sysconf("SC_PHYS_PAGES") * _PAGE]
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            limits += _bounds(Path("/sys/fs/cgroup"), path, "memory.max")
-        elif "memory" in controllers.split(","):
-            limits += _bounds(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")
+    for group in memory_groups():
+        limits += _bounds(group, "memory.max" if group.version == 2 else "memory.limit_in_bytes")
     return min(limits)
 
 
-def _bounds(root: Path, path: str, name: str) -> list[int]:
+def _bounds(group: MemoryGroup, name: str) -> list[int]:
     """The limits of a control group and those around it. In a container its own is often mounted as the root."""
     found = []
-    here = root / path.lstrip("/")
-    for directory in (here, *here.parents):
-        if not directory.is_relative_to(root):
+    for directory in (group.path, *group.path.parents):
+        if not directory.is_relative_to(group.root):
             break
         try:
             text = (directory / name).read_text().strip()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge_adapter.cgroups import VERSION_1, VERSION_2, memory_groups
 from bridge_adapter.gateway.lane_client import LaneError, LaneLost
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _GPU_FAULT = re.compile(
 )
 # Signals that programs hardly ever send themselves.
 SENT_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,10 @@ class OomCounter:
 
 def _counters() -> Iterable[Path]:
     """Where the count of our control group may stand: version 2, version 1, and both as a container sees its own."""
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield _CGROUPS / path.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            yield _CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
-    yield _CGROUPS / "memory.events"
-    yield _CGROUPS / "memory" / "memory.oom_control"
+    for group in memory_groups():
+        yield group.path / ("memory.events" if group.version == 2 else "memory.oom_control")
+    yield VERSION_2 / "memory.events"
+    yield VERSION_1 / "memory.oom_control"
 
 
 def cause(status: int, words: str, *, seen: str = "", out_of_memory: bool = False) -> str:
