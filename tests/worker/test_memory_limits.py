@@ -11,6 +11,7 @@ import pytest
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import memory
+from bridge_adapter.cgroups import MemoryGroup
 from bridge_adapter.codec import Ref
 from bridge_adapter.config import ConfigError, load
 from bridge_adapter.sizes import size_of
@@ -174,8 +175,8 @@ def test_a_narrower_control_group_counts(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "memory.max").write_text("1000000\n")
     (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
-    assert memory._bounds(tmp_path, "/a/b", "memory.max") == [1_000_000]
-    assert memory._bounds(tmp_path, "/gone", "memory.max") == []
+    assert memory._bounds(MemoryGroup(2, tmp_path, tmp_path / "a" / "b"), "memory.max") == [1_000_000]
+    assert memory._bounds(MemoryGroup(2, tmp_path, tmp_path / "gone"), "memory.max") == []
 
 
 def test_what_is_used_grows_with_what_is_allocated() -> None:
