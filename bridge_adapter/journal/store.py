@@ -53,7 +53,7 @@ _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? A
 _NOTED = f"{_END} AND attempts = ?"
 _OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
 _MOST_PENDING = 32 * 1024 * 1024
-_BATCH_SECONDS = 0.001
+_BATCH_SECONDS = 0.01
 _REST_SECONDS = 1.0  # after a failure to write
 # Instead of an attempt: the process of that row is gone; the call has ended between the look at its row and the decision.
 _DEAD, _ENDED = -1, -2
