@@ -6,10 +6,10 @@ them. See docs/flows.md.
 """
 
 from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
-from .images import degrade, psnr
-from .panels import difference, save_panel
+from .restoration.images import degrade, psnr
+from .restoration.panels import difference, save_panel
 from .precision import device
-from .restoration import Restoration, restore
+from .restoration.restore import Restoration, restore
 
 __all__ = [
     "FlowDiverged",

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from bridge_adapter.kernels import flow
-from bridge_adapter.kernels.flow.images import noise_level
+from bridge_adapter.kernels.flow.restoration.images import noise_level
 
 rng = np.random.default_rng(6)
 

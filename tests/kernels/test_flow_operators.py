@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from bridge_adapter.kernels.flow import operators as ops
+from bridge_adapter.kernels.flow.restoration import operators as ops
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.smooth import deconvolution
+from bridge_adapter.kernels.flow.restoration.smooth import deconvolution
 
 SHAPES = [(8, 10), (7, 9), (12, 5)]
 rng = np.random.default_rng(1)

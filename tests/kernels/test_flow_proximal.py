@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.proximal import Proximal, ProximalTerm, soft_threshold, total_variation, wavelet_l1
-from bridge_adapter.kernels.flow.transforms import wavelet
+from bridge_adapter.kernels.flow.restoration.proximal import Proximal, ProximalTerm, soft_threshold, total_variation, wavelet_l1
+from bridge_adapter.kernels.flow.restoration.transforms import wavelet
 
 rng = np.random.default_rng(2)
 

@@ -13,8 +13,8 @@ from test_flow_operators import dense_blur
 
 from bridge_adapter.codec import Atom
 from bridge_adapter.kernels import flow
-from bridge_adapter.kernels.flow.driver import BLOCK_CAPACITY, BLOCK_SECONDS, next_block
-from bridge_adapter.kernels.flow.operators import gaussian_kernel
+from bridge_adapter.kernels.flow.restoration.driver import BLOCK_CAPACITY, BLOCK_SECONDS, next_block
+from bridge_adapter.kernels.flow.restoration.operators import gaussian_kernel
 
 CROP = camera()[64:192, 160:288] / 255.0
 BLURRED = flow.degrade(CROP, 1.5, 0.02, seed=3)

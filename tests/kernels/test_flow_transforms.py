@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.transforms import MAX_ORDER, daubechies, max_levels, wavelet, wavelet_order
+from bridge_adapter.kernels.flow.restoration.transforms import MAX_ORDER, daubechies, max_levels, wavelet, wavelet_order
 
 SHAPES = [(16, 24), (7, 9), (12, 2), (5, 16)]
 

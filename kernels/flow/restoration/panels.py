@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import FlowInputError, MissingExtra
+from ..errors import FlowInputError, MissingExtra
 from .images import as_image, positive, range_of, to_planes
 
 MARGIN = 8

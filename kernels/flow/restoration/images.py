@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import FlowInputError
+from ..errors import FlowInputError
 from .operators import gaussian_kernel, transfer_function
 
 

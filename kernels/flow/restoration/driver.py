@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import FlowDiverged
+from ..errors import FlowDiverged
 from .solvers import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Metrics, Run
 
 # One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
