@@ -6,9 +6,9 @@ them. See docs/flows.md.
 """
 
 from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
+from .precision import device
 from .restoration.images import degrade, psnr
 from .restoration.panels import difference, save_panel
-from .precision import device
 from .restoration.restore import Restoration, restore
 
 __all__ = [

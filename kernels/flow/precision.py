@@ -40,3 +40,8 @@ def _enable_x64(on: bool) -> AbstractContextManager[None]:
     owner: Any = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     switch: AbstractContextManager[None] = owner.enable_x64(on)
     return switch
+
+
+def real_dtype() -> np.dtype[Any]:
+    """The floating point type in which JAX computes here and now: that of the innermost `precision`."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(np.float64))

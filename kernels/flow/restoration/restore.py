@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .driver import BLOCK_CAPACITY, Descent, Progress, drive
 from ..errors import FlowInputError
+from ..precision import device, precision
+from .driver import BLOCK_CAPACITY, Descent, Progress, drive
 from .images import as_image, from_planes, noise_level, non_negative, positive, psnr, range_of, to_planes, whole
 from .operators import Circulant, gaussian_kernel, norm_sq, transfer_function
-from ..precision import device, precision
 from .proximal import ProximalTerm, total_variation, wavelet_l1
 from .smooth import SmoothTerm, deconvolution
 from .solvers import Metrics, Run, Solver, advance, begin, fista, mfista

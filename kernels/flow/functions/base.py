@@ -1,0 +1,78 @@
+"""What a function phi can do for a solver.
+
+A term of an energy is phi(A x). A smooth phi has a gradient, and a solver steps along it; a proximable one has a prox, and a solver steps
+to its minimum nearby. Many have both, and the compiler chooses. The weight of a term is part of phi.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..bounds import Bound
+from ..pytrees import node
+
+
+class Proximal(NamedTuple):
+    """The result of a prox: the point, phi there, a bound on how far phi(z) + ||z - v||^2 / (2 tau) is from its minimum (0 where the prox
+    is exact), and what the next prox may start from."""
+
+    point: jax.Array
+    value: jax.Array
+    gap: jax.Array
+    carry: Any
+
+
+@node
+class Function:
+    """phi. Records of arrays, like operators.
+
+    smooth, proximable: which of `gradient` and `prox` there are. separable: phi is a sum over elements, so that tau may be an array of the
+    shape of v. convex: false for what needs `allow_nonconvex`.
+    """
+
+    smooth: ClassVar[bool] = False
+    proximable: ClassVar[bool] = False
+    separable: ClassVar[bool] = False
+    convex: ClassVar[bool] = True
+    exact: ClassVar[bool] = True  # the prox is
+
+    def value(self, u: jax.Array) -> jax.Array:
+        """phi(u); indicators give 0, their sets are kept by the prox."""
+        raise NotImplementedError
+
+    def gradient(self, u: jax.Array) -> jax.Array:
+        """grad phi(u), of a smooth phi."""
+        return jnp.asarray(jax.grad(self.value)(u))
+
+    def curvature(self) -> tuple[Bound, Bound]:
+        """Of a smooth phi: mu and beta with mu I <= phi'' <= beta I. Host side."""
+        raise NotImplementedError
+
+    def begin(self, u: jax.Array) -> Any:
+        """What the first prox starts from; of an exact prox nothing."""
+        return ()
+
+    def prox(self, v: jax.Array, tau: jax.Array, carry: Any = ()) -> Proximal:
+        """argmin_z phi(z) + ||z - v||^2 / (2 tau)."""
+        raise NotImplementedError
+
+    def conjugate(self, y: jax.Array) -> jax.Array | None:
+        """phi*(y) = sup <y, u> - phi(u), where there is a closed form; +inf outside its domain."""
+        return None
+
+    def distance(self, u: jax.Array) -> jax.Array:
+        """How far u is from the set on which phi is finite: 0 for phi that is finite everywhere."""
+        return jnp.zeros((), u.dtype)
+
+    def merged(self, other: Function) -> Function | None:
+        """The sum with another function of the same variable, where that has a prox of its own again; else None."""
+        return None
+
+
+def conjugate_prox(phi: Function, v: jax.Array, sigma: jax.Array, carry: Any = ()) -> Proximal:
+    """prox of sigma phi* at v, by Moreau: v - sigma prox_{phi/sigma}(v/sigma); the `value` and `gap` are those of the inner prox."""
+    inner = phi.prox(v / sigma, 1 / sigma, carry)
+    return Proximal(v - sigma * inner.point, inner.value, inner.gap, inner.carry)

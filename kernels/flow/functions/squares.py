@@ -1,0 +1,39 @@
+"""Half squares: w/2 ||D (u - b)||^2."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ..bounds import Bound
+from ..pytrees import node
+from .base import Function, Proximal
+
+
+@node
+class HalfSquare(Function):
+    """w/2 sum d^2 (u - b)^2; `scale` is d, `target` b, each a scalar or of the shape of u."""
+
+    weight: jax.Array
+    target: jax.Array
+    scale: jax.Array
+
+    smooth = proximable = separable = True
+
+    def value(self, u: jax.Array) -> jax.Array:
+        return self.weight / 2 * jnp.sum((self.scale * (u - self.target)) ** 2)
+
+    def gradient(self, u: jax.Array) -> jax.Array:
+        return self.weight * self.scale**2 * (u - self.target)
+
+    def curvature(self) -> tuple[Bound, Bound]:
+        squares = jnp.asarray(self.weight * self.scale**2)
+        return Bound(float(jnp.min(squares)), "exact", "w min d^2"), Bound(float(jnp.max(squares)), "exact", "w max d^2")
+
+    def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
+        pull = tau * self.weight * self.scale**2
+        point = (v + pull * self.target) / (1 + pull)
+        return Proximal(point, self.value(point), jnp.zeros((), v.dtype), ())
+
+    def conjugate(self, y: jax.Array) -> jax.Array:
+        return jnp.sum(y**2 / (2 * self.weight * self.scale**2) + y * self.target)

@@ -1,0 +1,6 @@
+"""Linear operators: what stands between a variable and a function of it in a term. `base` has the protocol and the registry."""
+
+from . import arrays, convolution
+from .base import Op, Operator, build, names
+
+__all__ = ["Op", "Operator", "arrays", "build", "convolution", "names"]

@@ -1,0 +1,197 @@
+"""The form between a spec and a solver: E(x) = f(x) + g(x) + sum h_i(K_i x), as records that the compiled step takes as arguments.
+
+f is a sum of smooth terms, g has one prox for each slot, and each h_i has a prox of its own behind its operator. x is a dictionary of the
+variable slots; data slots are inside the terms, so no step can move them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .functions.base import Function, Proximal
+from .functions.squares import HalfSquare
+from .operators.base import Operator
+from .operators.convolution import Circulant, hermitian_weights
+from .pytrees import node, static
+
+State = dict[str, jax.Array]
+
+
+@node
+class SmoothTerm:
+    """phi(A x) with a gradient. `slots`: the variables that A takes, one or several (then as a tuple).
+
+    A term is evaluated where it is cheapest: `lift` is linear, the energy and the gradient are read off lifted points. A solver that
+    extrapolates between points extrapolates between their lifts alike, so an iteration applies A and A^T once each, energy included.
+    """
+
+    name: str = static()
+    slots: tuple[str, ...] = static()
+    op: Operator
+    phi: Function
+
+    @property
+    def key(self) -> Any:
+        """Terms with the same key have the same lift; None: its own."""
+        return None
+
+    def lift(self, x: Any) -> jax.Array:
+        return self.op.matvec(x)
+
+    def value(self, lifted: jax.Array) -> jax.Array:
+        return self.phi.value(lifted)
+
+    def cotangent(self, lifted: jax.Array) -> jax.Array:
+        return self.phi.gradient(lifted)
+
+    def drop(self, cotangent: jax.Array) -> Any:
+        """The adjoint of `lift`."""
+        return self.op.rmatvec(cotangent)
+
+
+@node
+class SpectralSquare:
+    """w/2 ||k * x - b||^2 evaluated in the Fourier basis: by Parseval the energy costs no transform of its own, and the gradient
+    F^-1(w conj(K^) (K^ x^ - b^)) one. Terms on the same axes share their transforms."""
+
+    name: str = static()
+    slots: tuple[str, ...] = static()
+    op: Circulant
+    weight: jax.Array
+    data: jax.Array  # rfftn of the target
+
+    @property
+    def key(self) -> Any:
+        return ("rfftn", self.slots, self.op.axes)
+
+    def lift(self, x: jax.Array) -> jax.Array:
+        return self.op.spectrum(x)
+
+    def value(self, lifted: jax.Array) -> jax.Array:
+        misfit = self.op.transfer * lifted - self.data
+        count = 1
+        for side in self.op.sides:
+            count *= side
+        counted = hermitian_weights(self.op.sides[-1], misfit.real.dtype) / (2.0 * count)
+        return self.weight * jnp.sum(counted * (misfit.real**2 + misfit.imag**2))
+
+    def cotangent(self, lifted: jax.Array) -> jax.Array:
+        return self.weight * (jnp.conj(self.op.transfer) * (self.op.transfer * lifted - self.data))
+
+    def drop(self, cotangent: jax.Array) -> jax.Array:
+        return self.op.signal(cotangent)
+
+
+AnySmooth = SmoothTerm | SpectralSquare
+
+
+def smooth_term(name: str, slots: tuple[str, ...], op: Operator, phi: Function) -> AnySmooth:
+    """The term in the form that is cheapest to evaluate."""
+    if isinstance(op, Circulant) and isinstance(phi, HalfSquare) and jnp.ndim(phi.scale) == 0:
+        data = op.spectrum(jnp.broadcast_to(phi.target, op.codomain))
+        return SpectralSquare(name, slots, op, phi.weight * phi.scale**2, data)
+    return SmoothTerm(name, slots, op, phi)
+
+
+@node
+class ProxTerm:
+    """phi(W x) of one slot, W orthonormal: prox = W^T prox_phi(W v)."""
+
+    name: str = static()
+    slot: str = static()
+    op: Operator
+    phi: Function
+
+    def value(self, x: jax.Array) -> jax.Array:
+        return self.phi.value(self.op.matvec(x))
+
+    def begin(self, x: jax.Array) -> Any:
+        return self.phi.begin(self.op.matvec(x))
+
+    def prox(self, v: jax.Array, tau: jax.Array, carry: Any) -> Proximal:
+        made = self.phi.prox(self.op.matvec(v), tau, carry)
+        return made._replace(point=self.op.rmatvec(made.point))
+
+    def distance(self, x: jax.Array) -> jax.Array:
+        return self.phi.distance(self.op.matvec(x))
+
+
+@node
+class CompositeTerm:
+    """h(K x), whose prox stands behind an operator: for the primal-dual solvers."""
+
+    name: str = static()
+    slots: tuple[str, ...] = static()
+    op: Operator
+    phi: Function
+
+    def value(self, x: Any) -> jax.Array:
+        return self.phi.value(self.op.matvec(x))
+
+
+def taken(slots: tuple[str, ...], x: State) -> Any:
+    """What an operator on these slots takes."""
+    return x[slots[0]] if len(slots) == 1 else tuple(x[slot] for slot in slots)
+
+
+def spread(slots: tuple[str, ...], parts: Any, onto: State) -> State:
+    """Adds what an adjoint gives to the slots it belongs to."""
+    pieces = (parts,) if len(slots) == 1 else parts
+    for slot, piece in zip(slots, pieces, strict=True):
+        onto = {**onto, slot: onto[slot] + piece} if slot in onto else {**onto, slot: piece}
+    return onto
+
+
+@node
+class Problem:
+    """E = f + g + h. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting."""
+
+    smooth: tuple[AnySmooth, ...]
+    prox: dict[str, ProxTerm]
+    second: dict[str, ProxTerm]
+    composite: tuple[CompositeTerm, ...]
+
+    def _groups(self) -> dict[Any, list[AnySmooth]]:
+        groups: dict[Any, list[AnySmooth]] = {}
+        for number, term in enumerate(self.smooth):
+            groups.setdefault(term.key or number, []).append(term)
+        return groups
+
+    def lift(self, x: State) -> tuple[jax.Array, ...]:
+        """The point as f reads it, one array for each group of terms that share a lift."""
+        return tuple(terms[0].lift(taken(terms[0].slots, x)) for terms in self._groups().values())
+
+    def f_lifted(self, lifted: tuple[jax.Array, ...]) -> jax.Array:
+        """f at a lifted point."""
+        values = [term.value(at) for at, terms in zip(lifted, self._groups().values(), strict=True) for term in terms]
+        return jnp.asarray(sum(values, start=jnp.zeros(())))
+
+    def gradient_lifted(self, lifted: tuple[jax.Array, ...], like: State) -> State:
+        """grad f at a lifted point, for the slots of `like`."""
+        found: State = {}
+        for at, terms in zip(lifted, self._groups().values(), strict=True):
+            total = sum((term.cotangent(at) for term in terms[1:]), start=terms[0].cotangent(at))
+            found = spread(terms[0].slots, terms[0].drop(total), found)
+        return {slot: found.get(slot, jnp.zeros_like(value)) for slot, value in like.items()}
+
+    def f_value(self, x: State) -> jax.Array:
+        """f(x)."""
+        return self.f_lifted(self.lift(x))
+
+    def f_grad(self, x: State) -> State:
+        """grad f(x)."""
+        return self.gradient_lifted(self.lift(x), x)
+
+    def g_value(self, x: State) -> jax.Array:
+        """g(x) + h(K x): all that is not smooth."""
+        values = [term.value(x[slot]) for terms in (self.prox, self.second) for slot, term in terms.items()]
+        values += [term.value(taken(term.slots, x)) for term in self.composite]
+        return jnp.asarray(sum(values, start=jnp.zeros(())))
+
+    def hessian(self, x: State, v: State) -> State:
+        """L v, L = the second derivative of f at x: the operator that the certificates are about."""
+        second: State = jax.jvp(self.f_grad, (x,), (v,))[1]
+        return second

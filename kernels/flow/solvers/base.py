@@ -1,0 +1,122 @@
+"""What a solver is, what each of its steps leaves to be read, and the loop that runs a block of steps on the device.
+
+A block ends at the very step that converges, stagnates or stops being finite, so what a run computes does not depend on how it is cut into
+blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..problem import Problem, State
+from ..pytrees import node
+
+RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
+
+# A run stagnates when this many steps in a row change the energy by less than its own rounding error.
+STAGNATION_STEPS = 20
+
+
+class Metrics(NamedTuple):
+    """What a step leaves to be read, scalars all: E = f + g + h at the current point, and how far the step was from standing still.
+
+    residual: ||x+ - x|| / (alpha max(1, ||grad f||)) of a proximal step, the larger of the relative primal and dual residual elsewhere.
+    inner_gap: by how much an inexact prox missed, in units of the energy. restarts: of the momentum, since the run began.
+    """
+
+    energy: jax.Array
+    smooth: jax.Array
+    nonsmooth: jax.Array
+    residual: jax.Array
+    grad_norm: jax.Array
+    inner_gap: jax.Array
+    restarts: jax.Array
+
+
+@node
+class Controls:
+    """The numbers that steer a solver; all may change between two blocks without compilation. alpha: the primal step (tau of primal-dual
+    ones), sigma: the dual step, relaxation, momentum: of strongly convex problems (0: the usual sequence), tol: of the residual."""
+
+    alpha: jax.Array
+    sigma: jax.Array
+    relaxation: jax.Array
+    momentum: jax.Array
+    tol: jax.Array
+
+
+class Standing(Protocol):
+    """The least that a solver's state has: where it stands, and the metrics of the step that led there."""
+
+    @property
+    def x(self) -> State: ...
+    @property
+    def metrics(self) -> Metrics: ...
+
+
+class Solver(NamedTuple):
+    """init(problem, controls, x) stands at x; step(problem, controls, state) makes one step from there. Both pure."""
+
+    name: str
+    init: Callable[[Problem, Controls, State], Any]
+    step: Callable[[Problem, Controls, Any], Any]
+
+
+class Run(NamedTuple):
+    """A run between two blocks: the solver's state, how many steps in a row changed nothing, RUNNING or why it ended."""
+
+    state: Any
+    flat: jax.Array
+    status: jax.Array
+
+
+def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
+    """A run that stands at x."""
+    state = solver.init(problem, controls, x)
+    status = jnp.where(jnp.isfinite(state.metrics.energy), RUNNING, NOT_FINITE).astype(jnp.int32)
+    return Run(state, jnp.int32(0), status)
+
+
+def advance(
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int
+) -> tuple[Run, jax.Array, jax.Array]:
+    """Makes up to `steps` (<= capacity) further steps.
+
+    Returns the run, how many steps it made, and their metrics, an array of (capacity, len(Metrics._fields)).
+    """
+    real = run.state.metrics.energy.dtype
+    trace = jnp.zeros((capacity, len(Metrics._fields)), real)
+
+    def unfinished(carry: tuple[Run, jax.Array, jax.Array]) -> jax.Array:
+        return (carry[1] < steps) & (carry[0].status == RUNNING)
+
+    def one(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
+        current, count, written = carry
+        state = solver.step(problem, controls, current.state)
+        metrics = state.metrics
+        before, after = current.state.metrics.energy, metrics.energy
+        flat = jnp.where(jnp.abs(before - after) <= float(np.finfo(real).eps) * jnp.abs(before), current.flat + 1, 0)
+        status = jnp.where(
+            jnp.isfinite(after + metrics.residual),
+            jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= STAGNATION_STEPS, STAGNATED, RUNNING)),
+            NOT_FINITE,
+        ).astype(jnp.int32)
+        row = jnp.stack([jnp.asarray(value, real) for value in metrics])
+        return Run(state, flat, status), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
+
+    return jax.lax.while_loop(unfinished, one, (run, jnp.int32(0), trace))
+
+
+def norm(x: State) -> jax.Array:
+    """The Euclidean norm over all slots."""
+    return jnp.sqrt(inner(x, x))
+
+
+def inner(x: State, y: State) -> jax.Array:
+    """The inner product over all slots."""
+    return jnp.asarray(sum((jnp.vdot(x[slot], y[slot]) for slot in x), start=jnp.zeros(())))
