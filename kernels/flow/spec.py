@@ -47,7 +47,8 @@ class Term:
     """weight * (an atom of A x): one summand of the energy.
 
     type: of the atom (`atoms.names()`). variable: the slot, or several for atoms that couple slots. op: A, a description or the name of
-    one in the spec's `operators`; the identity if none. target: a slot or an array. params: of the atom. group and units are for reports and lint.
+    one in the spec's `operators`; the identity if none. target: a slot or an array. params: of the atom. group and units are for
+    reports and lint.
     """
 
     type: str

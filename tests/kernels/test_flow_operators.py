@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from bridge_adapter.kernels.flow.restoration import operators as ops
 from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.restoration import operators as ops
 from bridge_adapter.kernels.flow.restoration.smooth import deconvolution
 
 SHAPES = [(8, 10), (7, 9), (12, 5)]

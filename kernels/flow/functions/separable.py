@@ -29,7 +29,7 @@ class Separable(Function):
     proximable = separable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return jnp.sum(self.threshold * jnp.abs(u) + self.ridge / 2 * u**2)
+        return jnp.asarray(jnp.sum(self.threshold * jnp.abs(u) + self.ridge / 2 * u**2))
 
     def curvature(self) -> tuple[Bound, Bound]:
         ridge = Bound(float(jnp.min(self.ridge)), "lower_bound", "ridge")
@@ -41,7 +41,7 @@ class Separable(Function):
         return Proximal(point, self.value(point), jnp.zeros((), v.dtype), ())
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.linalg.norm((u - jnp.clip(u, self.lower, self.upper)).ravel())
+        return jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper)))
 
     def merged(self, other: Function) -> Function | None:
         if not isinstance(other, Separable):

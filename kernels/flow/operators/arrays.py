@@ -90,7 +90,7 @@ class Dense(Operator):
     def solve_shifted(self, rhs: jax.Array, tau: jax.Array) -> jax.Array:
         gram = self.matrix.T @ self.matrix
         shifted = jnp.eye(gram.shape[0], dtype=gram.dtype) + tau * gram
-        return jnp.linalg.solve(shifted, rhs.ravel()).reshape(self.domain)
+        return jnp.reshape(jnp.linalg.solve(shifted, rhs.ravel()), self.domain)
 
 
 @operator("identity")
