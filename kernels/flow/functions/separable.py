@@ -41,7 +41,7 @@ class Separable(Function):
         return Proximal(point, self.value(point), jnp.zeros((), v.dtype), ())
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper)))
+        return jnp.asarray(jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper))))
 
     def merged(self, other: Function) -> Function | None:
         if not isinstance(other, Separable):
