@@ -21,7 +21,7 @@ def run_flow_step(
     x: Mapping[str, ArrayLike],
     compiled: CompiledFlow,
     eta: float,
-    W: Mapping[str, Any] | None = None,  # noqa: N803 (the published name)
+    W: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One step F_Dis -> F_Multi -> F_Proj -> F_Multi^-1: x+ = W^T prox_{eta g}(W (x - eta grad f(x))).
 

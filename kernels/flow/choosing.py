@@ -46,7 +46,7 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Class:
-    """A class of solvers. unfit: why it cannot solve a problem, or "". longest: the largest alpha for a sigma; `condition` says it in words."""
+    """A class of solvers. unfit: why it cannot solve a problem, or "". longest: the largest alpha for a sigma, in words `condition`."""
 
     letter: str
     make: Callable[[], Solver]
@@ -95,9 +95,15 @@ def choose(
             raise FlowInputError(
                 f"alpha is {alpha:.6g}; {name} converges for {entry.condition}, here {limit:.6g}: take a smaller one, or none"
             )
-    numbers = (steps.alpha, steps.sigma, 1.0, steps.momentum, tol, steps.modulus)
-    controls = Controls(*(jnp.asarray(number, real) for number in numbers), scale=steps.scale or {})
+    controls = controls_of(steps, tol, real)
     return Choice(entry.make(), entry.letter, arranged, controls, found, limit, entry.condition, reason)
+
+
+def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
+    """As arrays of the flow's type."""
+    numbers = (steps.alpha, steps.sigma, 1.0, steps.momentum, tol, steps.modulus)
+    alpha, sigma, relaxation, momentum, limit, modulus = (jnp.asarray(number, real) for number in numbers)
+    return Controls(alpha, sigma, relaxation, momentum, limit, modulus, steps.scale or {})
 
 
 def behind_operators(problem: Problem) -> Problem:

@@ -15,9 +15,10 @@ import numpy as np
 
 from .atoms.base import Parts
 from .bounds import Bound
-from .choosing import SOLVERS, Choice, choose
+from .choosing import SOLVERS, Choice, Found, Steps, choose, controls_of
+from .curvature import smoothness
 from .errors import FlowInputError
-from .lint import Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
+from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
 from .operators.base import Operator
 from .precision import precision
 from .problem import AnyProx, Problem, State
@@ -50,8 +51,8 @@ class CompileReport:
     unit_normalization_table: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     solver_class: str = ""
-    mu: Bound = Bound(0.0, "lower_bound", "unknown")
-    operator_norm: Bound = Bound(0.0, "exact", "no operator")
+    mu: Bound | None = None
+    operator_norm: Bound | None = None
     sigma: float = 1.0
     alpha_limit: float = float("inf")
     condition: str = ""
@@ -105,7 +106,7 @@ class CompiledFlow:
         """W of each slot that has a prox."""
         return {slot: term.op for slot, term in self.problem.prox.items()}
 
-    def L_matvec(self, v: State, x: State | None = None) -> State:  # noqa: N802 (the name is the specification's)
+    def L_matvec(self, v: State, x: State | None = None) -> State:
         """L v, L the Hessian of f at x (by default where the flow starts)."""
         return self.problem.hessian(self.start if x is None else x, v)
 
@@ -142,9 +143,9 @@ def compile_flow(
         if choice is None:
             asked = solver if isinstance(solver, str) else None
             choice = choose(problem, start, real, asked=asked, alpha=alpha, sigma=sigma, tol=tol)
-        findings += lint_problem(spec, terms, choice.problem, start, scales, mode)
+        findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
         raise_errors(findings)
-        report = _report(spec, became, choice, scales, weights, findings)
+        report = _report(became, choice, scales, weights, findings)
         return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, start, report)
 
 
@@ -169,23 +170,14 @@ def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: floa
     """A solver that the user brings: its own conditions are its own affair."""
     if problem.composite or problem.second or problem.couplings:
         raise FlowInputError(f"the solver {solver.name} is for f + g; this energy has terms behind operators, second proxes or couplings")
-    from .choosing import Found
-    from .curvature import smoothness
-
     nothing = Bound(0.0, "exact", "no operator")
     found = Found(smoothness(problem), nothing, Bound(0.0, "lower_bound", "unknown"))
     step = alpha if alpha is not None else 1.0
-    controls = Controls(*(jnp.asarray(number, real) for number in (step, 1.0, 1.0, 0.0, tol, 0.0)))
-    return Choice(solver, "own", problem, controls, found, float("inf"), "its own", "brought by the user")
+    return Choice(solver, "own", problem, controls_of(Steps(step), tol, real), found, float("inf"), "its own", "brought by the user")
 
 
 def _report(
-    spec: FlowSpec,
-    became: dict[str, str],
-    choice: Choice,
-    scales: Mapping[str, float],
-    weights: dict[str, float],
-    findings: list[Finding],
+    became: dict[str, str], choice: Choice, scales: Mapping[str, float], weights: dict[str, float], findings: list[Finding]
 ) -> CompileReport:
     bases = {term.op.structure for term in choice.problem.prox.values()}
     return CompileReport(

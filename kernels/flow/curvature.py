@@ -10,7 +10,7 @@ import numpy as np
 
 from .bounds import Bound, total
 from .operators.spectra import largest_eigenvalue
-from .problem import AnySmooth, CompositeTerm, Problem, SmoothTerm, State
+from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, SmoothTerm, State
 
 # Up to this many unknowns, an extreme eigenvalue is computed from the dense matrix.
 DENSE = 512
@@ -34,7 +34,8 @@ def _of_term(term: AnySmooth) -> Bound:
 
 
 def strong_convexity(problem: Problem, x: State) -> Bound:
-    """mu >= 0 with f - mu/2 ||x||^2 convex, a lower bound: from terms on all variables whose operator has a known smallest singular value."""
+    """mu >= 0 with f - mu/2 ||x||^2 convex, a lower bound: from terms on the
+    only variable whose operator has a known smallest singular value."""
     found = 0.0
     for term in problem.smooth:
         smallest = 1.0 if term.op.orthonormal() else float(getattr(term.op, "smallest_sq", lambda: _NOTHING)().value)
@@ -64,12 +65,12 @@ def operator_norm(terms: tuple[CompositeTerm, ...]) -> Bound:
     return total([term.op.norm_sq() for term in terms]) if terms else Bound(0.0, "exact", "no operator")
 
 
-def block_norm(couplings: tuple[CompositeTerm, ...], x: State) -> Bound:
+def block_norm(couplings: tuple[CouplingTerm, ...], x: State) -> Bound:
     """||A_B||^2 of the larger of the two blocks that ADMM moves in turn: the first slot, and all others together."""
     first = min(x)
     blocks: tuple[list[Bound], list[Bound]] = ([], [])
     for term in couplings:
-        for slot, part in zip(term.slots, term.op.parts, strict=True):  # type: ignore[attr-defined]
+        for slot, part in zip(term.slots, term.op.parts, strict=True):
             blocks[slot != first].append(part.norm_sq())
     return max((total(block, "sum over the block") for block in blocks if block), key=lambda bound: bound.value)
 

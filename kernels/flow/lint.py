@@ -6,6 +6,7 @@ Each rule has an id, the modes in which it is asked, and a severity for each; wh
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,11 +119,9 @@ def lint_spec(spec: FlowSpec, mode: Mode = "flexible") -> list[Finding]:
     return _asked(SPEC_RULES, spec, mode)
 
 
-def lint_problem(
-    spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], problem: Problem, start: State, scales: Mapping[str, float], mode: Mode
-) -> list[Finding]:
+def lint_problem(built: Built, mode: Mode) -> list[Finding]:
     """What the built operators and the energy at the start show."""
-    return _asked(PROBLEM_RULES, Built(spec, terms, problem, start, scales), mode)
+    return _asked(PROBLEM_RULES, built, mode)
 
 
 def raise_errors(findings: list[Finding]) -> None:
@@ -303,7 +302,7 @@ def _levels(spec: FlowSpec) -> Iterator[Complaint]:
             continue
         shape = spec.shape_of(term.slots[0])
         count = int(term.params.get("ndim") or len(shape))
-        most = int(np.log2(max(1, min(shape[-count:])))) if shape else 0
+        most = int(math.log2(max(1, min(shape[-count:])))) if shape else 0
         if not 1 <= levels <= most:
             yield Complaint(where, f"it has {levels} levels on sides {shape[-count:]}", f"give 1 to {most}")
 
@@ -374,9 +373,9 @@ def _linear(name: str, op: Operator, real: np.dtype[Any]) -> Iterator[Complaint]
     if not off <= tolerance * max(size, 1e-300) * 10:
         yield Complaint(f"the term {name}", f"its operator is not linear, A(ax+by) is off by {off:.2g}", "move constants to the target")
         return
-    error = adjoint_error(op, real)
-    if not error <= tolerance * np.sqrt(max(np.prod(op.domain), 1)):
-        yield Complaint(f"the term {name}", f"<Ax, y> and <x, A^T y> differ by {error:.2g}", "correct rmatvec, or leave it out")
+    apart = adjoint_error(op, real)
+    if not apart <= tolerance * math.sqrt(max(math.prod(op.domain), 1)):
+        yield Complaint(f"the term {name}", f"<Ax, y> and <x, A^T y> differ by {apart:.2g}", "correct rmatvec, or leave it out")
 
 
 @rule("operator.adjoint", "flexible", "error", built=True)

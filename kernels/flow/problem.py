@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from .functions.base import Function, Proximal
+from .functions.separable import Separable
 from .functions.squares import HalfSquare
+from .operators.balance import Balance
 from .operators.base import Operator
 from .operators.convolution import Circulant
 from .pytrees import node, static
@@ -169,6 +171,19 @@ class CompositeTerm:
         return self.phi.value(self.op.matvec(x))
 
 
+@node
+class CouplingTerm(CompositeTerm):
+    """A x = c: the indicator of {c}, as equal bounds, behind an operator on several slots."""
+
+    op: Balance
+    phi: Separable
+
+    @property
+    def target(self) -> jax.Array:
+        """c."""
+        return self.phi.lower
+
+
 def taken(slots: tuple[str, ...], x: State) -> Any:
     """What an operator on these slots takes."""
     return x[slots[0]] if len(slots) == 1 else tuple(x[slot] for slot in slots)
@@ -184,14 +199,13 @@ def spread(slots: tuple[str, ...], parts: Any, onto: State) -> State:
 
 @node
 class Problem:
-    """E = f + g + h, subject to the couplings. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting.
-    A coupling is the indicator of {c}, a `Separable` with equal bounds, behind an operator on several slots."""
+    """E = f + g + h, subject to the couplings. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting."""
 
     smooth: tuple[AnySmooth, ...]
     prox: dict[str, AnyProx]
     second: dict[str, AnyProx]
     composite: tuple[CompositeTerm, ...]
-    couplings: tuple[CompositeTerm, ...] = ()
+    couplings: tuple[CouplingTerm, ...] = ()
 
     def _groups(self) -> dict[Any, list[AnySmooth]]:
         groups: dict[Any, list[AnySmooth]] = {}

@@ -17,7 +17,7 @@ from .functions.separable import Separable
 from .operators.arrays import Diagonal
 from .operators.balance import Balance
 from .operators.base import Op, Operator, build
-from .problem import AnyProx, AnySmooth, CoisometricTerm, CompositeTerm, Problem, ProxTerm, State, smooth_term
+from .problem import AnyProx, AnySmooth, CoisometricTerm, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
 from .spec import Coupling, FlowSpec, Term
 
 
@@ -44,8 +44,7 @@ def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] 
 
 def value_of(term: Term, parts: Parts, x: State) -> jax.Array:
     """The energy of one term."""
-    at = x[term.slots[0]] if len(term.slots) == 1 else tuple(x[slot] for slot in term.slots)
-    return parts.phi.value(parts.op.matvec(at))
+    return parts.phi.value(parts.op.matvec(taken(term.slots, x)))
 
 
 def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any]) -> Sorted:
@@ -100,7 +99,7 @@ def same(one: Operator, other: Operator) -> bool:
         return True
     leaves, shape = jax.tree.flatten(one)
     other_leaves, other_shape = jax.tree.flatten(other)
-    return bool(shape == other_shape and all(np.array_equal(a, b) for a, b in zip(leaves, other_leaves, strict=True)))
+    return bool(str(shape) == str(other_shape) and all(np.array_equal(a, b) for a, b in zip(leaves, other_leaves, strict=True)))
 
 
 def _asked(spec: FlowSpec, name: str, term: Term, real: np.dtype[Any], scale: float) -> Asked:
@@ -122,7 +121,7 @@ def _asked(spec: FlowSpec, name: str, term: Term, real: np.dtype[Any], scale: fl
     return Asked(name, tuple(spec.shape_of(slot) for slot in term.slots), float(term.weight) / scale, target, op, real)
 
 
-def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[Any]) -> CompositeTerm:
+def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[Any]) -> CouplingTerm:
     name = coupling.name or f"coupling_{number}"
     made = []
     for slot, part in coupling.parts.items():
@@ -138,4 +137,4 @@ def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[An
     except ValueError as error:
         raise FlowInputError(f"{name}: its target has shape {np.shape(coupling.target)}, but its sum has shape {codomain}") from error
     only = Separable(jnp.zeros((), real), jnp.zeros((), real), goal, goal)
-    return CompositeTerm(name, tuple(coupling.parts), Balance(made[0].domain, codomain, tuple(made)), only)
+    return CouplingTerm(name, tuple(coupling.parts), Balance(made[0].domain, codomain, tuple(made)), only)

@@ -89,7 +89,8 @@ class Coupling:
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """An energy over slots. couplings: linear constraints between them. pairs: (position slot, momentum slot, mass) of Hamiltonian motion. symmetries: declared only."""
+    """An energy over slots. couplings: linear constraints between them. pairs: (position slot, momentum slot, mass) of Hamiltonian motion.
+    symmetries: declared only."""
 
     slots: Mapping[str, Slot]
     terms: Sequence[Term]

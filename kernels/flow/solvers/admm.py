@@ -66,7 +66,7 @@ def _step(problem: Problem, controls: Controls, state: Coupled) -> Coupled:
     pull = _pulled(problem, u, x)
     grad_norm = norm(slope)
     dual = norm({slot: shown[slot] + slope[slot] + rho * pull[slot] for slot in x}) / largest(1.0, grad_norm, rho * norm(pull))
-    scale = largest(1.0, *(jnp.linalg.norm(term.phi.lower.ravel()) for term in problem.couplings), norm(x))
+    scale = largest(1.0, *(jnp.linalg.norm(term.target.ravel()) for term in problem.couplings), norm(x))
     primal = jnp.sqrt(jnp.sum(jnp.stack([jnp.vdot(now, now) for now in off]))) / scale
     residual = jnp.maximum(primal, dual)
     metrics = Metrics(smooth + value, smooth, value, residual, grad_norm, gap, state.metrics.restarts, alpha)
@@ -74,7 +74,7 @@ def _step(problem: Problem, controls: Controls, state: Coupled) -> Coupled:
 
 
 def _off(problem: Problem, x: State) -> tuple[jax.Array, ...]:
-    return tuple(term.op.matvec(taken(term.slots, x)) - term.phi.lower for term in problem.couplings)
+    return tuple(term.op.matvec(taken(term.slots, x)) - term.target for term in problem.couplings)
 
 
 def _pulled(problem: Problem, u: tuple[jax.Array, ...], like: State) -> State:

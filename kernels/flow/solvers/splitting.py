@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..problem import Problem, ProxTerm, State
+from ..problem import AnyProx, Problem, State
 from .base import Controls, Metrics, Solver, largest, norm
 
 # Conjugate gradients of an implicit step stop at this residual, relative to the right-hand side, or after this many steps.
@@ -52,7 +52,7 @@ def _init(problem: Problem, controls: Controls, x: State) -> Split:
     return Split(x, x, carries, second, Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha))
 
 
-def proxes(terms: dict[str, ProxTerm], v: State, alpha: jax.Array, carries: dict[str, Any]) -> tuple[State, jax.Array, dict[str, Any]]:
+def proxes(terms: dict[str, AnyProx], v: State, alpha: jax.Array, carries: dict[str, Any]) -> tuple[State, jax.Array, dict[str, Any]]:
     """The prox of each slot that has one, the gap of the inexact ones, and their carries."""
     points, onward, gap = dict(v), {}, jnp.zeros((), alpha.dtype)
     for slot, term in terms.items():
@@ -70,7 +70,7 @@ def _davis_yin(problem: Problem, controls: Controls, state: Split) -> Split:
     y, other_gap, second = proxes(problem.second, turned, alpha, state.second_carries)
     apart = {slot: y[slot] - x[slot] for slot in x}
     z = {slot: state.z[slot] + controls.relaxation * apart[slot] for slot in x}
-    return _arrived(problem, state, Split(z, x, carries, second, state.metrics), norm(apart), slope, lifted, gap + other_gap, alpha)
+    return _arrived(problem, Split(z, x, carries, second, state.metrics), norm(apart), slope, lifted, gap=gap + other_gap, alpha=alpha)
 
 
 def _implicit(problem: Problem, controls: Controls, state: Split) -> Split:
@@ -83,24 +83,17 @@ def _implicit(problem: Problem, controls: Controls, state: Split) -> Split:
     lifted = problem.lift(x)
     slope = problem.gradient_lifted(lifted, x)
     moved = Split(z, x, carries, state.second_carries, state.metrics)
-    return _arrived(problem, state, moved, norm(apart), slope, lifted, gap, alpha)
+    return _arrived(problem, moved, norm(apart), slope, lifted, gap=gap, alpha=alpha)
 
 
 def _arrived(
-    problem: Problem,
-    before: Split,
-    after: Split,
-    apart: jax.Array,
-    slope: State,
-    lifted: tuple[jax.Array, ...],
-    gap: jax.Array,
-    alpha: jax.Array,
+    problem: Problem, after: Split, apart: jax.Array, slope: State, lifted: tuple[jax.Array, ...], *, gap: jax.Array, alpha: jax.Array
 ) -> Split:
     """The metrics of a step; ||y - x|| / alpha is how far 0 is from the sum of the subgradients that the step has shown."""
     smooth, nonsmooth = problem.f_lifted(lifted), problem.g_value(after.x)
     grad_norm = norm(slope)
     residual = apart / (alpha * largest(1.0, grad_norm))
-    restarts = before.metrics.restarts
+    restarts = after.metrics.restarts
     return after._replace(metrics=Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, gap, restarts, alpha))
 
 
@@ -114,5 +107,6 @@ def smooth_prox(problem: Problem, z: State, alpha: jax.Array) -> State:
         return {slot: x[slot] + alpha * (slope[slot] - constant[slot]) for slot in x}
 
     rhs = {slot: z[slot] - alpha * constant[slot] for slot in z}
-    solved: State = jax.scipy.sparse.linalg.cg(shifted, rhs, x0=z, tol=CG_TOLERANCE, maxiter=CG_STEPS)[0]
+    solve: Any = jax.scipy.sparse.linalg.cg
+    solved: State = solve(shifted, rhs, x0=z, tol=CG_TOLERANCE, maxiter=CG_STEPS)[0]
     return solved
