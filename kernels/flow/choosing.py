@@ -15,6 +15,7 @@ from .errors import FlowInputError
 from .problem import CompositeTerm, Problem, ProxTerm, State
 from .solvers.admm import admm
 from .solvers.base import Controls, Solver
+from .solvers.dynamics import langevin, symplectic
 from .solvers.preconditioned import preconditioned
 from .solvers.primal_dual import chambolle_pock, chambolle_pock_accelerated, condat_vu
 from .solvers.proximal_gradient import fista, ista, mfista
@@ -42,6 +43,19 @@ class Steps(NamedTuple):
     momentum: float = 0.0
     modulus: float = 0.0
     scale: State | None = None
+    damping: float = 0.0
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class Own(NamedTuple):
+    """The user's own numbers, in the place of the solver's; damping of motion, temperature and seed of noise."""
+
+    alpha: float | None = None
+    sigma: float | None = None
+    damping: float = 0.0
+    temperature: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,9 +84,7 @@ class Choice:
     reason: str
 
 
-def choose(
-    problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None, alpha: float | None, sigma: float | None, tol: float
-) -> Choice:
+def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None, own: Own, tol: float) -> Choice:
     """The solver that the structure asks for, or the one asked for where it can solve the problem. Raises FlowInputError."""
     found = Found(smoothness(problem), Bound(0.0, "exact", "no operator"), strong_convexity(problem, x))
     name, reason = (asked, "asked for") if asked is not None else _by_structure(problem, x, found)
@@ -85,8 +97,10 @@ def choose(
         raise FlowInputError(f"the solver {name} cannot be used: {why}; leave solver out and the compiler chooses")
     found = found._replace(norm=block_norm(arranged.couplings, x) if entry.letter == "E" else operator_norm(arranged.composite))
     steps = entry.steps(arranged, x, found)
-    if sigma is not None:
-        steps = steps._replace(sigma=_positive("sigma", sigma))
+    alpha = own.alpha
+    steps = steps._replace(damping=own.damping, temperature=own.temperature, seed=own.seed)
+    if own.sigma is not None:
+        steps = steps._replace(sigma=_positive("sigma", own.sigma))
         steps = steps._replace(alpha=min(steps.alpha, entry.longest(found, steps)))
     limit = entry.longest(found, steps)
     if alpha is not None:
@@ -103,7 +117,9 @@ def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
     """As arrays of the flow's type."""
     numbers = (steps.alpha, steps.sigma, 1.0, steps.momentum, tol, steps.modulus)
     alpha, sigma, relaxation, momentum, limit, modulus = (jnp.asarray(number, real) for number in numbers)
-    return Controls(alpha, sigma, relaxation, momentum, limit, modulus, steps.scale or {})
+    damping, temperature = jnp.asarray(steps.damping, real), jnp.asarray(steps.temperature, real)
+    seed = jnp.asarray(steps.seed, jnp.uint32)
+    return Controls(alpha, sigma, relaxation, momentum, limit, modulus, steps.scale or {}, damping, temperature, seed)
 
 
 def behind_operators(problem: Problem) -> Problem:
@@ -119,11 +135,7 @@ def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
     if problem.composite or problem.couplings:
         behind = ", ".join(term.name for term in behind_operators(problem).composite)
         if not problem.smooth:
-            if prox_modulus(problem, x) > 0:
-                return (
-                    "chambolle_pock_accelerated",
-                    f"no smooth term, {behind} behind an operator, g strongly convex: accelerated primal-dual",
-                )
+            # The accelerated form is left to be asked for: its 1/k^2 holds from the start, but plain steps mostly end up linear.
             return "chambolle_pock", f"no smooth term, and {behind} behind an operator: primal-dual steps"
         return "condat_vu", f"a smooth term, and {behind} behind an operator: primal-dual steps with the gradient of f"
     if problem.second:
@@ -249,7 +261,25 @@ def _implicit_steps(problem: Problem, x: State, found: Found) -> Steps:
 
 
 def _times(factor: float) -> Callable[[Found, Steps], float]:
-    return lambda found, steps: factor / found.beta.value if found.beta.value > 0 else float("inf")
+    # An open condition, alpha < 2/beta, is kept by a hair.
+    kept = factor if factor <= 1 else factor * (1 - 1e-9)
+    return lambda found, steps: kept / found.beta.value if found.beta.value > 0 else float("inf")
+
+
+def _paired(problem: Problem) -> str:
+    why = _only_f_and_g(problem)
+    if why or problem.prox:
+        return why or f"{next(iter(problem.prox.values())).name} has a prox, and motion needs a gradient"
+    return "" if problem.pairs else "the spec declares no pairs"
+
+
+def _motion_steps(problem: Problem, x: State, found: Found) -> Steps:
+    lightest = min(mass for _, _, mass in problem.pairs)
+    return Steps(0.2 * float(np.sqrt(lightest * _inverse(found.beta.value))), sigma=lightest)
+
+
+def _motion_longest(found: Found, steps: Steps) -> float:
+    return 2 * float(np.sqrt(steps.sigma / found.beta.value)) if found.beta.value > 0 else float("inf")
 
 
 def _any(found: Found, steps: Steps) -> float:
@@ -288,6 +318,8 @@ CLASSES: dict[str, Class] = {
     "admm": Class("E", admm, _admm_only, _coupled_steps, _coupled_longest, "alpha <= 1/(beta + rho ||A||^2)"),
     "preconditioned": Class("P", preconditioned, _separable, _jacobi_steps, _jacobi_longest, "alpha < 2/lambda_max(P^-1/2 L P^-1/2)"),
     "implicit": Class("implicit", implicit, _quadratic, _implicit_steps, _any, "any alpha"),
+    "symplectic": Class("motion", symplectic, _paired, _motion_steps, _motion_longest, "alpha < 2/sqrt(beta/m)"),
+    "langevin": Class("noise", langevin, _known_beta, _gradient_steps, _times(1.0), "alpha <= 1/beta"),
 }
 
 SOLVERS: dict[str, Callable[[], Solver]] = {name: entry.make for name, entry in CLASSES.items()}

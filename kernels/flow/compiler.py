@@ -15,7 +15,7 @@ import numpy as np
 
 from .atoms.base import Parts
 from .bounds import Bound
-from .choosing import SOLVERS, Choice, Found, Steps, choose, controls_of
+from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
 from .curvature import smoothness
 from .errors import FlowInputError
 from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
@@ -122,12 +122,16 @@ def compile_flow(
     tol: float = 1e-6,
     alpha: float | None = None,
     sigma: float | None = None,
+    damping: float = 0.0,
+    temperature: float = 0.0,
+    seed: int = 0,
     validation: Mode | None = None,
 ) -> CompiledFlow:
     """Compiles a spec.
 
     solver: one by name instead of the one that the structure asks for, or a `Solver` of one's own (see `solvers.optax_flow`). tol: of the
-    relative residual. alpha, sigma: the steps, where the default is not wanted; refused where the solver would not converge. validation:
+    relative residual. alpha, sigma: the steps, where the default is not wanted; refused where it would not converge. damping: of motion on
+    pairs (solver="symplectic"); temperature, seed: of noise ("langevin"). validation:
     "basic", "flexible", "strict" or "expert" (see `lint`); by default that of the environment variable AFS_VALIDATION.
 
     Raises FlowInputError, which names the term, the rule and the remedy; as SpecLintFailed it holds every finding.
@@ -136,17 +140,24 @@ def compile_flow(
     findings = lint_spec(spec, mode)
     raise_errors(findings)
     with precision(spec.dtype) as real:
+        _flat(spec)
         start = _start(spec, real)
         terms, scales, weights = _weighed(spec, start, real)
         problem, became = sort(spec, terms, real)
         choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
         if choice is None:
             asked = solver if isinstance(solver, str) else None
-            choice = choose(problem, start, real, asked=asked, alpha=alpha, sigma=sigma, tol=tol)
+            choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
         findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
         raise_errors(findings)
         report = _report(became, choice, scales, weights, findings)
         return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, start, report)
+
+
+def _flat(spec: FlowSpec) -> None:
+    for name, slot in spec.slots.items():
+        if slot.role == "variable" and slot.manifold != "euclidean":
+            raise FlowInputError(f"the slot {name} lives on {slot.manifold!r}, and no solver of flat space may move it there")
 
 
 def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:

@@ -1,8 +1,8 @@
 """The primitives of a flow as pure functions: dissipate, project, change coordinates, conserve, anneal.
 
-One step is F_Dis, F_Multi, F_Proj and F_Multi back, perhaps with F_Con; the solvers compile the same maps into faster forms. Each
-takes a state, a dictionary of arrays by slot, and gives back a new one; slots that it is not given a gradient, prox or pair for come back as
-they are, bit by bit. Source of F_Con: Hairer, Lubich & Wanner, Geometric Numerical Integration, I.1.4 and VI.3.
+One step is F_Dis, F_Multi, F_Proj and F_Multi back, perhaps with F_Con; the solvers compile the same maps into faster forms. Each takes a
+state, a dictionary of arrays by slot, and gives back a new one; slots that it is given no gradient, prox or pair for come back as they are,
+bit by bit. Source of F_Con: Hairer, Lubich & Wanner, Geometric Numerical Integration, I.1.4 and VI.3.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def project(x: State, proxes: Mapping[str, Callable[[jax.Array, Any], jax.Array]
 
 
 def transform(array: jax.Array, operator: Any, direction: Literal["forward", "inverse"]) -> jax.Array:
-    """F_Multi: u = W x, or x back from u. operator: an orthonormal Operator, inverted by its adjoint, or anything with forward and inverse."""
+    """F_Multi: u = W x, or x back from u. operator: an orthonormal Operator, or anything with forward and inverse."""
     if isinstance(operator, Operator):
         if not operator.orthonormal():
             raise ValueError(f"{type(operator).__name__} is not orthonormal, so its adjoint is not its inverse; give one with an inverse")

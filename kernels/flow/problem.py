@@ -199,13 +199,15 @@ def spread(slots: tuple[str, ...], parts: Any, onto: State) -> State:
 
 @node
 class Problem:
-    """E = f + g + h, subject to the couplings. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting."""
+    """E = f + g + h, subject to the couplings. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting.
+    pairs: of motion, (position, momentum, mass)."""
 
     smooth: tuple[AnySmooth, ...]
     prox: dict[str, AnyProx]
     second: dict[str, AnyProx]
     composite: tuple[CompositeTerm, ...]
     couplings: tuple[CouplingTerm, ...] = ()
+    pairs: tuple[tuple[str, str, float], ...] = static(default=())
 
     def _groups(self) -> dict[Any, list[AnySmooth]]:
         groups: dict[Any, list[AnySmooth]] = {}

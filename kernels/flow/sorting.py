@@ -75,8 +75,9 @@ def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype
             became[extra.name] = "composite: its slot has two proxes already"
     prox = {slot: listed[0] for slot, listed in proxes.items()}
     second = {slot: listed[1] for slot, listed in proxes.items() if len(listed) > 1}
+    pairs = tuple((q, p, float(mass)) for q, p, mass in spec.pairs)
     couplings = tuple(_coupling(spec, number, coupling, real) for number, coupling in enumerate(spec.couplings))
-    return Sorted(Problem(tuple(smooth), prox, second, tuple(composite), couplings), became)
+    return Sorted(Problem(tuple(smooth), prox, second, tuple(composite), couplings, pairs), became)
 
 
 def _add_prox(proxes: dict[str, list[AnyProx]], term: AnyProx) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,8 @@ class Controls:
 
     alpha: the primal step (tau of primal-dual ones), an upper limit where a solver backtracks. sigma: the dual step, rho of ADMM.
     relaxation: of splittings. momentum: of strongly convex problems (0: the usual sequence). tol: of the residual. modulus: of strong
-    convexity, where a solver uses it. scale: for each slot the diagonal of P^-1, of preconditioned steps only.
+    convexity, where a solver uses it. scale: for each slot the diagonal of P^-1, of preconditioned steps only. damping, temperature, seed:
+    of motion and of noise.
     """
 
     alpha: jax.Array
@@ -64,6 +65,9 @@ class Controls:
     tol: jax.Array
     modulus: jax.Array | float = 0.0
     scale: State = dataclasses.field(default_factory=dict)
+    damping: jax.Array | float = 0.0
+    temperature: jax.Array | float = 0.0
+    seed: jax.Array | int = 0
 
 
 class Standing(Protocol):
@@ -76,11 +80,16 @@ class Standing(Protocol):
 
 
 class Solver(NamedTuple):
-    """init(problem, controls, x) stands at x; step(problem, controls, state) makes one step from there. Both pure."""
+    """init(problem, controls, x) stands at x; step(problem, controls, state) makes one step from there. Both pure.
+
+    descent: what is promised of the energy, within the condition on steps: that it never rises ("monotone"), that it tends to the minimum
+    ("limit"), or nothing ("suspended").
+    """
 
     name: str
     init: Callable[[Problem, Controls, State], Any]
     step: Callable[[Problem, Controls, Any], Any]
+    descent: Literal["monotone", "limit", "suspended"] = "limit"
 
 
 class Run(NamedTuple):
@@ -120,7 +129,7 @@ def advance(
         before, after = current.state.metrics.energy, metrics.energy
         still = jnp.abs(before - after) <= float(np.finfo(real).eps) * jnp.abs(before)
         still &= metrics.residual > current.mark / 2
-        flat = jnp.where(still, current.flat + 1, 0)
+        flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
         mark = jnp.where(still, current.mark, metrics.residual)
         status = jnp.where(
             jnp.isfinite(after + metrics.residual),

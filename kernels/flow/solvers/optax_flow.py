@@ -135,7 +135,7 @@ def optax_flow(
         metrics = Metrics(*(jnp.asarray(value, controls.alpha.dtype) for value in values))
         return Trained(x, inner, state.number + 1, state.key, carries, metrics)
 
-    return Solver("optax", init, step)
+    return Solver("optax", init, step, "suspended")
 
 
 def minibatch(data: Mapping[str, jax.Array], size: int, loss: Callable[[State, dict[str, jax.Array]], jax.Array]) -> Loss:

@@ -71,7 +71,7 @@ def mfista(backtracking: bool = False) -> Solver:
 
 def _solver(name: str, *, momentum: bool, monotone: bool, backtracking: bool) -> Solver:
     step = partial(_step, momentum=momentum, monotone=monotone, backtracking=backtracking)
-    return Solver(f"{name}_bt" if backtracking else name, _init, step)
+    return Solver(f"{name}_bt" if backtracking else name, _init, step, "limit" if momentum and not monotone else "monotone")
 
 
 def _init(problem: Problem, controls: Controls, x: State) -> Proximally:
