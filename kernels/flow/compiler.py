@@ -1,34 +1,45 @@
-"""From a spec to a flow that runs: terms are taken apart, sorted into f, g and h, given a solver, and bounded.
+"""From a spec to a flow that runs: lint, terms taken apart and sorted into f, g and h, a solver chosen, its steps bounded.
 
 The choice follows from the structure of the problem and is told, with its reason, in the report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import atoms
-from .atoms.base import Asked
-from .bounds import Bound, total
+from .atoms.base import Parts
+from .bounds import Bound
+from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
+from .curvature import smoothness
 from .errors import FlowInputError
-from .operators.base import Op, Operator
+from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
+from .operators.base import Operator
 from .precision import precision
-from .problem import AnySmooth, CompositeTerm, Problem, ProxTerm, SmoothTerm, State, smooth_term
+from .problem import AnyProx, Problem, State
 from .solvers.base import Controls, Solver
-from .solvers.proximal_gradient import fista, ista, mfista
+from .sorting import sort, take_apart, value_of
 from .spec import FlowSpec, Term
 
-SOLVERS: dict[str, Callable[[], Solver]] = {"ista": ista, "fista": fista, "mfista": mfista}
+__all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
+
+# A term whose energy at the reference is below this is not divided by less (unit normalisation).
+SCALE_FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What the compiler found and chose: for each term its part in the energy, the solver and why, bounds with their kinds."""
+    """What the compiler found and chose.
+
+    terms: for each its part in the energy. solver, solver_class, reason: the choice. beta, mu: of f; operator_norm: ||K||^2 of what
+    stands behind operators. alpha, sigma: the steps; alpha_limit: the longest that `condition` allows. unit_normalization_table: |E_i| of
+    each term where the flow starts, at least SCALE_FLOOR; weights: those in force. warnings: what lint had to say.
+    """
 
     terms: dict[str, str]
     solver: str
@@ -39,11 +50,22 @@ class CompileReport:
     frame_type: str = "unitary"
     unit_normalization_table: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    solver_class: str = ""
+    mu: Bound | None = None
+    operator_norm: Bound | None = None
+    sigma: float = 1.0
+    alpha_limit: float = float("inf")
+    condition: str = ""
+    weights: dict[str, float] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
 class CompiledFlow:
-    """A flow that can run: the problem, its solver with its numbers, where it starts, and the report."""
+    """A flow that can run: the problem, its solver with its numbers, where it starts, and the report.
+
+    The methods are the energy as pure functions of a state, a dictionary of the variable slots; call them in `precision(spec.dtype)`.
+    """
 
     spec: FlowSpec
     problem: Problem
@@ -52,105 +74,138 @@ class CompiledFlow:
     start: State
     report: CompileReport
 
+    def f_value(self, x: State) -> jax.Array:
+        """f(x), the smooth part."""
+        return self.problem.f_value(x)
 
-def compile_flow(spec: FlowSpec, *, solver: str | None = None, tol: float = 1e-6) -> CompiledFlow:
-    """Compiles a spec. solver: one by name instead of the one that the structure asks for. tol: of the relative residual.
+    def f_grad(self, x: State) -> State:
+        """grad f(x)."""
+        return self.problem.f_grad(x)
 
-    Raises FlowInputError, which names the term, the rule and the remedy.
+    def value_and_grad(self, x: State) -> tuple[jax.Array, State]:
+        """f(x) and grad f(x), from one application of the operators."""
+        lifted = self.problem.lift(x)
+        return self.problem.f_lifted(lifted), self.problem.gradient_lifted(lifted, x)
+
+    def g_value(self, x: State) -> jax.Array:
+        """g(x) + h(K x)."""
+        return self.problem.g_value(x)
+
+    def g_prox(self, x: State, alpha: Any) -> State:
+        """prox_{alpha g}(x), slot by slot."""
+        return {slot: self._prox(self.problem.prox[slot], at, alpha) if slot in self.problem.prox else at for slot, at in x.items()}
+
+    def g_prox_in_w(self, u: State, alpha: Any) -> State:
+        """The prox in the coordinates u = W x of each slot's own basis."""
+        found = dict(u)
+        for slot, term in self.problem.prox.items():
+            found[slot] = term.phi.prox(u[slot], jnp.asarray(alpha, u[slot].dtype), term.phi.begin(u[slot])).point
+        return found
+
+    def bases(self) -> dict[str, Operator]:
+        """W of each slot that has a prox."""
+        return {slot: term.op for slot, term in self.problem.prox.items()}
+
+    def L_matvec(self, v: State, x: State | None = None) -> State:
+        """L v, L the Hessian of f at x (by default where the flow starts)."""
+        return self.problem.hessian(self.start if x is None else x, v)
+
+    @staticmethod
+    def _prox(term: AnyProx, at: jax.Array, alpha: Any) -> jax.Array:
+        return term.prox(at, jnp.asarray(alpha, at.dtype), term.begin(at)).point
+
+
+def compile_flow(
+    spec: FlowSpec,
+    *,
+    solver: str | Solver | None = None,
+    tol: float = 1e-6,
+    alpha: float | None = None,
+    sigma: float | None = None,
+    damping: float = 0.0,
+    temperature: float = 0.0,
+    seed: int = 0,
+    validation: Mode | None = None,
+) -> CompiledFlow:
+    """Compiles a spec.
+
+    solver: one by name instead of the one that the structure asks for, or a `Solver` of one's own (see `solvers.optax_flow`). tol: of the
+    relative residual. alpha, sigma: the steps, where the default is not wanted; refused where it would not converge. damping: of motion on
+    pairs (solver="symplectic"); temperature, seed: of noise ("langevin"). validation:
+    "basic", "flexible", "strict" or "expert" (see `lint`); by default that of the environment variable AFS_VALIDATION.
+
+    Raises FlowInputError, which names the term, the rule and the remedy; as SpecLintFailed it holds every finding.
     """
+    mode = mode_of(validation)
+    findings = lint_spec(spec, mode)
+    raise_errors(findings)
     with precision(spec.dtype) as real:
-        start = {
-            name: jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
-            for name, slot in spec.slots.items()
-            if slot.role in ("variable", "momentum")
-        }
-        problem, parts = _sorted(spec, real)
-        chosen, reason = _chosen(problem, solver)
-        beta = total([_smoothness(term) for term in problem.smooth])
-        alpha = 1.0 / beta.value if beta.value > 0 else 1.0
-        numbers = (alpha, 1.0, 1.0, 0.0, tol)
-        controls = Controls(*(jnp.asarray(number, real) for number in numbers))
-        report = CompileReport(parts, chosen.name, reason, beta, alpha)
-        return CompiledFlow(spec, problem, chosen, controls, start, report)
+        _flat(spec)
+        start = _start(spec, real)
+        terms, scales, weights = _weighed(spec, start, real)
+        problem, became = sort(spec, terms, real)
+        choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
+        if choice is None:
+            asked = solver if isinstance(solver, str) else None
+            choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
+        findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
+        raise_errors(findings)
+        report = _report(became, choice, scales, weights, findings)
+        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, start, report)
 
 
-def _sorted(spec: FlowSpec, real: np.dtype[Any]) -> tuple[Problem, dict[str, str]]:
-    """The terms as f, g and h, and for each what it became."""
-    smooth: list[AnySmooth] = []
-    proxes: dict[str, list[ProxTerm]] = {}
-    composite: list[CompositeTerm] = []
-    parts: dict[str, str] = {}
-    for name, term in zip(spec.term_names(), spec.terms, strict=True):
-        op, phi = atoms.find(term.type).build(_asked(spec, name, term, real), **term.params)
-        if phi.smooth:
-            smooth.append(smooth_term(name, term.slots, op, phi))
-            parts[name] = "smooth"
-        elif op.orthonormal() and len(term.slots) == 1:
-            parts[name] = _add_prox(proxes, ProxTerm(name, term.slots[0], op, phi))
-        else:
-            composite.append(CompositeTerm(name, term.slots, op, phi))
-            parts[name] = "composite"
-    prox = {slot: terms[0] for slot, terms in proxes.items()}
-    second = {slot: terms[1] for slot, terms in proxes.items() if len(terms) > 1}
-    for slot, terms in proxes.items():
-        for extra in terms[2:]:
-            composite.append(CompositeTerm(extra.name, (slot,), extra.op, extra.phi))
-            parts[extra.name] = "composite"
-    return Problem(tuple(smooth), prox, second, tuple(composite)), parts
+def _flat(spec: FlowSpec) -> None:
+    for name, slot in spec.slots.items():
+        if slot.role == "variable" and slot.manifold != "euclidean":
+            raise FlowInputError(f"the slot {name} lives on {slot.manifold!r}, and no solver of flat space may move it there")
 
 
-def _add_prox(proxes: dict[str, list[ProxTerm]], term: ProxTerm) -> str:
-    """Adds a term, merged with one in the same basis where the sum has a prox of its own."""
-    present = proxes.setdefault(term.slot, [])
-    for number, other in enumerate(present):
-        if _same_basis(other.op, term.op):
-            merged = other.phi.merged(term.phi)
-            if merged is not None:
-                present[number] = ProxTerm(other.name, term.slot, other.op, merged)
-                return f"prox, merged with {other.name}"
-    present.append(term)
-    return "prox"
+def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
+    return {
+        name: jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
+        for name, slot in spec.slots.items()
+        if slot.role in ("variable", "momentum")
+    }
 
 
-def _same_basis(one: Operator, other: Operator) -> bool:
-    return one.structure == other.structure == "identity"
+def _weighed(spec: FlowSpec, start: State, real: np.dtype[Any]) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float], dict[str, float]]:
+    """The terms with the weights in force, |E_i| of each where the flow starts, and the weights."""
+    terms = take_apart(spec, real)
+    scales = {name: max(abs(float(value_of(term, parts, start))), SCALE_FLOOR) for name, (term, parts) in terms.items()}
+    scales = {name: scale if np.isfinite(scale) else 1.0 for name, scale in scales.items()}
+    weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
+    return (take_apart(spec, real, scales) if spec.normalise else terms), scales, weights
 
 
-def _asked(spec: FlowSpec, name: str, term: Term, real: np.dtype[Any]) -> Asked:
-    for slot in term.slots:
-        if slot not in spec.slots:
-            raise FlowInputError(f"the term {name} is of the slot {slot!r}, which the spec does not have; it has {', '.join(spec.slots)}")
-    op: Op | None = None
-    if isinstance(term.op, str):
-        if term.op not in spec.operators:
-            raise FlowInputError(f"the term {name} names the operator {term.op!r}, which the spec does not have; add it to operators")
-        op = spec.operators[term.op]
-    else:
-        op = term.op
-    target: Any = term.target
-    if isinstance(target, str):
-        if target not in spec.slots:
-            raise FlowInputError(f"the term {name} has the target {target!r}, which is no slot of the spec")
-        target = spec.slots[target].value
-    return Asked(name, tuple(spec.shape_of(slot) for slot in term.slots), float(term.weight), target, op, real)
+def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: float | None, tol: float) -> Choice:
+    """A solver that the user brings: its own conditions are its own affair."""
+    if problem.composite or problem.second or problem.couplings:
+        raise FlowInputError(f"the solver {solver.name} is for f + g; this energy has terms behind operators, second proxes or couplings")
+    nothing = Bound(0.0, "exact", "no operator")
+    found = Found(smoothness(problem), nothing, Bound(0.0, "lower_bound", "unknown"))
+    step = alpha if alpha is not None else 1.0
+    return Choice(solver, "own", problem, controls_of(Steps(step), tol, real), found, float("inf"), "its own", "brought by the user")
 
 
-def _smoothness(term: AnySmooth) -> Bound:
-    """The Lipschitz constant of the gradient of a smooth term: that of phi times ||A||^2."""
-    squares = term.op.norm_sq()
-    if not isinstance(term, SmoothTerm):
-        return squares.scaled(float(term.weight))
-    _, above = term.phi.curvature()
-    kind = squares if not squares.sound_above else above
-    return Bound(above.value * squares.value, kind.kind, squares.method)
-
-
-def _chosen(problem: Problem, asked: str | None) -> tuple[Solver, str]:
-    """A solver for the structure, and why."""
-    if asked is not None:
-        if asked not in SOLVERS:
-            raise FlowInputError(f"solver is {asked!r}; it must be one of {', '.join(SOLVERS)}")
-        return SOLVERS[asked](), "asked for"
-    if problem.composite or problem.second:
-        raise FlowInputError("no solver for composite terms yet")
-    return mfista(), "f + g with one prox for each slot: accelerated, and the energy never rises"
+def _report(
+    became: dict[str, str], choice: Choice, scales: Mapping[str, float], weights: dict[str, float], findings: list[Finding]
+) -> CompileReport:
+    bases = {term.op.structure for term in choice.problem.prox.values()}
+    return CompileReport(
+        terms=became,
+        solver=choice.solver.name,
+        reason=choice.reason,
+        beta=choice.found.beta,
+        alpha=float(choice.controls.alpha),
+        lens_name=", ".join(sorted(bases - {"identity"})),
+        unit_normalization_table=dict(scales),
+        warnings=tuple(str(finding) for finding in findings),
+        solver_class=choice.letter,
+        mu=choice.found.mu,
+        operator_norm=choice.found.norm,
+        sigma=float(choice.controls.sigma),
+        alpha_limit=choice.limit,
+        condition=choice.condition,
+        weights=weights,
+        findings=tuple(findings),
+    )

@@ -6,15 +6,18 @@ variable slots; data slots are inside the terms, so no step can move them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .functions.base import Function, Proximal
+from .functions.separable import Separable
 from .functions.squares import HalfSquare
+from .operators.balance import Balance
 from .operators.base import Operator
-from .operators.convolution import Circulant, hermitian_weights
+from .operators.convolution import Circulant
 from .pytrees import node, static
 
 State = dict[str, jax.Array]
@@ -61,7 +64,9 @@ class SpectralSquare:
     slots: tuple[str, ...] = static()
     op: Circulant
     weight: jax.Array
-    data: jax.Array  # rfftn of the target
+    data: jax.Array  # b^
+    power: jax.Array  # |K^|^2
+    pull: jax.Array  # conj(K^) b^
 
     @property
     def key(self) -> Any:
@@ -71,18 +76,23 @@ class SpectralSquare:
         return self.op.spectrum(x)
 
     def value(self, lifted: jax.Array) -> jax.Array:
+        # Of the mirrored half of the spectrum only the first column and, for an even length, the last have no mirror image.
         misfit = self.op.transfer * lifted - self.data
-        count = 1
-        for side in self.op.sides:
-            count *= side
-        counted = hermitian_weights(self.op.sides[-1], misfit.real.dtype) / (2.0 * count)
-        return self.weight * jnp.sum(counted * (misfit.real**2 + misfit.imag**2))
+        last = self.op.sides[-1]
+        total = 2 * _square(misfit) - _square(misfit[..., 0])
+        if last % 2 == 0 and last > 1:
+            total = total - _square(misfit[..., -1])
+        return self.weight / (2.0 * math.prod(self.op.sides)) * total
 
     def cotangent(self, lifted: jax.Array) -> jax.Array:
-        return self.weight * (jnp.conj(self.op.transfer) * (self.op.transfer * lifted - self.data))
+        return self.weight * (self.power * lifted - self.pull)
 
     def drop(self, cotangent: jax.Array) -> jax.Array:
         return self.op.signal(cotangent)
+
+
+def _square(array: jax.Array) -> jax.Array:
+    return jnp.vdot(array, array).real
 
 
 AnySmooth = SmoothTerm | SpectralSquare
@@ -92,7 +102,8 @@ def smooth_term(name: str, slots: tuple[str, ...], op: Operator, phi: Function) 
     """The term in the form that is cheapest to evaluate."""
     if isinstance(op, Circulant) and isinstance(phi, HalfSquare) and jnp.ndim(phi.scale) == 0:
         data = op.spectrum(jnp.broadcast_to(phi.target, op.codomain))
-        return SpectralSquare(name, slots, op, phi.weight * phi.scale**2, data)
+        power, pull = jnp.abs(op.transfer) ** 2, jnp.conj(op.transfer) * data
+        return SpectralSquare(name, slots, op, phi.weight * phi.scale**2, data, power, pull)
     return SmoothTerm(name, slots, op, phi)
 
 
@@ -120,6 +131,34 @@ class ProxTerm:
 
 
 @node
+class CoisometricTerm:
+    """phi(A x) of one slot with A A^T = nu I: prox = x + A^T (prox_{nu tau phi}(A x) - A x) / nu (B17, Theorem 6.15; CP07)."""
+
+    name: str = static()
+    slot: str = static()
+    op: Operator
+    phi: Function
+    nu: jax.Array
+
+    def value(self, x: jax.Array) -> jax.Array:
+        return self.phi.value(self.op.matvec(x))
+
+    def begin(self, x: jax.Array) -> Any:
+        return self.phi.begin(self.op.matvec(x))
+
+    def prox(self, v: jax.Array, tau: jax.Array, carry: Any) -> Proximal:
+        image = self.op.matvec(v)
+        made = self.phi.prox(image, self.nu * tau, carry)
+        return made._replace(point=v + self.op.rmatvec(made.point - image) / self.nu)
+
+    def distance(self, x: jax.Array) -> jax.Array:
+        return self.phi.distance(self.op.matvec(x))
+
+
+AnyProx = ProxTerm | CoisometricTerm
+
+
+@node
 class CompositeTerm:
     """h(K x), whose prox stands behind an operator: for the primal-dual solvers."""
 
@@ -130,6 +169,19 @@ class CompositeTerm:
 
     def value(self, x: Any) -> jax.Array:
         return self.phi.value(self.op.matvec(x))
+
+
+@node
+class CouplingTerm(CompositeTerm):
+    """A x = c: the indicator of {c}, as equal bounds, behind an operator on several slots."""
+
+    op: Balance
+    phi: Separable
+
+    @property
+    def target(self) -> jax.Array:
+        """c."""
+        return self.phi.lower
 
 
 def taken(slots: tuple[str, ...], x: State) -> Any:
@@ -147,12 +199,15 @@ def spread(slots: tuple[str, ...], parts: Any, onto: State) -> State:
 
 @node
 class Problem:
-    """E = f + g + h. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting."""
+    """E = f + g + h, subject to the couplings. `prox` holds at most one term for each slot, `second` one more for Davis-Yin splitting.
+    pairs: of motion, (position, momentum, mass)."""
 
     smooth: tuple[AnySmooth, ...]
-    prox: dict[str, ProxTerm]
-    second: dict[str, ProxTerm]
+    prox: dict[str, AnyProx]
+    second: dict[str, AnyProx]
     composite: tuple[CompositeTerm, ...]
+    couplings: tuple[CouplingTerm, ...] = ()
+    pairs: tuple[tuple[str, str, float], ...] = static(default=())
 
     def _groups(self) -> dict[Any, list[AnySmooth]]:
         groups: dict[Any, list[AnySmooth]] = {}

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .compiler import SOLVERS, CompiledFlow, compile_flow
+from .compiler import CompiledFlow, compile_flow
 from .precision import precision
 from .problem import Problem, State
-from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, advance, begin
+from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance, begin
 from .spec import FlowSpec
 
 CAPACITY = 1024
@@ -21,28 +21,28 @@ REASONS = {CONVERGED: "converged", STAGNATED: "stagnated", RUNNING: "budget", NO
 
 
 @partial(jax.jit, static_argnames=("solver",))
-def begin_block(solver: str, problem: Problem, controls: Controls, x: State) -> Run:
-    return begin(SOLVERS[solver](), problem, controls, x)
+def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
+    return begin(solver, problem, controls, x)
 
 
 @partial(jax.jit, static_argnames=("solver", "capacity"))
 def advance_block(
-    solver: str, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int
 ) -> tuple[Run, jax.Array, jax.Array]:
-    return advance(SOLVERS[solver](), problem, controls, run, steps, capacity=capacity)
+    return advance(solver, problem, controls, run, steps, capacity=capacity)
 
 
 def run(spec: FlowSpec | CompiledFlow, *, iterations: int = 1000, tol: float = 1e-6) -> dict[str, Any]:
     """Compiles and runs to the end."""
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, tol=tol)
     with precision(compiled.spec.dtype):
-        current = begin_block(compiled.solver.name, compiled.problem, compiled.controls, compiled.start)
+        current = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
         done, rows = 0, []
         began = time.perf_counter()
         while done < iterations and int(current.status) == RUNNING:
             steps = min(CAPACITY, iterations - done)
             current, count, trace = advance_block(
-                compiled.solver.name, compiled.problem, compiled.controls, current, jnp.int32(steps), capacity=CAPACITY
+                compiled.solver, compiled.problem, compiled.controls, current, jnp.int32(steps), capacity=CAPACITY
             )
             rows.append(np.asarray(trace[: int(count)]))
             done += int(count)

@@ -79,8 +79,18 @@ class Invariant:
 
 
 @dataclass(frozen=True)
+class Coupling:
+    """A linear constraint between slots: sum A_s x_s = target. parts: for each slot A_s, an Op, or a number for that multiple of x_s."""
+
+    parts: Mapping[str, Op | float]
+    target: ArrayLike = 0.0
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class FlowSpec:
-    """An energy over slots. pairs: (position slot, momentum slot, mass) of Hamiltonian motion. symmetries: declared only."""
+    """An energy over slots. couplings: linear constraints between them. pairs: (position slot, momentum slot, mass) of Hamiltonian motion.
+    symmetries: declared only."""
 
     slots: Mapping[str, Slot]
     terms: Sequence[Term]
@@ -90,6 +100,7 @@ class FlowSpec:
     invariants: Sequence[Invariant] = ()
     symmetries: Sequence[str] = ()
     pairs: Sequence[tuple[str, str, float]] = ()
+    couplings: Sequence[Coupling] = ()
     normalise: bool = False
     allow_nonconvex: bool = False
     spec_version: str = SPEC_VERSION
@@ -137,6 +148,7 @@ class FlowSpec:
             "invariants": [[item.name, item.kind, item.absolute, item.relative, plain(item.check)] for item in self.invariants],
             "symmetries": list(self.symmetries),
             "pairs": [list(pair) for pair in self.pairs],
+            "couplings": [[item.name, plain(dict(item.parts)), plain(np.asarray(item.target))] for item in self.couplings],
             "normalise": self.normalise,
             "allow_nonconvex": self.allow_nonconvex,
         }

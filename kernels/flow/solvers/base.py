@@ -6,8 +6,9 @@ blocks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,16 @@ from ..pytrees import node
 
 RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
 
-# A run stagnates when this many steps in a row change the energy by less than its own rounding error.
-STAGNATION_STEPS = 20
+# A run stagnates when this many steps in a row change the energy by less than its own rounding error and do not halve the residual.
+STAGNATION_STEPS = 50
 
 
 class Metrics(NamedTuple):
     """What a step leaves to be read, scalars all: E = f + g + h at the current point, and how far the step was from standing still.
 
     residual: ||x+ - x|| / (alpha max(1, ||grad f||)) of a proximal step, the larger of the relative primal and dual residual elsewhere.
-    inner_gap: by how much an inexact prox missed, in units of the energy. restarts: of the momentum, since the run began.
+    inner_gap: by how much an inexact prox missed, in units of the energy. restarts: of the momentum, since the run began. alpha: the step
+    that was made.
     """
 
     energy: jax.Array
@@ -36,18 +38,36 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array
     inner_gap: jax.Array
     restarts: jax.Array
+    alpha: jax.Array
+
+    @classmethod
+    def standing(cls, smooth: jax.Array, nonsmooth: jax.Array, alpha: jax.Array) -> Metrics:
+        """Before the first step."""
+        zero = jnp.zeros((), alpha.dtype)
+        smooth, nonsmooth = smooth.astype(alpha.dtype), nonsmooth.astype(alpha.dtype)
+        return cls(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero, alpha)
 
 
 @node
 class Controls:
-    """The numbers that steer a solver; all may change between two blocks without compilation. alpha: the primal step (tau of primal-dual
-    ones), sigma: the dual step, relaxation, momentum: of strongly convex problems (0: the usual sequence), tol: of the residual."""
+    """The numbers that steer a solver; all may change between two blocks without compilation.
+
+    alpha: the primal step (tau of primal-dual ones), an upper limit where a solver backtracks. sigma: the dual step, rho of ADMM.
+    relaxation: of splittings. momentum: of strongly convex problems (0: the usual sequence). tol: of the residual. modulus: of strong
+    convexity, where a solver uses it. scale: for each slot the diagonal of P^-1, of preconditioned steps only. damping, temperature, seed:
+    of motion and of noise.
+    """
 
     alpha: jax.Array
     sigma: jax.Array
     relaxation: jax.Array
     momentum: jax.Array
     tol: jax.Array
+    modulus: jax.Array | float = 0.0
+    scale: State = dataclasses.field(default_factory=dict)
+    damping: jax.Array | float = 0.0
+    temperature: jax.Array | float = 0.0
+    seed: jax.Array | int = 0
 
 
 class Standing(Protocol):
@@ -60,26 +80,33 @@ class Standing(Protocol):
 
 
 class Solver(NamedTuple):
-    """init(problem, controls, x) stands at x; step(problem, controls, state) makes one step from there. Both pure."""
+    """init(problem, controls, x) stands at x; step(problem, controls, state) makes one step from there. Both pure.
+
+    descent: what is promised of the energy, within the condition on steps: that it never rises ("monotone"), that it tends to the minimum
+    ("limit"), or nothing ("suspended").
+    """
 
     name: str
     init: Callable[[Problem, Controls, State], Any]
     step: Callable[[Problem, Controls, Any], Any]
+    descent: Literal["monotone", "limit", "suspended"] = "limit"
 
 
 class Run(NamedTuple):
-    """A run between two blocks: the solver's state, how many steps in a row changed nothing, RUNNING or why it ended."""
+    """A run between two blocks: the solver's state, how many steps in a row changed nothing, RUNNING or why it ended, and the residual
+    where the steps in a row began."""
 
     state: Any
     flat: jax.Array
     status: jax.Array
+    mark: jax.Array
 
 
 def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
     """A run that stands at x."""
     state = solver.init(problem, controls, x)
     status = jnp.where(jnp.isfinite(state.metrics.energy), RUNNING, NOT_FINITE).astype(jnp.int32)
-    return Run(state, jnp.int32(0), status)
+    return Run(state, jnp.int32(0), status, state.metrics.residual)
 
 
 def advance(
@@ -100,16 +127,24 @@ def advance(
         state = solver.step(problem, controls, current.state)
         metrics = state.metrics
         before, after = current.state.metrics.energy, metrics.energy
-        flat = jnp.where(jnp.abs(before - after) <= float(np.finfo(real).eps) * jnp.abs(before), current.flat + 1, 0)
+        still = jnp.abs(before - after) <= float(np.finfo(real).eps) * jnp.abs(before)
+        still &= metrics.residual > current.mark / 2
+        flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
+        mark = jnp.where(still, current.mark, metrics.residual)
         status = jnp.where(
             jnp.isfinite(after + metrics.residual),
             jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= STAGNATION_STEPS, STAGNATED, RUNNING)),
             NOT_FINITE,
         ).astype(jnp.int32)
         row = jnp.stack([jnp.asarray(value, real) for value in metrics])
-        return Run(state, flat, status), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
+        return Run(state, flat, status, mark), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
 
     return jax.lax.while_loop(unfinished, one, (run, jnp.int32(0), trace))
+
+
+def largest(*values: jax.Array | float) -> jax.Array:
+    """The largest of a few scalars."""
+    return jnp.max(jnp.stack([jnp.asarray(value) for value in values]))
 
 
 def norm(x: State) -> jax.Array:
@@ -119,4 +154,5 @@ def norm(x: State) -> jax.Array:
 
 def inner(x: State, y: State) -> jax.Array:
     """The inner product over all slots."""
-    return jnp.asarray(sum((jnp.vdot(x[slot], y[slot]) for slot in x), start=jnp.zeros(())))
+    products = [jnp.vdot(x[slot], y[slot]) for slot in x]
+    return jnp.asarray(sum(products[1:], start=products[0]))

@@ -1,15 +1,17 @@
 """Classes A and A': proximal gradient steps for f + g, plain (ISTA), accelerated (FISTA) and accelerated without ever rising (MFISTA).
 
-Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009 (ISTA, FISTA) and IEEE TIP 18(11), 2009, section V (MFISTA); O'Donoghue & Candes,
-Found. Comput. Math. 15, 2015 (restart).
+Sources: Beck & Teboulle, SIAM J. Imaging Sci. 2(1), 2009 (ISTA, FISTA, backtracking) and IEEE TIP 18(11), 2009, section V (MFISTA);
+O'Donoghue & Candes, Found. Comput. Math. 15, 2015 (restart); Beck, First-Order Methods in Optimization, 10.7.7 (strong convexity).
 """
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..problem import Problem, State
 from .base import Controls, Metrics, Solver, inner, norm
@@ -23,10 +25,12 @@ class Point(NamedTuple):
 
 
 class Proximally(NamedTuple):
-    """The state: the current point, the point of the next gradient, the momentum t, what each inexact prox goes on from."""
+    """The state. The point y of the next gradient is not stored: it is `at` + `toward` (`other` - `at`), formed where it is read, so that
+    momentum costs no array of its own. t: of the momentum; carries: what each inexact prox goes on from."""
 
     at: Point
-    y: Point
+    other: Point
+    toward: jax.Array
     t: jax.Array
     carries: dict[str, Any]
     metrics: Metrics
@@ -36,79 +40,105 @@ class Proximally(NamedTuple):
         return self.at.x
 
 
-def ista() -> Solver:
+class Trial(NamedTuple):
+    """A step that was tried: where it led, with which alpha, f and g there, and the prox's gap and carries."""
+
+    reached: Point
+    alpha: jax.Array
+    smooth: jax.Array
+    nonsmooth: jax.Array
+    gap: jax.Array
+    carries: dict[str, Any]
+
+
+@cache
+def ista(backtracking: bool = False) -> Solver:
     """x+ = prox_{alpha g}(x - alpha grad f(x)); converges for alpha < 2/beta, and E falls with every step."""
-    return Solver("ista", _init, lambda problem, controls, state: _step(problem, controls, state, momentum=False, monotone=False))
+    return _solver("ista", momentum=False, monotone=False, backtracking=backtracking)
 
 
-def fista() -> Solver:
+@cache
+def fista(backtracking: bool = False) -> Solver:
     """E - E* <= 2 beta ||x0 - x*||^2 / (k+1)^2 between restarts, alpha <= 1/beta; E may rise now and then."""
-    return Solver("fista", _init, lambda problem, controls, state: _step(problem, controls, state, momentum=True, monotone=False))
+    return _solver("fista", momentum=True, monotone=False, backtracking=backtracking)
 
 
-def mfista() -> Solver:
+@cache
+def mfista(backtracking: bool = False) -> Solver:
     """FISTA that keeps the better of the new and the old point, so E never rises."""
-    return Solver("mfista", _init, lambda problem, controls, state: _step(problem, controls, state, momentum=True, monotone=True))
+    return _solver("mfista", momentum=True, monotone=True, backtracking=backtracking)
+
+
+def _solver(name: str, *, momentum: bool, monotone: bool, backtracking: bool) -> Solver:
+    step = partial(_step, momentum=momentum, monotone=monotone, backtracking=backtracking)
+    return Solver(f"{name}_bt" if backtracking else name, _init, step, "limit" if momentum and not monotone else "monotone")
 
 
 def _init(problem: Problem, controls: Controls, x: State) -> Proximally:
     point = Point(x, problem.lift(x))
     real = controls.alpha.dtype
     zero = jnp.zeros((), real)
-    smooth, nonsmooth = problem.f_lifted(point.lifted).astype(real), problem.g_value(x).astype(real)
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero)
+    metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Proximally(point, point, zero + 1, carries, metrics)
+    return Proximally(point, point, zero, zero + 1, carries, metrics)
 
 
-def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: bool, monotone: bool) -> Proximally:
+def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: bool, monotone: bool, backtracking: bool) -> Proximally:
     """z = prox(y - alpha grad f(y)); x+ = z if accepted, else x; t+ = (1 + sqrt(1 + 4 t^2))/2;
     y+ = x+ + t/t+ (z - x+) + (t - 1)/t+ (x+ - x).
 
-    The momentum restarts (t+ = 1, y+ = x+) when <y - z, z - x> > 0, that is when the step went against it.
+    Either way y+ is on the line through x and z: from x+ = z it goes -(t - 1)/t+ towards x, from x+ = x it goes t/t+ towards z.
+    `controls.momentum`, where it is above 0, stands in the place of (t - 1)/t+. The momentum restarts (t+ = 1, y+ = x+) when
+    <y - z, z - x> > 0, that is when the step went against it.
     """
-    alpha, x, y = controls.alpha, state.at, state.y
+    x, old = state.at, state.metrics
+    y = jax.tree.map(lambda here, there: here + state.toward * (there - here), x, state.other) if momentum else x
     slope = problem.gradient_lifted(y.lifted, y.x)
-    z, nonsmooth, inner_gap, carries = proximal_step(problem, y.x, slope, alpha, state.carries)
-    reached = Point(z, problem.lift(z))
-    smooth = problem.f_lifted(reached.lifted)
-    energy = smooth + nonsmooth
-    taken = (energy <= state.metrics.energy) if monotone else jnp.bool_(True)
+    tried = partial(_tried, problem, y.x, slope, state.carries)
+    made = _backtracked(problem, y, slope, tried, jnp.minimum(old.alpha, controls.alpha)) if backtracking else tried(controls.alpha)
+    z, reached, smooth, nonsmooth, alpha = made.reached.x, made.reached, made.smooth, made.nonsmooth, made.alpha
     moved = {slot: y.x[slot] - z[slot] for slot in z}
     grad_norm = norm(slope)
     residual = norm(moved) / (alpha * jnp.maximum(1, grad_norm))
+    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, made.gap, old.restarts, alpha)
+    if not momentum:
+        return Proximally(reached, reached, state.toward, state.t, made.carries, metrics)
 
-    restarts, t, following = state.metrics.restarts, state.t, reached
-    here = reached
-    if momentum:
-        against = inner(moved, {slot: z[slot] - x.x[slot] for slot in z}) > 0
-        t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
-        restarts = restarts + against
-        to_z = jnp.where(against, 0, state.t / t) if monotone else None
-        onward = jnp.where(against, 0, (state.t - 1) / t)
+    against = inner(moved, {slot: z[slot] - x.x[slot] for slot in z}) > 0
+    t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
+    back = jnp.where(controls.momentum > 0, -controls.momentum, (1 - state.t) / t)
+    if not monotone:
+        metrics = metrics._replace(restarts=metrics.restarts + against)
+        return Proximally(reached, x, jnp.where(against, 0, back), t, made.carries, metrics)
 
-        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(taken, new, old) if monotone else new
+    taken = metrics.energy <= old.energy
+    energy, smooth, nonsmooth = (jnp.where(taken, new, before) for new, before in zip(metrics[:3], old[:3], strict=True))
+    metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
+    at = jax.tree.map(lambda new, before: jnp.where(taken, new, before), reached, x)
+    other = jax.tree.map(lambda new, before: jnp.where(taken, before, new), reached, x)
+    toward = jnp.where(against, 0, jnp.where(taken, back, state.t / t))
+    return Proximally(at, other, toward, t, made.carries, metrics)
 
-        def ahead(new: jax.Array, old: jax.Array) -> jax.Array:
-            # Linear, so it is applied to points and to their lifts alike.
-            stays = kept(new, old)
-            out = stays + onward * (stays - old)
-            return out if to_z is None else out + to_z * (new - stays)
 
-        here = jax.tree.map(kept, reached, x)
-        following = jax.tree.map(ahead, reached, x)
-    old = state.metrics
-    metrics = Metrics(
-        jnp.where(taken, energy, old.energy),
-        jnp.where(taken, smooth, old.smooth),
-        jnp.where(taken, nonsmooth, old.nonsmooth),
-        residual,
-        grad_norm,
-        inner_gap,
-        restarts,
-    )
-    return Proximally(here, following, t, carries, metrics)
+def _tried(problem: Problem, y: State, slope: State, carries: dict[str, Any], alpha: jax.Array) -> Trial:
+    z, nonsmooth, gap, carries = proximal_step(problem, y, slope, alpha, carries)
+    reached = Point(z, problem.lift(z))
+    return Trial(reached, alpha, problem.f_lifted(reached.lifted), nonsmooth, gap, carries)
+
+
+def _backtracked(problem: Problem, y: Point, slope: State, tried: Any, alpha: jax.Array) -> Trial:
+    """Halves alpha until f(z) <= f(y) + <grad f(y), z - y> + ||z - y||^2 / (2 alpha), up to the rounding of f (BT09, section 4)."""
+    here = problem.f_lifted(y.lifted)
+    slack = 8 * float(np.finfo(alpha.dtype).eps)
+
+    def steep(made: Trial) -> jax.Array:
+        ahead = {slot: made.reached.x[slot] - y.x[slot] for slot in y.x}
+        model = here + inner(slope, ahead) + inner(ahead, ahead) / (2 * made.alpha)
+        excess = made.smooth - model > slack * (jnp.abs(here) + jnp.abs(made.smooth))
+        return (excess | ~jnp.isfinite(made.smooth)) & (made.alpha > float(np.finfo(alpha.dtype).tiny) * 2**10)
+
+    found: Trial = jax.lax.while_loop(steep, lambda made: tried(made.alpha / 2), tried(alpha))
+    return found
 
 
 def proximal_step(

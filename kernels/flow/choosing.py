@@ -1,0 +1,325 @@
+"""Which solver fits a problem, why, and with which numbers: the table of solver classes with what each needs and its condition on steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .bounds import Bound
+from .curvature import block_norm, diagonal, operator_norm, prox_modulus, scaled_norm, smoothness, strong_convexity
+from .errors import FlowInputError
+from .problem import CompositeTerm, Problem, ProxTerm, State
+from .solvers.admm import admm
+from .solvers.base import Controls, Solver
+from .solvers.dynamics import langevin, symplectic
+from .solvers.preconditioned import preconditioned
+from .solvers.primal_dual import chambolle_pock, chambolle_pock_accelerated, condat_vu
+from .solvers.proximal_gradient import fista, ista, mfista
+from .solvers.splitting import davis_yin, implicit
+
+# From this mu/beta on, the constant momentum of strongly convex problems is used; below it, restarts find it better by themselves.
+WELL_CONDITIONED = 1e-4
+# An implicit step is this many times longer than 1/beta: it is stable for any, and the longer, the more a step costs to solve.
+IMPLICIT_STEP = 10.0
+
+
+class Found(NamedTuple):
+    """What is known of a problem: beta of f, ||K||^2 of what stands behind operators, mu of f."""
+
+    beta: Bound
+    norm: Bound
+    mu: Bound
+
+
+class Steps(NamedTuple):
+    """The numbers of a solver before the user's own: Controls in the making."""
+
+    alpha: float
+    sigma: float = 1.0
+    momentum: float = 0.0
+    modulus: float = 0.0
+    scale: State | None = None
+    damping: float = 0.0
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class Own(NamedTuple):
+    """The user's own numbers, in the place of the solver's; damping of motion, temperature and seed of noise."""
+
+    alpha: float | None = None
+    sigma: float | None = None
+    damping: float = 0.0
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Class:
+    """A class of solvers. unfit: why it cannot solve a problem, or "". longest: the largest alpha for a sigma, in words `condition`."""
+
+    letter: str
+    make: Callable[[], Solver]
+    unfit: Callable[[Problem], str]
+    steps: Callable[[Problem, State, Found], Steps]
+    longest: Callable[[Found, Steps], float]
+    condition: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A solver with the problem arranged for it, its numbers, the longest step that its condition allows, and why it was chosen."""
+
+    solver: Solver
+    letter: str
+    problem: Problem
+    controls: Controls
+    found: Found
+    limit: float
+    condition: str
+    reason: str
+
+
+def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None, own: Own, tol: float) -> Choice:
+    """The solver that the structure asks for, or the one asked for where it can solve the problem. Raises FlowInputError."""
+    found = Found(smoothness(problem), Bound(0.0, "exact", "no operator"), strong_convexity(problem, x))
+    name, reason = (asked, "asked for") if asked is not None else _by_structure(problem, x, found)
+    if name not in CLASSES:
+        raise FlowInputError(f"solver is {name!r}; it must be one of {', '.join(CLASSES)}")
+    entry = CLASSES[name]
+    arranged = behind_operators(problem) if entry.letter in ("B", "C") else problem
+    why = entry.unfit(arranged)
+    if why:
+        raise FlowInputError(f"the solver {name} cannot be used: {why}; leave solver out and the compiler chooses")
+    found = found._replace(norm=block_norm(arranged.couplings, x) if entry.letter == "E" else operator_norm(arranged.composite))
+    steps = entry.steps(arranged, x, found)
+    alpha = own.alpha
+    steps = steps._replace(damping=own.damping, temperature=own.temperature, seed=own.seed)
+    if own.sigma is not None:
+        steps = steps._replace(sigma=_positive("sigma", own.sigma))
+        steps = steps._replace(alpha=min(steps.alpha, entry.longest(found, steps)))
+    limit = entry.longest(found, steps)
+    if alpha is not None:
+        steps = steps._replace(alpha=_positive("alpha", alpha))
+        if alpha > limit * (1 + 1e-12) and found.beta.sound_above and found.norm.sound_above:
+            raise FlowInputError(
+                f"alpha is {alpha:.6g}; {name} converges for {entry.condition}, here {limit:.6g}: take a smaller one, or none"
+            )
+    controls = controls_of(steps, tol, real)
+    return Choice(entry.make(), entry.letter, arranged, controls, found, limit, entry.condition, reason)
+
+
+def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
+    """As arrays of the flow's type."""
+    numbers = (steps.alpha, steps.sigma, 1.0, steps.momentum, tol, steps.modulus)
+    alpha, sigma, relaxation, momentum, limit, modulus = (jnp.asarray(number, real) for number in numbers)
+    damping, temperature = jnp.asarray(steps.damping, real), jnp.asarray(steps.temperature, real)
+    seed = jnp.asarray(steps.seed, jnp.uint32)
+    return Controls(alpha, sigma, relaxation, momentum, limit, modulus, steps.scale or {}, damping, temperature, seed)
+
+
+def behind_operators(problem: Problem) -> Problem:
+    """Second proxes and couplings as composite terms: what the primal-dual classes take."""
+    seconds = tuple(CompositeTerm(term.name, (slot,), term.op, term.phi) for slot, term in problem.second.items())
+    return Problem(problem.smooth, problem.prox, {}, problem.composite + seconds + problem.couplings, ())
+
+
+def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
+    unbounded = not np.isfinite(found.beta.value)
+    if problem.couplings and not (problem.composite or problem.second):
+        return "admm", "slots are coupled by a linear constraint: ADMM, each block by proximal steps"
+    if problem.composite or problem.couplings:
+        behind = ", ".join(term.name for term in behind_operators(problem).composite)
+        if not problem.smooth:
+            # The accelerated form is left to be asked for: its 1/k^2 holds from the start, but plain steps mostly end up linear.
+            return "chambolle_pock", f"no smooth term, and {behind} behind an operator: primal-dual steps"
+        return "condat_vu", f"a smooth term, and {behind} behind an operator: primal-dual steps with the gradient of f"
+    if problem.second:
+        both = ", ".join(f"{problem.prox[slot].name} and {term.name}" for slot, term in problem.second.items())
+        return "davis_yin", f"two proxes on one slot that do not merge ({both}): three-operator splitting"
+    functions = [getattr(term, "phi", None) for term in (*problem.smooth, *problem.prox.values())]
+    if not all(phi is None or phi.convex for phi in functions):
+        return "ista_bt", "a term is not convex: plain steps with backtracking, whose energy falls all the same"
+    if unbounded or not found.beta.sound_above:
+        known = "has no bound" if unbounded else "is only estimated"
+        return "mfista_bt", f"f + g with one prox for each slot, and beta {known}: accelerated with backtracking"
+    if found.mu.value > WELL_CONDITIONED * found.beta.value and not problem.prox:
+        return "fista", "f alone, strongly convex: accelerated with the momentum of mu and beta"
+    return "mfista", "f + g with one prox for each slot: accelerated, and the energy never rises"
+
+
+def _positive(name: str, value: float) -> float:
+    if not (np.isfinite(value) and value > 0):
+        raise FlowInputError(f"{name} is {value!r}; a step is a number above 0")
+    return float(value)
+
+
+def _inverse(value: float) -> float:
+    return 1.0 / value if 0 < value < np.inf else 1.0
+
+
+def _only_f_and_g(problem: Problem) -> str:
+    if problem.composite:
+        return f"{problem.composite[0].name} stands behind an operator, and its prox has no closed form"
+    if problem.second:
+        return f"{next(iter(problem.second.values())).name} is a second prox on its slot"
+    return "slots are coupled" if problem.couplings else ""
+
+
+def _known_beta(problem: Problem) -> str:
+    why = _only_f_and_g(problem)
+    return why or ("f has no Lipschitz constant (take the backtracking form, _bt)" if not np.isfinite(smoothness(problem).value) else "")
+
+
+def _uncoupled(problem: Problem) -> str:
+    if problem.composite:
+        return f"{problem.composite[0].name} stands behind an operator"
+    return "slots are coupled" if problem.couplings else ""
+
+
+def _separable(problem: Problem) -> str:
+    why = _only_f_and_g(problem)
+    for term in problem.prox.values():
+        if not (term.phi.separable and isinstance(term, ProxTerm) and term.op.structure == "identity"):
+            why = why or f"the prox of {term.name} is not a sum over the elements of {term.slot}, so no diagonal P leaves it in closed form"
+    return why or ("" if problem.smooth else "there is no smooth term to precondition")
+
+
+def _quadratic(problem: Problem) -> str:
+    why = _only_f_and_g(problem)
+    flat = all(not hasattr(term, "phi") or type(term.phi).__name__ == "HalfSquare" for term in problem.smooth)
+    return why or ("" if flat else "f is not quadratic, and only then is its prox a linear system")
+
+
+def _no_f(problem: Problem) -> str:
+    return f"{problem.smooth[0].name} is smooth, and this class has no gradient step (take condat_vu)" if problem.smooth else ""
+
+
+def _strong_g(problem: Problem) -> str:
+    why = _no_f(problem)
+    return why or ("" if prox_modulus(problem, {slot: jnp.zeros(()) for slot in problem.prox}) > 0 else "g is not strongly convex")
+
+
+def _admm_only(problem: Problem) -> str:
+    if problem.composite or problem.second:
+        return "beside couplings there are terms behind operators (take condat_vu)"
+    return "" if problem.couplings else "there are no couplings"
+
+
+def _gradient_steps(problem: Problem, x: State, found: Found) -> Steps:
+    return Steps(_inverse(found.beta.value))
+
+
+def _backtracking_steps(problem: Problem, x: State, found: Found) -> Steps:
+    # Backtracking only shortens steps: it starts from twice what an estimate says, from 1 where there is none.
+    return Steps(2 * _inverse(found.beta.value) if np.isfinite(found.beta.value) else 1.0)
+
+
+def _momentum_steps(problem: Problem, x: State, found: Found) -> Steps:
+    ratio = found.mu.value / found.beta.value if found.beta.value > 0 else 0.0
+    if ratio <= WELL_CONDITIONED:
+        return _gradient_steps(problem, x, found)
+    root = float(np.sqrt(min(ratio, 1.0)))
+    return Steps(_inverse(found.beta.value), momentum=max((1 - root) / (1 + root), float(np.finfo(np.float32).tiny)))
+
+
+def _condat_steps(problem: Problem, x: State, found: Found) -> Steps:
+    beta, squares = found.beta.value, found.norm.value
+    # Half of the condition to each: sigma ||K||^2 = beta/2, tau = 1/beta.
+    sigma = beta / 2 / squares if beta > 0 and squares > 0 else _inverse(float(np.sqrt(squares)))
+    return Steps(_inverse(beta / 2 + sigma * squares), sigma)
+
+
+def _pock_steps(problem: Problem, x: State, found: Found) -> Steps:
+    step = _inverse(float(np.sqrt(found.norm.value)))
+    return Steps(step, step)
+
+
+def _pock_modulus_steps(problem: Problem, x: State, found: Found) -> Steps:
+    return _pock_steps(problem, x, found)._replace(modulus=prox_modulus(problem, x))
+
+
+def _coupled_steps(problem: Problem, x: State, found: Found) -> Steps:
+    beta, squares = found.beta.value, found.norm.value
+    rho = beta / squares if beta > 0 and squares > 0 else 1.0
+    return Steps(_inverse(beta + rho * squares), rho)
+
+
+def _jacobi_steps(problem: Problem, x: State, found: Found) -> Steps:
+    entries, _ = diagonal(problem, x)
+    floor = 1e-12 * max((float(jnp.max(value)) for value in entries.values()), default=1.0)
+    scale = {slot: 1 / jnp.maximum(value, floor) for slot, value in entries.items()}
+    return Steps(_inverse(scaled_norm(problem, x, scale).value), scale=scale)
+
+
+def _implicit_steps(problem: Problem, x: State, found: Found) -> Steps:
+    return Steps(IMPLICIT_STEP * _inverse(found.beta.value))
+
+
+def _times(factor: float) -> Callable[[Found, Steps], float]:
+    # An open condition, alpha < 2/beta, is kept by a hair.
+    kept = factor if factor <= 1 else factor * (1 - 1e-9)
+    return lambda found, steps: kept / found.beta.value if found.beta.value > 0 else float("inf")
+
+
+def _paired(problem: Problem) -> str:
+    why = _only_f_and_g(problem)
+    if why or problem.prox:
+        return why or f"{next(iter(problem.prox.values())).name} has a prox, and motion needs a gradient"
+    return "" if problem.pairs else "the spec declares no pairs"
+
+
+def _motion_steps(problem: Problem, x: State, found: Found) -> Steps:
+    lightest = min(mass for _, _, mass in problem.pairs)
+    return Steps(0.2 * float(np.sqrt(lightest * _inverse(found.beta.value))), sigma=lightest)
+
+
+def _motion_longest(found: Found, steps: Steps) -> float:
+    return 2 * float(np.sqrt(steps.sigma / found.beta.value)) if found.beta.value > 0 else float("inf")
+
+
+def _any(found: Found, steps: Steps) -> float:
+    return float("inf")
+
+
+def _condat_longest(found: Found, steps: Steps) -> float:
+    return _inverse(found.beta.value / 2 + steps.sigma * found.norm.value)
+
+
+def _pock_longest(found: Found, steps: Steps) -> float:
+    return _inverse(steps.sigma * found.norm.value)
+
+
+def _jacobi_longest(found: Found, steps: Steps) -> float:
+    return 2 * steps.alpha
+
+
+def _coupled_longest(found: Found, steps: Steps) -> float:
+    return _inverse(found.beta.value + steps.sigma * found.norm.value)
+
+
+CLASSES: dict[str, Class] = {
+    "ista": Class("A", ista, _known_beta, _gradient_steps, _times(2.0), "alpha < 2/beta"),
+    "fista": Class("A'", fista, _known_beta, _momentum_steps, _times(1.0), "alpha <= 1/beta"),
+    "mfista": Class("A'", mfista, _known_beta, _gradient_steps, _times(1.0), "alpha <= 1/beta"),
+    "ista_bt": Class("A", lambda: ista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
+    "fista_bt": Class("A'", lambda: fista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
+    "mfista_bt": Class("A'", lambda: mfista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
+    "condat_vu": Class("B", condat_vu, lambda problem: "", _condat_steps, _condat_longest, "1/alpha - sigma ||K||^2 >= beta/2"),
+    "chambolle_pock": Class("C", chambolle_pock, _no_f, _pock_steps, _pock_longest, "alpha sigma ||K||^2 <= 1"),
+    "chambolle_pock_accelerated": Class(
+        "C", chambolle_pock_accelerated, _strong_g, _pock_modulus_steps, _pock_longest, "alpha sigma ||K||^2 <= 1"
+    ),
+    "davis_yin": Class("D", davis_yin, _uncoupled, _gradient_steps, _times(2.0), "alpha < 2/beta"),
+    "admm": Class("E", admm, _admm_only, _coupled_steps, _coupled_longest, "alpha <= 1/(beta + rho ||A||^2)"),
+    "preconditioned": Class("P", preconditioned, _separable, _jacobi_steps, _jacobi_longest, "alpha < 2/lambda_max(P^-1/2 L P^-1/2)"),
+    "implicit": Class("implicit", implicit, _quadratic, _implicit_steps, _any, "any alpha"),
+    "symplectic": Class("motion", symplectic, _paired, _motion_steps, _motion_longest, "alpha < 2/sqrt(beta/m)"),
+    "langevin": Class("noise", langevin, _known_beta, _gradient_steps, _times(1.0), "alpha <= 1/beta"),
+}
+
+SOLVERS: dict[str, Callable[[], Solver]] = {name: entry.make for name, entry in CLASSES.items()}

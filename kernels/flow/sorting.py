@@ -1,0 +1,141 @@
+"""The terms of a spec taken apart and sorted: what is smooth (f), what has a prox (g, one for each slot, merged where that is legal), what
+stands behind an operator (h o K), and what couples slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import atoms
+from .atoms.base import Asked, Parts
+from .errors import FlowInputError
+from .functions.separable import Separable
+from .operators.arrays import Diagonal
+from .operators.balance import Balance
+from .operators.base import Op, Operator, build
+from .problem import AnyProx, AnySmooth, CoisometricTerm, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
+from .spec import Coupling, FlowSpec, Term
+
+
+class Sorted(NamedTuple):
+    """The problem, and for each term what it became."""
+
+    problem: Problem
+    parts: dict[str, str]
+
+
+def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] | None = None) -> dict[str, tuple[Term, Parts]]:
+    """A and phi of each term. scales: by which weights are divided (unit normalisation)."""
+    made = {}
+    for name, term in zip(spec.term_names(), spec.terms, strict=True):
+        asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
+        try:
+            made[name] = (term, atoms.find(term.type).build(asked, **term.params))
+        except TypeError as error:
+            raise FlowInputError(
+                f"the term {name}: its atom {term.type!r} cannot be built from params {dict(term.params)}: {error}"
+            ) from error
+    return made
+
+
+def value_of(term: Term, parts: Parts, x: State) -> jax.Array:
+    """The energy of one term."""
+    return parts.phi.value(parts.op.matvec(taken(term.slots, x)))
+
+
+def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any]) -> Sorted:
+    """Each term by what it can do. Raises FlowInputError for one that no solver can use."""
+    smooth: list[AnySmooth] = []
+    proxes: dict[str, list[AnyProx]] = {}
+    composite: list[CompositeTerm] = []
+    became: dict[str, str] = {}
+    for name, (term, (op, phi)) in terms.items():
+        single = len(term.slots) == 1
+        if phi.smooth and (np.isfinite(phi.curvature()[1].value) or not phi.proximable):
+            smooth.append(smooth_term(name, term.slots, op, phi))
+            became[name] = "smooth"
+        elif not phi.proximable:
+            raise FlowInputError(
+                f"the term {name}: its function {type(phi).__name__} has neither a gradient nor a prox, so no step can use it"
+            )
+        elif single and op.orthonormal():
+            became[name] = _add_prox(proxes, ProxTerm(name, term.slots[0], op, phi))
+        elif single and (nu := op.coisometry()) is not None:
+            became[name] = _add_prox(proxes, CoisometricTerm(name, term.slots[0], op, phi, jnp.asarray(nu, real)))
+        else:
+            composite.append(CompositeTerm(name, term.slots, op, phi))
+            became[name] = "composite"
+    for slot, listed in proxes.items():
+        for extra in listed[2:]:
+            composite.append(CompositeTerm(extra.name, (slot,), extra.op, extra.phi))
+            became[extra.name] = "composite: its slot has two proxes already"
+    prox = {slot: listed[0] for slot, listed in proxes.items()}
+    second = {slot: listed[1] for slot, listed in proxes.items() if len(listed) > 1}
+    pairs = tuple((q, p, float(mass)) for q, p, mass in spec.pairs)
+    couplings = tuple(_coupling(spec, number, coupling, real) for number, coupling in enumerate(spec.couplings))
+    return Sorted(Problem(tuple(smooth), prox, second, tuple(composite), couplings, pairs), became)
+
+
+def _add_prox(proxes: dict[str, list[AnyProx]], term: AnyProx) -> str:
+    """Adds a term, merged with one in the same basis where the sum has a prox of its own. Proxes are never applied one after another in
+    the place of the prox of a sum."""
+    present = proxes.setdefault(term.slot, [])
+    for number, other in enumerate(present):
+        if isinstance(term, ProxTerm) and isinstance(other, ProxTerm) and same(other.op, term.op):
+            merged = other.phi.merged(term.phi)
+            if merged is not None:
+                present[number] = ProxTerm(other.name, term.slot, other.op, merged)
+                return f"prox, merged with {other.name}"
+    present.append(term)
+    return "prox" if len(present) == 1 else "second prox"
+
+
+def same(one: Operator, other: Operator) -> bool:
+    """Whether two records are the same operator: equal structure, equal arrays."""
+    if one is other:
+        return True
+    leaves, shape = jax.tree.flatten(one)
+    other_leaves, other_shape = jax.tree.flatten(other)
+    return bool(str(shape) == str(other_shape) and all(np.array_equal(a, b) for a, b in zip(leaves, other_leaves, strict=True)))
+
+
+def _asked(spec: FlowSpec, name: str, term: Term, real: np.dtype[Any], scale: float) -> Asked:
+    for slot in term.slots:
+        if slot not in spec.slots:
+            raise FlowInputError(f"the term {name} is of the slot {slot!r}, which the spec does not have; it has {', '.join(spec.slots)}")
+    op: Op | None = None
+    if isinstance(term.op, str):
+        if term.op not in spec.operators:
+            raise FlowInputError(f"the term {name} names the operator {term.op!r}, which the spec does not have; add it to operators")
+        op = spec.operators[term.op]
+    else:
+        op = term.op
+    target: Any = term.target
+    if isinstance(target, str):
+        if target not in spec.slots:
+            raise FlowInputError(f"the term {name} has the target {target!r}, which is no slot of the spec")
+        target = spec.slots[target].value
+    return Asked(name, tuple(spec.shape_of(slot) for slot in term.slots), float(term.weight) / scale, target, op, real)
+
+
+def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[Any]) -> CouplingTerm:
+    name = coupling.name or f"coupling_{number}"
+    made = []
+    for slot, part in coupling.parts.items():
+        if slot not in spec.slots or spec.slots[slot].role not in ("variable", "momentum"):
+            raise FlowInputError(f"{name} couples the slot {slot!r}, which is no variable of the spec")
+        shape = spec.shape_of(slot)
+        made.append(build(part, shape, real) if isinstance(part, Op) else Diagonal(shape, shape, jnp.full(shape, part, real)))
+    if len({part.codomain for part in made}) != 1:
+        raise FlowInputError(f"{name} adds arrays of the shapes {', '.join(str(part.codomain) for part in made)}; they must be equal")
+    codomain = made[0].codomain
+    try:
+        goal = jnp.asarray(np.broadcast_to(np.asarray(coupling.target), codomain), real)
+    except ValueError as error:
+        raise FlowInputError(f"{name}: its target has shape {np.shape(coupling.target)}, but its sum has shape {codomain}") from error
+    only = Separable(jnp.zeros((), real), jnp.zeros((), real), goal, goal)
+    return CouplingTerm(name, tuple(coupling.parts), Balance(made[0].domain, codomain, tuple(made)), only)

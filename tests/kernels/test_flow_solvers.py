@@ -1,0 +1,253 @@
+"""Every solver class against an exact solution, or against another class on the same energy; and the guarantees each one states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
+from bridge_adapter.kernels.flow.errors import FlowInputError
+from bridge_adapter.kernels.flow.operators.base import Op
+from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.running import run
+from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
+
+N, ROWS, WEIGHT = 20, 15, 0.5
+RNG = np.random.default_rng(0)
+MATRIX = RNG.standard_normal((ROWS, N))
+DATA = RNG.standard_normal(ROWS)
+SIGNAL = np.repeat([0.0, 3.0, -1.0, 2.0], 5) + 0.3 * RNG.standard_normal(N)
+DIFFERENCES = np.diff(np.eye(N), axis=0)
+
+
+def lasso() -> FlowSpec:
+    terms = [Term("quadratic", "x", op=Op("dense", matrix=MATRIX), target=DATA), Term("l1", "x", weight=WEIGHT)]
+    return FlowSpec(slots={"x": Slot(shape=(N,))}, terms=terms)
+
+
+def variation(extra: tuple[Term, ...] = ()) -> FlowSpec:
+    terms = [Term("quadratic", "x", target=SIGNAL), Term("l1", "x", op=Op("dense", matrix=DIFFERENCES), weight=WEIGHT), *extra]
+    return FlowSpec(slots={"x": Slot(shape=(N,))}, terms=terms)
+
+
+def minimised(spec: FlowSpec | CompiledFlow, solver: str | None = None, *, tol: float = 1e-11, iterations: int = 20_000) -> dict[str, Any]:
+    compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol)
+    result = run(compiled, iterations=iterations)
+    assert result["stopped"] == "converged"
+    return result
+
+
+def lasso_gap(x: NDArray[np.float64]) -> float:
+    """The duality gap of the lasso, at the dual point that the residual gives: rigorous without knowing the solution."""
+    residual = DATA - MATRIX @ x
+    theta = residual * min(1.0, WEIGHT / np.abs(MATRIX.T @ residual).max())
+    primal = 0.5 * residual @ residual + WEIGHT * np.abs(x).sum()
+    return float(primal - 0.5 * DATA @ DATA + 0.5 * (DATA - theta) @ (DATA - theta))
+
+
+def total_variation(y: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """The exact minimiser of 1/2||x - y||^2 + weight sum|x_{i+1} - x_i|, by its dual, a box-constrained least squares problem."""
+    from scipy.optimize import lsq_linear
+
+    dual = lsq_linear(DIFFERENCES.T, y, bounds=(-weight, weight), method="bvls", tol=1e-15).x
+    return np.asarray(y - DIFFERENCES.T @ dual)
+
+
+LASSO_SOLVERS = ("ista", "fista", "mfista", "ista_bt", "fista_bt", "mfista_bt", "condat_vu", "davis_yin", "preconditioned", "implicit")
+
+
+@pytest.mark.parametrize("solver", LASSO_SOLVERS)
+def test_lasso_is_solved_to_a_gap_of_1e_10_by_every_class_that_can(solver: str) -> None:
+    x = minimised(lasso(), solver)["state"]["x"]
+    assert lasso_gap(x) <= 1e-10
+    slope = MATRIX.T @ (DATA - MATRIX @ x)
+    assert np.abs(slope).max() <= WEIGHT + 1e-8
+    np.testing.assert_allclose(slope[np.abs(x) > 1e-8], WEIGHT * np.sign(x[np.abs(x) > 1e-8]), atol=1e-8)
+
+
+def test_denoising_gives_the_soft_threshold_and_leaves_the_data_alone() -> None:
+    data = SIGNAL.copy()
+    spec = FlowSpec(
+        slots={"x": Slot(value=SIGNAL.copy()), "y": Slot(value=data, role="data")},
+        terms=[Term("quadratic", "x", target="y"), Term("l1", "x", weight=WEIGHT)],
+    )
+    result = minimised(spec)
+    np.testing.assert_allclose(result["state"]["x"], np.sign(SIGNAL) * np.maximum(np.abs(SIGNAL) - WEIGHT, 0), atol=1e-12)
+    assert list(result["state"]) == ["x"]
+    np.testing.assert_array_equal(data, SIGNAL)
+
+
+@pytest.mark.parametrize("solver", [None, "implicit", "preconditioned"])
+def test_ridge_regression_gives_the_solution_of_the_normal_equations(solver: str | None) -> None:
+    spec = FlowSpec(
+        slots={"x": Slot(shape=(N,))},
+        terms=[Term("quadratic", "x", op=Op("dense", matrix=MATRIX), target=DATA), Term("tikhonov", "x", weight=0.3)],
+    )
+    exact = np.linalg.solve(MATRIX.T @ MATRIX + 0.3 * np.eye(N), MATRIX.T @ DATA)
+    np.testing.assert_allclose(minimised(spec, solver)["state"]["x"], exact, atol=1e-9)
+
+
+def test_fista_keeps_its_rate_and_mfista_never_rises() -> None:
+    start = 10 * RNG.standard_normal(N)
+    best = minimised(lasso())
+    solution, least = best["state"]["x"], best["history"]["energy"][-1]
+    compiled = compile_flow(FlowSpec({"x": Slot(value=start)}, lasso().terms), solver="fista", tol=0.0)
+    energies = run(compiled, iterations=300)["history"]["energy"]
+    beta = float(np.linalg.norm(MATRIX, 2) ** 2)
+    assert compiled.report.beta.value == pytest.approx(beta)
+    steps = np.arange(1, 301)
+    first_restart = int(np.argmax(run(compiled, iterations=300)["history"]["restarts"] > 0)) or 300
+    bound = 2 * beta * np.sum((start - solution) ** 2) / (steps + 1) ** 2
+    assert (energies - least <= bound + 1e-12)[:first_restart].all()
+
+    monotone = compile_flow(FlowSpec({"x": Slot(value=start)}, lasso().terms), solver="mfista", tol=0.0)
+    assert (np.diff(run(monotone, iterations=300)["history"]["energy"]) <= 0).all()
+
+
+def test_strongly_convex_momentum_converges_at_the_rate_of_the_root_of_the_condition() -> None:
+    eigenvalues = np.geomspace(1e-3, 1.0, N)
+    spec = FlowSpec(
+        slots={"x": Slot(value=np.ones(N))},
+        terms=[Term("tikhonov", "x", op=Op("diagonal", entries=np.sqrt(eigenvalues - 1e-3))), Term("tikhonov", "x", weight=1e-3)],
+    )
+    compiled = compile_flow(spec, tol=0.0)
+    assert compiled.report.solver == "fista" and compiled.report.mu is not None
+    assert compiled.report.mu.value == pytest.approx(1e-3)
+    energies = run(compiled, iterations=400)["history"]["energy"]
+    steps = np.arange(1, len(energies) + 1)
+    assert (energies <= 2 * (1 - np.sqrt(1e-3)) ** steps * (energies[0] + 0.5e-3 * N) + 1e-15).all()
+
+
+@pytest.mark.parametrize("solver", ["condat_vu", None])
+def test_total_variation_behind_an_operator_agrees_with_its_exact_dual(solver: str | None) -> None:
+    x = minimised(variation(), solver, tol=1e-10)["state"]["x"]
+    np.testing.assert_allclose(x, total_variation(SIGNAL, WEIGHT), atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["chambolle_pock", "chambolle_pock_accelerated"])
+def test_primal_dual_steps_without_f_agree_with_admm_and_with_condat_vu_on_the_same_energy(solver: str) -> None:
+    """Weight (|x| + x^2/2) as a prox, differences behind an operator."""
+    shifted = Term("l1", "x", op=Op("dense", matrix=DIFFERENCES), weight=0.2)
+    apart = Term("box", "x", op=Op("dense", matrix=np.eye(N) + np.eye(N, k=1)), params={"lower": 0.5})
+    spec = FlowSpec({"x": Slot(shape=(N,))}, [Term("elastic_net", "x", weight=0.5), shifted, apart])
+    x = minimised(spec, solver, tol=1e-10, iterations=60_000)["state"]["x"]
+    split = FlowSpec(
+        {"x": Slot(shape=(N,)), "d": Slot(shape=(N - 1,)), "s": Slot(shape=(N,))},
+        [spec.terms[0], Term("l1", "d", weight=0.2), Term("box", "s", params={"lower": 0.5})],
+        couplings=[
+            Coupling({"x": Op("dense", matrix=DIFFERENCES), "d": -1.0}),
+            Coupling({"x": Op("dense", matrix=np.eye(N) + np.eye(N, k=1)), "s": -1.0}),
+        ],
+    )
+    np.testing.assert_allclose(minimised(split, "admm", tol=1e-10, iterations=60_000)["state"]["x"], x, atol=1e-7)
+
+
+def test_accelerated_primal_dual_steps_close_in_like_one_over_the_iteration() -> None:
+    spec = FlowSpec({"x": Slot(shape=(N,))}, [Term("elastic_net", "x"), Term("box", "x", op=Op("dense", matrix=MATRIX), params={"lower": 0.3})])
+    assert compile_flow(spec).report.solver == "chambolle_pock"
+    solution = minimised(spec, tol=1e-10, iterations=60_000)["state"]["x"]
+    accelerated = compile_flow(spec, solver="chambolle_pock_accelerated", tol=0.0)
+    off = [float(np.linalg.norm(run(accelerated, iterations=count)["state"]["x"] - solution)) for count in (100, 1000)]
+    assert off[1] <= off[0] / 8
+
+
+def test_two_proxes_on_a_slot_meet_where_their_sum_is_least() -> None:
+    """The nearest point to y in a box and, in another basis, in a second box, against the projection that its dual gives."""
+    turn = np.linalg.qr(RNG.standard_normal((4, 4)))[0]
+    y = 3 * RNG.standard_normal(4)
+    spec = FlowSpec(
+        {"x": Slot(shape=(4,))},
+        [
+            Term("quadratic", "x", target=y),
+            Term("box", "x", params={"lower": -1.0, "upper": 1.0}),
+            Term("box", "x", op=Op("dense", matrix=turn), params={"lower": -0.5, "upper": 0.5}),
+        ],
+    )
+    x = minimised(spec, tol=1e-10)["state"]["x"]
+    constraints = np.concatenate([np.eye(4), turn])
+    size = np.concatenate([np.ones(4), np.full(4, 0.5)])
+    both = np.concatenate([constraints, -constraints])
+    # min 1/2||x - y||^2 with B x <= s has the dual min 1/2||B^T u - y||^2 + s^T u, u >= 0: non-negative least squares with a slope.
+    dual = np.zeros(16)
+    step = 1 / np.linalg.norm(both @ both.T, 2)
+    for _ in range(20_000):
+        dual = np.maximum(dual - step * (both @ (both.T @ dual - y) + np.concatenate([size, size])), 0)
+    np.testing.assert_allclose(x, y - both.T @ dual, atol=1e-6)
+
+
+def test_a_coupling_that_says_two_slots_are_equal_gives_the_sum_of_their_terms() -> None:
+    spec = FlowSpec(
+        {"x": Slot(shape=(N,)), "z": Slot(shape=(N,))},
+        [Term("quadratic", "x", op=Op("dense", matrix=MATRIX), target=DATA), Term("l1", "z", weight=WEIGHT)],
+        couplings=[Coupling({"x": 1.0, "z": -1.0})],
+    )
+    compiled = compile_flow(spec, tol=1e-9)
+    assert compiled.report.solver == "admm"
+    state: Mapping[str, NDArray[np.float64]] = minimised(compiled)["state"]
+    assert lasso_gap(state["z"]) <= 1e-8
+    np.testing.assert_allclose(state["x"], state["z"], atol=1e-8)
+
+
+def test_backtracking_finds_a_step_from_any_start() -> None:
+    compiled = compile_flow(lasso(), solver="mfista_bt", alpha=1e3, tol=1e-8)
+    result = minimised(compiled)
+    assert lasso_gap(result["state"]["x"]) <= 1e-10
+    beta = float(np.linalg.norm(MATRIX, 2) ** 2)
+    assert result["history"]["alpha"][-1] >= 0.5 / beta
+
+
+def test_jacobi_scaling_makes_a_badly_scaled_problem_easy() -> None:
+    scaled = MATRIX[:, :8] * np.geomspace(1, 30, 8)
+    terms = [Term("quadratic", "x", op=Op("dense", matrix=scaled), target=DATA), Term("l1", "x", weight=0.01)]
+    spec = FlowSpec({"x": Slot(shape=(8,))}, terms)
+    steps = {solver: run(compile_flow(spec, solver=solver, tol=1e-3), iterations=4000)["iterations"] for solver in ("ista", "preconditioned")}
+    assert steps["preconditioned"] * 5 < steps["ista"]
+
+
+@pytest.mark.parametrize(
+    ("solver", "factor"), [("ista", 2.0), ("fista", 1.1), ("mfista", 1.1), ("davis_yin", 2.0), ("condat_vu", 2.1), ("preconditioned", 2.1)]
+)
+def test_a_step_outside_the_condition_of_its_class_is_refused(solver: str, factor: float) -> None:
+    spec = variation() if solver == "condat_vu" else lasso()
+    longest = compile_flow(spec, solver=solver).report.alpha
+    with pytest.raises(FlowInputError, match="converges for"):
+        compile_flow(spec, solver=solver, alpha=factor * longest)
+    assert compile_flow(spec, solver=solver, alpha=0.9 * longest).report.alpha == pytest.approx(0.9 * longest)
+
+
+def test_plain_steps_descend_as_the_descent_inequality_says() -> None:
+    """E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for a step within 2/beta."""
+    beta = float(np.linalg.norm(MATRIX, 2) ** 2)
+    compiled = compile_flow(lasso(), solver="ista", alpha=1.9 / beta, tol=0.0)
+    history = run(compiled, iterations=50)["history"]
+    moved = history["residual"] * np.maximum(1, history["grad_norm"]) * history["alpha"]
+    fall = history["energy"][:-1] - history["energy"][1:]
+    assert (fall >= (1 / 1.9 - 0.5) * beta * moved[1:] ** 2 - 1e-13).all()
+
+
+def test_a_weight_and_a_step_change_without_compiling_again() -> None:
+    from bridge_adapter.kernels.flow import running
+
+    compiled = [compile_flow(FlowSpec({"x": Slot(shape=(N,))}, [Term("quadratic", "x", target=SIGNAL), Term("l1", "x", weight=w)])) for w in (1, 2)]
+    run(compiled[0], iterations=5)
+    before = running.advance_block._cache_size()
+    run(compiled[1], iterations=5)
+    assert running.advance_block._cache_size() == before
+
+
+def test_float32_agrees_with_float64_to_its_own_precision() -> None:
+    found = {}
+    for dtype in ("float32", "float64"):
+        spec = FlowSpec({"x": Slot(shape=(N,))}, lasso().terms, dtype=dtype)  # type: ignore[arg-type]
+        compiled = compile_flow(spec, tol=1e-5)
+        with precision(dtype):
+            assert all(leaf.dtype == dtype for leaf in (compiled.controls.alpha, compiled.start["x"]))
+        found[dtype] = run(compiled, iterations=2000)["state"]["x"]
+        assert found[dtype].dtype == dtype
+    np.testing.assert_allclose(found["float32"], found["float64"], atol=2e-4)
+    assert jnp.asarray(found["float32"]).dtype == jnp.float32
