@@ -1,0 +1,48 @@
+"""The flight recorder: what a run tells while it goes on, kept in a capsule that any process can read at any time.
+
+This module is the seam: the run loop talks to a `Recorder` and does not know whether anything is kept. `capsule.Capsule` is the recorder
+that keeps it all; `query` and `report` read capsules. Importing this module loads neither pyarrow nor DuckDB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Recorder(Protocol):
+    """What a run loop tells. Any call may raise CapsuleError: a run that cannot be recorded any more must stop."""
+
+    def event(self, kind: str, payload: Mapping[str, Any], *, iteration: int | None = None) -> None:
+        """Something happened; kinds and payloads are in `events.EVENTS`."""
+
+    def rows(self, block: Mapping[str, Any]) -> None:
+        """Steps were made: by column (`columns.COLUMNS`) an array with a value for each step, or one value for all of them."""
+
+    def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None:
+        """Keeps all that a run needs to go on from here: "state" (slot to array), "tuner_state", "rng_key", and what else the loop has."""
+
+    def artifact(self, name: str, value: Any) -> None:
+        """Keeps an array, bytes or a text by name; pairs named `<slot>.before` and `<slot>.after` are shown side by side in the report."""
+
+    def update(self, **fields: Any) -> None:
+        """Sets fields of the manifest."""
+
+    def finish(self, status: str, **outcome: Any) -> None:
+        """The run has ended; status is one of `events.STATUSES`."""
+
+
+class NoRecorder:
+    """Keeps nothing."""
+
+    def event(self, kind: str, payload: Mapping[str, Any], *, iteration: int | None = None) -> None: ...
+
+    def rows(self, block: Mapping[str, Any]) -> None: ...
+
+    def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None: ...
+
+    def artifact(self, name: str, value: Any) -> None: ...
+
+    def update(self, **fields: Any) -> None: ...
+
+    def finish(self, status: str, **outcome: Any) -> None: ...

@@ -1,0 +1,415 @@
+"""A capsule: the folder that holds all there is to know of one run. It has one writer and is readable at any time, after `kill -9` too.
+
+with Capsule.create("runs", spec.plain()) as capsule:
+    capsule.rows({"iter": steps, "E": energies, "grad_norm": norms, "alpha": 0.5})
+    capsule.checkpoint({"state": state}, iteration=1000)
+    capsule.finish("converged")
+
+However the block ends, the capsule holds exactly one RUN_FINISHED afterwards; of a killed process, the resumed run writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import secrets
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from . import columns, events, journal, manifest
+from .checkpoints import Checkpoint, Checkpoints
+from .errors import CapsuleError, CheckpointRefused, RecordInvalid
+from .files import Lock, Reserve, replace_bytes, room_for
+from .redaction import LIMIT, Redactor
+from .sampling import Sampling, picked
+from .streams import Stream, Writer
+
+_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SELF_RECORDED = ("RUN_STARTED", "RUN_FINISHED", "FLOW_RESUMED", "CHECKPOINT_CREATED")
+
+
+class Capsule:
+    """The writer of a capsule; see `create` and `resume`. A `Recorder`."""
+
+    def __init__(self, path: Path, fields: dict[str, Any], sampling: Sampling, redactor: Redactor | None) -> None:
+        self.path = path
+        self.run_id: str = fields["run_id"]
+        self._lock = Lock(path)
+        self._fields, self._sampling, self._redactor = fields, sampling, redactor
+        self._reserve = Reserve(path)
+        self._journal = journal.Journal(path)
+        self._rows, self._events = Stream(path, "telemetry", columns.SCHEMA), Stream(path, "events", events.SCHEMA)
+        self._checkpoints = Checkpoints(path / "checkpoints")
+        self._writer = Writer(path)
+        self._began = self._last_block = time.perf_counter()
+        self._next_row, self._next_event, self._written = 0, 0, 0
+        self._rollbacks = self._tuner_moves = self._iteration = 0
+        self._energy: float | None = None
+        self._tail: dict[str, Any] | None = None
+        self._finished = False
+
+    @classmethod
+    def create(
+        cls,
+        base: str | Path,
+        spec: Mapping[str, Any],
+        fields: Mapping[str, Any] | None = None,
+        *,
+        redact: bool = False,
+        redaction_key: bytes | None = None,
+        sampling: Sampling | None = None,
+        parent: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A new capsule `<base>/<flow>_<UTC time>_<random>` for a run of a spec (`FlowSpec.plain()`).
+
+        fields: further ones of the manifest. redact: keep no array of more than 64 elements, anywhere (so no checkpoints either), only
+        summaries with digests under `redaction_key`, by default a random key that is kept nowhere.
+        """
+        redactor = Redactor(redaction_key) if redact else None
+        sampling = sampling or Sampling()
+        name, digest = str(spec["name"]), spec_digest(spec)
+        with room_for(Path(base)):
+            path = _fresh_folder(Path(base), name)
+            slots: Mapping[str, Any] = spec.get("slots", {})
+            made = {
+                "schema_version": columns.SCHEMA_VERSION,
+                "run_id": path.name,
+                "flow_name": name,
+                "dtype": spec["dtype"],
+                "status": manifest.RUNNING,
+                "phase": "RED",
+                "started_at": manifest.now(),
+                "spec_version": spec.get("spec_version"),
+                "spec_digest": redactor.digest(digest.encode()) if redactor else digest,
+                "redact_artifacts": redact,
+                "invariants_present": bool(spec.get("invariants")),
+                "shapes": {slot: described["shape"] for slot, described in slots.items()},
+                "units": {slot: described["units"] for slot, described in slots.items() if described.get("units")},
+                "sampling": sampling.plain(),
+                "versions": manifest.versions(),
+                "environment": manifest.environment(),
+                "parent": dict(parent) if parent else None,
+            }
+            fields = redactor.shrunk(dict(fields or {})) if redactor else fields
+            self = cls(path, manifest.merged(made, fields or {}), sampling, redactor)
+            replace_bytes(path / "spec.json", json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
+            manifest.save(path, self._fields)
+        started = {
+            "flow_name": name,
+            "dtype": spec["dtype"],
+            "spec_digest": self._fields["spec_digest"],
+            "solver": self._fields.get("solver"),
+        }
+        self._event("RUN_STARTED", {**started, "parent": parent["run_id"] if parent else None}, 0)
+        return self
+
+    @classmethod
+    def resume(cls, run_dir: str | Path, start: Checkpoint, *, remaining: int | None = None) -> Self:
+        """Goes on recording from a checkpoint (`resume_state(run_dir)["checkpoint"]`): in the same capsule if its process was killed, in
+        a new one, with the old one as parent, if its run has ended. Raises CapsuleLocked while another process writes it."""
+        path = Path(run_dir)
+        fields = manifest.load_run_manifest(path)
+        if fields["status"] != manifest.RUNNING:
+            spec = json.loads((path / "spec.json").read_text())
+            kept = {name: fields[name] for name in _INHERITED if name in fields}
+            parent = {"run_id": fields["run_id"], "checkpoint": start.path.name, "iteration": start.iteration}
+            self = cls.create(path.parent, spec, kept, sampling=Sampling(**fields["sampling"]), parent=parent)
+        else:
+            self = cls(path, fields, Sampling(**fields["sampling"]), None)
+            with room_for(path):
+                self._catch_up()
+        self._iteration = start.iteration
+        self._fields["phase"] = start.header["phase"]
+        self._event(
+            "FLOW_RESUMED",
+            {"checkpoint_id": start.header["checkpoint_id"], "start_iteration": start.iteration, "remaining_iters": remaining},
+            start.iteration,
+        )
+        return self
+
+    def _catch_up(self) -> None:
+        """Takes over from a process that was killed: its counters, its clock, and the events that it had told but not put into a part."""
+        for draft in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+            draft.unlink(missing_ok=True)
+        told = list(journal.events(self.path))
+        self._next_event = 1 + max((record["seq"] for record in told), default=-1)
+        self._next_row = 1 + self._rows.last_seq()
+        self._written = self._rows.count()
+        self._rollbacks = sum(record["event"] == "ROLLBACK" for record in told)
+        self._tuner_moves = sum(record["event"] == "TUNER_MOVE_TRY" for record in told)
+        clock = max([self._rows.last("t_wall_ms"), *(record["t_wall_ms"] for record in told)], default=0.0)
+        self._began -= max(0.0, clock) / 1000.0
+        self._put_missing_events()
+
+    def _put_missing_events(self) -> None:
+        known = self._events.last_seq()
+        for record in journal.events(self.path):
+            if record["seq"] > known:
+                self._writer.put(self._events, _event_table(record))
+
+    # What the run tells.
+
+    @property
+    def phase(self) -> str:
+        """RED, AMBER or GREEN; PHASE_TRANSITION events and `update(phase=...)` change it."""
+        return str(self._fields["phase"])
+
+    def elapsed_ms(self) -> float:
+        """Since the run began; a resumed run goes on from where the clock of the killed one stood."""
+        return (time.perf_counter() - self._began) * 1000.0
+
+    def event(self, kind: str, payload: Mapping[str, Any], *, iteration: int | None = None) -> None:
+        """Records an event, in the log at once and in events.parquet soon. Raises RecordInvalid, CapsuleError."""
+        if kind in _SELF_RECORDED:
+            raise RecordInvalid(f"{kind} is recorded by the capsule itself: by create, resume, checkpoint or finish")
+        self._event(kind, payload, self._iteration if iteration is None else iteration)
+
+    def _event(self, kind: str, payload: Mapping[str, Any], iteration: int) -> None:
+        self._open()
+        text = events.payload_text(kind, self._redactor.shrunk(payload) if self._redactor else payload)
+        record = {
+            "level": "event",
+            "run_id": self.run_id,
+            "seq": self._next_event,
+            "t_wall_ms": round(self.elapsed_ms(), 3),
+            "iter": int(iteration),
+            "event": kind,
+            "payload": json.loads(text),
+        }
+        with room_for(self.path):
+            self._journal.append(record)
+            self._next_event += 1
+            latest = self.path / ".latest_event.json.tmp"
+            latest.write_text(json.dumps(record))
+            latest.replace(self.path / "latest_event.json")
+        self._writer.put(self._events, _event_table(record))
+        self._rollbacks += kind == "ROLLBACK"
+        self._tuner_moves += kind == "TUNER_MOVE_TRY"
+        if kind == "PHASE_TRANSITION":
+            self._fields["phase"] = payload["to"]
+
+    def log(self, level: str, message: str, **details: Any) -> None:
+        """A line in logs.ndjson."""
+        self._open()
+        told = events.plain(self._redactor.shrunk(details) if self._redactor else details, "log")
+        with room_for(self.path):
+            self._journal.append({"level": level, "t_wall_ms": round(self.elapsed_ms(), 3), "message": message, **told})
+
+    def rows(self, block: Mapping[str, Any]) -> None:
+        """Records steps; by column an array with a value for each, or one value for all. "iter", "E", "grad_norm" and "alpha" are needed.
+
+        "phase" is the capsule's and "segment_id" 0 if not given; "t_wall_ms" and "step_ms" are those since the last block, evenly spread.
+        Sampled as `Sampling` says. Raises RecordInvalid, and CapsuleError for what went wrong with rows before.
+        """
+        self._open()
+        now, iterations = time.perf_counter(), np.atleast_1d(np.asarray(block["iter"]))
+        count = iterations.size
+        if not count:
+            return
+        spread = np.linspace(self._last_block, now, count + 1)[1:] - self._began
+        usual = {"phase": self.phase, "segment_id": 0, "t_wall_ms": spread * 1000.0, "step_ms": (now - self._last_block) * 1000.0 / count}
+        full = {**usual, **block, "run_id": self.run_id, "flow_name": self._fields["flow_name"], "seq": self._next_row + np.arange(count)}
+        keep = self._sampling.chosen(iterations, self._written)
+        chosen = full if keep.all() else picked(full, keep, count)
+        if keep.any():
+            self._writer.put(self._rows, columns.table(chosen))
+        self._tail = None if keep[-1] else picked(full, [-1], count)
+        self._written += int(keep.sum())
+        self._next_row += count
+        self._last_block, self._iteration = now, int(iterations[-1])
+        self._energy = float(np.asarray(block["E"]).reshape(-1)[-1])
+
+    def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None:
+        """Writes a checkpoint: first the rows and events before it, then the file, last the manifest's pointer to it. A redacted capsule
+        keeps none: a state is data. Raises CheckpointRefused for what a checkpoint cannot hold."""
+        self._open()
+        if self._redactor is not None:
+            return
+        with room_for(self.path):
+            self._writer.flush()
+            header = {
+                "run_id": self.run_id,
+                "flow_name": self._fields["flow_name"],
+                "iteration": int(iteration),
+                "phase": self.phase,
+                "dtype": self._fields["dtype"],
+                "spec_digest": self._fields["spec_digest"],
+                "created_at": manifest.now(),
+                "certificates": events.plain(certificates, "certificates"),
+                "telemetry_summary": {"total_iterations": self._iteration, "final_energy": events.plain(self._energy, "energy")},
+            }
+            saved = self._checkpoints.save(record, header)
+        self._event("CHECKPOINT_CREATED", {"checkpoint_id": saved.checkpoint_id, "iteration": saved.iteration}, saved.iteration)
+        self.update(latest_checkpoint={"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration})
+
+    def artifact(self, name: str, value: Any) -> None:
+        """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`)."""
+        self._open()
+        if not _ARTIFACT.fullmatch(name):
+            raise RecordInvalid(f"an artifact is called {name!r}; names are letters, digits, '.', '_' and '-', at most 100, no folders")
+        content = value.encode() if isinstance(value, str) else value
+        small = not isinstance(content, bytes) and np.size(content) <= LIMIT
+        if self._redactor is not None and not small:
+            name, content = f"{name}.json", json.dumps(self._redactor.summary(content), indent=1).encode()
+        elif not isinstance(content, bytes):
+            array, buffer = np.asarray(content), io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            name, content = f"{name}.npy", buffer.getvalue()
+        with room_for(self.path):
+            (self.path / "artifacts").mkdir(exist_ok=True)
+            replace_bytes(self.path / "artifacts" / name, content)
+
+    def update(self, **fields: Any) -> None:
+        """Sets fields of the manifest (`manifest.KEYS`; others go under [extra]) and writes it."""
+        self._open()
+        self._fields = manifest.merged(self._fields, self._redactor.shrunk(fields) if self._redactor else fields)
+        with room_for(self.path):
+            manifest.save(self.path, self._fields)
+
+    # How it ends.
+
+    def finish(self, status: str, **outcome: Any) -> None:
+        """Records the end: the last row, RUN_FINISHED, one file for each table, the final manifest, run_card.json with `outcome`."""
+        self._open()
+        if status not in events.STATUSES:
+            raise RecordInvalid(f"status is {status!r}; a run ends with one of {', '.join(events.STATUSES)}")
+        if self._tail is not None:
+            self._writer.put(self._rows, columns.table(self._tail))
+            self._tail = None
+        with room_for(self.path):
+            self._writer.flush()
+        finished = {
+            "status": status,
+            "final_phase": self.phase,
+            "total_iterations": self._iteration,
+            "final_energy": self._energy,
+            "rollbacks": self._rollbacks,
+            "tuner_moves": self._tuner_moves,
+        }
+        self._event("RUN_FINISHED", finished, self._iteration)
+        with room_for(self.path):
+            self._writer.flush()
+            self._journal.sync()
+            self._rows.join()
+            self._events.join()
+            told = events.plain(self._redactor.shrunk({**finished, **outcome}) if self._redactor else {**finished, **outcome}, "outcome")
+            replace_bytes(self.path / "run_card.json", json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
+            self._fields = manifest.merged(self._fields, {"status": status, "ended_at": manifest.now(), "outcome": told})
+            manifest.save(self.path, self._fields)
+        self._close()
+
+    def _open(self) -> None:
+        if self._finished:
+            raise CapsuleError(f"the capsule {self.path} is closed: nothing can be recorded after the end of its run")
+
+    def _close(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._writer.close()
+            self._journal.close()
+            self._reserve.release()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if not self._finished:
+                self._finish_after(error)
+        finally:
+            self._close()
+
+    def _finish_after(self, error: BaseException | None) -> None:
+        if error is None:
+            try:
+                self.finish("completed")
+            except CapsuleError as failure:
+                self._finish_failed(failure)
+                raise
+        elif isinstance(error, KeyboardInterrupt):
+            try:
+                self._event("CANCELLED", {"iteration": self._iteration, "reason": "interrupted"}, self._iteration)
+                self.finish("cancelled")
+            except CapsuleError as failure:
+                self._finish_failed(failure)
+        else:
+            self._finish_failed(error)
+
+    def _finish_failed(self, error: BaseException) -> None:
+        """Records a failure. The space held back is free for it now; what cannot be written even so must not hide the error itself."""
+        self._reserve.release()
+        self._writer.recover()
+        try:
+            with room_for(self.path):
+                self._writer.flush()
+                self._put_missing_events()
+            # A traceback may quote data; a redacted capsule keeps the type of the error only.
+            message = "redacted" if self._redactor else str(error)[:2000] or type(error).__name__
+            self._event("RUN_FAILED", {"error": type(error).__name__, "message": message}, self._iteration)
+            if not self._redactor:
+                self.log("error", "traceback", traceback="".join(traceback.format_exception(error))[-20_000:])
+            self.finish("failed")
+        except (CapsuleError, RecordInvalid) as second:
+            error.add_note(f"and the end of the run could not be recorded: {second}")
+
+
+_INHERITED = ("solver", "solver_reason", "lens_name", "frame_type", "alpha", "beta", "gates", "budgets", "seeds", "source", "extra")
+
+
+def _fresh_folder(base: Path, name: str) -> Path:
+    """A folder that nobody had before: runs started in the same instant differ in their random part."""
+    base.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:40] or "flow"
+    while True:
+        path = base / f"{stem}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(4)}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+
+
+def _event_table(record: Mapping[str, Any]) -> pa.Table:
+    text = json.dumps(record["payload"], allow_nan=False, separators=(",", ":"))
+    return pa.Table.from_pylist(
+        [{**{name: record[name] for name in events.SCHEMA.names if name != "payload"}, "payload": text}], events.SCHEMA
+    )
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """The digest of a plain spec; the same as `FlowSpec.digest`."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def resume_state(run_dir: str | Path, *, spec_digest: str | None = None, green: bool = False) -> dict[str, Any]:
+    """What a run goes on from: {"state", "tuner_state", "phase", "iter", "rng_key", "record", "checkpoint"}.
+
+    The manifest's schema version and dtype are checked first. record: everything that was saved. spec_digest: of the spec that will run.
+    green: from the last GREEN checkpoint rather than the last one. Raises CapsuleError, CheckpointRefused.
+    """
+    fields = manifest.load_run_manifest(run_dir)
+    if fields["redact_artifacts"]:
+        raise CheckpointRefused(f"{run_dir} is redacted and keeps no checkpoints, for a state is data. Start the run anew")
+    folder = Checkpoints(Path(run_dir) / "checkpoints")
+    found = folder.load_latest(dtype=fields["dtype"], spec_digest=spec_digest or fields["spec_digest"], green=green)
+    record = found.record
+    return {
+        "state": record.get("state"),
+        "tuner_state": record.get("tuner_state"),
+        "phase": found.header["phase"],
+        "iter": found.iteration,
+        "rng_key": record.get("rng_key"),
+        "record": record,
+        "checkpoint": found,
+    }

@@ -1,0 +1,129 @@
+"""Durable files: all or nothing, and on the disk before they count. And the lock that makes a capsule's writer the only one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import CapsuleError, CapsuleFull, CapsuleLocked
+
+LOCK = ".lock"
+# No room: on the disk, in the quota, or under the file size limit of the process.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file under construction that takes the place of `path` when the block ends well: write, fsync, rename, fsync of the folder.
+
+    At no moment, power loss included, does `path` hold anything but the old or the new content.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file with `atomic`."""
+    with atomic(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def room_for(capsule: Path) -> Iterator[None]:
+    """Turns "no space left" into the error that says what it means for the run."""
+    try:
+        yield
+    except CapsuleError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise CapsuleFull(
+                error.errno,
+                f"no room left to record the run in {capsule} ({os.strerror(error.errno or 0)}). What was recorded before is intact and "
+                "readable; free some space and resume the run from its last checkpoint",
+            ) from error
+        raise CapsuleError(error.errno, f"the capsule {capsule} cannot be written: {error}") from error
+
+
+class Lock:
+    """The right to write a capsule: an advisory lock that the kernel takes back from a process that dies, however it dies."""
+
+    def __init__(self, capsule: Path) -> None:
+        self._handle: int | None = os.open(capsule / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # A reader that asks whether a run is alive holds the lock for an instant (see `writer_alive`): a moment's patience is due to it.
+        for attempt in range(20):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 19:
+                    holder = os.pread(self._handle, 64, 0).decode(errors="replace").strip() or "unknown"
+                    self.release()
+                    raise CapsuleLocked(
+                        errno.EWOULDBLOCK,
+                        f"{capsule} is being written by process {holder}; a capsule has one writer. Wait for its end, or cancel it",
+                    ) from None
+                time.sleep(0.01)
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Gives it back. Does nothing the second time."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def writer_alive(capsule: Path) -> bool:
+    """Whether some process is writing the capsule now."""
+    try:
+        handle = os.open(capsule / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+class Reserve:
+    """Disk space held back from the first moment of a run, so that a run which fills the disk can still record that it did."""
+
+    def __init__(self, capsule: Path, size: int = 256 * 1024) -> None:
+        self._path = capsule / ".reserve"
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.posix_fallocate(handle, 0, size)
+        finally:
+            os.close(handle)
+
+    def release(self) -> None:
+        """Gives the space back."""
+        self._path.unlink(missing_ok=True)

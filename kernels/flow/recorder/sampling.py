@@ -1,0 +1,42 @@
+"""Which steps leave a row: all of them at first, then every tenth, up to a cap; and the very last one in any case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Every step up to number `first`, then every `every`-th, at most `cap` rows of a run."""
+
+    first: int = 1000
+    every: int = 10
+    cap: int = 1_000_000
+
+    def plain(self) -> dict[str, int]:
+        return asdict(self)
+
+    def chosen(self, iterations: np.ndarray[Any, Any], written: int) -> np.ndarray[Any, Any]:
+        """Which of these steps leave a row, where `written` rows have been left before."""
+        keep: np.ndarray[Any, Any] = (iterations <= self.first) | (iterations % self.every == 0)
+        room = self.cap - written
+        return keep if keep.sum() <= room else keep & (np.cumsum(keep) <= room)
+
+
+def picked(block: Mapping[str, Any], which: Any, count: int) -> dict[str, Any]:
+    """Some rows of a block; `which` is a mask or a list of places. Single values stand for any number of rows."""
+    places = np.arange(count)[which]
+    return {name: _picked(value, places, count) for name, value in block.items()}
+
+
+def _picked(value: Any, places: np.ndarray[Any, Any], count: int) -> Any:
+    if value is None or isinstance(value, str) or np.ndim(value) == 0:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [value[place] for place in places] if len(value) == count else value
+    array = np.asarray(value)
+    return array[places] if array.shape[0] == count else value

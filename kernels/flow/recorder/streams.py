@@ -1,0 +1,173 @@
+"""Rows and events on their way to the disk: numbered Parquet parts while a run goes on, joined into one file when it ends.
+
+A writer thread does the encoding and the fsyncs. What it meets (a full disk) is raised in the run, at its next call.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import CapsuleError
+from .files import atomic, room_for, sync_folder
+
+QUEUE_BLOCKS = 64
+FLUSH_ROWS = 50_000
+# Parts follow each other ever more slowly, within these bounds (seconds): a run of any length makes some hundreds of them at most an hour.
+FLUSH_AFTER = (0.5, 30.0)
+FLUSH_SHARE = 0.02
+_GROUP_ROWS = 100_000
+
+
+class Stream:
+    """One table of a capsule: `<name>.parquet` and `<name>/part-*.parquet`. A reader takes both and drops what it sees twice."""
+
+    def __init__(self, capsule: Path, name: str, schema: pa.Schema) -> None:
+        self.name, self.schema = name, schema
+        self.whole = capsule / f"{name}.parquet"
+        self.folder = capsule / name
+        self._written = max((int(path.stem.removeprefix("part-")) for path in self.parts()), default=0)
+
+    def parts(self) -> list[Path]:
+        """The parts there are, in order."""
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def write(self, table: pa.Table) -> None:
+        """One more part."""
+        self.folder.mkdir(exist_ok=True)
+        with atomic(self.folder / f"part-{self._written + 1:06d}.parquet") as file:
+            pq.write_table(table, file, compression="zstd")
+        self._written += 1
+
+    def last_seq(self) -> int:
+        """The highest `seq` on the disk; -1 where there is none."""
+        return int(self.last("seq"))
+
+    def last(self, column: str) -> float:
+        """The highest value of a column on the disk; -1 where there is none."""
+        return max((_last(path, column) for path in self._files()), default=-1)
+
+    def count(self) -> int:
+        """How many rows are on the disk."""
+        return sum(int(pq.read_metadata(path).num_rows) for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in [self.whole, *self.parts()] if path.exists()]
+
+    def join(self) -> None:
+        """Makes `<name>.parquet` of all there is; the parts go once it is durable. A crash in between leaves rows twice, never none."""
+        joined = _last(self.whole, "seq") if self.whole.exists() else -1
+        fresh = [path for path in self.parts() if _last(path, "seq") > joined]
+        if fresh or not self.whole.exists():
+            with atomic(self.whole) as file, pq.ParquetWriter(file, self.schema, compression="zstd") as writer:
+                for group in _groups([self.whole, *fresh] if joined >= 0 else fresh):
+                    writer.write_table(group.cast(self.schema))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        sync_folder(self.whole.parent)
+
+
+def _groups(paths: list[Path]) -> Iterator[pa.Table]:
+    """The rows of the files in groups of a good size, never all of them in memory."""
+    held: list[pa.Table] = []
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                held.append(file.read_row_group(number))
+                if sum(table.num_rows for table in held) >= _GROUP_ROWS:
+                    yield pa.concat_tables(held)
+                    held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _last(path: Path, column: str) -> float:
+    """The highest value of a column, from the statistics of the file, without reading its rows; -1 where there are none."""
+    metadata = pq.read_metadata(path)
+    place = metadata.schema.to_arrow_schema().get_field_index(column)
+    found = [metadata.row_group(number).column(place).statistics for number in range(metadata.num_row_groups)]
+    return max((statistics.max for statistics in found if statistics is not None and statistics.has_min_max), default=-1)
+
+
+class Writer:
+    """The thread that writes parts. `put` waits when it is `QUEUE_BLOCKS` behind; no row is dropped."""
+
+    def __init__(self, capsule: Path) -> None:
+        self._capsule = capsule
+        self._queue: queue.Queue[tuple[Stream, pa.Table] | threading.Event | None] = queue.Queue(QUEUE_BLOCKS)
+        self._error: BaseException | None = None
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name="flow-recorder", daemon=True)
+        self._thread.start()
+
+    def put(self, stream: Stream, table: pa.Table) -> None:
+        """Hands a table over. Raises what went wrong with earlier ones."""
+        self.check()
+        self._queue.put((stream, table))
+
+    def check(self) -> None:
+        """Raises what went wrong, if something did."""
+        if self._error is not None:
+            raise self._error
+        if not self._thread.is_alive():
+            raise CapsuleError(f"the capsule {self._capsule} is closed: nothing can be recorded after the end of its run")
+
+    def flush(self) -> None:
+        """Returns when all that was handed over is on the disk."""
+        self.check()
+        done = threading.Event()
+        self._queue.put(done)
+        done.wait()
+        self.check()
+
+    def close(self) -> None:
+        """Writes what is left and ends the thread. Does not raise; `check` does."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def recover(self) -> None:
+        """Forgets an error that has been raised, so that the end of the run can be recorded with the space held back for it."""
+        self._error = None
+
+    def _work(self) -> None:
+        pending: dict[str, tuple[Stream, list[pa.Table]]] = {}
+        due = 0.0
+        while True:
+            try:
+                item = self._queue.get(timeout=max(0.0, due - time.monotonic()) if pending else None)
+            except queue.Empty:
+                self._write(pending)
+                continue
+            if isinstance(item, tuple):
+                stream, table = item
+                if not pending:
+                    due = time.monotonic() + self._patience()
+                pending.setdefault(stream.name, (stream, []))[1].append(table)
+                if sum(one.num_rows for one in pending[stream.name][1]) >= FLUSH_ROWS or time.monotonic() >= due:
+                    self._write(pending)
+                continue
+            self._write(pending)
+            if item is None:
+                return
+            item.set()
+
+    def _patience(self) -> float:
+        low, high = FLUSH_AFTER
+        return min(high, max(low, FLUSH_SHARE * (time.monotonic() - self._began)))
+
+    def _write(self, pending: dict[str, tuple[Stream, list[pa.Table]]]) -> None:
+        for stream, tables in pending.values():
+            if self._error is None:
+                try:
+                    with room_for(self._capsule):
+                        stream.write(pa.concat_tables(tables))
+                except BaseException as error:
+                    self._error = error
+        pending.clear()
