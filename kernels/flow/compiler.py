@@ -16,6 +16,7 @@ from . import atoms
 from .atoms.base import Asked
 from .bounds import Bound, total
 from .errors import FlowInputError
+from .functions.base import merge
 from .operators.base import Op, Operator
 from .precision import precision
 from .problem import AnySmooth, CompositeTerm, Problem, ProxTerm, SmoothTerm, State, smooth_term
@@ -81,7 +82,7 @@ def _sorted(spec: FlowSpec, real: np.dtype[Any]) -> tuple[Problem, dict[str, str
     composite: list[CompositeTerm] = []
     parts: dict[str, str] = {}
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
-        op, phi = atoms.find(term.type).build(_asked(spec, name, term, real), **term.params)
+        op, phi = atoms.take_apart(term.type, _asked(spec, name, term, real), term.params)
         if phi.smooth:
             smooth.append(smooth_term(name, term.slots, op, phi))
             parts[name] = "smooth"
@@ -104,7 +105,7 @@ def _add_prox(proxes: dict[str, list[ProxTerm]], term: ProxTerm) -> str:
     present = proxes.setdefault(term.slot, [])
     for number, other in enumerate(present):
         if _same_basis(other.op, term.op):
-            merged = other.phi.merged(term.phi)
+            merged = merge(other.phi, term.phi)
             if merged is not None:
                 present[number] = ProxTerm(other.name, term.slot, other.op, merged)
                 return f"prox, merged with {other.name}"
