@@ -13,6 +13,7 @@ import numpy as np
 from . import atoms
 from .atoms.base import Asked, Parts
 from .errors import FlowInputError
+from .functions.base import merge
 from .functions.separable import Separable
 from .operators.arrays import Diagonal
 from .operators.balance import Balance
@@ -33,12 +34,7 @@ def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] 
     made = {}
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
         asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
-        try:
-            made[name] = (term, atoms.find(term.type).build(asked, **term.params))
-        except TypeError as error:
-            raise FlowInputError(
-                f"the term {name}: its atom {term.type!r} cannot be built from params {dict(term.params)}: {error}"
-            ) from error
+        made[name] = (term, atoms.take_apart(term.type, asked, term.params))
     return made
 
 
@@ -86,7 +82,7 @@ def _add_prox(proxes: dict[str, list[AnyProx]], term: AnyProx) -> str:
     present = proxes.setdefault(term.slot, [])
     for number, other in enumerate(present):
         if isinstance(term, ProxTerm) and isinstance(other, ProxTerm) and same(other.op, term.op):
-            merged = other.phi.merged(term.phi)
+            merged = merge(other.phi, term.phi)
             if merged is not None:
                 present[number] = ProxTerm(other.name, term.slot, other.op, merged)
                 return f"prox, merged with {other.name}"

@@ -29,12 +29,14 @@ class Proximal(NamedTuple):
 class Function:
     """phi. Records of arrays, like operators.
 
-    smooth, proximable: which of `gradient` and `prox` there are. separable: phi is a sum over elements, so that tau may be an array of the
-    shape of v. convex: false for what needs `allow_nonconvex`.
+    smooth, proximable: which of `gradient` and `prox` there are. A phi with a gradient that is nowhere Lipschitz on its domain (Poisson,
+    entropy, barrier) is not smooth in this sense: it is proximable, and `differentiable` for those who backtrack. separable: phi is a sum
+    over elements, so that tau may be an array of the shape of v. convex: false for what needs `allow_nonconvex`.
     """
 
     smooth: ClassVar[bool] = False
     proximable: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = False
     separable: ClassVar[bool] = False
     convex: ClassVar[bool] = True
     exact: ClassVar[bool] = True  # the prox is
@@ -44,12 +46,13 @@ class Function:
         raise NotImplementedError
 
     def gradient(self, u: jax.Array) -> jax.Array:
-        """grad phi(u), of a smooth phi."""
+        """grad phi(u), of a smooth phi; of a differentiable one inside its domain."""
         return jnp.asarray(jax.grad(self.value)(u))
 
     def curvature(self) -> tuple[Bound, Bound]:
-        """Of a smooth phi: mu and beta with mu I <= phi'' <= beta I. Host side."""
-        raise NotImplementedError
+        """mu and beta with mu I <= phi'' <= beta I, mu below 0 where phi is not convex, beta infinite where no gradient is Lipschitz.
+        Host side."""
+        return Bound(0.0, "lower_bound", "convex"), Bound(float("inf"), "exact", "not smooth")
 
     def begin(self, u: jax.Array) -> Any:
         """What the first prox starts from; of an exact prox nothing."""
@@ -70,6 +73,17 @@ class Function:
     def merged(self, other: Function) -> Function | None:
         """The sum with another function of the same variable, where that has a prox of its own again; else None."""
         return None
+
+
+def merge(one: Function, other: Function) -> Function | None:
+    """The sum of two functions of the same variable as one with a prox of its own, whichever of them knows how; else None. Host side."""
+    known = one.merged(other)
+    return other.merged(one) if known is None else known
+
+
+def exactly(phi: Function, point: jax.Array) -> Proximal:
+    """The result of an exact prox."""
+    return Proximal(point, phi.value(point), jnp.zeros((), point.dtype), ())
 
 
 def conjugate_prox(phi: Function, v: jax.Array, sigma: jax.Array, carry: Any = ()) -> Proximal:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..bounds import Bound
 from ..pytrees import node
-from .base import Function, Proximal
+from .base import Function, Proximal, exactly
 
 
 @node
@@ -38,7 +38,18 @@ class Separable(Function):
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
         point = soft_threshold(v, tau * self.threshold) / (1 + tau * self.ridge)
         point = jnp.clip(point, self.lower, self.upper)
-        return Proximal(point, self.value(point), jnp.zeros((), v.dtype), ())
+        return exactly(self, point)
+
+    def conjugate(self, y: jax.Array) -> jax.Array:
+        """sup_u y u - phi(u) is reached where the prox of an infinite step from y would be: at S_a(y)/r clipped, or, with no ridge, at the
+        bound that S_a(y) points to."""
+        beyond = soft_threshold(y, self.threshold)
+        curved = self.ridge > 0
+        runaway = jnp.where(beyond == 0, 0.0, jnp.sign(beyond) * jnp.inf)
+        best = jnp.clip(jnp.where(curved, beyond / jnp.where(curved, self.ridge, 1), runaway), self.lower, self.upper)
+        # |u| (y sign u - a) instead of y u - a |u|: at infinite u this has no inf - inf.
+        linear = jnp.where(best == 0, 0, jnp.abs(best) * (y * jnp.sign(best) - self.threshold))
+        return jnp.sum(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
 
     def distance(self, u: jax.Array) -> jax.Array:
         return jnp.asarray(jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper))))
@@ -52,6 +63,43 @@ class Separable(Function):
             jnp.maximum(self.lower, other.lower),
             jnp.minimum(self.upper, other.upper),
         )
+
+
+@node
+class Bounded(Function):
+    """phi of a sum over elements, on lower <= u <= upper: its prox is that of phi, clipped."""
+
+    phi: Function
+    lower: jax.Array
+    upper: jax.Array
+
+    proximable = separable = True
+
+    def value(self, u: jax.Array) -> jax.Array:
+        return self.phi.value(u)
+
+    def curvature(self) -> tuple[Bound, Bound]:
+        return self.phi.curvature()[0], Bound(float("inf"), "exact", "bounds")
+
+    def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
+        return exactly(self, jnp.clip(self.phi.prox(v, tau).point, self.lower, self.upper))
+
+    def distance(self, u: jax.Array) -> jax.Array:
+        outside = jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper)))
+        return jnp.hypot(outside, self.phi.distance(u))
+
+    def merged(self, other: Function) -> Function | None:
+        both = bounded(self.phi, other)
+        if not isinstance(both, Bounded):
+            return None
+        return Bounded(self.phi, jnp.maximum(self.lower, both.lower), jnp.minimum(self.upper, both.upper))
+
+
+def bounded(phi: Function, other: Function) -> Function | None:
+    """phi + other where phi is a sum over elements and other is nothing but bounds; else None. Host side."""
+    if not phi.separable or not isinstance(other, Separable) or bool(jnp.any(other.threshold != 0)) or bool(jnp.any(other.ridge != 0)):
+        return None
+    return Bounded(phi, other.lower, other.upper)
 
 
 def soft_threshold(v: jax.Array, t: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..bounds import Bound
 from ..pytrees import node
-from .base import Function, Proximal
+from .base import Function, Proximal, exactly
 
 
 @node
@@ -33,7 +33,7 @@ class HalfSquare(Function):
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
         pull = tau * self.weight * self.scale**2
         point = (v + pull * self.target) / (1 + pull)
-        return Proximal(point, self.value(point), jnp.zeros((), v.dtype), ())
+        return exactly(self, point)
 
     def conjugate(self, y: jax.Array) -> jax.Array:
         return jnp.sum(y**2 / (2 * self.weight * self.scale**2) + y * self.target)

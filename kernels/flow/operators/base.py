@@ -7,8 +7,9 @@ the host, once, from the concrete arrays.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -134,10 +135,23 @@ def build(described: Op | Operator, domain: Shape, real: np.dtype[Any]) -> Opera
     builder = _BUILDERS.get(described.kind)
     if builder is None:
         raise FlowInputError(f"there is no operator {described.kind!r}; there are {', '.join(names())}")
-    try:
-        return builder(domain, real, **described.params)
-    except TypeError as error:
-        raise FlowInputError(f"the operator {described!r} cannot be built: {error}") from error
+    told = misfit(builder, described.params)
+    if told:
+        raise FlowInputError(f"the operator {described!r} cannot be built: {told}")
+    return builder(domain, real, **described.params)
+
+
+def misfit(builder: Callable[..., Any], params: Mapping[str, Any]) -> str | None:
+    """Why a builder does not take these parameters, or None if it does. Builders take theirs by name only."""
+    takes = {name: part for name, part in inspect.signature(builder).parameters.items() if part.kind is part.KEYWORD_ONLY}
+    known = ", ".join(takes) or "none"
+    for name in params:
+        if name not in takes:
+            return f"it has no parameter {name!r}; its parameters are: {known}"
+    for name, part in takes.items():
+        if part.default is part.empty and name not in params:
+            return f"it needs the parameter {name!r}; its parameters are: {known}"
+    return None
 
 
 def adjoint_error(made: Operator, real: np.dtype[Any], seeds: Iterable[int] = (0, 1)) -> float:
@@ -147,6 +161,21 @@ def adjoint_error(made: Operator, real: np.dtype[Any], seeds: Iterable[int] = (0
         rng = np.random.default_rng(seed)
         x, y = (jnp.asarray(rng.standard_normal(shape), real) for shape in (made.domain, made.codomain))
         forward, back = made.matvec(x), made.rmatvec(y)
-        scale = float(jnp.linalg.norm(x) * jnp.linalg.norm(y)) * max(1.0, float(jnp.linalg.norm(forward) / jnp.linalg.norm(x)))
+        scale = _size(x) * _size(y) * max(1.0, _size(forward) / _size(x))
         worst = max(worst, abs(float(jnp.vdot(forward, y)) - float(jnp.vdot(x, back))) / scale)
     return worst
+
+
+def linearity_error(made: Operator, real: np.dtype[Any], seed: int = 0) -> float:
+    """||A(ax + by) - aAx - bAy|| over the sizes of what is added, for a random pair."""
+    rng = np.random.default_rng(seed)
+    x, y = (jnp.asarray(rng.standard_normal(made.domain), real) for _ in range(2))
+    a, b = 0.75, -1.5
+    apart = [a * made.matvec(x), b * made.matvec(y)]
+    together = made.matvec(a * x + b * y)
+    size = sum(_size(part) for part in apart)
+    return _size(together - apart[0] - apart[1]) / (size or 1.0)
+
+
+def _size(array: jax.Array) -> float:
+    return float(jnp.linalg.norm(jnp.ravel(array)))
