@@ -1,17 +1,19 @@
 """What a transform is: a linear operator W into coefficients that lie in one flat vector, with a table of its bands and a known frame.
 
-unitary: W^T W = W W^T = I. tight: W^T W = c I. general: A ||x||^2 <= ||W x||^2 <= B ||x||^2, with the canonical dual as synthesis. Axes before
-the last `ndim` are a batch, each element of which is transformed for itself.
+unitary: W^T W = W W^T = I. tight: W^T W = c I. general: A ||x||^2 <= ||W x||^2 <= B ||x||^2, with the canonical dual as synthesis.
+Axes before the last `ndim` are a batch, each element of which is transformed for itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from ..bounds import Bound
 from ..errors import FlowInputError
@@ -146,7 +148,7 @@ def transformed_axes(domain: Shape, ndim: int | None) -> int:
     """How many of the last axes a transform takes: as many as asked, else all, but at most the last two (channels come first)."""
     count = min(len(domain), 2) if ndim is None else ndim
     if not 1 <= count <= len(domain):
-        raise FlowInputError(f"the transform is of {count} axes and its variable has shape {domain}; ndim must be between 1 and {len(domain)}")
+        raise FlowInputError(f"the transform takes {count} axes and its variable has shape {domain}; ndim must be from 1 to {len(domain)}")
     return count
 
 
@@ -169,6 +171,48 @@ def detail_orientations(ndim: int) -> list[str]:
     return ["".join("LH"[number >> (ndim - 1 - axis) & 1] for axis in range(ndim)) for number in range(1, 2**ndim)]
 
 
-def band_weights(transform: TransformOp, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def band_weights(transform: TransformOp, weights: NDArray[Any]) -> NDArray[Any]:
     """One number for each band, as one for each coefficient."""
     return np.repeat(weights, [band.size for band in transform.bands])
+
+
+def band_thresholds(transform: TransformOp, per_level: Mapping[int, float] | Sequence[float] | float, approximation: bool) -> NDArray[Any]:
+    """A threshold for each coefficient, shape (m,), from one number for all, one for each level, or one for each band.
+
+    per_level: a mapping from levels to numbers (levels left out get 0), or a sequence as long as the table of bands. approximation: whether
+    the approximation band is thresholded too, with the number of its level; a sequence says so itself.
+    """
+    if isinstance(per_level, Mapping):
+        unknown = sorted(set(per_level) - set(range(1, transform.levels + 1)))
+        if unknown:
+            raise FlowInputError(
+                f"there are thresholds for the levels {unknown}, but {transform.name} has 1 (finest) to {transform.levels}"
+            )
+        chosen = [float(per_level.get(band.level, 0.0)) for band in transform.bands]
+    elif isinstance(per_level, (int, float)):
+        chosen = [float(per_level)] * len(transform.bands)
+    else:
+        chosen = [float(value) for value in per_level]
+        if len(chosen) != len(transform.bands):
+            raise FlowInputError(
+                f"there are {len(chosen)} thresholds for the {len(transform.bands)} bands of {transform.name}; give one for each"
+            )
+    if any(not (math.isfinite(value) and value >= 0) for value in chosen):
+        raise FlowInputError(f"the thresholds of {transform.name} are {chosen}; each must be a number of at least 0")
+    if not approximation and isinstance(per_level, (int, float, Mapping)):
+        chosen = [0.0 if band.approximation else value for band, value in zip(transform.bands, chosen, strict=True)]
+    return band_weights(transform, np.array(chosen))
+
+
+def level_masks(transform: TransformOp) -> NDArray[np.bool_]:
+    """M_0 ... M_levels, shape (levels + 1, m): M_l keeps the approximation and the l coarsest levels of details.
+
+    They are nested and M_levels keeps all: W~^T M_l W restricts a step to the scales that a multiscale schedule has unlocked.
+    """
+    unlocked_at = np.array([0 if band.approximation else transform.levels + 1 - band.level for band in transform.bands])
+    return np.asarray(band_weights(transform, unlocked_at)[None, :] <= np.arange(transform.levels + 1)[:, None])
+
+
+def restricted(transform: TransformOp, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """W~^T M W x: x on the coefficients that the mask keeps, of the shape of x."""
+    return transform.inverse(transform.forward(x) * mask)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,9 +81,9 @@ def _root_pairs(order: int) -> list[tuple[complex, complex]]:
     return pairs
 
 
-def _polished(coefficients: NDArray[np.longdouble], start: complex) -> np.clongdouble:
+def _polished(coefficients: NDArray[np.longdouble], start: complex) -> Any:
     """A simple root by Newton's method in the longest floating point type there is."""
-    root = np.clongdouble(start)
+    root: Any = np.clongdouble(start)
     slope = coefficients[1:] * np.arange(1, coefficients.size)
     for _ in range(4):
         root = root - np.polyval(coefficients[::-1], root) / np.polyval(slope[::-1], root)
@@ -90,7 +91,7 @@ def _polished(coefficients: NDArray[np.longdouble], start: complex) -> np.clongd
 
 
 def _assembled(roots: list[complex], order: int) -> Filter:
-    taps = np.array([1.0], np.clongdouble)
+    taps: NDArray[Any] = np.array([1.0], np.clongdouble)
     for root in sorted(roots, key=abs):
         taps = np.convolve(taps, np.array([1.0, -root], np.clongdouble))
     for _ in range(order):

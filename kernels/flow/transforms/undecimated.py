@@ -1,7 +1,7 @@
 """Redundant, translation-invariant transforms: banks of circular filters, held by their frequency responses.
 
-x -> (f_b * x) for each band b, as large as x. W^T W is the circular convolution with response S = sum_b |F_b|^2, so the frame bounds are the
-least and the greatest value of S, and the canonical dual divides by S: all exact, for every length.
+x -> (f_b * x) for each band b, as large as x. W^T W is the circular convolution with response S = sum_b |F_b|^2, so the frame bounds
+are the least and the greatest value of S, and the canonical dual divides by S: all exact, for every length.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bounds import Bound
-from ..errors import FlowInputError
 from ..operators.base import Operator, Shape, operator
 from ..pytrees import node
-from .base import Band, Frame, TransformOp, checked_levels, deepest, detail_orientations, flat, transformed_axes
+from .base import Band, Frame, TransformOp, checked_levels, deepest, detail_orientations, transformed_axes
 from .filters import mirrored, scaling_filter
 
 # The cubic B-spline, (1 + z)^4 / 16.
@@ -94,7 +93,7 @@ def undecimated(domain: Shape, real: np.dtype[Any], name: str = "haar", levels: 
             found.append((level, kind, _outer(along)))
         bands = [*found, *bands]
         smoother = [smooth * response["L"] for smooth, response in zip(smoother, responses, strict=True)]
-    return _bank(domain, real, axes, f"undecimated {name}", depth, "tight", [(depth, "L" * axes, _outer(smoother)), *bands])
+    return _bank(domain, real, f"undecimated {name}", "tight", [(depth, "L" * axes, _outer(smoother)), *bands])
 
 
 def starlet(domain: Shape, real: np.dtype[Any], levels: int = 3, ndim: int | None = None) -> FilterBank:
@@ -105,12 +104,13 @@ def starlet(domain: Shape, real: np.dtype[Any], levels: int = 3, ndim: int | Non
     axes = transformed_axes(domain, ndim)
     sides = domain[len(domain) - axes :]
     depth = checked_levels("starlet", sides, levels)
-    smoother, bands = _outer([np.ones(side, complex) for side in sides]), []
+    smoother = _outer([np.ones(side, complex) for side in sides])
+    bands: list[tuple[int, str, NDArray[Any]]] = []
     for level in range(1, depth + 1):
         next_one = smoother * _outer([_response(SPLINE, side, level, centre=2) for side in sides])
         bands = [(level, "H" * axes, smoother - next_one), *bands]
         smoother = next_one
-    return _bank(domain, real, axes, "starlet", depth, "general", [(depth, "L" * axes, smoother), *bands])
+    return _bank(domain, real, "starlet", "general", [(depth, "L" * axes, smoother), *bands])
 
 
 def _response(taps: NDArray[np.float64], side: int, level: int, centre: int = 0) -> NDArray[Any]:
@@ -128,9 +128,10 @@ def _outer(along: list[NDArray[Any]]) -> NDArray[Any]:
     return product
 
 
-def _bank(
-    domain: Shape, real: np.dtype[Any], axes: int, name: str, levels: int, frame: Frame, found: list[tuple[int, str, NDArray[Any]]]
-) -> FilterBank:
+def _bank(domain: Shape, real: np.dtype[Any], name: str, frame: Frame, found: list[tuple[int, str, NDArray[Any]]]) -> FilterBank:
+    """found: level, orientation and response of each band, the approximation first."""
+    levels, orientation, _ = found[0]
+    axes = len(orientation)
     sides = domain[len(domain) - axes :]
     size = math.prod(sides)
     bands = tuple(Band(number * size, sides, level, kind) for number, (level, kind, _) in enumerate(found))
@@ -151,36 +152,3 @@ def _undecimated(
     taps = SPLINE.size if wavelet == "starlet" else scaling_filter(wavelet).size
     depth = min(deepest(sides, taps), 4) if levels is None else levels
     return starlet(domain, real, depth, ndim) if wavelet == "starlet" else undecimated(domain, real, wavelet, depth, ndim)
-
-
-@operator("synthesis")
-def _synthesis(domain: Shape, real: np.dtype[Any], *, of: Any, shape: Shape) -> Operator:
-    """u -> x = W~^T u, from the coefficients of a transform `of` arrays of `shape`: for the synthesis form of a prior."""
-    from ..operators.base import build
-
-    made = build(of, tuple(shape), real)
-    if not isinstance(made, TransformOp):
-        raise FlowInputError(f"synthesis is of {of!r}, which is no transform; give one such as Op('undecimated', wavelet='haar')")
-    if domain != made.codomain:
-        raise FlowInputError(f"the variable has shape {domain}, but {of!r} of arrays of {tuple(shape)} has coefficients of {made.codomain}")
-    return Synthesis(made.codomain, made.domain, made)
-
-
-@node
-class Synthesis(Operator):
-    """u -> W~^T u."""
-
-    transform: TransformOp
-
-    def matvec(self, u: jax.Array) -> jax.Array:
-        return self.transform.inverse(u)
-
-    def norm_sq(self) -> Bound:
-        lower, _ = self.transform.frame_bounds()  # ||(W^T W)^-1 W^T||^2 = 1 / A
-        return Bound(1.0 / lower.value, "exact" if lower.kind == "exact" else "upper_bound", lower.method)
-
-    def coisometry(self) -> float | None:
-        return None if self.transform.frame == "general" else 1.0 / self.transform.c
-
-    def orthonormal(self) -> bool:
-        return self.transform.orthonormal()

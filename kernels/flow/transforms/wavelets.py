@@ -83,7 +83,7 @@ def band_table(sides: Shape, levels: int) -> tuple[Band, ...]:
 
 
 def analysed(x: jax.Array, low: Filter, high: Filter, axis: int) -> tuple[jax.Array, jax.Array]:
-    """a_k = sum_j h_j x_{2k+j}, d_k = sum_j g_j x_{2k+j}, indices modulo the even part of the length; an odd last sample is appended to a."""
+    """a_k = sum_j h_j x_{2k+j}, d_k = sum_j g_j x_{2k+j}, indices modulo the even part of the length; an odd last sample joins a."""
     even = x.shape[axis] // 2 * 2
     paired = jax.lax.slice_in_dim(x, 0, even, axis=axis)
     wrapped = _stored(_wrapped(paired, 0, low.size - 2, axis))
@@ -96,7 +96,7 @@ def analysed(x: jax.Array, low: Filter, high: Filter, axis: int) -> tuple[jax.Ar
 
 
 def synthesised(approximation: jax.Array, detail: jax.Array, low: Filter, high: Filter, axis: int) -> jax.Array:
-    """The transpose of `analysed` (axis counted from the end): even and odd samples interleaved, then the sample that was passed through."""
+    """The transpose of `analysed` (axis < 0): even and odd samples interleaved, then the sample that was passed through."""
     half, reach = detail.shape[axis], low.size // 2 - 1
     paired = jax.lax.slice_in_dim(approximation, 0, half, axis=axis)
     a, d = (_stored(_wrapped(part, reach, 0, axis)) for part in (paired, detail))
