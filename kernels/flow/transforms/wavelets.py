@@ -125,9 +125,10 @@ def _wrapped(x: jax.Array, before: int, after: int, axis: int) -> jax.Array:
     """The periodic extension of x, which may be longer than a period."""
     if not before and not after:
         return x
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (before, after)
-    return jnp.pad(x, widths, mode="wrap")
+    period = x.shape[axis]
+    copies = jnp.concatenate([x] * (1 + -(-before // period) + -(-after // period)), axis=axis)
+    start = -(-before // period) * period - before
+    return jax.lax.slice_in_dim(copies, start, start + before + period + after, axis=axis)
 
 
 def _stored(x: jax.Array) -> jax.Array:
