@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from . import atoms
+from . import atoms, manifolds
 from .atoms.base import Asked
 from .bounds import Bound, total
 from .errors import FlowInputError
@@ -21,9 +21,10 @@ from .precision import precision
 from .problem import AnySmooth, CompositeTerm, Problem, ProxTerm, SmoothTerm, State, smooth_term
 from .solvers.base import Controls, Solver
 from .solvers.proximal_gradient import fista, ista, mfista
+from .solvers.riemannian import riemannian_gradient
 from .spec import FlowSpec, Term
 
-SOLVERS: dict[str, Callable[[], Solver]] = {"ista": ista, "fista": fista, "mfista": mfista}
+SOLVERS: dict[str, Callable[[], Solver]] = {"ista": ista, "fista": fista, "mfista": mfista, "riemannian_gradient": riemannian_gradient}
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def compile_flow(spec: FlowSpec, *, solver: str | None = None, tol: float = 1e-6
     Raises FlowInputError, which names the term, the rule and the remedy.
     """
     with precision(spec.dtype) as real:
+        problem, parts = _sorted(spec, real)
         start = {
-            name: jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
+            name: manifolds.placed(name, problem.manifolds[name], slot.value, real)
+            if name in problem.manifolds
+            else jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
             for name, slot in spec.slots.items()
             if slot.role in ("variable", "momentum")
         }
-        problem, parts = _sorted(spec, real)
         chosen, reason = _chosen(problem, solver)
         beta = total([_smoothness(term) for term in problem.smooth])
         alpha = 1.0 / beta.value if beta.value > 0 else 1.0
@@ -96,7 +99,12 @@ def _sorted(spec: FlowSpec, real: np.dtype[Any]) -> tuple[Problem, dict[str, str
         for extra in terms[2:]:
             composite.append(CompositeTerm(extra.name, (slot,), extra.op, extra.phi))
             parts[extra.name] = "composite"
-    return Problem(tuple(smooth), prox, second, tuple(composite)), parts
+    curved = {
+        name: manifolds.build(slot.manifold, spec.shape_of(name), real)
+        for name, slot in spec.slots.items()
+        if slot.manifold != "euclidean" and slot.role in ("variable", "momentum")
+    }
+    return Problem(tuple(smooth), prox, second, tuple(composite), curved), parts
 
 
 def _add_prox(proxes: dict[str, list[ProxTerm]], term: ProxTerm) -> str:
@@ -147,10 +155,26 @@ def _smoothness(term: AnySmooth) -> Bound:
 
 def _chosen(problem: Problem, asked: str | None) -> tuple[Solver, str]:
     """A solver for the structure, and why."""
-    if asked is not None:
+    if asked is not None and not problem.manifolds:
         if asked not in SOLVERS:
             raise FlowInputError(f"solver is {asked!r}; it must be one of {', '.join(SOLVERS)}")
         return SOLVERS[asked](), "asked for"
+    if problem.manifolds:
+        _refuse_nonsmooth(problem)
+        return riemannian_gradient(), f"{', '.join(problem.manifolds)} on a manifold: Riemannian gradient steps with a line search"
     if problem.composite or problem.second:
         raise FlowInputError("no solver for composite terms yet")
     return mfista(), "f + g with one prox for each slot: accelerated, and the energy never rises"
+
+
+def _refuse_nonsmooth(problem: Problem) -> None:
+    """On a manifold the prox of the flat space is not that of the manifold."""
+    for slot in problem.manifolds:
+        if slot in problem.prox or slot in problem.second:
+            term = problem.prox.get(slot) or problem.second[slot]
+            raise FlowInputError(f"the term {term.name} is not smooth and its slot {slot!r} lives on {problem.manifolds[slot].name}")
+    if problem.composite or problem.second:
+        name = problem.composite[0].name if problem.composite else next(iter(problem.second.values())).name
+        raise FlowInputError(
+            f"the term {name} needs a splitting solver, and there is none for problems with manifolds; smooth it, as huber"
+        )

@@ -6,6 +6,7 @@ variable slots; data slots are inside the terms, so no step can move them.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from .functions.base import Function, Proximal
 from .functions.squares import HalfSquare
+from .manifolds.base import Manifold
 from .operators.base import Operator
 from .operators.convolution import Circulant, hermitian_weights
 from .pytrees import node, static
@@ -153,6 +155,7 @@ class Problem:
     prox: dict[str, ProxTerm]
     second: dict[str, ProxTerm]
     composite: tuple[CompositeTerm, ...]
+    manifolds: dict[str, Manifold] = dataclasses.field(default_factory=dict)  # of the slots that are not Euclidean
 
     def _groups(self) -> dict[Any, list[AnySmooth]]:
         groups: dict[Any, list[AnySmooth]] = {}

@@ -1,0 +1,128 @@
+"""Gradient steps on manifolds: f is lowered along retractions of the Riemannian gradient, with a line search in the metric.
+
+Slots without a manifold move in the same step, by proximal gradient steps with the same step size, so that one decrease is tested for all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..problem import Problem, State
+from .base import Controls, Metrics, Solver
+from .proximal_gradient import Point
+
+# Armijo's constant: which part of the decrease that the gradient promises must come.
+SUFFICIENT = 1e-4
+SHRINK, GROW = 0.5, 2.0
+MOST_TRIALS = 40
+
+
+class Descending(NamedTuple):
+    """The state: the point and its lift, the step that the next search starts from, what inexact proxes go on from."""
+
+    at: Point
+    alpha: jax.Array
+    carries: dict[str, Any]
+    metrics: Metrics
+
+    @property
+    def x(self) -> State:
+        return self.at.x
+
+
+class Trial(NamedTuple):
+    """A step of the line search: its length, where it led, and by how much less than promised E fell (accepted: not above 0)."""
+
+    alpha: jax.Array
+    at: Point
+    carries: dict[str, Any]
+    smooth: jax.Array
+    nonsmooth: jax.Array
+    inner_gap: jax.Array
+    moved_sq: jax.Array
+    count: jax.Array
+    short: jax.Array
+
+
+def riemannian_gradient() -> Solver:
+    """x+ = R_x(-alpha grad f(x)) on manifolds, prox_{alpha g}(x - alpha grad f(x)) elsewhere.
+
+    alpha is halved until E(x+) <= E(x) - c (alpha ||grad f||_x^2 + ||x+ - x||^2 / alpha), the norms over the slots with and without a
+    manifold, c = 1e-4; the next step starts from twice the alpha that was accepted. E never rises; for a bounded E the gradients go to 0
+    (Boumal, An Introduction to Optimization on Smooth Manifolds, 2023, section 4.5; Absil, Mahony & Sepulchre, 2008, theorem 4.3.1).
+    Where no alpha lowers E beyond its rounding, the point stays: then residual tells how small the gradient is.
+    """
+    return Solver("riemannian_gradient", _init, _step)
+
+
+def _init(problem: Problem, controls: Controls, x: State) -> Descending:
+    point = Point(x, problem.lift(x))
+    real = controls.alpha.dtype
+    zero = jnp.zeros((), real)
+    smooth, nonsmooth = problem.f_lifted(point.lifted).astype(real), problem.g_value(x).astype(real)
+    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero)
+    carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
+    return Descending(point, controls.alpha, carries, metrics)
+
+
+def gradients(problem: Problem, point: Point) -> State:
+    """grad f, Riemannian where a slot has a manifold."""
+    slope = problem.gradient_lifted(point.lifted, point.x)
+    return {slot: problem.manifolds[slot].gradient(point.x[slot], g) if slot in problem.manifolds else g for slot, g in slope.items()}
+
+
+def _step(problem: Problem, controls: Controls, state: Descending) -> Descending:
+    old, real = state.metrics, state.metrics.energy.dtype
+    slope = gradients(problem, state.at)
+    zero = jnp.zeros((), real)
+    steep_sq = sum((problem.manifolds[slot].inner(state.x[slot], slope[slot], slope[slot]) for slot in problem.manifolds), start=zero)
+    flat_sq = sum((jnp.sum(g**2) for slot, g in slope.items() if slot not in problem.manifolds), start=zero)
+    # A decrease below the rounding of E cannot be seen, so it is not asked for.
+    rounding = 4 * float(np.finfo(real).eps) * jnp.abs(old.energy)
+
+    def tried(alpha: jax.Array, count: jax.Array) -> Trial:
+        reached: State = {}
+        carries: dict[str, Any] = {}
+        gap = moved_sq = zero
+        for slot, here in state.x.items():
+            if slot in problem.manifolds:
+                reached[slot] = problem.manifolds[slot].retract(here, -alpha * slope[slot])
+                continue
+            reached[slot] = here - alpha * slope[slot]
+            if slot in problem.prox:
+                made = problem.prox[slot].prox(reached[slot], alpha, state.carries[slot])
+                reached[slot], carries[slot] = made.point, made.carry
+                gap = gap + made.gap
+            moved_sq = moved_sq + jnp.sum((reached[slot] - here) ** 2)
+        at = Point(reached, problem.lift(reached))
+        smooth, nonsmooth = problem.f_lifted(at.lifted).astype(real), problem.g_value(reached).astype(real)
+        promised = SUFFICIENT * (alpha * steep_sq + moved_sq / alpha)
+        short = smooth + nonsmooth - old.energy + promised - rounding
+        return Trial(alpha, at, carries, smooth, nonsmooth, gap, moved_sq, count, short)
+
+    def refused(trial: Trial) -> jax.Array:
+        # A trial that is not a number is refused as well.
+        return ~(trial.short <= 0) & (trial.count < MOST_TRIALS)
+
+    trial = jax.lax.while_loop(refused, lambda last: tried(last.alpha * SHRINK, last.count + 1), tried(state.alpha, jnp.int32(1)))
+    energy = trial.smooth + trial.nonsmooth
+    taken = (trial.short <= 0) & (energy <= old.energy)
+    residual = jnp.sqrt(steep_sq + trial.moved_sq / trial.alpha**2) / jnp.maximum(1, jnp.sqrt(steep_sq + flat_sq))
+
+    def kept(new: Any, before: Any) -> Any:
+        return jax.tree.map(lambda one, other: jnp.where(taken, one, other), new, before)
+
+    metrics = Metrics(
+        kept(energy, old.energy),
+        kept(trial.smooth, old.smooth),
+        kept(trial.nonsmooth, old.nonsmooth),
+        residual,
+        jnp.sqrt(steep_sq + flat_sq),
+        trial.inner_gap,
+        old.restarts,
+    )
+    return Descending(kept(trial.at, state.at), trial.alpha * GROW, kept(trial.carries, state.carries), metrics)
