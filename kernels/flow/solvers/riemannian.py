@@ -22,9 +22,10 @@ MOST_TRIALS = 40
 
 
 class Descending(NamedTuple):
-    """The state: the point and its lift, the step that the next search starts from, what inexact proxes go on from."""
+    """The state: the point, its lift and its gradient, the step that the next search starts from, what inexact proxes go on from."""
 
     at: Point
+    slope: State
     alpha: jax.Array
     carries: dict[str, Any]
     metrics: Metrics
@@ -35,26 +36,29 @@ class Descending(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A step of the line search: its length, where it led, and by how much less than promised E fell (accepted: not above 0)."""
+    """A step of the line search: its length, where it led, and whether it is accepted."""
 
     alpha: jax.Array
     at: Point
+    slope: State
     carries: dict[str, Any]
     smooth: jax.Array
     nonsmooth: jax.Array
     inner_gap: jax.Array
     moved_sq: jax.Array
-    count: jax.Array
-    short: jax.Array
+    trials: jax.Array
+    accepted: jax.Array
+    visible: jax.Array  # the decrease that was promised is above the rounding of E
 
 
 def riemannian_gradient() -> Solver:
     """x+ = R_x(-alpha grad f(x)) on manifolds, prox_{alpha g}(x - alpha grad f(x)) elsewhere.
 
     alpha is halved until E(x+) <= E(x) - c (alpha ||grad f||_x^2 + ||x+ - x||^2 / alpha), the norms over the slots with and without a
-    manifold, c = 1e-4; the next step starts from twice the alpha that was accepted. E never rises; for a bounded E the gradients go to 0
-    (Boumal, An Introduction to Optimization on Smooth Manifolds, 2023, section 4.5; Absil, Mahony & Sepulchre, 2008, theorem 4.3.1).
-    Where no alpha lowers E beyond its rounding, the point stays: then residual tells how small the gradient is.
+    manifold, c = 1e-4; the next step starts from twice the alpha that was accepted. E never rises, and where it is bounded below the
+    gradients go to 0 (Boumal, An Introduction to Optimization on Smooth Manifolds, 2023, section 4.5; Absil, Mahony & Sepulchre, 2008,
+    theorem 4.3.1). Near a minimum the decrease drowns in the rounding of E; there a step is accepted that leaves E as it is to rounding and
+    makes the gradient smaller, so that the gradient converges further than E can tell.
     """
     return Solver("riemannian_gradient", _init, _step)
 
@@ -66,7 +70,7 @@ def _init(problem: Problem, controls: Controls, x: State) -> Descending:
     smooth, nonsmooth = problem.f_lifted(point.lifted).astype(real), problem.g_value(x).astype(real)
     metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Descending(point, controls.alpha, carries, metrics)
+    return Descending(point, gradients(problem, point), controls.alpha, carries, metrics)
 
 
 def gradients(problem: Problem, point: Point) -> State:
@@ -77,14 +81,12 @@ def gradients(problem: Problem, point: Point) -> State:
 
 def _step(problem: Problem, controls: Controls, state: Descending) -> Descending:
     old, real = state.metrics, state.metrics.energy.dtype
-    slope = gradients(problem, state.at)
+    slope = state.slope
     zero = jnp.zeros((), real)
-    steep_sq = sum((problem.manifolds[slot].inner(state.x[slot], slope[slot], slope[slot]) for slot in problem.manifolds), start=zero)
-    flat_sq = sum((jnp.sum(g**2) for slot, g in slope.items() if slot not in problem.manifolds), start=zero)
-    # A decrease below the rounding of E cannot be seen, so it is not asked for.
+    curved_sq, free_sq, constrained_sq = _squares(problem, state.x, slope)
     rounding = 4 * float(np.finfo(real).eps) * jnp.abs(old.energy)
 
-    def tried(alpha: jax.Array, count: jax.Array) -> Trial:
+    def tried(alpha: jax.Array, trials: jax.Array) -> Trial:
         reached: State = {}
         carries: dict[str, Any] = {}
         gap = moved_sq = zero
@@ -100,29 +102,47 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
             moved_sq = moved_sq + jnp.sum((reached[slot] - here) ** 2)
         at = Point(reached, problem.lift(reached))
         smooth, nonsmooth = problem.f_lifted(at.lifted).astype(real), problem.g_value(reached).astype(real)
-        promised = SUFFICIENT * (alpha * steep_sq + moved_sq / alpha)
-        short = smooth + nonsmooth - old.energy + promised - rounding
-        return Trial(alpha, at, carries, smooth, nonsmooth, gap, moved_sq, count, short)
+        promised = SUFFICIENT * (alpha * curved_sq + moved_sq / alpha)
+        change = smooth + nonsmooth - old.energy
+        there = gradients(problem, at)
+        curved_there, free_there, _ = _squares(problem, reached, there)
+        flatter = (jnp.abs(change) <= rounding) & (curved_there + free_there <= curved_sq + free_sq)
+        accepted = (change + promised <= 0) | flatter
+        return Trial(alpha, at, there, carries, smooth, nonsmooth, gap, moved_sq, trials, accepted, -change > rounding)
 
     def refused(trial: Trial) -> jax.Array:
-        # A trial that is not a number is refused as well.
-        return ~(trial.short <= 0) & (trial.count < MOST_TRIALS)
+        return ~trial.accepted & (trial.trials < MOST_TRIALS)
 
-    trial = jax.lax.while_loop(refused, lambda last: tried(last.alpha * SHRINK, last.count + 1), tried(state.alpha, jnp.int32(1)))
+    trial = jax.lax.while_loop(refused, lambda last: tried(last.alpha * SHRINK, last.trials + 1), tried(state.alpha, jnp.int32(1)))
     energy = trial.smooth + trial.nonsmooth
-    taken = (trial.short <= 0) & (energy <= old.energy)
-    residual = jnp.sqrt(steep_sq + trial.moved_sq / trial.alpha**2) / jnp.maximum(1, jnp.sqrt(steep_sq + flat_sq))
+    grad_norm = jnp.sqrt(curved_sq + free_sq + constrained_sq)
+    residual = jnp.sqrt(curved_sq + trial.moved_sq / trial.alpha**2) / jnp.maximum(1, grad_norm)
 
     def kept(new: Any, before: Any) -> Any:
-        return jax.tree.map(lambda one, other: jnp.where(taken, one, other), new, before)
+        return jax.tree.map(lambda one, other: jnp.where(trial.accepted, one, other), new, before)
 
     metrics = Metrics(
         kept(energy, old.energy),
         kept(trial.smooth, old.smooth),
         kept(trial.nonsmooth, old.nonsmooth),
         residual,
-        jnp.sqrt(steep_sq + flat_sq),
+        grad_norm,
         trial.inner_gap,
         old.restarts,
     )
-    return Descending(kept(trial.at, state.at), trial.alpha * GROW, kept(trial.carries, state.carries), metrics)
+    following = jnp.where(trial.accepted, trial.alpha * jnp.where(trial.visible, GROW, 1.0), state.alpha)
+    return Descending(kept(trial.at, state.at), kept(trial.slope, slope), following, kept(trial.carries, state.carries), metrics)
+
+
+def _squares(problem: Problem, x: State, slope: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """||grad f||^2 over the slots on manifolds, in their metrics; over those without a prox; and over those with one, where it need not
+    vanish."""
+    curved = free = constrained = jnp.zeros((), next(iter(slope.values())).dtype)
+    for slot, g in slope.items():
+        if slot in problem.manifolds:
+            curved = curved + problem.manifolds[slot].inner(x[slot], g, g)
+        elif slot in problem.prox:
+            constrained = constrained + jnp.sum(g**2)
+        else:
+            free = free + jnp.sum(g**2)
+    return curved, free, constrained
