@@ -17,7 +17,9 @@ from .proximal_gradient import Point
 
 # Armijo's constant: which part of the decrease that the gradient promises must come.
 SUFFICIENT = 1e-4
-SHRINK, GROW = 0.5, 2.0
+SHRINK = 0.5
+# By how much the first trial of a step may differ from the step before.
+WIDEST = 10.0
 MOST_TRIALS = 40
 
 
@@ -48,17 +50,18 @@ class Trial(NamedTuple):
     moved_sq: jax.Array
     trials: jax.Array
     accepted: jax.Array
-    visible: jax.Array  # the decrease that was promised is above the rounding of E
 
 
 def riemannian_gradient() -> Solver:
     """x+ = R_x(-alpha grad f(x)) on manifolds, prox_{alpha g}(x - alpha grad f(x)) elsewhere.
 
     alpha is halved until E(x+) <= E(x) - c (alpha ||grad f||_x^2 + ||x+ - x||^2 / alpha), the norms over the slots with and without a
-    manifold, c = 1e-4; the next step starts from twice the alpha that was accepted. E never rises, and where it is bounded below the
-    gradients go to 0 (Boumal, An Introduction to Optimization on Smooth Manifolds, 2023, section 4.5; Absil, Mahony & Sepulchre, 2008,
-    theorem 4.3.1). Near a minimum the decrease drowns in the rounding of E; there a step is accepted that leaves E as it is to rounding and
-    makes the gradient smaller, so that the gradient converges further than E can tell.
+    manifold, c = 1e-4. The first alpha of a step is that of Barzilai & Borwein, <s, s>/<s, y> for the last displacement s and the change y
+    of the gradient, both projected to the new tangent space (Iannazzo & Porcelli, IMA J. Numer. Anal. 38(1), 2018). E never rises, and
+    where it is bounded below the gradients go to 0 (Boumal, An Introduction to Optimization on Smooth Manifolds, 2023, section 4.5).
+
+    Near a minimum the decrease drowns in the rounding of E; there a step is accepted that leaves E as it is to rounding and makes the
+    gradient smaller, so that the gradient converges further than E can tell.
     """
     return Solver("riemannian_gradient", _init, _step)
 
@@ -108,7 +111,7 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
         curved_there, free_there, _ = _squares(problem, reached, there)
         flatter = (jnp.abs(change) <= rounding) & (curved_there + free_there <= curved_sq + free_sq)
         accepted = (change + promised <= 0) | flatter
-        return Trial(alpha, at, there, carries, smooth, nonsmooth, gap, moved_sq, trials, accepted, -change > rounding)
+        return Trial(alpha, at, there, carries, smooth, nonsmooth, gap, moved_sq, trials, accepted)
 
     def refused(trial: Trial) -> jax.Array:
         return ~trial.accepted & (trial.trials < MOST_TRIALS)
@@ -130,8 +133,26 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
         trial.inner_gap,
         old.restarts,
     )
-    following = jnp.where(trial.accepted, trial.alpha * jnp.where(trial.visible, GROW, 1.0), state.alpha)
+    following = jnp.where(trial.accepted, _next_alpha(problem, state.at, slope, trial), state.alpha)
     return Descending(kept(trial.at, state.at), kept(trial.slope, slope), following, kept(trial.carries, state.carries), metrics)
+
+
+def _next_alpha(problem: Problem, here: Point, slope: State, trial: Trial) -> jax.Array:
+    """The step of Barzilai & Borwein, kept within a factor of the last one; longer by that factor where the curvature is not positive."""
+    longest = along = jnp.zeros_like(trial.alpha)
+    for slot, x in trial.at.x.items():
+        if slot in problem.manifolds:
+            made = problem.manifolds[slot]
+            before = made.proj_tangent(x, slope[slot])
+            moved = -trial.alpha * before
+            longest = longest + made.inner(x, moved, moved)
+            along = along + made.inner(x, moved, trial.slope[slot] - before)
+        else:
+            moved = x - here.x[slot]
+            longest = longest + jnp.sum(moved**2)
+            along = along + jnp.sum(moved * (trial.slope[slot] - slope[slot]))
+    least, most = trial.alpha / WIDEST, trial.alpha * WIDEST
+    return jnp.where(along > 0, jnp.clip(longest / jnp.where(along > 0, along, 1), least, most), most)
 
 
 def _squares(problem: Problem, x: State, slope: State) -> tuple[jax.Array, jax.Array, jax.Array]:
