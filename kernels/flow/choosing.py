@@ -19,6 +19,7 @@ from .solvers.dynamics import langevin, symplectic
 from .solvers.preconditioned import preconditioned
 from .solvers.primal_dual import chambolle_pock, chambolle_pock_accelerated, condat_vu
 from .solvers.proximal_gradient import fista, ista, mfista
+from .solvers.riemannian import riemannian_gradient
 from .solvers.splitting import davis_yin, implicit
 
 # From this mu/beta on, the constant momentum of strongly convex problems is used; below it, restarts find it better by themselves.
@@ -93,6 +94,8 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
     entry = CLASSES[name]
     arranged = behind_operators(problem) if entry.letter in ("B", "C") else problem
     why = entry.unfit(arranged)
+    if problem.manifolds and entry.letter != "R":
+        why = f"{', '.join(problem.manifolds)} lives on a manifold, which steps in flat space leave"
     if why:
         raise FlowInputError(f"the solver {name} cannot be used: {why}; leave solver out and the compiler chooses")
     found = found._replace(norm=block_norm(arranged.couplings, x) if entry.letter == "E" else operator_norm(arranged.composite))
@@ -125,11 +128,13 @@ def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
 def behind_operators(problem: Problem) -> Problem:
     """Second proxes and couplings as composite terms: what the primal-dual classes take."""
     seconds = tuple(CompositeTerm(term.name, (slot,), term.op, term.phi) for slot, term in problem.second.items())
-    return Problem(problem.smooth, problem.prox, {}, problem.composite + seconds + problem.couplings, ())
+    return Problem(problem.smooth, problem.prox, {}, problem.composite + seconds + problem.couplings, (), (), problem.manifolds)
 
 
 def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
     unbounded = not np.isfinite(found.beta.value)
+    if problem.manifolds:
+        return "riemannian_gradient", f"{', '.join(problem.manifolds)} on a manifold: Riemannian gradient steps with a line search"
     if problem.couplings and not (problem.composite or problem.second):
         return "admm", "slots are coupled by a linear constraint: ADMM, each block by proximal steps"
     if problem.composite or problem.couplings:
@@ -282,6 +287,17 @@ def _motion_longest(found: Found, steps: Steps) -> float:
     return 2 * float(np.sqrt(steps.sigma / found.beta.value)) if found.beta.value > 0 else float("inf")
 
 
+def _curved(problem: Problem) -> str:
+    """On a manifold the prox of flat space is not that of the manifold."""
+    if not problem.manifolds:
+        return "no slot lives on a manifold"
+    for slot in problem.manifolds:
+        if slot in problem.prox or slot in problem.second:
+            term = problem.prox.get(slot) or problem.second[slot]
+            return f"the term {term.name} is not smooth and its slot {slot} lives on a manifold (smooth it, as huber does)"
+    return _only_f_and_g(problem)
+
+
 def _any(found: Found, steps: Steps) -> float:
     return float("inf")
 
@@ -318,6 +334,7 @@ CLASSES: dict[str, Class] = {
     "admm": Class("E", admm, _admm_only, _coupled_steps, _coupled_longest, "alpha <= 1/(beta + rho ||A||^2)"),
     "preconditioned": Class("P", preconditioned, _separable, _jacobi_steps, _jacobi_longest, "alpha < 2/lambda_max(P^-1/2 L P^-1/2)"),
     "implicit": Class("implicit", implicit, _quadratic, _implicit_steps, _any, "any alpha"),
+    "riemannian_gradient": Class("R", riemannian_gradient, _curved, _gradient_steps, _any, "any alpha, which the line search shortens"),
     "symplectic": Class("motion", symplectic, _paired, _motion_steps, _motion_longest, "alpha < 2/sqrt(beta/m)"),
     "langevin": Class("noise", langevin, _known_beta, _gradient_steps, _times(1.0), "alpha <= 1/beta"),
 }

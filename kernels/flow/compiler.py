@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import manifolds
 from .atoms.base import Parts
 from .bounds import Bound
 from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
@@ -140,7 +141,6 @@ def compile_flow(
     findings = lint_spec(spec, mode)
     raise_errors(findings)
     with precision(spec.dtype) as real:
-        _flat(spec)
         start = _start(spec, real)
         terms, scales, weights = _weighed(spec, start, real)
         problem, became = sort(spec, terms, real)
@@ -154,18 +154,16 @@ def compile_flow(
         return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, start, report)
 
 
-def _flat(spec: FlowSpec) -> None:
-    for name, slot in spec.slots.items():
-        if slot.role == "variable" and slot.manifold != "euclidean":
-            raise FlowInputError(f"the slot {name} lives on {slot.manifold!r}, and no solver of flat space may move it there")
-
-
 def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
-    return {
-        name: jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
-        for name, slot in spec.slots.items()
-        if slot.role in ("variable", "momentum")
-    }
+    found = {}
+    for name, slot in spec.slots.items():
+        if slot.role not in ("variable", "momentum"):
+            continue
+        if slot.manifold == "euclidean":
+            found[name] = jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
+        else:
+            found[name] = manifolds.placed(name, manifolds.build(slot.manifold, spec.shape_of(name), real), slot.value, real)
+    return found
 
 
 def _weighed(spec: FlowSpec, start: State, real: np.dtype[Any]) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float], dict[str, float]]:

@@ -6,6 +6,7 @@ variable slots; data slots are inside the terms, so no step can move them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from .functions.base import Function, Proximal
 from .functions.separable import Separable
 from .functions.squares import HalfSquare
+from .manifolds.base import Manifold
 from .operators.balance import Balance
 from .operators.base import Operator
 from .operators.convolution import Circulant
@@ -208,6 +210,7 @@ class Problem:
     composite: tuple[CompositeTerm, ...]
     couplings: tuple[CouplingTerm, ...] = ()
     pairs: tuple[tuple[str, str, float], ...] = static(default=())
+    manifolds: dict[str, Manifold] = dataclasses.field(default_factory=dict)  # of the slots that are not Euclidean
 
     def _groups(self) -> dict[Any, list[AnySmooth]]:
         groups: dict[Any, list[AnySmooth]] = {}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import atoms
+from . import atoms, manifolds
 from .atoms.base import Asked, Parts
 from .errors import FlowInputError
 from .functions.base import merge
@@ -73,7 +73,12 @@ def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype
     second = {slot: listed[1] for slot, listed in proxes.items() if len(listed) > 1}
     pairs = tuple((q, p, float(mass)) for q, p, mass in spec.pairs)
     couplings = tuple(_coupling(spec, number, coupling, real) for number, coupling in enumerate(spec.couplings))
-    return Sorted(Problem(tuple(smooth), prox, second, tuple(composite), couplings, pairs), became)
+    curved = {
+        name: manifolds.build(slot.manifold, spec.shape_of(name), real)
+        for name, slot in spec.slots.items()
+        if slot.manifold != "euclidean" and slot.role in ("variable", "momentum")
+    }
+    return Sorted(Problem(tuple(smooth), prox, second, tuple(composite), couplings, pairs, curved), became)
 
 
 def _add_prox(proxes: dict[str, list[AnyProx]], term: AnyProx) -> str:

@@ -1,6 +1,6 @@
 """The atom library: the kinds of terms that an energy can have. `base` has the registry; importing this package fills it."""
 
-from . import couplings, entropies, losses, norms, physics, sets, squares, variation, written
+from . import couplings, entropies, losses, norms, physics, sets, sparsity, squares, variation, written
 from .base import Atom, Parts, atom, find, names, take_apart
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "norms",
     "physics",
     "sets",
+    "sparsity",
     "squares",
     "take_apart",
     "variation",

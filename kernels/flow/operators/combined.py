@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bounds import Bound, total
 from ..errors import FlowInputError
-from ..pytrees import node, static
+from ..pytrees import node
 from .arrays import Identity
 from .base import Op, Operator, Shape, build, operator
 

@@ -1,0 +1,165 @@
+"""Rotations SO(n) and rigid motions SE(n), as matrices; and the exponential and logarithm of rotation matrices that other manifolds use."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import FlowInputError
+from ..operators.base import Shape
+from ..pytrees import node
+from .base import Manifold, manifold, skew, square, turned
+
+# Square roots taken before the series of the logarithm, and its terms: angles below pi become angles below pi / 16, and the rest of the
+# series in tan(angle / 2), which begins with the 17th power, is then below rounding.
+_ROOTS = 4
+_TERMS = 8
+
+
+def rotation_log(q: jax.Array) -> jax.Array:
+    """The skew matrix S of angles below pi with exp(S) = Q, Q a rotation without the eigenvalue -1.
+
+    Inverse scaling: the square root of a rotation by angles t is the orthogonal polar factor of I + Q, since 1 + e^it = 2 cos(t/2) e^it/2.
+    Then the Cayley transform Z = (Q - I)(Q + I)^-1 = i tan(t/2), and 2 artanh(Z) by its series.
+    """
+    eye = jnp.eye(q.shape[-1], dtype=q.dtype)
+    for _ in range(_ROOTS):
+        q = polar(eye + q)
+    z = skew(jnp.linalg.solve(q + eye, q - eye))
+    power, total = z, z
+    for term in range(1, _TERMS):
+        power = power @ z @ z
+        total = total + power / (2 * term + 1)
+    return jnp.asarray(2.0 ** (_ROOTS + 1) * total)
+
+
+def rotation_exp(s: jax.Array) -> jax.Array:
+    """exp(S) of a skew matrix, orthogonal to rounding: Pade's approximation, then one step of Newton's method for the polar factor."""
+    return straightened(jax.scipy.linalg.expm(s))
+
+
+def straightened(x: jax.Array) -> jax.Array:
+    """X (3 I - X^T X) / 2, which squares the distance of X from orthonormal columns."""
+    eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+    return x @ (3 * eye - turned(x) @ x) / 2
+
+
+def polar(x: jax.Array) -> jax.Array:
+    """The nearest matrix with orthonormal columns."""
+    left, _, right = jnp.linalg.svd(x, full_matrices=False)
+    return left @ right
+
+
+def orthonormal_columns(x: jax.Array) -> jax.Array:
+    """The Q of X = Q R with a positive diagonal of R, which makes it unique and smooth."""
+    q, r = jnp.linalg.qr(x)
+    signs = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1, 1).astype(x.dtype)
+    return q * signs[..., None, :]
+
+
+@node
+class SpecialOrthogonal(Manifold):
+    """{X : X^T X = I, det X = 1}, the bi-invariant metric tr(V^T W); tangent vectors are X S with S skew (Bo23, section 7.4)."""
+
+    name = "so"
+    rank = 2
+
+    def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return straightened(x @ rotation_exp(skew(turned(x) @ v)))
+
+    def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return x @ rotation_log(turned(x) @ y)
+
+    def proj_tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return x @ skew(turned(x) @ v)
+
+    def retract(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return orthonormal_columns(x + v)
+
+    def transport(self, x: jax.Array, v: jax.Array, w: jax.Array) -> jax.Array:
+        """Parallel: X S -> X exp(V/2) S exp(V/2), as in any group with a bi-invariant metric."""
+        half = rotation_exp(skew(turned(x) @ v) / 2)
+        return x @ half @ skew(turned(x) @ w) @ half
+
+    def random_point(self, key: jax.Array) -> jax.Array:
+        q = orthonormal_columns(jax.random.normal(key, self.shape))
+        return q.at[..., 0].multiply(jnp.sign(jnp.linalg.det(q))[..., None])
+
+    def check(self, x: jax.Array) -> jax.Array:
+        eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+        return jnp.max(jnp.abs(turned(x) @ x - eye)) + jnp.max(jnp.abs(jnp.linalg.det(x) - 1))
+
+    def injectivity_radius(self) -> float:
+        return math.pi * math.sqrt(2)
+
+
+@node
+class SpecialEuclidean(Manifold):
+    """{[[R, t], [0, 1]]}: rigid motions, with the product metric of SO(n) x R^n, which is left-invariant; geodesics are those of the
+    parts. A tangent vector is [[V, u], [0, 0]] with V tangent to SO(n) at R."""
+
+    rotations: SpecialOrthogonal
+
+    name = "se"
+    rank = 2
+
+    def _joined(self, x: jax.Array, rotation: jax.Array, shift: jax.Array) -> jax.Array:
+        """A matrix with these parts, and the last row of x."""
+        return x.at[..., :-1, :-1].set(rotation).at[..., :-1, -1].set(shift)
+
+    def _tangent(self, v: jax.Array, rotation: jax.Array) -> jax.Array:
+        return jnp.zeros_like(v).at[..., :-1, :-1].set(rotation).at[..., :-1, -1].set(v[..., :-1, -1])
+
+    def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return self._joined(x, self.rotations.exp(_turn(x), _turn(v)), x[..., :-1, -1] + v[..., :-1, -1])
+
+    def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return self._tangent(y - x, self.rotations.log(_turn(x), _turn(y)))
+
+    def proj_tangent(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return self._tangent(v, self.rotations.proj_tangent(_turn(x), _turn(v)))
+
+    def retract(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return self._joined(x, self.rotations.retract(_turn(x), _turn(v)), x[..., :-1, -1] + v[..., :-1, -1])
+
+    def transport(self, x: jax.Array, v: jax.Array, w: jax.Array) -> jax.Array:
+        return self._tangent(w, self.rotations.transport(_turn(x), _turn(v), _turn(w)))
+
+    def random_point(self, key: jax.Array) -> jax.Array:
+        turn, shift = jax.random.split(key)
+        side = self.shape[-1]
+        whole = jnp.broadcast_to(jnp.eye(side), self.shape)
+        return self._joined(whole, self.rotations.random_point(turn), jax.random.normal(shift, (*self.shape[:-2], side - 1)))
+
+    def check(self, x: jax.Array) -> jax.Array:
+        last = jnp.zeros(x.shape[-1], x.dtype).at[-1].set(1)
+        return self.rotations.check(_turn(x)) + jnp.max(jnp.abs(x[..., -1, :] - last))
+
+    def injectivity_radius(self) -> float:
+        return self.rotations.injectivity_radius()
+
+
+def _turn(x: jax.Array) -> jax.Array:
+    return x[..., :-1, :-1]
+
+
+@manifold("so")
+def _so(shape: Shape, real: np.dtype[Any], *, n: int | None = None) -> Manifold:
+    """n: the side of the matrices, checked against the slot."""
+    side = square("so", shape)
+    if side < 2 or n not in (None, side):
+        raise FlowInputError(f"so is asked for n = {n}, and the slot has shape {shape}; its last two axes must be n, at least 2")
+    return SpecialOrthogonal(shape)
+
+
+@manifold("se")
+def _se(shape: Shape, real: np.dtype[Any], *, n: int | None = None) -> Manifold:
+    """n: the dimension of the space that is moved: matrices have side n + 1."""
+    side = square("se", shape)
+    if side < 3 or n not in (None, side - 1):
+        raise FlowInputError(f"se is asked for n = {n}, and the slot has shape {shape}; its last two axes must be n + 1, with n at least 2")
+    return SpecialEuclidean(shape, SpecialOrthogonal((*shape[:-2], side - 1, side - 1)))

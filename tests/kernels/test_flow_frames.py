@@ -1,0 +1,209 @@
+"""Transforms are the frames they say they are: as matrices, for odd sizes, several dimensions and batches, in both precisions."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from bridge_adapter.kernels.flow.errors import FlowInputError
+from bridge_adapter.kernels.flow.operators.base import Op, Shape, adjoint_error, build
+from bridge_adapter.kernels.flow.operators.convolution import circulant, gaussian_kernel
+from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.transforms import WAVELETS, TransformOp, level_masks, restricted, scaling_filter, transform_of, validation
+from bridge_adapter.kernels.flow.transforms.base import band_thresholds
+from bridge_adapter.kernels.flow.transforms.filters import mirrored, symlet
+
+REAL = np.dtype("float64")
+SMALL: list[tuple[Op, Shape]] = [
+    (Op("wavelet", wavelet="haar"), (13,)),
+    (Op("wavelet", wavelet="db3", levels=2), (7, 9)),
+    (Op("wavelet", wavelet="sym4", levels=2), (12, 10)),
+    (Op("wavelet", wavelet="haar", levels=1, ndim=3), (4, 3, 5)),
+    (Op("dct"), (9,)),
+    (Op("dct"), (4, 7)),
+    (Op("dft"), (8,)),
+    (Op("dft"), (5, 6)),
+    (Op("undecimated", wavelet="db2", levels=2), (11,)),
+    (Op("undecimated", wavelet="haar", levels=1), (5, 6)),
+    (Op("undecimated", wavelet="starlet", levels=2), (12,)),
+    (Op("undecimated", wavelet="starlet", levels=2), (6, 7)),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_float64() -> Iterator[None]:
+    with precision("float64"):
+        yield
+
+
+def matrix(transform: TransformOp) -> np.ndarray:
+    size = int(np.prod(transform.sides))
+    return np.asarray(jax.jit(transform.forward)(jnp.eye(size).reshape(size, *transform.sides))).T
+
+
+@pytest.mark.parametrize("name", WAVELETS)
+def test_filters_are_orthonormal_and_have_their_vanishing_moments(name: str) -> None:
+    low = scaling_filter(name)
+    order = low.size // 2
+    for shift in range(order):
+        assert_allclose(low[2 * shift :] @ low[: low.size - 2 * shift], float(shift == 0), atol=1e-14)
+    for moment in range(order):
+        assert abs(mirrored(low) @ np.linspace(-1, 1, low.size) ** moment) < 1e-10
+
+
+def test_known_filters_come_out() -> None:
+    root = np.sqrt(3)
+    assert_allclose(scaling_filter("db2"), np.array([1 + root, 3 + root, 3 - root, 1 - root]) / (4 * np.sqrt(2)), atol=1e-15)
+    # Daubechies, Ten Lectures, table 6.3 (N = 4), divided there by sqrt(2).
+    published = np.array([-0.107148901418, -0.041910965125, 0.703739068656, 1.136658243408, 0.421234534204, -0.140317624179])
+    assert_allclose(symlet(4)[:6] * np.sqrt(2), published, atol=1e-11)
+
+
+@pytest.mark.parametrize(("described", "shape"), SMALL, ids=str)
+def test_a_transform_has_the_frame_the_adjoint_and_the_inverse_that_it_declares(described: Op, shape: Shape) -> None:
+    transform = transform_of(described, shape, REAL)
+    dense = matrix(transform)
+    gram = dense.T @ dense
+    lower, upper = transform.frame_bounds()
+    if transform.frame == "general":
+        eigenvalues = np.linalg.eigvalsh(gram)
+        assert_allclose([lower.value, upper.value], eigenvalues[[0, -1]], rtol=1e-10)
+        assert upper.value > 1.01 * lower.value
+    else:
+        assert_allclose(gram, transform.c * np.eye(len(gram)), atol=1e-13)
+        assert lower.kind == upper.kind == "exact" and lower.value == upper.value == transform.c
+    if transform.frame == "unitary":
+        assert dense.shape[0] == dense.shape[1]
+        assert transform.orthonormal() and transform.coisometry() == 1.0
+    else:
+        assert transform.redundant and not transform.orthonormal() and transform.coisometry() is None
+    u = np.random.default_rng(0).standard_normal(len(dense))
+    assert_allclose(np.ravel(jax.jit(transform.rmatvec)(u)), dense.T @ u, atol=1e-12)
+    if transform.frame == "general":
+        assert_allclose(np.ravel(jax.jit(transform.inverse)(u)), np.linalg.pinv(dense) @ u, atol=1e-11)
+    diagonal = transform.normal_diagonal()
+    assert diagonal is not None
+    assert_allclose(np.ravel(diagonal), np.diag(gram), atol=1e-12)
+    rhs = np.random.default_rng(1).standard_normal(shape)
+    solved = transform.solve_shifted(jnp.asarray(rhs), jnp.asarray(0.7))
+    assert solved is not None
+    assert_allclose(np.ravel(solved), np.linalg.solve(np.eye(len(gram)) + 0.7 * gram, rhs.ravel()), atol=1e-12)
+
+
+@pytest.mark.parametrize(("described", "shape"), SMALL, ids=str)
+def test_the_band_table_covers_every_coefficient_once(described: Op, shape: Shape) -> None:
+    transform = transform_of(described, shape, REAL)
+    offset = 0
+    for band in transform.bands:
+        assert band.offset == offset
+        assert len(band.orientation) == transform.ndim
+        offset += band.size
+    assert offset == transform.codomain[-1]
+    assert [band.approximation for band in transform.bands] == [True] + [False] * (len(transform.bands) - 1)
+    levels = [band.level for band in transform.bands]
+    assert levels == sorted(levels, reverse=True) and levels[0] == transform.levels
+
+
+@pytest.mark.parametrize(
+    "described", [Op("wavelet", wavelet="db2", levels=1, ndim=2), Op("dft", ndim=1), Op("undecimated", levels=1, ndim=2)]
+)
+def test_axes_in_front_are_a_batch(described: Op) -> None:
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((3, 5, 8)))
+    whole = transform_of(described, x.shape, REAL)
+    u = jax.jit(whole.forward)(x)
+    assert u.shape == whole.codomain
+    one = transform_of(described, x.shape[3 - whole.ndim :], REAL)
+    alone = jax.jit(jax.vmap(one.forward))(x.reshape(-1, *one.domain)).reshape(u.shape)
+    assert_allclose(u, alone, atol=1e-14)
+    assert_allclose(jax.jit(whole.inverse)(u), x, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "described",
+    [Op("wavelet", wavelet="db4", levels=3), Op("dft"), Op("undecimated", levels=2), Op("undecimated", wavelet="starlet", levels=2)],
+)
+def test_validation_passes_in_both_precisions_and_records_its_figures(described: Op, dtype: str) -> None:
+    with precision(dtype) as real:
+        transform = transform_of(described, (37,), real)
+        found = validation(transform)
+        u = jax.eval_shape(transform.forward, jnp.zeros(37, real))
+        assert u.dtype == jax.eval_shape(transform.inverse, u).dtype == real
+    assert found["passed"] and found["dtype"] == dtype
+    assert_allclose(found["measured_bounds"]["A"], found["bounds"]["A"], rtol=1e-2)
+    assert_allclose(found["measured_bounds"]["B"], found["bounds"]["B"], rtol=1e-2)
+
+
+def test_validation_refuses_a_frame_that_claims_to_be_tight() -> None:
+    honest = transform_of(Op("undecimated", wavelet="starlet", levels=2), (32,), REAL)
+    bragging = dataclasses.replace(honest, frame="tight")
+    found = validation(bragging)
+    assert not found["passed"]
+    assert not found["reconstruction"]["passed"] and not found["parseval"]["passed"] and found["adjoint"]["passed"]
+
+
+def test_a_circular_blur_is_diagonal_in_the_dft_and_a_reflecting_laplacian_in_the_dct() -> None:
+    blur = circulant((9, 8), REAL, gaussian_kernel((9, 8), 1.0))
+    waves = transform_of(Op("dft"), (9, 8), REAL)
+    seen = jax.vmap(lambda u: waves.forward(blur.rmatvec(blur.matvec(waves.adjoint(u)))))(jnp.eye(72))
+    assert_allclose(seen, np.diag(np.diag(seen)), atol=1e-14)
+    difference = np.diff(np.eye(7), axis=0)
+    dense = matrix(transform_of(Op("dct"), (7,), REAL))
+    turned = dense @ difference.T @ difference @ dense.T
+    assert_allclose(turned, np.diag(4 * np.sin(np.pi * np.arange(7) / 14) ** 2), atol=1e-14)
+
+
+def test_level_masks_are_nested_and_open_the_coarsest_scale_first() -> None:
+    transform = transform_of(Op("wavelet", wavelet="haar", levels=3), (16,), REAL)
+    masks = level_masks(transform)
+    assert_array_equal(masks.sum(axis=1), [2, 4, 8, 16])
+    assert np.all(masks[:-1] <= masks[1:])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(16))
+    assert_allclose(restricted(transform, x, jnp.asarray(masks[0])), np.repeat(np.asarray(x).reshape(2, 8).mean(axis=1), 8), atol=1e-14)
+    assert_allclose(restricted(transform, x, jnp.asarray(masks[-1])), x, atol=1e-14)
+
+
+def test_thresholds_go_by_level_by_band_or_one_for_all() -> None:
+    transform = transform_of(Op("wavelet", wavelet="haar", levels=2), (8,), REAL)
+    assert_array_equal(band_thresholds(transform, 3.0, approximation=False), [0, 0, 3, 3, 3, 3, 3, 3])
+    assert_array_equal(band_thresholds(transform, 3.0, approximation=True), [3] * 8)
+    assert_array_equal(band_thresholds(transform, {1: 5.0}, approximation=True), [0, 0, 0, 0, 5, 5, 5, 5])
+    assert_array_equal(band_thresholds(transform, [1, 2, 3], approximation=False), [1, 1, 2, 2, 3, 3, 3, 3])
+    for wrong, said in (({3: 1.0}, "levels"), ([1.0], "bands"), (-1.0, "at least 0")):
+        with pytest.raises(FlowInputError, match=said):
+            band_thresholds(transform, wrong, approximation=False)  # type: ignore[arg-type]
+
+
+def test_synthesis_of_a_tight_frame_is_a_coisometry() -> None:
+    frame = Op("undecimated", levels=2)
+    size = transform_of(frame, (10,), REAL).codomain
+    made = build(Op("synthesis", of=frame, shape=(10,)), size, REAL)
+    dense = np.asarray(jax.vmap(made.matvec)(jnp.eye(size[0]))).T
+    assert_allclose(dense @ dense.T, made.coisometry() * np.eye(10), atol=1e-13)
+    assert adjoint_error(made, REAL) < 1e-13
+    general = Op("undecimated", wavelet="starlet", levels=2)
+    size = transform_of(general, (12,), REAL).codomain
+    dual = build(Op("synthesis", of=general, shape=(12,)), size, REAL)
+    assert adjoint_error(dual, REAL) < 1e-13
+    dense = np.asarray(jax.vmap(dual.matvec)(jnp.eye(size[0]))).T
+    assert_allclose(dual.norm_sq().value, np.linalg.norm(dense, 2) ** 2, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        (Op("wavelet", wavelet="coif1"), "no wavelet 'coif1'"),
+        (Op("wavelet", wavelet="haar", levels=9), "from 1 to 3"),
+        (Op("wavelet", wavelet="haar", ndim=3), "ndim must be from 1 to 1"),
+        (Op("dct", levels=2), "cannot be built"),
+        (Op("identity"), "no transform"),
+        (Op("synthesis", of=Op("dct"), shape=(7,)), "has coefficients of"),
+    ],
+)
+def test_what_cannot_be_built_says_why(described: Op, said: str) -> None:
+    with pytest.raises(FlowInputError, match=said):
+        transform_of(described, (12,), REAL)
