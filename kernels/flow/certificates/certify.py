@@ -1,0 +1,213 @@
+"""The gate: examines L of a compiled flow, and decides by a profile whether the flow may run as certified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..bounds import Bound
+from ..compiler import CompiledFlow
+from ..operators.base import Op, Operator
+from ..problem import Problem, State
+from . import dominance, gap
+from .curvature import Block, curvature
+from .lenses import lens_for
+from .profiles import CertificationProfile
+from .records import Finding, Remedy, Verdict, highest, lowest
+from .steps import step_limit
+from .structure import Known, known
+
+
+def certify(
+    compiled: CompiledFlow,
+    profile: CertificationProfile | None = None,
+    lens: str | Op | Operator | None = None,
+    *,
+    at: State | None = None,
+    scale: Mapping[str, Any] | None = None,
+    refined: CompiledFlow | None = None,
+) -> Verdict:
+    """What can be certified of a flow before it moves.
+
+    lens: instead of the profile's. at: the reference point of L, by default where the flow starts. scale: D^-1 for each slot, of a
+    preconditioned step. refined: the flow on a finer grid, for discretization_independence.
+    """
+    profile = profile or CertificationProfile()
+    if lens is not None:
+        profile = replace(profile, lens=lens)
+    point = compiled.start if at is None else at
+    limit = step_limit(compiled.solver.name, compiled.report.beta)
+    certificates: dict[str, Bound] = {"beta": compiled.report.beta}
+    findings = _step_findings(compiled, limit)
+    used, scope = "pixel", "everywhere"
+    if profile.name == "convex":
+        findings += _convexity_findings(compiled.problem)
+    if "spectral_gap" in profile.checks:
+        spectrum = examine(compiled.problem, point, profile, scale)
+        used, scope = spectrum.lens, spectrum.scope
+        certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
+        findings += spectral_findings(spectrum, profile)
+    if "discretization_independence" in profile.checks and profile.refinement_test.enable:
+        findings += _refinement_findings(certificates, refined, profile)
+    phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
+    limits = {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min, "alpha_max": limit}
+    return Verdict(profile.name, phase, certificates, tuple(findings), used, scope, limits)  # type: ignore[arg-type]
+
+
+class Spectrum:
+    """eta_dd and gamma of L, and in which coordinates."""
+
+    def __init__(self, eta: Bound, gamma: Bound, lens: str, scope: str, eigenbasis: str | None) -> None:
+        self.eta, self.gamma, self.lens, self.scope, self.eigenbasis = eta, gamma, lens, scope, eigenbasis
+
+
+def examine(problem: Problem, point: State, profile: CertificationProfile, scale: Mapping[str, Any] | None = None) -> Spectrum:
+    """The spectral certificates of L at a point."""
+    if profile.precondition and scale is None:
+        scale = _jacobi(problem, point)
+    made = curvature(problem, point, scale)
+    seen = [(block, known(block)) for block in made.blocks]
+    gammas = [gap.gamma(block, found, profile.gamma_min) for block, found in seen]
+    basis = {found.eigen[0].name for _, found in seen if found.eigen is not None}
+    diagonal = basis.pop() if len(basis) == 1 and all(found.eigen is not None for _, found in seen) else None
+    eta, name = _dominance(seen, profile, diagonal)
+    return Spectrum(eta, gap.joined(gammas), name, "everywhere" if made.constant else "at the reference point", diagonal)
+
+
+def _dominance(seen: list[tuple[Block, Known]], profile: CertificationProfile, diagonal: str | None) -> tuple[Bound, str]:
+    if profile.lens != "auto":
+        lenses = [lens_for(profile.lens, block) for block, _ in seen]
+        bounds = [dominance.eta(block, found, lens) for (block, found), lens in zip(seen, lenses, strict=True)]
+        return dominance.joined(bounds), lenses[0].name if lenses else "pixel"
+    in_pixels = dominance.joined([dominance.eta(block, found, lens_for("pixel", block)) for block, found in seen])
+    if (in_pixels.sound_above and highest(in_pixels) <= profile.eta_max) or diagonal in (None, "pixel"):
+        return in_pixels, "pixel"
+    return dominance.joined([dominance.eta(block, found, lens_for(str(diagonal), block)) for block, found in seen]), str(diagonal)
+
+
+def _jacobi(problem: Problem, point: State) -> dict[str, Any]:
+    """1 / diag(L), slot by slot; where L_ii is not above 0 the element is left as it is."""
+    found: dict[str, Any] = {}
+    for block in curvature(problem, point).blocks:
+        entries = diagonal_of(block)
+        inverse = np.where(entries > 0, 1 / np.where(entries > 0, entries, 1), 1.0)
+        cuts = np.cumsum([int(np.prod(shape)) for shape in block.shapes])[:-1]
+        for slot, shape, piece in zip(block.slots, block.shapes, np.split(inverse, cuts), strict=True):
+            found[slot] = piece.reshape(shape)
+    return found
+
+
+def diagonal_of(block: Block) -> Any:
+    """diag(L) of a block: exact where L is diagonal in pixels, circulant, dense or sparse; else of a norm that is never too small."""
+    seen = known(block)
+    if seen.dense is not None:
+        return np.diagonal(seen.dense)
+    if seen.sparse is not None:
+        return seen.sparse[0].diagonal()
+    if seen.eigen is not None and seen.eigen[0].name == "pixel":
+        return seen.eigen[1].entries
+    if seen.eigen is not None and seen.eigen[0].name == "dft":
+        return np.full(block.size, float(seen.eigen[1].entries.mean())) if len(block.shapes) == 1 else np.full(block.size, block.above)
+    return np.full(block.size, block.above)
+
+
+def spectral_findings(spectrum: Spectrum, profile: CertificationProfile) -> list[Finding]:
+    """What the gate has against the spectrum."""
+    eta, gamma = spectrum.eta, spectrum.gamma
+    if not (np.isfinite(eta.value) and np.isfinite(gamma.value)):
+        return [
+            Finding(
+                "finite", f"L is not finite (eta_dd {eta.value}, gamma {gamma.value})", "none", "Look for NaN or infinity in the inputs"
+            )
+        ]
+    findings = []
+    if highest(eta) > profile.eta_max:
+        changes: tuple[Remedy, str] = ("raise_ridge", "Add curvature (a tikhonov term), or precondition")
+        if spectrum.eigenbasis not in (None, spectrum.lens):
+            changes = ("switch_lens", f"Certify in the lens {spectrum.eigenbasis}, in which L is diagonal")
+        findings.append(
+            Finding(
+                "eta_dd",
+                f"eta_dd is {_told(eta)} in the lens {spectrum.lens}, above {profile.eta_max:g}",
+                *changes,
+                eta.value,
+                profile.eta_max,
+            )
+        )
+    elif not eta.sound_above and not profile.allow_estimates:
+        findings.append(
+            Finding(
+                "eta_dd",
+                f"eta_dd is only known as {_told(eta)}, which does not rule out more",
+                "none",
+                "Choose a lens in which L has structure, the profile convex, or allow_estimates=True",
+                eta.value,
+                profile.eta_max,
+            )
+        )
+    if gamma.kind == "estimate" and gamma.value >= profile.gamma_min and not profile.allow_estimates:
+        reason = f"gamma is only known as {_told(gamma)}; a Ritz value is above the true gap"
+        advice = "Add curvature (a tikhonov term of that weight certifies itself), or set allow_estimates=True"
+        findings.append(Finding("gamma", reason, "raise_ridge", advice, gamma.value, profile.gamma_min))
+    elif lowest(gamma) < profile.gamma_min:
+        reason = f"gamma is {_told(gamma)}, below {profile.gamma_min:g}: some direction has too little curvature to be determined"
+        advice = "Raise the ridge (a tikhonov or elastic_net term), or use the profile convex if the energy is only convex"
+        findings.append(Finding("gamma", reason, "raise_ridge", advice, gamma.value, profile.gamma_min))
+    return findings
+
+
+def _step_findings(compiled: CompiledFlow, limit: float) -> list[Finding]:
+    """Whether alpha is within what the solver needs; a solver that backtracks needs no beta."""
+    if compiled.solver.name.endswith("_bt"):
+        return []
+    alpha, beta = float(compiled.controls.alpha), compiled.report.beta
+    if alpha > limit * (1 + 1e-6):
+        reason = f"the step alpha {alpha:.4g} is above {limit:.4g}, the most for which {compiled.solver.name} is proven with beta {beta.value:.4g}"
+        return [Finding("alpha", reason, "set_alpha", f"Set alpha to {limit:.4g} or less", alpha, limit)]
+    return []
+
+
+def _convexity_findings(problem: Problem) -> list[Finding]:
+    terms = [*problem.smooth, *problem.prox.values(), *problem.second.values(), *problem.composite]
+    bent = [term.name for term in terms if hasattr(term, "phi") and not term.phi.convex]
+    if not bent:
+        return []
+    return [Finding("convex", f"the terms {', '.join(bent)} are not convex", "none", "Use the profile strict, or replace these terms")]
+
+
+def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlow | None, profile: CertificationProfile) -> list[Finding]:
+    check = "discretization_independence"
+    if refined is None:
+        advice = "Give `refined`, the flow compiled on the finer grid, or take the check out of the profile"
+        return [
+            Finding(
+                check,
+                "the flow was not given on a finer grid, so nothing shows that its certificates do not hang on the grid",
+                "none",
+                advice,
+            )
+        ]
+    finer = examine(refined.problem, refined.start, profile)
+    against = spectral_findings(finer, profile)
+    if against:
+        return [
+            Finding(
+                check, f"on the finer grid {against[0].reason}", against[0].remedy, against[0].advice, against[0].value, against[0].limit
+            )
+        ]
+    coarse = certificates.get("gamma")
+    least = 0.0 if coarse is None else coarse.value * (1 - profile.refinement_test.tolerance)
+    if coarse is not None and finer.gamma.value < least:
+        reason = (
+            f"gamma falls from {coarse.value:.3g} to {finer.gamma.value:.3g} on the finer grid: it belongs to the grid, not to the problem"
+        )
+        return [Finding(check, reason, "raise_ridge", "Scale the operators with the grid, or raise the ridge", finer.gamma.value, least)]
+    return []
+
+
+def _told(bound: Bound) -> str:
+    off = f" +- {bound.residual:.1e}" if bound.kind == "exact" and bound.residual else ""
+    return f"{bound.value:.4g}{off} ({bound.kind.replace('_', ' ')}, {bound.method})"
