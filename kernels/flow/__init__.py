@@ -1,26 +1,45 @@
 """The flow runtime: minimising energies on the accelerator. These are its public names; importing them loads JAX.
 
-An energy is f + g: a smooth term (`smooth`, on `operators`) and a proximable one (`proximal`, on `transforms`).
-`solvers` turns the pair into steps, `driver` runs them block by block, and `restoration` is the first job built from
-them. See docs/flows.md.
+A `FlowSpec` says an energy over named slots; `run` compiles it, chooses a solver and drives it block by block, `resume_run` goes on with a
+recorded run. `restore` is a ready job for images. See docs/flows.md.
 """
 
+from . import atoms, operators
+from .api import run_flow_step
+from .compiler import CompiledFlow, CompileReport, compile_flow
 from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
+from .operators import Op
 from .precision import device
 from .restoration.images import degrade, psnr
 from .restoration.panels import difference, save_panel
 from .restoration.restore import Restoration, restore
+from .runs import resume_run, run
+from .spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 __all__ = [
+    "CompileReport",
+    "CompiledFlow",
+    "Coupling",
     "FlowDiverged",
     "FlowError",
     "FlowInputError",
+    "FlowSpec",
+    "Invariant",
     "MissingExtra",
+    "Op",
     "Restoration",
+    "Slot",
+    "Term",
+    "atoms",
+    "compile_flow",
     "degrade",
     "device",
     "difference",
+    "operators",
     "psnr",
     "restore",
+    "resume_run",
+    "run",
+    "run_flow_step",
     "save_panel",
 ]

@@ -294,7 +294,8 @@ def _curved(problem: Problem) -> str:
     for slot in problem.manifolds:
         if slot in problem.prox or slot in problem.second:
             term = problem.prox.get(slot) or problem.second[slot]
-            return f"the term {term.name} is not smooth and its slot {slot} lives on a manifold (smooth it, as huber does)"
+            where = problem.manifolds[slot].name
+            return f"the term {term.name} is not smooth and its slot {slot!r} lives on {where} (smooth it, as huber does)"
     return _only_f_and_g(problem)
 
 

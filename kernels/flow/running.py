@@ -1,27 +1,40 @@
-"""The host's side of a run: one visit per block of steps."""
+"""The host's side of a run: one visit per block of steps.
+
+Steps run on the device in compiled blocks of about a tenth of a second. While the device makes the next block, the host records the last
+one; a visit is where a run is told of, cancelled, saved and judged. What a run computes does not depend on where it is cut into blocks.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .compiler import CompiledFlow, compile_flow
-from .precision import precision
+from .compiler import CompiledFlow
+from .errors import FlowDiverged
+from .precision import device, precision
 from .problem import Problem, State
+from .recorder import NoRecorder, Recorder
 from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance, begin
-from .spec import FlowSpec
 
-CAPACITY = 1024
-REASONS = {CONVERGED: "converged", STAGNATED: "stagnated", RUNNING: "budget", NOT_FINITE: "not finite"}
+# One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
+BLOCK_SECONDS = 0.1
+CAPACITY = 1024  # steps of a block, at most
+FIRST = 16  # steps of the first block
+CHECKPOINT_SECONDS = 5.0
+REASONS = {CONVERGED: "converged", STAGNATED: "stagnated", RUNNING: "budget"}
+
+Progress = Callable[[dict[str, Any]], Any]
 
 
 @partial(jax.jit, static_argnames=("solver",))
 def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
+    """A run that stands at x."""
     return begin(solver, problem, controls, x)
 
 
@@ -29,28 +42,216 @@ def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) 
 def advance_block(
     solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int
 ) -> tuple[Run, jax.Array, jax.Array]:
+    """Up to `steps` steps on the device; see `solvers.base.advance`."""
     return advance(solver, problem, controls, run, steps, capacity=capacity)
 
 
-def run(spec: FlowSpec | CompiledFlow, *, iterations: int = 1000, tol: float = 1e-6) -> dict[str, Any]:
-    """Compiles and runs to the end."""
-    compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, tol=tol)
-    with precision(compiled.spec.dtype):
-        current = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
-        done, rows = 0, []
-        began = time.perf_counter()
-        while done < iterations and int(current.status) == RUNNING:
-            steps = min(CAPACITY, iterations - done)
-            current, count, trace = advance_block(
-                compiled.solver, compiled.problem, compiled.controls, current, jnp.int32(steps), capacity=CAPACITY
+class Block(NamedTuple):
+    """Steps that were made: the first one's number, and by metric a value for each."""
+
+    first: int
+    size: int
+    metrics: Mapping[str, np.ndarray[Any, Any]]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The metrics of the last step."""
+        return {name: float(values[-1]) for name, values in self.metrics.items()}
+
+
+class Execution:
+    """A run, one block per step: an iterator of progress reports (dictionaries).
+
+    `run` is where it stands, `done` how many steps were made, `stopped` why it is over ("" while it goes on), `info` the last report. Use
+    it in `precision(compiled.spec.dtype)`, or by `drive`.
+    """
+
+    def __init__(
+        self, compiled: CompiledFlow, *, iterations: int, block: int | None = None, recorder: Recorder | None = None, saved: Any = None
+    ) -> None:
+        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there."""
+        self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
+        self.iterations, self.done = iterations, 0
+        self.stopped = ""
+        self.info: dict[str, Any] = {}
+        self.segment = 0
+        self.recorder = recorder or NoRecorder()
+        self._block, self._steps = block, block or FIRST
+        self._blocks = 0
+        self._capacity = max(CAPACITY, block or 0)
+        self._ahead: tuple[Run, jax.Array, jax.Array] | None = None
+        self._history: list[np.ndarray[Any, Any]] = []
+        self._began = self._saved_at = time.perf_counter()
+        self.run = begin_block(compiled.solver, self.problem, self.controls, compiled.start)
+        if saved is not None:
+            self._go_on_from(saved)
+        elif int(self.run.status) == NOT_FINITE:
+            raise FlowDiverged(
+                f"the energy of {compiled.spec.name} is not finite where the flow starts; "
+                "give its slots a value at which every term is defined"
             )
-            rows.append(np.asarray(trace[: int(count)]))
-            done += int(count)
-        history = np.concatenate(rows) if rows else np.zeros((0, len(Metrics._fields)))
-        return {
-            "state": {slot: np.asarray(value) for slot, value in current.state.x.items()},
-            "stopped": REASONS[int(current.status)],
-            "iterations": done,
-            "history": dict(zip(Metrics._fields, history.T, strict=True)),
-            "elapsed_s": time.perf_counter() - began,
+
+    def __iter__(self) -> Execution:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        """Runs a block. Raises FlowDiverged when a step is not finite; the state before that block is kept in `run`."""
+        if self.stopped or self.done >= self.iterations:
+            self.stopped = self.stopped or "budget"
+            raise StopIteration
+        started = time.perf_counter()
+        run, made, trace = self._ahead or self._dispatch(self.run, self.done)
+        self._ahead = None
+        status, count = int(run.status), int(made)
+        elapsed = time.perf_counter() - started
+        if status == NOT_FINITE:
+            raise FlowDiverged(
+                f"step {self.done + count} of {self.compiled.spec.name} is not finite: its numbers are too large for "
+                f"{self.compiled.spec.dtype}, or its step is too long. Scale the data so that it is about 1, or take a smaller alpha"
+            )
+        first, self.run, self.done = self.done, run, self.done + count
+        if status != RUNNING or self.done >= self.iterations:
+            self.stopped = REASONS[status]
+        elif self._block is None:
+            self._steps = next_block(self._steps, elapsed, self._capacity)
+        if not self.stopped:
+            self._ahead = self._dispatch(run, self.done)
+        values = np.asarray(trace[:count])
+        block = Block(first, count, dict(zip(Metrics._fields, values.T, strict=True)))
+        self._blocks += 1
+        self._history.append(values)
+        self._tell(block)
+        return dict(self.info)
+
+    def _dispatch(self, run: Run, done: int) -> tuple[Run, jax.Array, jax.Array]:
+        steps = jnp.int32(min(self._steps, self.iterations - done))
+        made: tuple[Run, jax.Array, jax.Array] = advance_block(
+            self.compiled.solver, self.problem, self.controls, run, steps, capacity=self._capacity
+        )
+        return made
+
+    def _tell(self, block: Block) -> None:
+        last = block.last
+        self.info = {
+            "block": self._blocks,
+            "iteration": self.done,
+            "iterations": self.iterations,
+            **last,
+            "elapsed_s": time.perf_counter() - self._began,
         }
+        metrics = block.metrics
+        self.recorder.rows(
+            {
+                "iter": np.arange(block.first + 1, block.first + block.size + 1),
+                "E": metrics["energy"],
+                "E_smooth": metrics["smooth"],
+                "E_nonsmooth": metrics["nonsmooth"],
+                "grad_norm": metrics["grad_norm"],
+                "prox_residual": metrics["residual"],
+                "alpha": metrics["alpha"],
+                "restarts": metrics["restarts"].astype(np.int64),
+                "segment_id": self.segment,
+            }
+        )
+
+    def change(self, controls: Controls | None = None, problem: Problem | None = None, *, restart: bool = False) -> None:
+        """Other numbers from the next step on. restart: the solver begins anew where it stands, as it must when the energy is another."""
+        self._ahead = None
+        self.controls = controls or self.controls
+        self.problem = problem or self.problem
+        if restart:
+            self.segment += 1
+            self.run = begin_block(self.compiled.solver, self.problem, self.controls, self.run.state.x)
+
+    def cancel(self) -> None:
+        """Ends the run where it stands."""
+        self.stopped = self.stopped or "cancelled"
+        self._ahead = None
+
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The variables, as numpy arrays."""
+        return {slot: np.asarray(value) for slot, value in self.run.state.x.items()}
+
+    def history(self) -> dict[str, np.ndarray[Any, Any]]:
+        """By metric a value for each step since this execution began."""
+        width = len(Metrics._fields)
+        rows = np.concatenate(self._history) if self._history else np.zeros((0, width))
+        return dict(zip(Metrics._fields, rows.T, strict=True))
+
+    def record(self) -> dict[str, Any]:
+        """All that is needed to go on from here with the same spec, as plain data and arrays: bit for bit the same run."""
+        return {
+            "state": self.state(),
+            "run": [np.asarray(leaf) for leaf in jax.tree.leaves(self.run)],
+            "controls": [np.asarray(leaf) for leaf in jax.tree.leaves(self.controls)],
+            "iteration": self.done,
+            "iterations": self.iterations,
+            "segment": self.segment,
+            "blocks": self._blocks,
+            "steps": self._steps,
+            "stopped": self.stopped,
+            "info": dict(self.info),
+            "elapsed_s": time.perf_counter() - self._began,
+        }
+
+    def _go_on_from(self, saved: Mapping[str, Any]) -> None:
+        self.run = _refilled(self.run, saved["run"])
+        self.controls = _refilled(self.controls, saved["controls"])
+        self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
+        self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
+        self.stopped = str(saved["stopped"]) if self.done >= self.iterations or saved["stopped"] not in ("budget", "cancelled") else ""
+        self.info = dict(saved["info"])
+        self._began = time.perf_counter() - float(saved["elapsed_s"])
+
+    def save(self, *, certificates: Any = None) -> None:
+        """Has the recorder keep a checkpoint."""
+        self.recorder.checkpoint(self.record(), iteration=self.done, certificates=certificates)
+        self._saved_at = time.perf_counter()
+
+    @property
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is CHECKPOINT_SECONDS old."""
+        return time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS
+
+    def result(self) -> dict[str, Any]:
+        """What `run` returns, of the state reached so far; "stopped" is "" while it is not over."""
+        return {
+            "state": self.state(),
+            "stopped": self.stopped,
+            "iterations": self.done,
+            "energy": self.info.get("energy", float(self.run.state.metrics.energy)),
+            "residual": self.info.get("residual"),
+            "history": self.history(),
+            "elapsed_s": time.perf_counter() - self._began,
+            "device": device(),
+            "dtype": self.compiled.spec.dtype,
+        }
+
+
+def drive(execution: Execution, on_progress: Progress | None = None) -> None:
+    """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way and at the
+    end."""
+    with precision(execution.compiled.spec.dtype):
+        for info in execution:
+            if on_progress is not None and is_cancel(on_progress(info)):
+                execution.cancel()
+            if not execution.stopped and execution.save_due:
+                execution.save()
+        execution.save()
+
+
+def is_cancel(answer: Any) -> bool:
+    """Whether a progress callback wants the run to end."""
+    return answer is False or (isinstance(answer, str) and answer == "cancel")
+
+
+def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
+    """How many steps to take next when `steps` took `elapsed` seconds: towards BLOCK_SECONDS, at most four times as many."""
+    wanted = int(steps * BLOCK_SECONDS / max(elapsed, 1e-9))
+    return max(1, min(wanted, 4 * steps, most))
+
+
+def _refilled(like: Any, leaves: list[Any]) -> Any:
+    structure = jax.tree.structure(like)
+    fitting = [jnp.asarray(leaf, old.dtype) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
+    return jax.tree.unflatten(structure, fitting)

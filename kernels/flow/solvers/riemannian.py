@@ -68,10 +68,7 @@ def riemannian_gradient() -> Solver:
 
 def _init(problem: Problem, controls: Controls, x: State) -> Descending:
     point = Point(x, problem.lift(x))
-    real = controls.alpha.dtype
-    zero = jnp.zeros((), real)
-    smooth, nonsmooth = problem.f_lifted(point.lifted).astype(real), problem.g_value(x).astype(real)
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero)
+    metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
     return Descending(point, gradients(problem, point), controls.alpha, carries, metrics)
 
@@ -132,6 +129,7 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
         grad_norm,
         trial.inner_gap,
         old.restarts,
+        trial.alpha,
     )
     following = jnp.where(trial.accepted, _next_alpha(problem, state.at, slope, trial), state.alpha)
     return Descending(kept(trial.at, state.at), kept(trial.slope, slope), following, kept(trial.carries, state.carries), metrics)
