@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import batching, calls, codec, generate, payloads, reliability, snakepit, streams, wrappers
+from . import batching, calls, codec, flow, generate, payloads, reliability, snakepit, streams, wrappers
 from .report import Suite, machine, show
 
 SUITES: dict[str, Suite] = {
@@ -19,6 +19,7 @@ SUITES: dict[str, Suite] = {
     "snakepit": snakepit.run,
     "batching": batching.run,
     "wrappers": wrappers.run,
+    "flow": flow.run,
     "generate": generate.run,
     "reliability": reliability.run,
 }
