@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.operators import spectra
-from bridge_adapter.kernels.flow.operators.base import Op, Operator, adjoint_error, build, names
+from bridge_adapter.kernels.flow.operators.base import Op, Operator, build, names
 from bridge_adapter.kernels.flow.operators.combined import beside, scaled
 from bridge_adapter.kernels.flow.precision import precision
 
@@ -69,10 +69,24 @@ def told(case: tuple[Op, tuple[int, ...]]) -> str:
     return f"{case[0].kind}-{'x'.join(map(str, case[1]))}"
 
 
+def units(shape: tuple[int, ...]) -> jax.Array:
+    return jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
+
+
+# The images of all unit arrays under A and A^T, the diagonal of A^T A and (I + tau A^T A)^-1 rhs, as a compiled step sees the operator.
+FORMS = jax.jit(
+    lambda op, rhs, tau: (
+        jax.vmap(op.matvec)(units(op.domain)),
+        jax.vmap(op.rmatvec)(units(op.codomain)),
+        op.normal_diagonal(),
+        op.solve_shifted(rhs, tau),
+    )
+)
+
+
 def dense(op: Operator) -> np.ndarray:
     """The matrix of an operator, column by column."""
-    units = jnp.eye(int(np.prod(op.domain))).reshape(-1, *op.domain)
-    return np.stack([np.asarray(op.matvec(unit)).ravel() for unit in units], axis=1)
+    return np.stack([np.asarray(op.matvec(unit)).ravel() for unit in units(op.domain)], axis=1)
 
 
 @pytest.fixture(autouse=True)
@@ -84,28 +98,24 @@ def _double():  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("case", CASES, ids=told)
 def test_an_operator_has_the_adjoint_the_norm_and_the_closed_forms_of_its_matrix(case: tuple[Op, tuple[int, ...]]) -> None:
     op = build(*case, REAL)
-    matrix = dense(op)
-    assert matrix.shape == (int(np.prod(op.codomain)), int(np.prod(op.domain)))
-    assert op.matvec(jnp.zeros(op.domain)).shape == op.codomain
-    y = rng.normal(size=op.codomain)
-    assert op.rmatvec(jnp.asarray(y)).shape == op.domain
-    assert_allclose(np.ravel(op.rmatvec(jnp.asarray(y))), matrix.T @ y.ravel(), atol=1e-12)
-    assert adjoint_error(op, REAL) < 1e-13
+    rhs = rng.normal(size=op.domain)
+    matrix, back, diagonal, solved = (None if told is None else np.asarray(told) for told in FORMS(op, jnp.asarray(rhs), jnp.asarray(0.7)))
+    assert matrix.shape == (int(np.prod(op.domain)), *op.codomain)
+    assert back.shape == (int(np.prod(op.codomain)), *op.domain)
+    matrix, back = matrix.reshape(len(matrix), -1).T, back.reshape(len(back), -1)
+    assert_allclose(back, matrix, atol=1e-12)
 
     true, bound = np.linalg.norm(matrix, 2) ** 2, op.norm_sq()
     if bound.kind == "exact":
         assert_allclose(bound.value, true, rtol=1e-9, atol=1e-12)
     else:
-        assert true * (1 - 1e-9) <= bound.value <= 4 * true
+        assert true * (1 - 1e-9) <= bound.value <= 8 * true
 
     nu = op.coisometry()
     if nu is not None:
         assert_allclose(matrix @ matrix.T, nu * np.eye(len(matrix)), atol=1e-12)
-    diagonal = op.normal_diagonal()
     if diagonal is not None:
         assert_allclose(np.ravel(diagonal), np.sum(matrix**2, axis=0), atol=1e-11)
-    rhs = rng.normal(size=op.domain)
-    solved = op.solve_shifted(jnp.asarray(rhs), jnp.asarray(0.7))
     if solved is not None:
         expected = np.linalg.solve(np.eye(matrix.shape[1]) + 0.7 * matrix.T @ matrix, rhs.ravel())
         assert_allclose(np.ravel(solved), expected, atol=1e-11)
@@ -154,14 +164,14 @@ def test_the_estimated_norm_is_above_and_close_and_says_how_likely_it_is_wrong()
 
 def test_operators_side_by_side_act_on_several_variables() -> None:
     left, right = build(Op("dense", matrix=rng.normal(size=(3, 4))), (4,), REAL), build(Op("identity"), (3,), REAL)
-    both = beside([left, scaled(right, jnp.asarray(-2.0))])
+    both = beside([left, scaled(right, -2.0)])
     x = (jnp.asarray(rng.normal(size=4)), jnp.asarray(rng.normal(size=3)))
     y = jnp.asarray(rng.normal(size=3))
     assert_allclose(both.matvec(x), left.matvec(x[0]) - 2 * x[1])
     back = both.rmatvec(y)
     assert_allclose(jnp.vdot(both.matvec(x), y), sum(jnp.vdot(a, b) for a, b in zip(x, back, strict=True)))
     whole = np.hstack([dense(left), -2 * np.eye(3)])
-    assert np.linalg.norm(whole, 2) ** 2 <= both.norm_sq().value
+    assert np.linalg.norm(whole, 2) ** 2 <= both.norm_sq().value * (1 + 1e-12)
     with pytest.raises(FlowInputError, match="must be the same"):
         beside([left, build(Op("identity"), (2,), REAL)], ["u", "v"])
 
