@@ -52,7 +52,6 @@ def norm(x: np.ndarray) -> float:
     return float(np.sum(np.asarray(x) ** 2))
 
 
-
 # name, variables, what else the term has, the energy that the formula gives
 DENSE = Op("dense", matrix=M)
 ENERGIES = [
@@ -65,7 +64,12 @@ ENERGIES = [
     ("logistic", (X,), {"target": SIGNS}, W * np.sum(np.log(1 + np.exp(-SIGNS * X)))),
     ("l1", (X,), {}, W * np.sum(abs(X))),
     ("weighted_l1", (X,), {"weights": B}, W * np.sum(B * abs(X))),
-    ("group_l1", (X,), {"groups": np.array([0, 0, 1, 1, 1, 2]), "weights": [1.0, 2, 3]}, W * sum(c * norm(g) ** 0.5 for c, g in zip([1, 2, 3], np.split(X, [2, 5])))),
+    (
+        "group_l1",
+        (X,),
+        {"groups": np.array([0, 0, 1, 1, 1, 2]), "weights": [1.0, 2, 3]},
+        W * sum(c * norm(g) ** 0.5 for c, g in zip([1, 2, 3], np.split(X, [2, 5]))),
+    ),
     ("group_l1", (X,), {"groups": [[0, 1, 2], [2, 3]]}, W * (norm(X[:3]) ** 0.5 + norm(X[2:4]) ** 0.5)),
     ("elastic_net", (X,), {"ridge": 0.4}, W * (np.sum(abs(X)) + 0.2 * norm(X))),
     ("tv", (X,), {}, W * np.sum(abs(np.diff(X)))),
@@ -87,7 +91,12 @@ ENERGIES = [
     ("consensus", (X, B), {}, W / 2 * norm(X - B)),
     ("orthogonality", (XX,), {}, W * norm(XX.T @ XX - np.eye(3))),
     ("laplace_residual", (XX,), {"target": np.ones((4, 3))}, W * norm(lap(XX) - 1)),
-    ("heat_residual", (V[0],), {"kappa": 0.3, "boundary": "periodic"}, W * norm(V[0][1:] - V[0][:-1] - 0.3 * (np.roll(ahead(V[0], 1), 1, 1) * -1 + ahead(V[0], 1))[:-1])),
+    (
+        "heat_residual",
+        (V[0],),
+        {"kappa": 0.3, "boundary": "periodic"},
+        W * norm(V[0][1:] - V[0][:-1] - 0.3 * (np.roll(ahead(V[0], 1), 1, 1) * -1 + ahead(V[0], 1))[:-1]),
+    ),
     ("divergence_residual", (V,), {}, W * norm(ahead(V[0], 0) + ahead(V[1], 1))),
     ("curl_residual", (V,), {}, W * norm(ahead(V[1], 0) - ahead(V[0], 1))),
     ("function", (X,), {"of": lambda x, c: jnp.sum(jnp.cos(c * x)), "arguments": {"c": 2.0}}, W * np.sum(np.cos(2 * X))),

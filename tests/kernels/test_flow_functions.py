@@ -283,7 +283,16 @@ def test_the_prox_of_a_conjugate_is_a_projection_for_l1() -> None:
 
 
 def test_functions_keep_single_precision() -> None:
-    names = ("huber", "logistic", "poisson", "entropy", "knapsack", "sparse groups with ridge", "fused lasso in a box", "nuclear with ridge")
+    names = (
+        "huber",
+        "logistic",
+        "poisson",
+        "entropy",
+        "knapsack",
+        "sparse groups with ridge",
+        "fused lasso in a box",
+        "nuclear with ridge",
+    )
     doubles = {name: CASES[name] for name in names}
     expected = {}
     for name, (phi, shape) in doubles.items():

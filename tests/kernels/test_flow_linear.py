@@ -188,7 +188,11 @@ def test_projections_are_the_line_integrals_of_a_disc() -> None:
     assert np.max(np.abs(seen - expected)[:, np.abs(t) < 10]) < 0.6
     assert_allclose(seen.sum(axis=1), disc.sum(), rtol=0.01)
     assert_allclose(seen[0], disc.sum(axis=0), atol=1e-12)  # along the columns
-    assert_allclose(build(Op("parallel_projection", angles=[np.pi / 2], detectors=41), (41, 41), REAL).matvec(jnp.asarray(disc))[0], disc.sum(axis=1), atol=1e-9)
+    assert_allclose(
+        build(Op("parallel_projection", angles=[np.pi / 2], detectors=41), (41, 41), REAL).matvec(jnp.asarray(disc))[0],
+        disc.sum(axis=1),
+        atol=1e-9,
+    )
 
 
 def test_a_written_operator_is_tested_before_it_is_believed() -> None:

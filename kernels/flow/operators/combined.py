@@ -34,11 +34,11 @@ class Scaled(Operator):
         return self.inner.rmatvec(self.factor * y)
 
     def norm_sq(self) -> Bound:
-        return self.inner.norm_sq().scaled(self.factor ** 2)
+        return self.inner.norm_sq().scaled(self.factor**2)
 
     def coisometry(self) -> float | None:
         nu = self.inner.coisometry()
-        return None if nu is None or self.factor == 0 else nu * self.factor ** 2
+        return None if nu is None or self.factor == 0 else nu * self.factor**2
 
     def orthonormal(self) -> bool:
         return self.inner.orthonormal() and abs(self.factor) == 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..bounds import Bound
 from ..errors import FlowInputError
-from ..pytrees import node, static
+from ..pytrees import node
 from .base import Operator, Shape, operator
 from .differences import Laplacian, checked_boundary, checked_spacing
 
