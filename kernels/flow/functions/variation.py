@@ -63,8 +63,8 @@ def denoise_line(y: jax.Array, weight: jax.Array) -> jax.Array:
 
     Dynamic programming (Johnson, J. Comput. Graph. Stat. 22, 2013). Let m_i(x) be the least energy of the first i samples with x_i = x. Its
     derivative rises and is piecewise linear; the difference to x_{i+1} clips it to [-weight, weight], at low_i and high_i, and the next
-    sample adds x - y_{i+1}. So x_n is where the last derivative is 0, and x_i = clip(x_{i+1}, low_i, high_i) backwards. The kinks are kept in
-    order in a double-ended queue, two are added by each sample and each is removed at most once, which makes the time linear.
+    sample adds x - y_{i+1}. So x_n is where the last derivative is 0, and x_i = clip(x_{i+1}, low_i, high_i) backwards. The kinks are kept
+    in order in a double-ended queue, two are added by each sample and each is removed at most once, which makes the time linear.
 
     A kink holds its position and by how much slope and intercept of the derivative jump there. Beyond all kinks the derivative is
     x - y - weight on the left and x - y + weight on the right.
@@ -149,8 +149,8 @@ class Variation(Function):
     element, else of their absolute values.
 
     The prox takes `inner_steps` steps of fast gradient projection on the dual (Beck & Teboulle, IEEE TIP 18(11), 2009, algorithm 4.1), from
-    where the last call ended. With m = tau w: z = v - m D^T p, |p| <= 1. The duality gap m sum (|D z| - <D z, p>) is a sum of terms that are
-    never negative; divided by tau it is in units of the energy.
+    where the last call ended. With m = tau w: z = v - m D^T p, |p| <= 1. The duality gap m sum (|D z| - <D z, p>) is a sum of terms that
+    are never negative; divided by tau it is in units of the energy.
     """
 
     weight: jax.Array

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..bounds import Bound, total
+from ..bounds import Bound, Kind, total
 from ..errors import FlowInputError
 from ..pytrees import node, static
 from .arrays import Identity
@@ -70,7 +70,7 @@ class Composed(Operator):
         if nu is not None:
             return outer.scaled(nu)
         inner = self.inner.norm_sq()
-        kind = "upper_bound" if outer.sound_above and inner.sound_above else "estimate"
+        kind: Kind = "upper_bound" if outer.sound_above and inner.sound_above else "estimate"
         return Bound(outer.value * inner.value, kind, "product of the norms")
 
     def coisometry(self) -> float | None:
@@ -186,7 +186,8 @@ def beside(parts: Sequence[Operator], names: Sequence[str] = ()) -> Beside:
         raise FlowInputError(
             f"the operators on {' and '.join(names) or 'the variables'} give arrays of shapes {shapes}; they must be the same"
         )
-    return Beside(tuple(part.domain for part in parts), shapes[0], tuple(parts))  # type: ignore[arg-type]  # several shapes, as the class says
+    domain: Any = tuple(part.domain for part in parts)  # several shapes, as the class says
+    return Beside(domain, shapes[0], tuple(parts))
 
 
 @operator("scale")
