@@ -137,7 +137,7 @@ def test_large_sparse_matrices_and_graphs_have_sound_bounds(monkeypatch: pytest.
     from bridge_adapter.kernels.flow.operators import sparse
 
     monkeypatch.setattr(sparse, "DENSE", 0)  # as if all of these were large
-    for seed in range(5):
+    for seed in range(2):
         pairs = np.random.default_rng(seed).integers(0, 12, (30, 2))
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
         for op in (Op("incidence", edges=pairs), Op("graph_laplacian", edges=pairs)):

@@ -192,5 +192,7 @@ class Variation(Function):
         p, _, _ = jax.lax.fori_loop(0, self.inner_steps, climb, (start, start, jnp.ones((), v.dtype)))
         point = v - m * self._transposed(p)
         differences = self._apply(point)
-        total = jnp.sum(self._sizes(differences))
-        return Proximal(point, self.weight * total, self.weight * (total - jnp.vdot(differences, p)), p)
+        sizes = self._sizes(differences)
+        along = jnp.sum(differences * p, axis=0) if self.isotropic else differences * p
+        gap = jnp.sum(jnp.maximum(sizes - along, 0))  # term by term, so that rounding in a large total does not hide it
+        return Proximal(point, self.weight * jnp.sum(sizes), self.weight * gap, p)
