@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from ..errors import FlowInputError
 from ..functions.composed import Orthogonality
 from ..operators.base import Op, Operator, build
@@ -54,4 +52,4 @@ def _difference(asked: Asked, left: Op | None, right: Op | None) -> Beside:
     parts: list[Operator] = [
         build(described or Op("identity"), shape, asked.real) for described, shape in zip((left, right), asked.shapes, strict=True)
     ]
-    return beside([parts[0], scaled(parts[1], jnp.asarray(-1.0, asked.real))], ["left", "right"])
+    return beside([parts[0], scaled(parts[1], -1.0)], ["left", "right"])

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FlowInputError
 from ..functions.losses import Huber, Logistic, Poisson
-from .base import Asked, Parts, Shape, atom
+from ..operators.base import Shape
+from .base import Asked, Parts, atom
 
 
 @atom("huber", r"w\sum h_\kappa(Ax-b),\ h_\kappa(r)=\tfrac12r^2\ (|r|\le\kappa),\ \kappa|r|-\tfrac12\kappa^2\ \text{else}")

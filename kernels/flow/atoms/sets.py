@@ -87,7 +87,7 @@ def affine(asked: Asked, *, nonnegative: bool = False, inner_steps: int = 200) -
         return Parts(here, AffineNonnegative(held, int(inner_steps)) if nonnegative else held)
     if nonnegative:
         raise FlowInputError(
-            f"the term {asked.name} has {equations} equations for {unknowns} unknowns, too many for an inner projection (at most {EQUATIONS} and "
+            f"the term {asked.name} has {equations} equations for {unknowns} unknowns, too many to project (at most {EQUATIONS} and "
             f"{UNKNOWNS}); leave nonnegative out and add a term of the atom nonnegative"
         )
     goal_there = asked.goal(op.codomain)

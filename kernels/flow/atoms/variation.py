@@ -22,8 +22,8 @@ METHODS = ("auto", "exact", "composite", "inner")
 def tv(
     asked: Asked, *, isotropic: bool = True, axes: Any = None, boundary: str = "neumann", prox: str = "auto", inner_steps: int = 20
 ) -> Parts:
-    """axes: along which changes count; all by default. prox: "exact" (along the last axis alone), "composite" (a norm behind the operator of
-    differences, for primal-dual solvers), "inner" (an inner iteration of `inner_steps` that reports its gap); "auto" is exact where that can
+    """axes: along which changes count; all if none. prox: "exact" (along the last axis alone), "composite" (a norm behind the operator of
+    differences, for primal-dual solvers), "inner" (an inner iteration of `inner_steps` that reports its gap); "auto" is exact where it can
     be, else composite."""
     asked.aimless("translate the variable instead")
     if prox not in METHODS:

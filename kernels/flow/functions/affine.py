@@ -58,10 +58,10 @@ class AffineNonnegative(Function):
     def prox(self, v: jax.Array, tau: jax.Array, carry: Any = ()) -> Proximal:
         flat, rows, level = jnp.ravel(v), self.affine.rows, self.affine.level
         start = carry if carry else self.begin(v)
-        tiny = 16 * jnp.finfo(v.dtype).eps * (1 + jnp.linalg.norm(level))
+        tiny = 16 * float(np.finfo(v.dtype).eps) * (1 + jnp.linalg.norm(level))
 
         def unfinished(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            return (state[2] < self.inner_steps) & (state[3] > tiny)
+            return jnp.asarray((state[2] < self.inner_steps) & (state[3] > tiny))
 
         def one(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
             p, _, count, _ = state

@@ -81,6 +81,11 @@ def merge(one: Function, other: Function) -> Function | None:
     return other.merged(one) if known is None else known
 
 
+def length(u: jax.Array) -> jax.Array:
+    """The Euclidean norm of all elements."""
+    return jnp.sqrt(jnp.sum(u**2))
+
+
 def exactly(phi: Function, point: jax.Array) -> Proximal:
     """The result of an exact prox."""
     return Proximal(point, phi.value(point), jnp.zeros((), point.dtype), ())

@@ -124,8 +124,8 @@ def through(op: Operator, phi: Function, real: Any) -> Function | None:
 
 @node
 class Written(Function):
-    """weight * of(x, **arguments), a function that the user writes with jax.numpy; x is a tuple where the term is of several slots. Taken as
-    not convex unless it is said to be; `beta` is infinite where no bound of its curvature is given."""
+    """weight * of(x, **arguments), a function that the user writes with jax.numpy; x is a tuple where the term is of several slots. Taken
+    as not convex unless it is said to be; `beta` is infinite where no bound of its curvature is given."""
 
     of: Callable[..., jax.Array] = static()
     weight: jax.Array

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
 from ..pytrees import node
-from .base import Function, Proximal, exactly
+from .base import Function, Proximal, exactly, length
 from .losses import positive_root
 from .separable import bounded
 from .sets import Simplex
@@ -39,7 +39,7 @@ class Entropy(Function):
         return self.weight * jnp.sum(jnp.exp(y / self.weight - 1))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(jnp.ravel(jnp.minimum(u, 0)))
+        return length(jnp.minimum(u, 0))
 
     def merged(self, other: Function) -> Function | None:
         if isinstance(other, Simplex):
@@ -86,7 +86,7 @@ class SimplexEntropy(Function):
         return self.weight * self.total * (spread - jnp.log(self.total))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.hypot(jnp.linalg.norm(jnp.ravel(jnp.minimum(u, 0))), jnp.abs(jnp.sum(u) - self.total))
+        return jnp.hypot(length(jnp.minimum(u, 0)), jnp.abs(jnp.sum(u) - self.total))
 
 
 @node
@@ -113,7 +113,7 @@ class LogBarrier(Function):
         return jnp.where(inside, jnp.sum(self.weight * (jnp.log(self.weight / safe) - 1)), jnp.inf)
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(jnp.ravel(jnp.minimum(u, 0)))
+        return length(jnp.minimum(u, 0))
 
     def merged(self, other: Function) -> Function | None:
         return bounded(self, other)

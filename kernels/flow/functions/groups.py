@@ -54,7 +54,7 @@ class GroupNorm(Function):
 
 @node
 class AxisNorm(Function):
-    """sum_i w ||u[:, i]||: the Euclidean norms of the vectors along the first axis, as isotropic total variation sums those of gradients."""
+    """sum_i w ||u[:, i]||: the Euclidean norms of the vectors along the first axis, as isotropic total variation has them."""
 
     weight: jax.Array
 

@@ -8,7 +8,7 @@ from jax.scipy.special import xlogy
 
 from ..bounds import Bound
 from ..pytrees import node
-from .base import Function, Proximal, exactly
+from .base import Function, Proximal, exactly, length
 from .separable import bounded
 
 # Newton's method on the scalar equation of the logistic prox converges to rounding from every start well before this many steps.
@@ -126,7 +126,7 @@ class Poisson(Function):
         return jnp.where(inside, jnp.sum(each), jnp.inf)
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(jnp.ravel(jnp.minimum(u + self.background, 0)))
+        return length(jnp.minimum(u + self.background, 0))
 
     def merged(self, other: Function) -> Function | None:
         return bounded(self, other)

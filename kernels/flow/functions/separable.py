@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..bounds import Bound
 from ..pytrees import node
-from .base import Function, Proximal, exactly
+from .base import Function, Proximal, exactly, length
 
 
 @node
@@ -52,7 +52,7 @@ class Separable(Function):
         return jnp.sum(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.asarray(jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper))))
+        return length(u - jnp.clip(u, self.lower, self.upper))
 
     def merged(self, other: Function) -> Function | None:
         if not isinstance(other, Separable):
@@ -85,7 +85,7 @@ class Bounded(Function):
         return exactly(self, jnp.clip(self.phi.prox(v, tau).point, self.lower, self.upper))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        outside = jnp.linalg.norm(jnp.ravel(u - jnp.clip(u, self.lower, self.upper)))
+        outside = length(u - jnp.clip(u, self.lower, self.upper))
         return jnp.hypot(outside, self.phi.distance(u))
 
     def merged(self, other: Function) -> Function | None:

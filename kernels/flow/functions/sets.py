@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..pytrees import node, static
-from .base import Function, Proximal, exactly
+from .base import Function, Proximal, exactly, length
 
 # Halvings of a bracket: more than a float64 has bits, so the bracket ends as two neighbouring numbers.
 _BISECTIONS = 80
@@ -29,7 +29,7 @@ class Indicator(Function):
         return exactly(self, self.project(v))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(jnp.ravel(u - self.project(u)))
+        return length(u - self.project(u))
 
 
 @node
@@ -41,11 +41,11 @@ class L2Ball(Indicator):
 
     def project(self, v: jax.Array) -> jax.Array:
         away = v - self.centre
-        size = jnp.linalg.norm(jnp.ravel(away))
+        size = length(away)
         return jnp.where(size > self.radius, self.centre + away * (self.radius / jnp.where(size > 0, size, 1)), v)
 
     def conjugate(self, y: jax.Array) -> jax.Array:
-        return self.radius * jnp.linalg.norm(jnp.ravel(y)) + jnp.sum(y * self.centre)
+        return self.radius * length(y) + jnp.sum(y * self.centre)
 
 
 @node
@@ -114,7 +114,7 @@ class Knapsack(Indicator):
         held = jnp.sum(jnp.where(free, 0, self.costs * jnp.clip(moved, self.lower, self.upper)))
         squares = jnp.sum(jnp.where(free, self.costs**2, 0))
         solved = (jnp.sum(jnp.where(free, self.costs * v, 0)) + held - self.budget) / jnp.where(squares > 0, squares, 1)
-        # The exact solution belongs to the elements that the bracket says are free; should rounding have put it elsewhere, keep the bracket.
+        # The solution belongs to the elements that the bracket says are free; should rounding have put it elsewhere, keep the bracket.
         close = (squares > 0) & (jnp.abs(solved - middle) <= 1e-3 * (1 + jnp.abs(middle)))
         return jnp.where(spent(jnp.zeros((), v.dtype)) <= self.budget, at(jnp.zeros((), v.dtype)), at(jnp.where(close, solved, high)))
 

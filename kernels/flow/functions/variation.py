@@ -5,7 +5,7 @@ Where a solver takes composite terms, total variation is a norm behind a differe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +63,8 @@ def denoise_line(y: jax.Array, weight: jax.Array) -> jax.Array:
 
     Dynamic programming (Johnson, J. Comput. Graph. Stat. 22, 2013). Let m_i(x) be the least energy of the first i samples with x_i = x. Its
     derivative rises and is piecewise linear; the difference to x_{i+1} clips it to [-weight, weight], at low_i and high_i, and the next
-    sample adds x - y_{i+1}. So x_n is where the last derivative is 0, and x_i = clip(x_{i+1}, low_i, high_i) backwards. The kinks are kept in
-    order in a double-ended queue, two are added by each sample and each is removed at most once, which makes the time linear.
+    sample adds x - y_{i+1}. So x_n is where the last derivative is 0, and x_i = clip(x_{i+1}, low_i, high_i) backwards. The kinks are kept
+    in order in a double-ended queue, two are added by each sample and each is removed at most once, which makes the time linear.
 
     A kink holds its position and by how much slope and intercept of the derivative jump there. Beyond all kinks the derivative is
     x - y - weight on the left and x - y + weight on the right.
@@ -72,50 +72,74 @@ def denoise_line(y: jax.Array, weight: jax.Array) -> jax.Array:
     count = y.shape[0]
     if count == 1:
         return y
-    lows, highs = jnp.zeros((2, count), y.dtype)
-    queue = jnp.zeros((3, 2 * count + 2), y.dtype)  # positions, jumps of slopes, jumps of intercepts
-    first = jnp.int32(count)  # of the queue; `last` is inclusive, so it is empty when first = last + 1
-
-    def cross(queue: jax.Array, at: jax.Array, end: jax.Array, slope: jax.Array, intercept: jax.Array, level: jax.Array, step: int) -> Any:
-        """Walks from one end of the queue (step +1: from the left) over the kinks that lie before the place where the derivative is
-        `level`. Returns the next kink, and the line on which the place is."""
-
-        def before(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            k, slope, intercept = state
-            here = slope * queue[0, k] + intercept
-            return (step * (end - k) >= 0) & (step * (level - here) >= 0)
-
-        def over(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-            k, slope, intercept = state
-            return k + step, slope + step * queue[1, k], intercept + step * queue[2, k]
-
-        return jax.lax.while_loop(before, over, (at, slope, intercept))
-
     one = jnp.ones((), y.dtype)
 
-    def sample(i: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        queue, left, right, lows, highs = carry
-        outside = jnp.where(i == 0, 0, weight)  # before the first sample there is no message
-        k, slope, intercept = cross(queue, left, right, one, -y[i] - outside, -weight, 1)
-        low = (-weight - intercept) / slope
-        left = k - 1
-        k, slope_h, intercept_h = cross(queue, right, left + 1, one, -y[i] + outside, weight, -1)
-        high = (weight - intercept_h) / slope_h
-        right = k + 1
-        # Left of `low` the clipped derivative is -weight, right of `high` it is +weight: slope 0 outside, the lines found inside.
-        queue = queue.at[:, left].set(jnp.stack([low, slope, intercept + weight]))
-        queue = queue.at[:, right].set(jnp.stack([high, -slope_h, weight - intercept_h]))
-        return queue, left, right, lows.at[i].set(low), highs.at[i].set(high)
+    class Walk(NamedTuple):
+        """Over the kinks from both ends at once, to where the derivative is -weight and where it is weight: which kink is next on either
+        side, the kinks there, and the line (slope, intercept) before them."""
 
-    queue, left, right, lows, highs = jax.lax.fori_loop(0, count - 1, sample, (queue, first, first - 1, lows, highs))
-    _, slope, intercept = cross(queue, left, right, one, -y[-1] - weight, jnp.zeros((), y.dtype), 1)
+        sample: jax.Array
+        first: jax.Array
+        last: jax.Array
+        next: tuple[jax.Array, jax.Array]
+        read: jax.Array
+        lines: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+        kinks: jax.Array  # rows of position, jump of slope, jump of intercept
+        lows: jax.Array
+        highs: jax.Array
+
+    def entered(sample: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """The lines beyond all kinks."""
+        outside = jnp.where(sample == 0, 0, weight)  # before the first sample there is no message
+        return one, -y[sample] - outside, one, -y[sample] + outside
+
+    def onward(walk: Walk) -> Walk:
+        """A step of one flat loop that writes first and reads what it has written: so XLA keeps the queue in place, and a step costs the
+        same however long the line is."""
+        (k, m), (slope, intercept, slope_right, intercept_right) = walk.next, walk.lines
+        left, right = walk.read
+        over = (k <= walk.last) & (slope * left[0] + intercept <= -weight)
+        over_right = (m >= walk.first) & (slope_right * right[0] + intercept_right > weight)
+        ended = ~(over | over_right)
+        low, high = (-weight - intercept) / slope, (weight - intercept_right) / slope_right
+        # Clipped, the derivative is -weight left of low and weight right of high. The kinks there are written at every step: until the walk
+        # has ended, to places that it has left behind.
+        made = jnp.stack([low, slope, intercept + weight, high, -slope_right, weight - intercept_right]).reshape(2, 3)
+        kinks = walk.kinks.at[jnp.stack([k - 1, m + 1])].set(made, unique_indices=True, mode="promise_in_bounds")
+        first, last = jnp.where(ended, k - 1, walk.first), jnp.where(ended, jnp.maximum(m + 1, k), walk.last)
+        following = jnp.where(ended, first, k + over), jnp.where(ended, last, m - over_right)
+        passed = (
+            slope + jnp.where(over, left[1], 0),
+            intercept + jnp.where(over, left[2], 0),
+            slope_right - jnp.where(over_right, right[1], 0),
+            intercept_right - jnp.where(over_right, right[2], 0),
+        )
+        lines = tuple(jnp.where(ended, new, old) for new, old in zip(entered(walk.sample + 1), passed, strict=True))
+        read = kinks.at[jnp.stack(following)].get(mode="promise_in_bounds")
+        lows, highs = walk.lows.at[walk.sample].set(low), walk.highs.at[walk.sample].set(high)
+        return Walk(walk.sample + ended, first, last, following, read, lines, kinks, lows, highs)  # type: ignore[arg-type]
+
+    nothing = jnp.zeros(count, y.dtype)
+    empty = jnp.int32(count), jnp.int32(count - 1)  # first and last: the queue grows from its middle
+    queue = jnp.zeros((2 * count + 2, 3), y.dtype)
+    start = Walk(jnp.int32(0), *empty, empty, queue[:2], entered(jnp.int32(0)), queue, nothing, nothing)
+    walk = jax.lax.while_loop(lambda walk: walk.sample < count - 1, onward, start)
+
+    def rising(line: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return (line[0] <= walk.last) & (line[1] * walk.kinks[line[0], 0] + line[2] <= 0)
+
+    def across(line: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        kink = walk.kinks[line[0]]
+        return line[0] + 1, line[1] + kink[1], line[2] + kink[2]
+
+    _, slope, intercept = jax.lax.while_loop(rising, across, (walk.first, *walk.lines[:2]))
     end = -intercept / slope
 
     def backwards(x: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x = jnp.clip(x, bounds[0], bounds[1])
         return x, x
 
-    _, rest = jax.lax.scan(backwards, end, (lows[:-1], highs[:-1]), reverse=True)
+    _, rest = jax.lax.scan(backwards, end, (walk.lows[:-1], walk.highs[:-1]), reverse=True)
     return jnp.append(rest, end)
 
 
@@ -125,8 +149,8 @@ class Variation(Function):
     element, else of their absolute values.
 
     The prox takes `inner_steps` steps of fast gradient projection on the dual (Beck & Teboulle, IEEE TIP 18(11), 2009, algorithm 4.1), from
-    where the last call ended. With m = tau w: z = v - m D^T p, |p| <= 1. The duality gap m sum (|D z| - <D z, p>) is a sum of terms that are
-    never negative; divided by tau it is in units of the energy.
+    where the last call ended. With m = tau w: z = v - m D^T p, |p| <= 1. The duality gap m sum (|D z| - <D z, p>) is a sum of terms that
+    are never negative; divided by tau it is in units of the energy.
     """
 
     weight: jax.Array
@@ -168,5 +192,7 @@ class Variation(Function):
         p, _, _ = jax.lax.fori_loop(0, self.inner_steps, climb, (start, start, jnp.ones((), v.dtype)))
         point = v - m * self._transposed(p)
         differences = self._apply(point)
-        total = jnp.sum(self._sizes(differences))
-        return Proximal(point, self.weight * total, self.weight * (total - jnp.vdot(differences, p)), p)
+        sizes = self._sizes(differences)
+        along = jnp.sum(differences * p, axis=0) if self.isotropic else differences * p
+        gap = jnp.sum(jnp.maximum(sizes - along, 0))  # term by term, so that rounding in a large total does not hide it
+        return Proximal(point, self.weight * jnp.sum(sizes), self.weight * gap, p)

@@ -54,4 +54,4 @@ def sine_transform(x: jax.Array, axis: int) -> jax.Array:
     zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
     odd = jnp.concatenate([zero, x, zero, -jnp.flip(x, axis)], axis)
     spectrum = jnp.fft.rfft(odd, axis=axis)
-    return -jnp.imag(jax.lax.slice_in_dim(spectrum, 1, count + 1, axis=axis)) / np.sqrt(2 * (count + 1))
+    return jnp.asarray(-jnp.imag(jax.lax.slice_in_dim(spectrum, 1, count + 1, axis=axis)) / np.sqrt(2 * (count + 1)))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..bounds import Bound, total
+from ..bounds import Bound, Kind, total
 from ..errors import FlowInputError
 from ..pytrees import node
 from .arrays import Identity
@@ -18,9 +18,9 @@ from .base import Op, Operator, Shape, build, operator
 
 @node
 class Scaled(Operator):
-    """x -> factor A x."""
+    """x -> factor A x. The factor is part of the structure, so that what follows from it (nu of A A^T = nu I) is known while compiling."""
 
-    factor: jax.Array
+    factor: float = static()
     inner: Operator
 
     @property
@@ -34,14 +34,14 @@ class Scaled(Operator):
         return self.inner.rmatvec(self.factor * y)
 
     def norm_sq(self) -> Bound:
-        return self.inner.norm_sq().scaled(float(self.factor) ** 2)
+        return self.inner.norm_sq().scaled(self.factor**2)
 
     def coisometry(self) -> float | None:
         nu = self.inner.coisometry()
-        return None if nu is None or float(self.factor) == 0 else nu * float(self.factor) ** 2
+        return None if nu is None or self.factor == 0 else nu * self.factor**2
 
     def orthonormal(self) -> bool:
-        return self.inner.orthonormal() and abs(float(self.factor)) == 1
+        return self.inner.orthonormal() and abs(self.factor) == 1
 
     def normal_diagonal(self) -> jax.Array | None:
         inside = self.inner.normal_diagonal()
@@ -70,7 +70,7 @@ class Composed(Operator):
         if nu is not None:
             return outer.scaled(nu)
         inner = self.inner.norm_sq()
-        kind = "upper_bound" if outer.sound_above and inner.sound_above else "estimate"
+        kind: Kind = "upper_bound" if outer.sound_above and inner.sound_above else "estimate"
         return Bound(outer.value * inner.value, kind, "product of the norms")
 
     def coisometry(self) -> float | None:
@@ -174,7 +174,7 @@ class Several(Operator):
         return Bound(1.0, "exact", "identity")
 
 
-def scaled(inner: Operator, factor: jax.Array) -> Operator:
+def scaled(inner: Operator, factor: float) -> Operator:
     """factor A."""
     return Scaled(inner.domain, inner.codomain, factor, inner)
 
@@ -186,7 +186,8 @@ def beside(parts: Sequence[Operator], names: Sequence[str] = ()) -> Beside:
         raise FlowInputError(
             f"the operators on {' and '.join(names) or 'the variables'} give arrays of shapes {shapes}; they must be the same"
         )
-    return Beside(tuple(part.domain for part in parts), shapes[0], tuple(parts))  # type: ignore[arg-type]  # several shapes, as the class says
+    domain: Any = tuple(part.domain for part in parts)  # several shapes, as the class says
+    return Beside(domain, shapes[0], tuple(parts))
 
 
 @operator("scale")
@@ -195,7 +196,7 @@ def _scale(domain: Shape, real: np.dtype[Any], *, factor: float, of: Op | Operat
     number = np.asarray(factor, np.float64)
     if number.ndim or not np.isfinite(number):
         raise FlowInputError(f"scale has factor {factor!r}; it must be one finite number; use diagonal for an array")
-    return scaled(Identity(domain, domain) if of is None else build(of, domain, real), jnp.asarray(number, real))
+    return scaled(Identity(domain, domain) if of is None else build(of, domain, real), float(number))
 
 
 @operator("compose")

@@ -17,6 +17,8 @@ from .base import Operator, Shape, operator
 # Up to this many rows or columns a norm is computed exactly, from the smaller Gram matrix.
 DENSE = 1024
 
+Entries = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
 
 @node
 class Sparse(Operator):
@@ -74,16 +76,9 @@ class Incidence(Sparse):
         return Bound(float(min(ends.max(), small.value)), "upper_bound", "degrees at the ends of an edge")
 
 
-def sparse(
-    domain: Shape,
-    codomain: Shape,
-    rows: NDArray[Any],
-    columns: NDArray[Any],
-    values: NDArray[Any],
-    real: np.dtype[Any],
-    kind: type[Sparse] = Sparse,
-) -> Sparse:
-    """From entries in any order; those at the same place are added up."""
+def sparse(domain: Shape, codomain: Shape, entries: Entries, real: np.dtype[Any], kind: type[Sparse] = Sparse) -> Sparse:
+    """From entries (rows, columns, values) in any order; those at the same place are added up."""
+    rows, columns, values = entries
     wide = int(np.prod(domain))
     places, inverse = np.unique(rows.astype(np.int64) * wide + columns, return_inverse=True)
     added = np.bincount(inverse, values.astype(np.float64), places.size)
@@ -132,7 +127,7 @@ def _sparse(
         )
     if i.size and (min(i.min(), j.min()) < 0 or i.max() >= shape[0] or j.max() >= shape[1]):
         raise FlowInputError(f"an entry of the matrix is outside its shape {tuple(shape)}")
-    return sparse(domain, (int(shape[0]),), i, j, v, real)
+    return sparse(domain, (int(shape[0]),), (i, j, v), real)
 
 
 def checked_edges(domain: Shape, edges: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -156,7 +151,7 @@ def _incidence(domain: Shape, real: np.dtype[Any], *, edges: ArrayLike, factors:
     pairs, given = checked_edges(domain, edges, factors)
     rows = np.repeat(np.arange(len(pairs)), 2)
     values = np.stack([given, -given], axis=1).ravel()
-    return sparse(domain, (len(pairs),), rows, pairs.ravel(), values, real, Incidence)
+    return sparse(domain, (len(pairs),), (rows, pairs.ravel(), values), real, Incidence)
 
 
 @operator("graph_laplacian")
@@ -165,4 +160,4 @@ def _graph_laplacian(domain: Shape, real: np.dtype[Any], *, edges: ArrayLike, we
     pairs, given = checked_edges(domain, edges, weights)
     i, j = pairs.T
     rows, columns = np.concatenate([i, j, i, j]), np.concatenate([i, j, j, i])
-    return sparse(domain, domain, rows, columns, np.concatenate([given, given, -given, -given]), real)
+    return sparse(domain, domain, (rows, columns, np.concatenate([given, given, -given, -given])), real)

@@ -19,15 +19,15 @@ class ParallelProjection(Operator):
     """image -> sinogram of (angles, detectors); the detectors are one pixel apart, their middle sees the middle of the image.
 
     By Joseph's method (IEEE Trans. Med. Imaging 1, 1982): a ray takes one sample of each row (of each column, where it is closer to lying
-    along the rows), interpolated linearly between the two pixels beside it, times the length of the ray in a row. Outside the image is 0. With i
-    and j the row and the column, counted from the middle, the ray at the detector t is j cos a + i sin a = t.
+    along the rows), interpolated linearly between the two pixels beside it, times the length of the ray in a row. Outside the image is 0.
+    With i and j the row and the column, counted from the middle, the ray at the detector t is j cos a + i sin a = t.
     """
 
     angles: jax.Array
     detectors: int = static()
 
     def matvec(self, x: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda angle: self._one(x, angle), self.angles)
+        return jnp.asarray(jax.lax.map(lambda angle: self._one(x, angle), self.angles))
 
     def _one(self, image: jax.Array, angle: jax.Array) -> jax.Array:
         """The projection at one angle: by rows where |cos a| >= |sin a|, else by columns. Both images are made square, so
