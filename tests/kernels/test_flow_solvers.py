@@ -147,7 +147,9 @@ def test_primal_dual_steps_without_f_agree_with_admm_and_with_condat_vu_on_the_s
 
 
 def test_accelerated_primal_dual_steps_close_in_like_one_over_the_iteration() -> None:
-    spec = FlowSpec({"x": Slot(shape=(N,))}, [Term("elastic_net", "x"), Term("box", "x", op=Op("dense", matrix=MATRIX), params={"lower": 0.3})])
+    spec = FlowSpec(
+        {"x": Slot(shape=(N,))}, [Term("elastic_net", "x"), Term("box", "x", op=Op("dense", matrix=MATRIX), params={"lower": 0.3})]
+    )
     assert compile_flow(spec).report.solver == "chambolle_pock"
     solution = minimised(spec, tol=1e-10, iterations=60_000)["state"]["x"]
     accelerated = compile_flow(spec, solver="chambolle_pock_accelerated", tol=0.0)
@@ -204,7 +206,9 @@ def test_jacobi_scaling_makes_a_badly_scaled_problem_easy() -> None:
     scaled = MATRIX[:, :8] * np.geomspace(1, 30, 8)
     terms = [Term("quadratic", "x", op=Op("dense", matrix=scaled), target=DATA), Term("l1", "x", weight=0.01)]
     spec = FlowSpec({"x": Slot(shape=(8,))}, terms)
-    steps = {solver: run(compile_flow(spec, solver=solver, tol=1e-3), iterations=4000)["iterations"] for solver in ("ista", "preconditioned")}
+    steps = {
+        solver: run(compile_flow(spec, solver=solver, tol=1e-3), iterations=4000)["iterations"] for solver in ("ista", "preconditioned")
+    }
     assert steps["preconditioned"] * 5 < steps["ista"]
 
 
@@ -232,7 +236,9 @@ def test_plain_steps_descend_as_the_descent_inequality_says() -> None:
 def test_a_weight_and_a_step_change_without_compiling_again() -> None:
     from bridge_adapter.kernels.flow import running
 
-    compiled = [compile_flow(FlowSpec({"x": Slot(shape=(N,))}, [Term("quadratic", "x", target=SIGNAL), Term("l1", "x", weight=w)])) for w in (1, 2)]
+    compiled = [
+        compile_flow(FlowSpec({"x": Slot(shape=(N,))}, [Term("quadratic", "x", target=SIGNAL), Term("l1", "x", weight=w)])) for w in (1, 2)
+    ]
     run(compiled[0], iterations=5)
     before = running.advance_block._cache_size()
     run(compiled[1], iterations=5)
