@@ -170,7 +170,7 @@ def test_doubts_are_warnings_that_basic_mode_does_not_raise(rule: str, doubtful:
 
 
 def test_strict_mode_asks_for_units_and_tests_every_operator() -> None:
-    with pytest.raises(SpecLintFailed, match="term.units_missing"):
+    with pytest.raises(SpecLintFailed, match=r"term\.units_missing"):
         compile_flow(spec(FIDELITY), validation="strict")
     told = [Term("quadratic", "x", target=Y, units="1", op=Op("gaussian_blur", sigma=1.0)), Term("l1", "x", units="1")]
     assert compile_flow(spec(*told), validation="strict").report.warnings == ()
@@ -178,7 +178,7 @@ def test_strict_mode_asks_for_units_and_tests_every_operator() -> None:
 
 def test_the_environment_sets_the_mode_and_turns_numerical_doubts_into_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFS_NUMERICAL_WARNINGS", "error")
-    with pytest.raises(SpecLintFailed, match="term.weight_range"):
+    with pytest.raises(SpecLintFailed, match=r"term\.weight_range"):
         compile_flow(DOUBTFUL[1][1])
     monkeypatch.setenv("AFS_VALIDATION", "expert")
     assert compile_flow(DOUBTFUL[1][1]).report.findings == ()
