@@ -13,7 +13,8 @@ from .bounds import Bound
 from .curvature import block_norm, diagonal, operator_norm, prox_modulus, scaled_norm, smoothness, strong_convexity
 from .errors import FlowInputError
 from .functions.separable import Separable
-from .problem import CompositeTerm, Problem, ProxTerm, State
+from .functions.squares import HalfSquare
+from .problem import CompositeTerm, Problem, ProxTerm, SmoothTerm, State
 from .solvers.admm import admm
 from .solvers.base import Controls, Solver
 from .solvers.bregman import bregman
@@ -193,7 +194,7 @@ def _separable(problem: Problem) -> str:
 
 def _quadratic(problem: Problem) -> str:
     why = _only_f_and_g(problem)
-    flat = all(not hasattr(term, "phi") or type(term.phi).__name__ == "HalfSquare" for term in problem.smooth)
+    flat = all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in problem.smooth)
     return why or ("" if flat else "f is not quadratic, and only then is its prox a linear system")
 
 
@@ -273,10 +274,11 @@ def _relative(problem: Problem) -> str:
     for term in problem.smooth:
         if not hasattr(getattr(term, "phi", None), "relative_smoothness"):
             why = why or f"{term.name} is not smooth relative to Burg's entropy"
-    for term in problem.prox.values():
-        free = isinstance(term.phi, Separable) and bool(jnp.all(term.phi.lower <= 0) & jnp.all(jnp.isinf(term.phi.upper)))
-        if not (free and term.op.structure == "identity" and not bool(jnp.any(term.phi.ridge))):  # type: ignore[attr-defined]
-            why = why or f"{term.name} is more than an l1 term or the bound x >= 0"
+    for prox in problem.prox.values():
+        phi = prox.phi
+        free = isinstance(phi, Separable) and bool(jnp.all(phi.lower <= 0) & jnp.all(jnp.isinf(phi.upper)) & jnp.all(phi.ridge == 0))
+        if not (free and prox.op.structure == "identity"):
+            why = why or f"{prox.name} is more than an l1 term or the bound x >= 0"
     return why
 
 

@@ -11,9 +11,12 @@ import pytest
 from bridge_adapter.kernels.flow.api import run_flow_step
 from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.errors import FlowInputError
+from bridge_adapter.kernels.flow.functions.separable import Separable
 from bridge_adapter.kernels.flow.lint import PROBLEM_RULES, SPEC_RULES, SpecLintFailed, lint_spec
+from bridge_adapter.kernels.flow.operators.arrays import Dense
 from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.problem import CoisometricTerm
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 N = 6
@@ -60,6 +63,26 @@ def test_sums_with_a_prox_of_their_own_are_merged_and_thresholds_add() -> None:
     with precision("float64"):
         moved = compiled.g_prox({"x": jnp.asarray([-5.0, 1.0, 3.0, 0.0, 0.0, 0.0])}, 1.0)["x"]
     np.testing.assert_allclose(moved, [0, 0, 1, 0, 0, 0])
+
+
+def test_the_prox_through_a_coisometry_is_the_least_point_of_its_objective() -> None:
+    """A A^T = nu I, nu = 2.5: against the objective at many points around."""
+    rng = np.random.default_rng(5)
+    with precision("float64") as real:
+        wide = jnp.asarray(np.sqrt(2.5) * np.linalg.qr(rng.standard_normal((N, 3)))[0].T)
+        zero = jnp.zeros((), real)
+        phi = Separable(zero + 0.7, zero, zero - jnp.inf, zero + jnp.inf)
+        term = CoisometricTerm("wide", "x", Dense((N,), (3,), wide), phi, zero + 2.5)
+        v = jnp.asarray(rng.standard_normal(N))
+        made = term.prox(v, zero + 0.4, ())
+
+        def objective(x: Any) -> float:
+            return float(term.value(x) + jnp.vdot(x - v, x - v) / 0.8)
+
+        least = objective(made.point)
+        assert float(made.value) == pytest.approx(float(term.value(made.point)))
+        for size in (1.0, 1e-2, 1e-4):
+            assert all(objective(made.point + size * rng.standard_normal(N)) >= least for _ in range(20))
 
 
 def test_a_solver_that_does_not_fit_is_refused_with_the_reason() -> None:
