@@ -12,9 +12,12 @@ import numpy as np
 from .bounds import Bound
 from .curvature import block_norm, diagonal, operator_norm, prox_modulus, scaled_norm, smoothness, strong_convexity
 from .errors import FlowInputError
-from .problem import CompositeTerm, Problem, ProxTerm, State
+from .functions.separable import Separable
+from .functions.squares import HalfSquare
+from .problem import CompositeTerm, Problem, ProxTerm, SmoothTerm, State
 from .solvers.admm import admm
 from .solvers.base import Controls, Solver
+from .solvers.bregman import bregman
 from .solvers.dynamics import langevin, symplectic
 from .solvers.preconditioned import preconditioned
 from .solvers.primal_dual import chambolle_pock, chambolle_pock_accelerated, condat_vu
@@ -196,7 +199,7 @@ def _separable(problem: Problem) -> str:
 
 def _quadratic(problem: Problem) -> str:
     why = _only_f_and_g(problem)
-    flat = all(not hasattr(term, "phi") or type(term.phi).__name__ == "HalfSquare" for term in problem.smooth)
+    flat = all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in problem.smooth)
     return why or ("" if flat else "f is not quadratic, and only then is its prox a linear system")
 
 
@@ -271,6 +274,33 @@ def _times(factor: float) -> Callable[[Found, Steps], float]:
     return lambda found, steps: kept / found.beta.value if found.beta.value > 0 else float("inf")
 
 
+def _relative(problem: Problem) -> str:
+    why = _only_f_and_g(problem)
+    for term in problem.smooth:
+        if not hasattr(getattr(term, "phi", None), "relative_smoothness"):
+            why = why or f"{term.name} is not smooth relative to Burg's entropy"
+    for prox in problem.prox.values():
+        phi = prox.phi
+        free = isinstance(phi, Separable) and bool(jnp.all(phi.lower <= 0) & jnp.all(jnp.isinf(phi.upper)) & jnp.all(phi.ridge == 0))
+        if not (free and prox.op.structure == "identity"):
+            why = why or f"{prox.name} is more than an l1 term or the bound x >= 0"
+    return why
+
+
+def _bregman_steps(problem: Problem, x: State, found: Found) -> Steps:
+    for slot, value in x.items():
+        if not bool(jnp.all(value > 0)):
+            raise FlowInputError(f"the solver bregman starts above 0, and the slot {slot} does not; give it a positive value")
+    functions: list[Any] = [getattr(term, "phi", None) for term in problem.smooth]
+    # Kept in sigma, which the step does not use, so that the condition can be told.
+    relative = sum(float(phi.relative_smoothness().value) for phi in functions)
+    return Steps(_inverse(relative), sigma=relative if relative > 0 else 1.0)
+
+
+def _at_relative(found: Found, steps: Steps) -> float:
+    return _inverse(steps.sigma)
+
+
 def _paired(problem: Problem) -> str:
     why = _only_f_and_g(problem)
     if why or problem.prox:
@@ -336,6 +366,7 @@ CLASSES: dict[str, Class] = {
     "preconditioned": Class("P", preconditioned, _separable, _jacobi_steps, _jacobi_longest, "alpha < 2/lambda_max(P^-1/2 L P^-1/2)"),
     "implicit": Class("implicit", implicit, _quadratic, _implicit_steps, _any, "any alpha"),
     "riemannian_gradient": Class("R", riemannian_gradient, _curved, _gradient_steps, _any, "any alpha, which the line search shortens"),
+    "bregman": Class("Bregman", bregman, _relative, _bregman_steps, _at_relative, "alpha <= 1/L, L h - f convex"),
     "symplectic": Class("motion", symplectic, _paired, _motion_steps, _motion_longest, "alpha < 2/sqrt(beta/m)"),
     "langevin": Class("noise", langevin, _known_beta, _gradient_steps, _times(1.0), "alpha <= 1/beta"),
 }

@@ -26,7 +26,7 @@ class Scaled(NamedTuple):
 @cache
 def preconditioned() -> Solver:
     """`controls.scale` is the diagonal of P^-1; every g must be a sum over the elements of x."""
-    return Solver("preconditioned", _init, _step)
+    return Solver("preconditioned", _init, _step, "monotone")
 
 
 def _init(problem: Problem, controls: Controls, x: State) -> Scaled:

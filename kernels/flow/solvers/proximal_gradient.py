@@ -26,10 +26,11 @@ class Point(NamedTuple):
 
 class Proximally(NamedTuple):
     """The state. The point y of the next gradient is not stored: it is `at` + `toward` (`other` - `at`), formed where it is read, so that
-    momentum costs no array of its own. t: of the momentum; carries: what each inexact prox goes on from."""
+    momentum costs no array of its own; without momentum there is no `other`. t: of the momentum; carries: what each inexact prox goes on
+    from."""
 
     at: Point
-    other: Point
+    other: Point | None
     toward: jax.Array
     t: jax.Array
     carries: dict[str, Any]
@@ -71,16 +72,21 @@ def mfista(backtracking: bool = False) -> Solver:
 
 def _solver(name: str, *, momentum: bool, monotone: bool, backtracking: bool) -> Solver:
     step = partial(_step, momentum=momentum, monotone=monotone, backtracking=backtracking)
-    return Solver(f"{name}_bt" if backtracking else name, _init, step, "limit" if momentum and not monotone else "monotone")
+    return Solver(
+        f"{name}_bt" if backtracking else name,
+        partial(_init, momentum=momentum),
+        step,
+        "limit" if momentum and not monotone else "monotone",
+    )
 
 
-def _init(problem: Problem, controls: Controls, x: State) -> Proximally:
+def _init(problem: Problem, controls: Controls, x: State, *, momentum: bool) -> Proximally:
     point = Point(x, problem.lift(x))
     real = controls.alpha.dtype
     zero = jnp.zeros((), real)
     metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Proximally(point, point, zero, zero + 1, carries, metrics)
+    return Proximally(point, point if momentum else None, zero, zero + 1, carries, metrics)
 
 
 def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: bool, monotone: bool, backtracking: bool) -> Proximally:
@@ -102,7 +108,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     residual = norm(moved) / (alpha * jnp.maximum(1, grad_norm))
     metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, made.gap, old.restarts, alpha)
     if not momentum:
-        return Proximally(reached, reached, state.toward, state.t, made.carries, metrics)
+        return Proximally(reached, None, state.toward, state.t, made.carries, metrics)
 
     against = inner(moved, {slot: z[slot] - x.x[slot] for slot in z}) > 0
     t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
@@ -114,8 +120,8 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     taken = metrics.energy <= old.energy
     energy, smooth, nonsmooth = (jnp.where(taken, new, before) for new, before in zip(metrics[:3], old[:3], strict=True))
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
-    at = jax.tree.map(lambda new, before: jnp.where(taken, new, before), reached, x)
-    other = jax.tree.map(lambda new, before: jnp.where(taken, before, new), reached, x)
+    # A branch copies whole arrays, which is faster than choosing element by element, above all for complex ones.
+    at, other = jax.lax.cond(taken, lambda new, before: (new, before), lambda new, before: (before, new), reached, x)
     toward = jnp.where(against, 0, jnp.where(taken, back, state.t / t))
     return Proximally(at, other, toward, t, made.carries, metrics)
 
