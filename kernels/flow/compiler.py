@@ -20,11 +20,18 @@ from .operators.base import Op, Operator
 from .precision import precision
 from .problem import AnySmooth, CompositeTerm, Problem, ProxTerm, SmoothTerm, State, smooth_term
 from .solvers.base import Controls, Solver
+from .solvers.manpg import manpg, suits
 from .solvers.proximal_gradient import fista, ista, mfista
 from .solvers.riemannian import riemannian_gradient
 from .spec import FlowSpec, Term
 
-SOLVERS: dict[str, Callable[[], Solver]] = {"ista": ista, "fista": fista, "mfista": mfista, "riemannian_gradient": riemannian_gradient}
+SOLVERS: dict[str, Callable[[], Solver]] = {
+    "ista": ista,
+    "fista": fista,
+    "mfista": mfista,
+    "riemannian_gradient": riemannian_gradient,
+    "manpg": manpg,
+}
 
 
 @dataclass(frozen=True)
@@ -155,26 +162,35 @@ def _smoothness(term: AnySmooth) -> Bound:
 
 def _chosen(problem: Problem, asked: str | None) -> tuple[Solver, str]:
     """A solver for the structure, and why."""
-    if asked is not None and not problem.manifolds:
+    if problem.manifolds:
+        return _chosen_on_manifolds(problem, asked)
+    if asked is not None:
         if asked not in SOLVERS:
             raise FlowInputError(f"solver is {asked!r}; it must be one of {', '.join(SOLVERS)}")
         return SOLVERS[asked](), "asked for"
-    if problem.manifolds:
-        _refuse_nonsmooth(problem)
-        return riemannian_gradient(), f"{', '.join(problem.manifolds)} on a manifold: Riemannian gradient steps with a line search"
     if problem.composite or problem.second:
         raise FlowInputError("no solver for composite terms yet")
     return mfista(), "f + g with one prox for each slot: accelerated, and the energy never rises"
 
 
-def _refuse_nonsmooth(problem: Problem) -> None:
-    """On a manifold the prox of the flat space is not that of the manifold."""
-    for slot in problem.manifolds:
-        if slot in problem.prox or slot in problem.second:
-            term = problem.prox.get(slot) or problem.second[slot]
-            raise FlowInputError(f"the term {term.name} is not smooth and its slot {slot!r} lives on {problem.manifolds[slot].name}")
+def _chosen_on_manifolds(problem: Problem, asked: str | None) -> tuple[Solver, str]:
+    """On a manifold the prox of the flat space is not that of the manifold; there is a way round it for a few."""
     if problem.composite or problem.second:
         name = problem.composite[0].name if problem.composite else next(iter(problem.second.values())).name
         raise FlowInputError(
             f"the term {name} needs a splitting solver, and there is none for problems with manifolds; smooth it, as huber"
         )
+    curved = ", ".join(f"{slot} on {made.name}" for slot, made in problem.manifolds.items())
+    nonsmooth = {slot: problem.prox[slot] for slot in problem.manifolds if slot in problem.prox}
+    for slot, term in nonsmooth.items():
+        if not suits(problem.manifolds[slot], term):
+            raise FlowInputError(
+                f"the term {term.name} is not smooth and its slot {slot!r} lives on {problem.manifolds[slot].name}; only sums over "
+                f"elements such as l1, on a sphere or a Stiefel manifold, have a proximal step there: smooth it, as huber"
+            )
+    fitting = ("manpg",) if nonsmooth else ("riemannian_gradient", "manpg")
+    if asked not in (None, *fitting):
+        raise FlowInputError(f"solver is {asked!r}, which does not know manifolds ({curved}); leave it out, or take {' or '.join(fitting)}")
+    if nonsmooth or asked == "manpg":
+        return manpg(), f"{curved}: proximal gradient steps in the tangent space, then a retraction"
+    return riemannian_gradient(), f"{curved}: Riemannian gradient steps with a line search"
