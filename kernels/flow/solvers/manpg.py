@@ -174,7 +174,8 @@ class TangentProblem(NamedTuple):
         basis = jnp.eye(side * side, dtype=self.x.dtype).reshape(side * side, side, side)
 
         def along(one: jax.Array) -> jax.Array:
-            return jax.jvp(self.miss, (multipliers,), (jnp.broadcast_to(one, multipliers.shape),))[1]
+            change: jax.Array = jax.jvp(self.miss, (multipliers,), (jnp.broadcast_to(one, multipliers.shape),))[1]
+            return change
 
         slopes = jax.vmap(along)(basis).reshape(side * side, *multipliers.shape[:-2], side * side)
         return jnp.moveaxis(slopes, 0, -1)
@@ -204,7 +205,8 @@ class TangentProblem(NamedTuple):
             return following, jnp.where(better, there, self.miss(following)), count + 1
 
         multipliers, missed, _ = jax.lax.while_loop(unfinished, improve, (start, self.miss(start), jnp.int32(0)))
-        return multipliers, self.made.proj_tangent(self.x, self.moved(multipliers)), jnp.abs(jnp.sum(multipliers * missed))
+        gap = jnp.abs(jnp.sum(multipliers * missed))
+        return multipliers, self.made.proj_tangent(self.x, self.moved(multipliers)), gap
 
 
 def _columns(made: Manifold, x: jax.Array) -> jax.Array:
