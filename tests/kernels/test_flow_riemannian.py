@@ -101,5 +101,71 @@ def test_a_start_off_the_manifold_and_a_term_without_gradient_are_refused() -> N
     with pytest.raises(FlowInputError, match=r"the slot 'x' starts 7\.3e-01 off its manifold sphere"):
         compile_flow(FlowSpec(slots=sphere, terms=[Term("quadratic", "x")]))
     sphere = {"x": Slot(shape=(3,), manifold="sphere")}
-    with pytest.raises(FlowInputError, match="the term x_l1_0 is not smooth and its slot 'x' lives on sphere"):
-        compile_flow(FlowSpec(slots=sphere, terms=[Term("l1", "x")]))
+    with pytest.raises(FlowInputError, match="solver is 'fista', which does not know manifolds"):
+        compile_flow(FlowSpec(slots=sphere, terms=[Term("quadratic", "x")]), solver="fista")
+    definite = {"x": Slot(shape=(3, 3), manifold="spd")}
+    with pytest.raises(FlowInputError, match="the term x_l1_0 is not smooth and its slot 'x' lives on spd"):
+        compile_flow(FlowSpec(slots=definite, terms=[Term("l1", "x")]))
+
+
+def soft(v: np.ndarray, threshold: float) -> np.ndarray:
+    return np.asarray(np.sign(v) * np.maximum(np.abs(v) - threshold, 0))
+
+
+def test_sparse_points_of_spheres_are_thresholded_and_normalised() -> None:
+    """On a sphere ||x - b||^2 / 2 + t ||x||_1 is least at S_t(b) / ||S_t(b)||."""
+    b = np.random.default_rng(3).standard_normal((2, 7))
+    spec = FlowSpec(
+        slots={"x": Slot(shape=(2, 7), manifold=("sphere", {"radius": 2.0})), "z": Slot(shape=(3,))},
+        terms=[Term("quadratic", "x", target=b), Term("l1", "x", weight=0.5), Term("quadratic", "z", target=np.ones(3)), Term("l1", "z")],
+    )
+    compiled = compile_flow(spec, tol=1e-9)
+    assert compiled.solver.name == "manpg" and "x on sphere: proximal gradient steps" in compiled.report.reason
+    found = run(compiled, iterations=500)
+    thresholded = soft(b, 0.5)
+    assert found["stopped"] == "converged"
+    assert_allclose(found["state"]["x"], 2 * thresholded / np.linalg.norm(thresholded, axis=1, keepdims=True), atol=1e-8)
+    assert_allclose(found["state"]["z"], 0, atol=1e-12)
+
+
+def test_sparse_frames_with_separate_supports_are_found_column_by_column() -> None:
+    """Where the thresholded columns have no row in common they are orthogonal already, so each solves its own problem."""
+    rng = np.random.default_rng(4)
+    b = 0.1 * rng.standard_normal((8, 2))
+    b[:4, 0] += 2 + rng.random(4)
+    b[4:, 1] -= 2 + rng.random(4)
+    start = np.linalg.qr(b + 0.5 * rng.standard_normal((8, 2)))[0]
+    start *= np.sign(np.sum(start * b, axis=0))
+    spec = FlowSpec(
+        slots={"x": Slot(value=start, manifold=("stiefel", {"n": 8, "k": 2}))},
+        terms=[Term("quadratic", "x", target=b), Term("l1", "x", weight=0.6)],
+    )
+    found = run(spec, iterations=500, tol=1e-9)
+    thresholded = soft(b, 0.6)
+    assert found["stopped"] == "converged"
+    assert_allclose(found["state"]["x"], thresholded / np.linalg.norm(thresholded, axis=0), atol=1e-7)
+    energy = found["history"]["energy"]
+    assert np.all(np.diff(energy) <= 1e-14 * np.abs(energy[:-1]))
+
+
+def test_sparse_principal_components_are_stationary_and_sparse() -> None:
+    rng = np.random.default_rng(5)
+    data = rng.standard_normal((30, 10)) @ np.diag(np.linspace(2, 0.3, 10))
+    gram = data.T @ data / 30
+    complement = np.linalg.cholesky(np.linalg.norm(gram, 2) * 1.01 * np.eye(10) - gram).T  # the least of this is the most of that
+    spec = FlowSpec(
+        slots={"x": Slot(value=np.linalg.eigh(gram)[1][:, -3:], manifold="stiefel")},
+        terms=[Term("quadratic", "x", op=Op("dense", matrix=np.kron(complement, np.eye(3)))), Term("l1", "x", weight=0.4)],
+    )
+    found = run(spec, iterations=3000, tol=1e-7)
+    x = found["state"]["x"]
+    assert found["stopped"] in ("converged", "stagnated") and found["history"]["residual"][-1] < 1e-6
+    assert_allclose(x.T @ x, np.eye(3), atol=1e-10)
+    assert np.mean(np.abs(x) < 1e-8) > 0.5
+
+    def energy(at: np.ndarray) -> float:
+        return float(0.5 * np.sum((complement @ at) ** 2) + 0.4 * np.sum(np.abs(at)))
+
+    for size in (1e-3, 1e-2):
+        for _ in range(20):
+            assert energy(np.linalg.qr(x + size * rng.standard_normal((10, 3)))[0]) > energy(x) - 1e-9

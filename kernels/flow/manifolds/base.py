@@ -118,9 +118,10 @@ def build(described: str | tuple[str, Mapping[str, Any]], shape: Shape, real: np
 def placed(slot: str, made: Manifold, value: Any, real: np.dtype[Any]) -> jax.Array:
     """Where a slot starts: its value, which must lie on the manifold, or a point drawn with a fixed key. Raises FlowInputError."""
     if value is None:
-        return made.random_point(jax.random.PRNGKey(0)).astype(real)
+        point: jax.Array = jax.jit(made.random_point)(jax.random.PRNGKey(0))
+        return point.astype(real)
     point = jnp.asarray(value, real)
-    off, most = float(made.check(point)), TOLERANCES[real.name]
+    off, most = float(jax.jit(made.check)(point)), TOLERANCES[real.name]
     if not off <= most:
         raise FlowInputError(
             f"the slot {slot!r} starts {off:.1e} off its manifold {made.name}; at most {most:.0e} is rounding: project it first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,44 +15,31 @@ from ..operators.base import Shape
 from ..pytrees import node
 from .base import Manifold, manifold, skew, square, turned
 
-# Square roots taken before the series of the logarithm, and its terms: angles below pi become angles below pi / 16, and the rest of the
-# series in tan(angle / 2), which begins with the 17th power, is then below rounding.
-_ROOTS = 4
-_TERMS = 8
+
+def rotation_exp(s: jax.Array) -> jax.Array:
+    """exp(S) of a skew matrix, orthogonal to rounding: i S is Hermitian, and i S = U w U^H gives exp(S) = U e^-iw U^H."""
+    return _of_skew(s, lambda w: jnp.exp(-1j * w))
 
 
 def rotation_log(q: jax.Array) -> jax.Array:
-    """The skew matrix S of angles below pi with exp(S) = Q, Q a rotation without the eigenvalue -1.
+    """The skew matrix of angles below pi with exp(S) = Q, Q a rotation without the eigenvalue -1.
 
-    Inverse scaling: the square root of a rotation by angles t is the orthogonal polar factor of I + Q, since 1 + e^it = 2 cos(t/2) e^it/2.
-    Then the Cayley transform Z = (Q - I)(Q + I)^-1 = i tan(t/2), and 2 artanh(Z) by its series.
+    Its Cayley transform Z = (Q - I)(Q + I)^-1 is skew with the eigenvalues i tan(t/2) where Q has e^it, and S those i t.
     """
     eye = jnp.eye(q.shape[-1], dtype=q.dtype)
-    for _ in range(_ROOTS):
-        q = polar(eye + q)
-    z = skew(jnp.linalg.solve(q + eye, q - eye))
-    power, total = z, z
-    for term in range(1, _TERMS):
-        power = power @ z @ z
-        total = total + power / (2 * term + 1)
-    return jnp.asarray(2.0 ** (_ROOTS + 1) * total)
+    return skew(_of_skew(skew(jnp.linalg.solve(q + eye, q - eye)), lambda w: -2j * jnp.arctan(w)))
 
 
-def rotation_exp(s: jax.Array) -> jax.Array:
-    """exp(S) of a skew matrix, orthogonal to rounding: Pade's approximation, then one step of Newton's method for the polar factor."""
-    return straightened(jax.scipy.linalg.expm(s))
+def _of_skew(s: jax.Array, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """U f(w) U^H for i S = U w U^H; real for the functions that are used here."""
+    values, vectors = jnp.linalg.eigh(1j * s)
+    return jnp.asarray(((vectors * function(values)[..., None, :]) @ jnp.conj(turned(vectors))).real)
 
 
 def straightened(x: jax.Array) -> jax.Array:
     """X (3 I - X^T X) / 2, which squares the distance of X from orthonormal columns."""
     eye = jnp.eye(x.shape[-1], dtype=x.dtype)
     return x @ (3 * eye - turned(x) @ x) / 2
-
-
-def polar(x: jax.Array) -> jax.Array:
-    """The nearest matrix with orthonormal columns."""
-    left, _, right = jnp.linalg.svd(x, full_matrices=False)
-    return left @ right
 
 
 def orthonormal_columns(x: jax.Array) -> jax.Array:

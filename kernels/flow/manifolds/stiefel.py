@@ -12,18 +12,18 @@ import numpy as np
 from ..errors import FlowInputError
 from ..operators.base import Shape
 from ..pytrees import node
-from .base import Manifold, manifold, sym, turned
+from .base import Manifold, manifold, skew, sym, turned
 from .rotations import orthonormal_columns, rotation_exp, rotation_log, straightened
 
-_LOG_STEPS = 200
+_LOG_STEPS = 100
 
 
 @node
 class Stiefel(Manifold):
     """{X of (n, k) : X^T X = I} with <V, W> = tr V^T (I - X X^T / 2) W (Edelman, Arias & Smith, SIMAX 20(2), 1998, section 2.4).
 
-    A tangent vector V at X is S X for the skew S = U Z^T of rank at most 2k, U = [(I - X X^T / 2) V, X], Z = [X, -(I - X X^T / 2) V];
-    exp_X(V) = exp(S) X, and exp(S) acts on matrices as I + U phi(Z^T U) Z^T with phi(z) = (e^z - 1) / z.
+    With Q an orthonormal basis of what V adds to the columns of X, B = [X, Q], a tangent vector is V = S X for the skew
+    S = B [[A, -R^T], [R, 0]] B^T, A = X^T V, R = Q^T V, and exp_X(V) = exp(S) X (their section 2.4.2).
     """
 
     name = "stiefel"
@@ -33,30 +33,34 @@ class Stiefel(Manifold):
         """(I - X X^T / 2) V."""
         return v - x @ (turned(x) @ v) / 2
 
+    def _completed(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """X, Y and k columns that are orthogonal to X and span with it the columns of Y. Where n < 2k, rows of zeros are added to all
+        three: that embeds the manifold in a larger one without bending it."""
+        n, k = x.shape[-2:]
+        padding = [(0, 0)] * (x.ndim - 2) + [(0, max(2 * k - n, 0)), (0, 0)]
+        x, y = jnp.pad(x, padding), jnp.pad(y, padding)
+        return x, y, jnp.linalg.qr(jnp.concatenate([x, y - x @ (turned(x) @ y)], axis=-1))[0][..., k:]
+
     def _moved(self, x: jax.Array, v: jax.Array, y: jax.Array) -> jax.Array:
         """exp(S) Y."""
-        half = self._halved(x, v)
-        u, z = jnp.concatenate([half, x], axis=-1), jnp.concatenate([x, -half], axis=-1)
-        small = turned(z) @ u
-        side = small.shape[-1]
-        # exp [[M, I], [0, 0]] = [[e^M, phi(M)], [0, I]].
-        eye = jnp.broadcast_to(jnp.eye(side, dtype=x.dtype), small.shape)
-        top, bottom = jnp.concatenate([small, eye], axis=-1), jnp.zeros((*small.shape[:-1], 2 * side), x.dtype)
-        phi = jax.scipy.linalg.expm(jnp.concatenate([top, bottom], axis=-2))[..., :side, side:]
-        return jnp.asarray(y + u @ (phi @ (turned(z) @ y)))
+        n, k = x.shape[-2:]
+        x, v, beside = self._completed(x, v)
+        across = turned(beside) @ v
+        left = jnp.concatenate([skew(turned(x) @ v), across], axis=-2)
+        right = jnp.concatenate([-turned(across), jnp.zeros((*x.shape[:-2], k, k), x.dtype)], axis=-2)
+        basis = jnp.concatenate([x, beside], axis=-1)
+        turn = rotation_exp(jnp.concatenate([left, right], axis=-1)) - jnp.eye(2 * k, dtype=x.dtype)
+        return jnp.asarray(y + (basis @ (turn @ (turned(basis[..., :n, :]) @ y)))[..., :n, :])
 
     def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
         return straightened(self._moved(x, v, x))
 
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """By the iteration of Zimmermann (SIMAX 38(2), 2017, algorithm 3.1), which turns the complement of X until the lower right block of
-        the logarithm is 0. Where n < 2k, rows of zeros are added first; that does not change geodesics."""
+        the logarithm is 0."""
         n, k = x.shape[-2:]
-        padding = [(0, 0)] * (x.ndim - 2) + [(0, max(2 * k - n, 0)), (0, 0)]
-        x, y = jnp.pad(x, padding), jnp.pad(y, padding)
-        within = turned(x) @ y
-        complement = jnp.linalg.qr(jnp.concatenate([x, y - x @ within], axis=-1))[0][..., k:]
-        across = turned(complement) @ y
+        x, y, complement = self._completed(x, y)
+        within, across = turned(x) @ y, turned(complement) @ y
         # Completed to a rotation of 2k axes, with the block that continues it nearest to the identity.
         first = jnp.concatenate([within, across], axis=-2)
         rest = jnp.linalg.qr(first, mode="complete")[0][..., k:]
