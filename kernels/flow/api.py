@@ -14,7 +14,7 @@ from .compiler import CompiledFlow
 from .errors import FlowInputError
 from .precision import precision
 from .primitives import dissipate, transform
-from .problem import ProxTerm, State
+from .problem import State
 
 
 def run_flow_step(
@@ -47,11 +47,8 @@ def run_flow_step(
         step = jnp.asarray(eta, real)
         moved = dissipate(here, problem.f_grad(here), step)
         for slot, term in problem.prox.items():
-            if isinstance(term, ProxTerm):
-                basis = term.op if W is None or slot not in W else W[slot]
-                u = transform(moved[slot], basis, "forward")
-                u = term.phi.prox(u, step, term.phi.begin(u)).point
-                moved[slot] = transform(u, basis, "inverse")
-            else:
-                moved[slot] = term.prox(moved[slot], step, term.begin(moved[slot])).point
+            basis = term.op if W is None or slot not in W else W[slot]
+            u = transform(moved[slot], basis, "forward")
+            u = term.phi.prox(u, step, term.phi.begin(u)).point
+            moved[slot] = transform(u, basis, "inverse")
         return {**dict(x), **jax.device_get(moved)}

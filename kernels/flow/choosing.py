@@ -14,11 +14,12 @@ from .curvature import block_norm, diagonal, operator_norm, prox_modulus, scaled
 from .errors import FlowInputError
 from .functions.separable import Separable
 from .functions.squares import HalfSquare
-from .problem import CompositeTerm, Problem, ProxTerm, SmoothTerm, State
+from .problem import CompositeTerm, Problem, SmoothTerm, State
 from .solvers.admm import admm
 from .solvers.base import Controls, Solver
 from .solvers.bregman import bregman
 from .solvers.dynamics import langevin, symplectic
+from .solvers.manpg import manpg, suits
 from .solvers.preconditioned import preconditioned
 from .solvers.primal_dual import chambolle_pock, chambolle_pock_accelerated, condat_vu
 from .solvers.proximal_gradient import fista, ista, mfista
@@ -137,7 +138,10 @@ def behind_operators(problem: Problem) -> Problem:
 def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
     unbounded = not np.isfinite(found.beta.value)
     if problem.manifolds:
-        return "riemannian_gradient", f"{', '.join(problem.manifolds)} on a manifold: Riemannian gradient steps with a line search"
+        curved = ", ".join(f"{slot} on {made.name}" for slot, made in problem.manifolds.items())
+        if any(slot in problem.prox for slot in problem.manifolds):
+            return "manpg", f"{curved}: proximal gradient steps in the tangent space, then a retraction"
+        return "riemannian_gradient", f"{curved}: Riemannian gradient steps with a line search"
     if problem.couplings and not (problem.composite or problem.second):
         return "admm", "slots are coupled by a linear constraint: ADMM, each block by proximal steps"
     if problem.composite or problem.couplings:
@@ -192,7 +196,7 @@ def _uncoupled(problem: Problem) -> str:
 def _separable(problem: Problem) -> str:
     why = _only_f_and_g(problem)
     for term in problem.prox.values():
-        if not (term.phi.separable and isinstance(term, ProxTerm) and term.op.structure == "identity"):
+        if not (term.phi.separable and term.op.structure == "identity"):
             why = why or f"the prox of {term.name} is not a sum over the elements of {term.slot}, so no diagonal P leaves it in closed form"
     return why or ("" if problem.smooth else "there is no smooth term to precondition")
 
@@ -321,11 +325,21 @@ def _curved(problem: Problem) -> str:
     """On a manifold the prox of flat space is not that of the manifold."""
     if not problem.manifolds:
         return "no slot lives on a manifold"
-    for slot in problem.manifolds:
+    for slot, made in problem.manifolds.items():
         if slot in problem.prox or slot in problem.second:
             term = problem.prox.get(slot) or problem.second[slot]
-            where = problem.manifolds[slot].name
-            return f"the term {term.name} is not smooth and its slot {slot!r} lives on {where} (smooth it, as huber does)"
+            return f"the term {term.name} is not smooth and its slot {slot!r} lives on {made.name} (smooth it, as huber does)"
+    return _only_f_and_g(problem)
+
+
+def _curved_with_prox(problem: Problem) -> str:
+    """Only sums over elements, on spheres and Stiefel manifolds, have a proximal step in the tangent space."""
+    if not problem.manifolds:
+        return "no slot lives on a manifold"
+    for slot, made in problem.manifolds.items():
+        if slot in problem.prox and not suits(made, problem.prox[slot]):
+            name = problem.prox[slot].name
+            return f"the term {name} is not smooth and its slot {slot!r} lives on {made.name} (smooth it, as huber does)"
     return _only_f_and_g(problem)
 
 
@@ -366,6 +380,7 @@ CLASSES: dict[str, Class] = {
     "preconditioned": Class("P", preconditioned, _separable, _jacobi_steps, _jacobi_longest, "alpha < 2/lambda_max(P^-1/2 L P^-1/2)"),
     "implicit": Class("implicit", implicit, _quadratic, _implicit_steps, _any, "any alpha"),
     "riemannian_gradient": Class("R", riemannian_gradient, _curved, _gradient_steps, _any, "any alpha, which the line search shortens"),
+    "manpg": Class("R", manpg, _curved_with_prox, _gradient_steps, _any, "any alpha, which the line search shortens"),
     "bregman": Class("Bregman", bregman, _relative, _bregman_steps, _at_relative, "alpha <= 1/L, L h - f convex"),
     "symplectic": Class("motion", symplectic, _paired, _motion_steps, _motion_longest, "alpha < 2/sqrt(beta/m)"),
     "langevin": Class("noise", langevin, _known_beta, _gradient_steps, _times(1.0), "alpha <= 1/beta"),

@@ -22,7 +22,7 @@ from .errors import FlowInputError
 from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
 from .operators.base import Operator
 from .precision import precision
-from .problem import AnyProx, Problem, State
+from .problem import Problem, ProxTerm, State
 from .solvers.base import Controls, Solver
 from .sorting import sort, take_apart, value_of
 from .spec import FlowSpec, Term
@@ -112,7 +112,7 @@ class CompiledFlow:
         return self.problem.hessian(self.start if x is None else x, v)
 
     @staticmethod
-    def _prox(term: AnyProx, at: jax.Array, alpha: Any) -> jax.Array:
+    def _prox(term: ProxTerm, at: jax.Array, alpha: Any) -> jax.Array:
         return term.prox(at, jnp.asarray(alpha, at.dtype), term.begin(at)).point
 
 
@@ -143,7 +143,7 @@ def compile_flow(
     with precision(spec.dtype) as real:
         start = _start(spec, real)
         terms, scales, weights = _weighed(spec, start, real)
-        problem, became = sort(spec, terms, real)
+        problem, became = sort(spec, terms, real, relative=solver == "bregman")
         choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
         if choice is None:
             asked = solver if isinstance(solver, str) else None

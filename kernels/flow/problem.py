@@ -133,34 +133,6 @@ class ProxTerm:
 
 
 @node
-class CoisometricTerm:
-    """phi(A x) of one slot with A A^T = nu I: prox = x + A^T (prox_{nu tau phi}(A x) - A x) / nu (B17, Theorem 6.15; CP07)."""
-
-    name: str = static()
-    slot: str = static()
-    op: Operator
-    phi: Function
-    nu: jax.Array
-
-    def value(self, x: jax.Array) -> jax.Array:
-        return self.phi.value(self.op.matvec(x))
-
-    def begin(self, x: jax.Array) -> Any:
-        return self.phi.begin(self.op.matvec(x))
-
-    def prox(self, v: jax.Array, tau: jax.Array, carry: Any) -> Proximal:
-        image = self.op.matvec(v)
-        made = self.phi.prox(image, self.nu * tau, carry)
-        return made._replace(point=v + self.op.rmatvec(made.point - image) / self.nu)
-
-    def distance(self, x: jax.Array) -> jax.Array:
-        return self.phi.distance(self.op.matvec(x))
-
-
-AnyProx = ProxTerm | CoisometricTerm
-
-
-@node
 class CompositeTerm:
     """h(K x), whose prox stands behind an operator: for the primal-dual solvers."""
 
@@ -205,8 +177,8 @@ class Problem:
     pairs: of motion, (position, momentum, mass)."""
 
     smooth: tuple[AnySmooth, ...]
-    prox: dict[str, AnyProx]
-    second: dict[str, AnyProx]
+    prox: dict[str, ProxTerm]
+    second: dict[str, ProxTerm]
     composite: tuple[CompositeTerm, ...]
     couplings: tuple[CouplingTerm, ...] = ()
     pairs: tuple[tuple[str, str, float], ...] = static(default=())

@@ -14,11 +14,12 @@ from . import atoms, manifolds
 from .atoms.base import Asked, Parts
 from .errors import FlowInputError
 from .functions.base import merge
+from .functions.composed import through
 from .functions.separable import Separable
-from .operators.arrays import Diagonal
+from .operators.arrays import Diagonal, Identity
 from .operators.balance import Balance
 from .operators.base import Op, Operator, build
-from .problem import AnyProx, AnySmooth, CoisometricTerm, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
+from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
 from .spec import Coupling, FlowSpec, Term
 
 
@@ -43,15 +44,19 @@ def value_of(term: Term, parts: Parts, x: State) -> jax.Array:
     return parts.phi.value(parts.op.matvec(taken(term.slots, x)))
 
 
-def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any]) -> Sorted:
-    """Each term by what it can do. Raises FlowInputError for one that no solver can use."""
+def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any], *, relative: bool = False) -> Sorted:
+    """Each term by what it can do. relative: terms that are smooth only relative to an entropy count as smooth, as the solver "bregman"
+    takes them. Raises FlowInputError for one that no solver can use."""
     smooth: list[AnySmooth] = []
-    proxes: dict[str, list[AnyProx]] = {}
+    proxes: dict[str, list[ProxTerm]] = {}
     composite: list[CompositeTerm] = []
     became: dict[str, str] = {}
     for name, (term, (op, phi)) in terms.items():
         single = len(term.slots) == 1
-        if phi.smooth and (np.isfinite(phi.curvature()[1].value) or not phi.proximable):
+        if relative and hasattr(phi, "relative_smoothness"):
+            smooth.append(smooth_term(name, term.slots, op, phi))
+            became[name] = "smooth relative to Burg's entropy"
+        elif phi.smooth and (np.isfinite(phi.curvature()[1].value) or not phi.proximable):
             smooth.append(smooth_term(name, term.slots, op, phi))
             became[name] = "smooth"
         elif not phi.proximable:
@@ -60,8 +65,8 @@ def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype
             )
         elif single and op.orthonormal():
             became[name] = _add_prox(proxes, ProxTerm(name, term.slots[0], op, phi))
-        elif single and (nu := op.coisometry()) is not None:
-            became[name] = _add_prox(proxes, CoisometricTerm(name, term.slots[0], op, phi, jnp.asarray(nu, real)))
+        elif single and (closed := through(op, phi, real)) is not None:
+            became[name] = _add_prox(proxes, ProxTerm(name, term.slots[0], Identity(op.domain, op.domain), closed))
         else:
             composite.append(CompositeTerm(name, term.slots, op, phi))
             became[name] = "composite"
@@ -81,12 +86,12 @@ def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype
     return Sorted(Problem(tuple(smooth), prox, second, tuple(composite), couplings, pairs, curved), became)
 
 
-def _add_prox(proxes: dict[str, list[AnyProx]], term: AnyProx) -> str:
+def _add_prox(proxes: dict[str, list[ProxTerm]], term: ProxTerm) -> str:
     """Adds a term, merged with one in the same basis where the sum has a prox of its own. Proxes are never applied one after another in
     the place of the prox of a sum."""
     present = proxes.setdefault(term.slot, [])
     for number, other in enumerate(present):
-        if isinstance(term, ProxTerm) and isinstance(other, ProxTerm) and same(other.op, term.op):
+        if same(other.op, term.op):
             merged = merge(other.phi, term.phi)
             if merged is not None:
                 present[number] = ProxTerm(other.name, term.slot, other.op, merged)

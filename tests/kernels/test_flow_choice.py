@@ -11,12 +11,12 @@ import pytest
 from bridge_adapter.kernels.flow.api import run_flow_step
 from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.errors import FlowInputError
+from bridge_adapter.kernels.flow.functions.composed import ThroughCoisometry
 from bridge_adapter.kernels.flow.functions.separable import Separable
 from bridge_adapter.kernels.flow.lint import PROBLEM_RULES, SPEC_RULES, SpecLintFailed, lint_spec
 from bridge_adapter.kernels.flow.operators.arrays import Dense
 from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.problem import CoisometricTerm
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 N = 6
@@ -72,7 +72,7 @@ def test_the_prox_through_a_coisometry_is_the_least_point_of_its_objective() -> 
         wide = jnp.asarray(np.sqrt(2.5) * np.linalg.qr(rng.standard_normal((N, 3)))[0].T)
         zero = jnp.zeros((), real)
         phi = Separable(zero + 0.7, zero, zero - jnp.inf, zero + jnp.inf)
-        term = CoisometricTerm("wide", "x", Dense((N,), (3,), wide), phi, zero + 2.5)
+        term = ThroughCoisometry(Dense((N,), (3,), wide), phi, zero + 2.5)
         v = jnp.asarray(rng.standard_normal(N))
         made = term.prox(v, zero + 0.4, ())
 

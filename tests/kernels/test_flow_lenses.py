@@ -15,7 +15,7 @@ from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.operators.base import Op, Shape
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import ProxTerm
-from bridge_adapter.kernels.flow.running import run
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 from bridge_adapter.kernels.flow.transforms import LensPolicy, TransformOp, choose_lens
 

@@ -15,7 +15,7 @@ from bridge_adapter.kernels.flow.operators.arrays import Dense, Identity
 from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.primitives import anneal, conserve, dissipate, hamiltonian, project, transform
-from bridge_adapter.kernels.flow.running import run
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 
 STIFFNESS = np.asarray([1.0, 4.0, 9.0])

@@ -16,7 +16,8 @@ from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.running import advance_block, begin_block, run
+from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.solvers.optax_flow import minibatch, optax_flow, schedule, transformation
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 

@@ -17,7 +17,7 @@ from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import Problem, smooth_term
 from bridge_adapter.kernels.flow.pytrees import node
-from bridge_adapter.kernels.flow.running import run
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.solvers.base import CONVERGED, Controls, advance, begin
 from bridge_adapter.kernels.flow.solvers.riemannian import riemannian_gradient
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
@@ -101,7 +101,7 @@ def test_a_start_off_the_manifold_and_a_term_without_gradient_are_refused() -> N
     with pytest.raises(FlowInputError, match=r"the slot 'x' starts 7\.3e-01 off its manifold sphere"):
         compile_flow(FlowSpec(slots=sphere, terms=[Term("quadratic", "x")]))
     sphere = {"x": Slot(shape=(3,), manifold="sphere")}
-    with pytest.raises(FlowInputError, match="solver is 'fista', which does not know manifolds"):
+    with pytest.raises(FlowInputError, match="the solver fista cannot be used: x lives on a manifold"):
         compile_flow(FlowSpec(slots=sphere, terms=[Term("quadratic", "x")]), solver="fista")
     definite = {"x": Slot(shape=(3, 3), manifold="spd")}
     with pytest.raises(FlowInputError, match="the term x_l1_0 is not smooth and its slot 'x' lives on spd"):

@@ -21,7 +21,8 @@ from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
-from bridge_adapter.kernels.flow.running import advance_block, begin_block, run
+from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
 
 N, ROWS, WEIGHT = 20, 15, 0.5

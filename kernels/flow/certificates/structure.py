@@ -109,7 +109,7 @@ def declared(block: Block) -> tuple[CertificationLens, Guess] | None:
                 level = level + weight
             else:
                 return None
-    if waves and pixels is not None or any(op.axes != waves[0][0].axes for op, _ in waves):
+    if (waves and pixels is not None) or any(op.axes != waves[0][0].axes for op, _ in waves):
         return None
     if not waves:
         entries = np.broadcast_to(level if pixels is None else level + pixels, shape).ravel()

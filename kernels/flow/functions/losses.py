@@ -117,6 +117,10 @@ class Poisson(Function):
         shift = v + self.background - pull
         return exactly(self, positive_root(shift, pull * self.counts) - self.background)
 
+    def relative_smoothness(self) -> Bound:
+        """L for which L h - phi(A x) is convex for every A >= 0, h Burg's entropy -sum log x: w ||b||_1 (BBT17, Lemma 7)."""
+        return Bound(float(self.weight * jnp.sum(self.counts)), "upper_bound", "w ||b||_1")
+
     def conjugate(self, y: jax.Array) -> jax.Array:
         """w b (log(b / (1 - y/w)) - 1) - y d for y <= w, and y < w where b > 0."""
         room = 1 - y / self.weight

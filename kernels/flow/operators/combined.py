@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bounds import Bound, Kind, total
 from ..errors import FlowInputError
-from ..pytrees import node
+from ..pytrees import node, static
 from .arrays import Identity
 from .base import Op, Operator, Shape, build, operator
 

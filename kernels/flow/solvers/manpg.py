@@ -73,7 +73,7 @@ def _init(problem: Problem, controls: Controls, x: State) -> Descending:
     real = controls.alpha.dtype
     zero = jnp.zeros((), real)
     smooth, nonsmooth = problem.f_lifted(point.lifted).astype(real), problem.g_value(x).astype(real)
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero)
+    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero, controls.alpha)
     multipliers = {}
     for slot in problem.manifolds:
         if slot in problem.prox:
@@ -140,6 +140,7 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
         grad_norm,
         gap,
         old.restarts,
+        t,
     )
     following = jnp.where(trial.gamma == 1, GROW, trial.gamma) * t
     return Descending(kept(trial.at, state.at), following, multipliers, carries, metrics)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..problem import AnyProx, Problem, State
+from ..problem import Problem, ProxTerm, State
 from .base import Controls, Metrics, Solver, largest, norm
 
 # Conjugate gradients of an implicit step stop at this residual, relative to the right-hand side, or after this many steps.
@@ -52,7 +52,7 @@ def _init(problem: Problem, controls: Controls, x: State) -> Split:
     return Split(x, x, carries, second, Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha))
 
 
-def proxes(terms: dict[str, AnyProx], v: State, alpha: jax.Array, carries: dict[str, Any]) -> tuple[State, jax.Array, dict[str, Any]]:
+def proxes(terms: dict[str, ProxTerm], v: State, alpha: jax.Array, carries: dict[str, Any]) -> tuple[State, jax.Array, dict[str, Any]]:
     """The prox of each slot that has one, the gap of the inexact ones, and their carries."""
     points, onward, gap = dict(v), {}, jnp.zeros((), alpha.dtype)
     for slot, term in terms.items():
