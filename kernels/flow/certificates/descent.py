@@ -1,7 +1,7 @@
 """Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
 
-ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned and Riemannian steps:
-E+ <= E. fista and primal-dual steps promise no such thing for single steps: no window of theirs may lie wholly above the one before.
+ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned and Riemannian
+steps: E+ <= E. fista and primal-dual steps promise no such thing for single steps: no window of theirs may lie wholly above the one before.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Descent:
 
 def rounding(energy: ArrayLike, size: int, dtype: str) -> NDArray[np.float64]:
     """By how much two energies that are equal may differ as computed: C eps max(1, |E|) sqrt(n)."""
-    return ROUNDING * float(np.finfo(dtype).eps) * np.maximum(1.0, np.abs(np.asarray(energy, np.float64))) * np.sqrt(size)
+    sizes = np.maximum(1.0, np.abs(np.asarray(energy, np.float64)))
+    return np.asarray(ROUNDING * float(np.finfo(dtype).eps) * np.sqrt(size) * sizes)
 
 
 def check_block(
@@ -54,11 +55,13 @@ def check_block(
     size: int,
     dtype: str = "float64",
     tolerance: float = 1e-6,
+    promise: str | None = None,
 ) -> Descent:
     """Judges the steps of a block.
 
     trace: columns by the names of `Metrics`. before: E where the block began. alpha: the step, where the trace does not have its own. size:
-    how many numbers move. tolerance: how much of max(1, |E|) all rises of the block together may be, rounding apart.
+    how many numbers move. promise: what the solver says of E ("monotone", "limit", "suspended"), by default as its name is known.
+    tolerance: how much of max(1, |E|) all rises of the block together may be, rounding apart.
     """
     energies = np.concatenate([[before], np.asarray(trace["energy"], np.float64)])
     if len(energies) == 1:
@@ -66,7 +69,9 @@ def check_block(
     if not np.all(np.isfinite(energies)):
         return Descent(False, "E is finite", int(np.flatnonzero(~np.isfinite(energies))[0]) - 1, float("inf"), float("inf"))
     kind = family(solver)
-    if kind not in ENERGETIC:
+    if promise == "suspended":
+        return Descent(True, f"suspended: {solver} promises nothing of E", rise=float(energies[-1] - energies[0]))
+    if kind not in ENERGETIC and promise != "monotone":
         return _windowed(np.asarray(trace["residual"], np.float64), "no window of residuals lies above the one before", None)
     slack = rounding(np.maximum(np.abs(energies[1:]), np.abs(energies[:-1])), size, dtype)
     if kind == "fista":

@@ -1,8 +1,8 @@
 """The duality gap: how far E is from its minimum, at most, without knowing the minimum.
 
 For E = sum f_i(A_i x) + sum h_j(K_j x) + g(x) and any dual point, Fenchel's inequality gives E(x) - min E <= sum f_i(A_i x) + f_i*(y_i) +
-sum h_j(K_j x) + h_j*(u_j) + g(x) + g*(-sum A_i^T y_i - sum K_j^T u_j). With y = grad f(Ax) scaled into the domain of g*, this is for l1 least
-squares the gap of Ndiaye, Fercoq, Gramfort & Salmon, JMLR 18, 2017: theta = r min(1, lambda/||A^T r||_inf).
+sum h_j(K_j x) + h_j*(u_j) + g(x) + g*(-sum A_i^T y_i - sum K_j^T u_j). With y = grad f(Ax) scaled into the domain of g*, this is for l1
+least squares the gap of Ndiaye, Fercoq, Gramfort & Salmon, JMLR 18, 2017: theta = r min(1, lambda/||A^T r||_inf).
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def duality_gap(problem: Problem, x: State, duals: Mapping[str, jax.Array] | Non
 
 
 def _largest(dual: Any) -> float | None:
-    """The largest scale in [0, 1] at which the dual is finite, within 2^-HALVINGS; its domain is convex and holds 0, or the gap is infinite."""
+    """The largest scale in [0, 1] at which the dual is finite, within 2^-HALVINGS; its domain is convex and holds 0, or the gap is
+    infinite."""
     if np.isfinite(dual(1.0)):
         return 1.0
     if not np.isfinite(dual(0.0)):

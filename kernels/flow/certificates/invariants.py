@@ -1,7 +1,7 @@
 """Numbers that a flow should keep, and residuals of what it should explain: evaluated on the host at the end of a block.
 
-The reference of a conserved number is frozen when a run starts and travels with its checkpoints: measured against the present state, no drift
-would ever be seen.
+The reference of a conserved number is frozen when a run starts and travels with its checkpoints: measured against the present state, no
+drift would ever be seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..compiler import CompiledFlow
 from ..functions.squares import HalfSquare
-from ..problem import SmoothTerm, State, taken
+from ..problem import SpectralSquare, State, taken
 from ..spec import FlowSpec
 
 
@@ -80,14 +80,17 @@ class Residual:
 
 
 def physics_residuals(compiled: CompiledFlow, x: State) -> list[Residual]:
-    """Of the terms in the group "physics"; where there are none, of those in the group "data", or else of the first square with a target."""
+    """Of the terms in the group "physics"; where there are none, of those in the group "data", or else of the first square with a
+    target."""
     groups = {name: term.group for name, term in zip(compiled.spec.term_names(), compiled.spec.terms, strict=True)}
     found = {}
     for term in compiled.problem.smooth:
-        square = term.phi if isinstance(term, SmoothTerm) else None
-        if square is not None and not isinstance(square, HalfSquare):
+        if isinstance(term, SpectralSquare):
+            target = term.op.signal(term.data)
+        elif isinstance(term.phi, HalfSquare):
+            target = term.phi.target
+        else:
             continue
-        target = square.target if square is not None else term.op.signal(term.data)  # type: ignore[union-attr]
         misfit = np.asarray(term.op.matvec(taken(term.slots, x)) - target, np.float64)
         size = float(np.linalg.norm(np.broadcast_to(np.asarray(target, np.float64), misfit.shape)))
         norm = float(np.linalg.norm(misfit))

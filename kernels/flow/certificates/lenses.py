@@ -1,8 +1,8 @@
 """Coordinates in which a block of L is looked at: an orthonormal change of basis for each slot, on the host.
 
-"pixel" leaves the samples alone, "dft" makes convolutions diagonal, "dct" differences with reflecting ends and "dst" those with ends held at
-0. Any other orthonormal operator, such as a wavelet transform, can be one too. No change of basis moves an eigenvalue; only eta_dd depends
-on it.
+"pixel" leaves the samples alone, "dft" makes convolutions diagonal, "dct" differences with reflecting ends and "dst" those with ends held
+at 0. Any other orthonormal operator, such as a wavelet transform, can be one too. No change of basis moves an eigenvalue; only eta_dd
+depends on it.
 """
 
 from __future__ import annotations

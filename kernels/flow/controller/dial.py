@@ -1,7 +1,7 @@
 """The gap dial: which numbers of an energy a tuner may turn, how far, and by what it judges.
 
-The sparsity weight lambda enters neither L nor gamma, so no gap follows from it; the ridge lambda2 does. So a dial never goes by gamma alone:
-a move is kept if the gate holds, the energy falls, and a criterion of the task gets better.
+The sparsity weight lambda enters neither L nor gamma, so no gap follows from it; the ridge lambda2 does. So a dial never goes by gamma
+alone: a move is kept if the gate holds, the energy falls, and a criterion of the task gets better.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAD = 1.4826
 class GapDial:
     """What is turned and how far.
 
-    knobs: of lambda (weights of l1 and the like), lambda2 (ridges), alpha. criterion: "discrepancy" (||Ax - b||^2 = m sigma^2), "gcv", "sure", or a
-    function of the state, the smaller the better; sigma: of the noise, for discrepancy and sure. proposal: the first relative move;
-    lambda_move_cap: the largest of one trial. ratios: of the weights of neighbouring scales. step_rule: "c/beta" keeps alpha at the limit
+    knobs: of lambda (weights of l1 and the like), lambda2 (ridges), alpha. criterion: "discrepancy" (||Ax - b||^2 = m sigma^2), "gcv",
+    "sure", or a function of the state, the smaller the better; sigma: of the noise, for discrepancy and sure. proposal: the first relative
+    move; lambda_move_cap: the largest of one trial. ratios: of the weights of neighbouring scales. step_rule: "c/beta" keeps alpha at the limit
     of the solver. validation_iterations: of the short run that a candidate must pass.
     """
 
@@ -136,7 +136,8 @@ def tried(dial: GapDial, state: TunerState, move: Move | None, objective: float 
 
 
 def per_scale(dial: GapDial, bands: Sequence[NDArray[Any]], k: float = 1.0) -> NDArray[np.float64]:
-    """lambda_j = k median |W_j x| (or k times a robust standard deviation) for each band, coarse to fine, with neighbours within the ratios."""
+    """lambda_j = k median |W_j x| (or k times a robust standard deviation) for each band, coarse to fine, neighbours within the
+    ratios."""
     seeds = []
     for band in bands:
         size = np.abs(np.asarray(band, np.float64))

@@ -1,4 +1,5 @@
-"""The controller as a pure state machine: RED (not a flow yet), AMBER (sound but not certified), GREEN (certified; only here is anything tuned).
+"""The controller as a pure state machine: RED (not a flow yet), AMBER (sound but not certified), GREEN (certified; only here is anything
+tuned).
 
 `step` takes what happened and returns the new state, the events to record, and what to do next. It runs nothing, measures nothing and knows
 no clock: the run loop does as the actions say and tells what came of it.

@@ -50,7 +50,8 @@ def remedied(
 
 
 def exhausted(verdict: Verdict, finding: Finding) -> Verdict:
-    """The verdict once the remedy of a finding has been found to be used up: the controller then gives up instead of trying the same again."""
+    """The verdict once the remedy of a finding has been found to be used up: the controller then gives up instead of trying the same
+    again."""
     known = tuple(replace(one, remedy="none") if one == finding else one for one in verdict.findings)
     return replace(verdict, findings=known)
 

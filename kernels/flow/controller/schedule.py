@@ -1,7 +1,7 @@
 """Coarse to fine: a schedule that unlocks the scales of a transform one after the other.
 
-V_l holds the approximation and the l coarsest levels of details. A step in V_l is one of E + indicator of V_l, whose prox in the basis W of the
-scales is that of g with the locked coefficients held at 0. The V_l are nested, so E never rises where a level is unlocked.
+V_l holds the approximation and the l coarsest levels of details. A step in V_l is one of E + indicator of V_l, whose prox in the basis W
+of the scales is that of g with the locked coefficients held at 0. The V_l are nested, so E never rises where a level is unlocked.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class MultiscaleSchedule:
         found = _RULE.fullmatch(self.activate_rule) if len(self.activate_rule) <= 100 else None
         if found is None or found[1] not in VARIABLES:
             raise FlowInputError(
-                f"activate_rule is {self.activate_rule!r}; it must be level_complete, or one of {', '.join(VARIABLES)} compared with a number"
+                f"activate_rule is {self.activate_rule!r}; it must be level_complete or compare one of {', '.join(VARIABLES)} with a number"
             )
         try:
             return found[1], found[2], float(found[3])
@@ -111,8 +111,8 @@ def begin(schedule: MultiscaleSchedule, iteration: int = 0) -> tuple[ScheduleSta
 def advanced(
     schedule: MultiscaleSchedule, state: ScheduleState, reading: Reading, *, stopped: bool = False
 ) -> tuple[ScheduleState, Events]:
-    """After a block: at most one level more, so each is told once. stopped: the solver converged on the present scales, which completes them
-    whatever the rule says."""
+    """After a block: at most one level more, so each is told once. stopped: the solver converged on the present scales, which completes
+    them whatever the rule says."""
     if state.complete(schedule):
         return state, []
     due, value = schedule.holds(reading, reading.iteration - state.since)
@@ -126,8 +126,8 @@ def advanced(
 def restricted_to(problem: Problem, slot: str, transform: Operator, mask: ArrayLike) -> Problem:
     """The problem on the scales that a mask over the coefficients of an orthonormal transform keeps: all but these are held at 0.
 
-    The structure does not depend on the mask, so unlocking a level does not compile. Raises FlowInputError where g of the slot is a function
-    in another basis.
+    The structure does not depend on the mask, so unlocking a level does not compile. Raises FlowInputError where g of the slot is a
+    function in another basis.
     """
     kept = np.asarray(mask, bool)
     if not transform.orthonormal() or kept.shape != transform.codomain:

@@ -72,8 +72,8 @@ def committed(compiled: CompiledFlow, move: Move) -> CompiledFlow:
 
 
 def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequence[Move]) -> list[Candidate]:
-    """Runs every candidate from `start`, all in one program, best first. Whether the gate holds for it, the caller certifies: `committed` is
-    what to certify."""
+    """Runs every candidate from `start`, all in one program, best first. Whether the gate holds for it, the caller certifies: `committed`
+    is what to certify."""
     if not moves:
         return []
     names = ("lambda", "lambda2", "alpha")
@@ -99,7 +99,7 @@ def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequenc
 
 
 @partial(jax.jit, static_argnames=("solver", "names", "steps"))
-def _short_runs(
+def _short_runs(  # noqa: PLR0917  arguments of one compiled program
     solver: Solver, problem: Problem, controls: Controls, start: State, table: jax.Array, names: tuple[str, ...], steps: int
 ) -> tuple[State, jax.Array, jax.Array]:
     def one(factors: jax.Array) -> tuple[State, jax.Array, jax.Array]:
@@ -121,7 +121,8 @@ def objective(problem: Problem, dial: GapDial, state: State) -> float:
     """The criterion at a state, the smaller the better.
 
     With r = A x - b of the data term, m its size and d the degrees of freedom (the coefficients of an l1 term that are not 0: Zou, Hastie &
-    Tibshirani, Ann. Statist. 35, 2007): discrepancy | ||r||^2/(m sigma^2) - 1 |; gcv m ||r||^2/(m - d)^2; sure ||r||^2 - m sigma^2 + 2 sigma^2 d.
+    Tibshirani, Ann. Statist. 35, 2007): discrepancy | ||r||^2/(m sigma^2) - 1 |; gcv m ||r||^2/(m - d)^2; sure ||r||^2 - m sigma^2 + 2
+    sigma^2 d.
     """
     if callable(dial.criterion):
         return float(dial.criterion({slot: np.asarray(value) for slot, value in state.items()}))
@@ -165,7 +166,7 @@ def _freedom(problem: Problem, state: State) -> float:
 
 def _scaled(phi: Any, weight: Any, ridge: Any) -> Any:
     held = {field.name for field in fields(phi)}
-    changes = {name: getattr(phi, name) * weight for name in ("threshold", "weight") if name in held}
+    changes: dict[str, Any] = {name: getattr(phi, name) * weight for name in ("threshold", "weight") if name in held}
     if "threshold" not in held and "weight" not in held and "weights" in held:
         changes["weights"] = phi.weights * weight
     if "ridge" in held:
