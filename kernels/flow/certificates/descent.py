@@ -72,10 +72,12 @@ def check_block(
     if promise == "suspended":
         return Descent(True, f"suspended: {solver} promises nothing of E", rise=float(energies[-1] - energies[0]))
     if kind not in ENERGETIC and promise != "monotone":
-        return _windowed(np.asarray(trace["residual"], np.float64), "no window of residuals lies above the one before", None)
+        residuals = np.asarray(trace["residual"], np.float64)
+        noise = 1e3 * float(np.finfo(dtype).eps)
+        return _windowed(residuals, "no window of residuals lies above the one before", noise, anchored=False)
     slack = rounding(np.maximum(np.abs(energies[1:]), np.abs(energies[:-1])), size, dtype)
     if kind == "fista":
-        return _windowed(energies, "no window of energies lies above the one before", float(slack.max()))
+        return _windowed(energies, "no window of energies lies above the one before, or above the start", float(slack.max()), anchored=True)
     inner = np.asarray(trace.get("inner_gap", np.zeros(len(energies) - 1)), np.float64)
     # What an inexact prox misses, the energy may miss; without a minimum it also loses half of the quadratic term.
     required = np.zeros(len(inner))
@@ -94,16 +96,18 @@ def check_block(
     return Descent(passed, rule, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), float(energies[-1] - energies[0]))
 
 
-def _windowed(values: NDArray[np.float64], rule: str, slack: float | None) -> Descent:
-    """No window may lie above the worst of the one before. Values that are not finite (a residual before the first step) count as large."""
+def _windowed(values: NDArray[np.float64], rule: str, slack: float, *, anchored: bool) -> Descent:
+    """The middle of no window may lie above the worst of the one before. Values that are not finite (a residual before the first step) count as large."""
     values = np.where(np.isnan(values), np.inf, values)
     count = len(values) // WINDOW
     rise = float(values[-1] - values[0]) if len(values) and np.isfinite(values[0]) else 0.0
     if count < 2:
         return Descent(True, rule, rise=rise)
     windows = values[: count * WINDOW].reshape(count, WINDOW)
-    worst, best = windows.max(axis=1)[:-1], windows.min(axis=1)[1:]
-    room = slack if slack is not None else 0.0
-    bad = np.flatnonzero(best > worst + room)
-    excess = float(max((best - worst - room).max(), 0.0)) if len(bad) else 0.0
+    worst, middle = windows.max(axis=1)[:-1], np.median(windows, axis=1)[1:]
+    if anchored:
+        # A rise within one window would hide in its worst value: energies may not stay above where the block began either.
+        worst = np.minimum(worst, values[0])
+    bad = np.flatnonzero(middle > worst + slack)
+    excess = float(max((middle - worst - slack).max(), 0.0)) if len(bad) else 0.0
     return Descent(not len(bad), rule, int((bad[0] + 1) * WINDOW) if len(bad) else None, excess, rise)

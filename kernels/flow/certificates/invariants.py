@@ -15,7 +15,8 @@ import numpy as np
 
 from ..compiler import CompiledFlow
 from ..functions.squares import HalfSquare
-from ..problem import SpectralSquare, State, taken
+from ..precision import precision
+from ..problem import Problem, SpectralSquare, State, taken
 from ..spec import FlowSpec
 
 
@@ -83,8 +84,19 @@ def physics_residuals(compiled: CompiledFlow, x: State) -> list[Residual]:
     """Of the terms in the group "physics"; where there are none, of those in the group "data", or else of the first square with a
     target."""
     groups = {name: term.group for name, term in zip(compiled.spec.term_names(), compiled.spec.terms, strict=True)}
+    with precision(compiled.spec.dtype):
+        found = _residuals(compiled.problem, x)
+    for group in ("physics", "data"):
+        named = [residual for name, (residual, _) in found.items() if groups.get(name) == group]
+        if named:
+            return named
+    return [residual for residual, size in found.values() if size > 0][:1]
+
+
+def _residuals(problem: Problem, x: State) -> dict[str, tuple[Residual, float]]:
+    """Of each squared term, with the size of its target."""
     found = {}
-    for term in compiled.problem.smooth:
+    for term in problem.smooth:
         if isinstance(term, SpectralSquare):
             target = term.op.signal(term.data)
         elif isinstance(term.phi, HalfSquare):
@@ -94,12 +106,9 @@ def physics_residuals(compiled: CompiledFlow, x: State) -> list[Residual]:
         misfit = np.asarray(term.op.matvec(taken(term.slots, x)) - target, np.float64)
         size = float(np.linalg.norm(np.broadcast_to(np.asarray(target, np.float64), misfit.shape)))
         norm = float(np.linalg.norm(misfit))
-        found[term.name] = (Residual(term.name, norm, norm / size if size > 0 else norm, float(np.abs(misfit).max(initial=0.0))), size)
-    for group in ("physics", "data"):
-        named = [residual for name, (residual, _) in found.items() if groups.get(name) == group]
-        if named:
-            return named
-    return [residual for residual, size in found.values() if size > 0][:1]
+        largest = float(np.abs(misfit).max(initial=0.0))
+        found[term.name] = (Residual(term.name, norm, norm / size if size > 0 else norm, largest), size)
+    return found
 
 
 def phi_residual(compiled: CompiledFlow, x: State) -> float | None:

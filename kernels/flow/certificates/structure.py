@@ -21,6 +21,7 @@ from ..functions.squares import HalfSquare
 from ..operators.arrays import Diagonal, Identity
 from ..operators.base import Shape
 from ..operators.convolution import Circulant
+from ..precision import precision
 from ..problem import SpectralSquare
 from .curvature import Block, Vector
 from .lenses import WAVES, CertificationLens, lens_for
@@ -75,7 +76,8 @@ class Known:
 
 def known(block: Block) -> Known:
     """Looks at a block once, for all certificates."""
-    found = declared(block) or eigenbasis(block)
+    with precision("float64"):
+        found = declared(block) or eigenbasis(block)
     if found is not None:
         return Known(eigen=found)
     if block.size <= DENSE:

@@ -28,9 +28,9 @@ class GapDial:
     """What is turned and how far.
 
     knobs: of lambda (weights of l1 and the like), lambda2 (ridges), alpha. criterion: "discrepancy" (||Ax - b||^2 = m sigma^2), "gcv",
-    "sure", or a function of the state, the smaller the better; sigma: of the noise, for discrepancy and sure. proposal: the first relative
-    move; lambda_move_cap: the largest of one trial. ratios: of the weights of neighbouring scales. step_rule: "c/beta" keeps alpha at the limit
-    of the solver. validation_iterations: of the short run that a candidate must pass.
+    "sure", or a function of the state, the smaller the better. sigma: of the noise, for discrepancy and sure. proposal: the first relative
+    move; lambda_move_cap: the largest of one trial. ratios: of the weights of neighbouring scales. step_rule: "c/beta" keeps alpha at the
+    limit of the solver. validation_iterations: of the short run that a candidate must pass.
     """
 
     eta_max: float = 0.9

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..certificates.profiles import CertificationProfile
 from ..certificates.records import Finding, Verdict
 from ..compiler import CompiledFlow
+from ..precision import precision
 from ..spec import FlowSpec, Term
 
 RIDGE = "remedy_ridge"
@@ -81,5 +82,5 @@ def _next_ridge(spec: FlowSpec, finding: Finding) -> float:
 
 def with_alpha(compiled: CompiledFlow, alpha: float) -> CompiledFlow:
     """The same flow with another step: no compilation."""
-    controls = replace(compiled.controls, alpha=jnp.asarray(alpha, compiled.controls.alpha.dtype))
-    return replace(compiled, controls=controls)
+    with precision(compiled.spec.dtype) as real:
+        return replace(compiled, controls=replace(compiled.controls, alpha=jnp.asarray(alpha, real)))

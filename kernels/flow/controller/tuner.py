@@ -44,10 +44,12 @@ def ridges(compiled: CompiledFlow) -> tuple[str, ...]:
 
 def weights(compiled: CompiledFlow) -> dict[str, float]:
     """The present value of each knob: the largest weight that it turns; 0 where it turns nothing."""
-    sparse = [_size(term.phi) for terms in (compiled.problem.prox, compiled.problem.second) for term in terms.values()]
-    sparse += [_size(term.phi) for term in compiled.problem.composite]
-    curved = [_ridge_size(term) for term in compiled.problem.smooth if term.name in ridges(compiled)]
-    curved += [float(jnp.max(term.phi.ridge)) for term in compiled.problem.prox.values() if isinstance(term.phi, Separable)]
+    problem = compiled.problem
+    with precision(compiled.spec.dtype):
+        sparse = [_size(term.phi) for terms in (problem.prox, problem.second) for term in terms.values()]
+        sparse += [_size(term.phi) for term in problem.composite]
+        curved = [_ridge_size(term) for term in problem.smooth if term.name in ridges(compiled)]
+        curved += [float(jnp.max(term.phi.ridge)) for term in problem.prox.values() if isinstance(term.phi, Separable)]
     return {"lambda": max(sparse, default=0.0), "lambda2": max(curved, default=0.0), "alpha": float(compiled.controls.alpha)}
 
 
