@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -281,3 +284,11 @@ def test_verdicts_and_profiles_are_plain_data() -> None:
     assert {"eta_dd", "gamma", "eta_kind", "gamma_kind", "eta_max", "gamma_min", "profile", "reason"} == set(verdict.payload())
     assert json.dumps(CertificationProfile(lens=Op("dft")).record())
     assert with_ridge(compiled.spec, 0.1).terms[-1].weight == 0.1
+
+
+def test_the_example_of_the_page_does_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "flow" / "certificates.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(code, "certificates.md", "exec"), names)
+    assert names["naive"].phase == "AMBER" and names["held"].phase == "GREEN" and names["held"].lens == "dft"

@@ -97,7 +97,8 @@ def check_block(
 
 
 def _windowed(values: NDArray[np.float64], rule: str, slack: float, *, anchored: bool) -> Descent:
-    """The middle of no window may lie above the worst of the one before. Values that are not finite (a residual before the first step) count as large."""
+    """The middle of no window may lie above the worst of the one before. A residual before the first step is
+    not finite and counts as large."""
     values = np.where(np.isnan(values), np.inf, values)
     count = len(values) // WINDOW
     rise = float(values[-1] - values[0]) if len(values) and np.isfinite(values[0]) else 0.0

@@ -7,9 +7,8 @@ least squares the gap of Ndiaye, Fercoq, Gramfort & Salmon, JMLR 18, 2017: theta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,13 @@ import numpy as np
 
 from ..bounds import Bound
 from ..functions.base import Function
+from ..functions.separable import Separable
 from ..functions.squares import HalfSquare
 from ..operators.base import Operator
 from ..problem import AnySmooth, Problem, SmoothTerm, State, spread, taken
 from .records import lowest
 
-HALVINGS = 60
+HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,30 @@ def duality_gap(problem: Problem, x: State, duals: Mapping[str, jax.Array] | Non
             total += np.inf if value is None else float(value)
         return total if np.isfinite(total) else np.inf
 
-    scale = _largest(dual)
+    scale = _largest(dual, min((_feasible(side.phi, -images[slot]) for slot, side in held.items()), default=1.0))
     if scale is None:
         return Gap(np.inf, primal, reason="a term has no closed form of its conjugate, or no multiple of the dual point is feasible")
     return Gap(max(primal + dual(scale), 0.0), primal, scale)
 
 
-def _largest(dual: Any) -> float | None:
-    """The largest scale in [0, 1] at which the dual is finite, within 2^-HALVINGS; its domain is convex and holds 0, or the gap is
-    infinite."""
-    if np.isfinite(dual(1.0)):
+def _feasible(phi: Function, point: jax.Array) -> float:
+    """The largest scale in [0, 1] with scale * point in the domain of the conjugate, where that is known: of l1, box and ridge it is
+    |y| <= threshold on the sides that neither a ridge nor a bound holds."""
+    if not isinstance(phi, Separable):
         return 1.0
+    loose = (phi.ridge == 0) & jnp.isinf(jnp.where(point > 0, phi.upper, phi.lower)) & (point != 0)
+    ratios = jnp.where(loose, phi.threshold / jnp.where(point == 0, 1, jnp.abs(point)), jnp.inf)
+    return min(1.0, float(jnp.min(ratios)) * (1 - 4 * float(jnp.finfo(point.dtype).eps)))
+
+
+def _largest(dual: Callable[[float], float], guess: float) -> float | None:
+    """The guess if the dual is finite there, else the largest scale below at which it is, within 2^-HALVINGS; None if there is none: the
+    domain of a conjugate is convex, and holds 0 or the gap is infinite."""
+    if np.isfinite(dual(guess)):
+        return guess
     if not np.isfinite(dual(0.0)):
         return None
-    lower, upper = 0.0, 1.0
+    lower, upper = 0.0, guess
     for _ in range(HALVINGS):
         middle = (lower + upper) / 2
         lower, upper = (middle, upper) if np.isfinite(dual(middle)) else (lower, middle)
