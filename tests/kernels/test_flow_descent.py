@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from bridge_adapter.kernels.flow.bounds import Bound
-from bridge_adapter.kernels.flow.certificates import gap
+from bridge_adapter.kernels.flow.certificates import CertificationProfile, block_findings, gap, run_card
 from bridge_adapter.kernels.flow.certificates.certify import certify
-from bridge_adapter.kernels.flow.certificates.descent import check_block
+from bridge_adapter.kernels.flow.certificates.descent import Descent, check_block
 from bridge_adapter.kernels.flow.certificates.duality import duality_gap, gap_by_curvature
-from bridge_adapter.kernels.flow.certificates.invariants import drifts, freeze, largest_drift, phi_residual, physics_residuals
+from bridge_adapter.kernels.flow.certificates.invariants import Drift, drifts, freeze, largest_drift, phi_residual, physics_residuals
 from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
@@ -104,7 +105,7 @@ def test_the_gap_of_other_energies_is_rigorous_and_small_at_the_minimum() -> Non
         with precision("float64"):
             problem = compiled.problem
             assert duality_gap(problem, {"x": jnp.asarray(done["state"]["x"])}).gap <= 1e-7
-            for _ in range(5):
+            for _ in range(3):
                 x = {"x": jnp.clip(jnp.asarray(rng.standard_normal(problem.f_grad(compiled.start)["x"].shape)), -0.2, 0.3)}
                 assert duality_gap(problem, x).gap >= float(problem.f_value(x) + problem.g_value(x)) - best - 1e-10
 
@@ -149,3 +150,25 @@ def test_residuals_are_of_the_declared_physics_and_else_of_the_data() -> None:
     data = compile_flow(lasso())
     assert phi_residual(data, x) == pytest.approx(np.linalg.norm(A @ np.asarray(x["x"]) - B) / np.linalg.norm(B))
     assert phi_residual(compile_flow(FlowSpec({"x": Slot(shape=(2,))}, [Term("tikhonov", "x")])), {"x": jnp.ones(2)}) is None
+
+
+def test_the_run_card_says_of_each_check_whether_it_passed_and_is_json() -> None:
+    compiled = compile_flow(lasso())
+    profile = CertificationProfile(checks=("lyapunov", "spectral_gap", "invariant", "duality_gap"), eta_max=100.0)
+    fell, drifted = Descent(True, "E+ <= E"), Drift("mass", float("inf"), 1e-9, "KeyError: x")
+    with precision("float64"):
+        gap_here = duality_gap(compiled.problem, compiled.start)
+    good = run_card(profile, certify(compiled, profile), descents=[fell], gap=gap_here)
+    assert good["passed"] and set(good["checks"]) == set(profile.checks) and all(good["checks"].values())
+    bad = run_card(profile, certify(compiled, profile), descents=[fell, Descent(False, "E+ <= E", 3, 1.0)], drifts=[drifted])
+    assert json.loads(json.dumps(bad, allow_nan=False))["checks"] == {
+        "spectral_gap": True,
+        "invariant": False,
+        "duality_gap": False,
+        "lyapunov": False,
+    }
+    assert bad["descent"]["first"] == 3 and "KeyError" in bad["findings"][0]["reason"]
+    physics = CertificationProfile(checks=("physics_residual",), tolerances={"physics_residual": 0.1})
+    assert [one.check for one in block_findings(physics)] == ["physics_residual"]
+    far = physics_residuals(compiled, {"x": jnp.full(8, 10.0)})
+    assert "of its data" in block_findings(physics, residuals=far)[0].reason
