@@ -93,7 +93,7 @@ def test_the_duality_gap_of_the_lasso_is_that_of_the_rescaled_residual_and_bound
 def test_the_gap_of_other_energies_is_rigorous_and_small_at_the_minimum() -> None:
     blur = Term("quadratic", "x", op=Op("gaussian_blur", sigma=1.0), target=B[:9])
     specs = [
-        lasso(0.0, Term("elastic_net", "x", weight=0.3, params={"ridge": 2.0})),
+        lasso(0.1, Term("elastic_net", "x", weight=0.3, params={"ridge": 2.0})),
         lasso(0.1, Term("box", "x", params={"lower": -0.2, "upper": 0.3})),
         FlowSpec({"x": Slot(shape=(8,))}, [Term("quadratic", "x", op=Op("dense", matrix=A), target=B), Term("tikhonov", "x", weight=0.7)]),
         FlowSpec({"x": Slot(shape=(9,))}, [blur, Term("l1", "x", weight=0.1)]),
