@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,14 +19,30 @@ from bridge_adapter.kernels.flow.certificates.certify import certify
 from bridge_adapter.kernels.flow.certificates.descent import Descent, check_block
 from bridge_adapter.kernels.flow.certificates.duality import duality_gap, gap_by_curvature
 from bridge_adapter.kernels.flow.certificates.invariants import Drift, drifts, freeze, largest_drift, phi_residual, physics_residuals
-from bridge_adapter.kernels.flow.compiler import compile_flow
+from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.running import run
+from bridge_adapter.kernels.flow.problem import Problem, State
+from bridge_adapter.kernels.flow.solvers.base import Controls, Metrics, Solver, advance, begin
 from bridge_adapter.kernels.flow.spec import FlowSpec, Invariant, Slot, Term
 
 rng = np.random.default_rng(3)
 A, B = rng.standard_normal((12, 8)), rng.standard_normal(12)
+
+
+def run(compiled: CompiledFlow, *, iterations: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The state after at most so many steps, and the metrics of the steps."""
+    with precision(compiled.spec.dtype):
+        made = _steps(compiled.solver, compiled.problem, compiled.controls, compiled.start, iterations)
+        last, count, trace = jax.tree.map(np.asarray, made)
+    return last, dict(zip(Metrics._fields, trace[: int(count)].T, strict=True))
+
+
+@partial(jax.jit, static_argnames=("solver", "iterations"))
+def _steps(solver: Solver, problem: Problem, controls: Controls, start: State, iterations: int) -> tuple[State, jax.Array, jax.Array]:
+    first = begin(solver, problem, controls, start)
+    last, count, trace = advance(solver, problem, controls, first, jnp.int32(iterations), capacity=iterations)
+    return last.state.x, count, trace
 
 
 def lasso(weight: float = 0.5, *more: Term) -> FlowSpec:
@@ -34,9 +52,8 @@ def lasso(weight: float = 0.5, *more: Term) -> FlowSpec:
 
 def test_a_proximal_gradient_run_keeps_its_inequality_and_a_doctored_one_does_not() -> None:
     for solver in ("ista", "mfista", "fista"):
-        compiled = compile_flow(lasso(), solver=solver)
-        done = run(compiled, iterations=200, tol=0.0)
-        trace: dict[str, Any] = dict(done["history"])
+        compiled = compile_flow(lasso(), solver=solver, tol=0.0)
+        trace: dict[str, Any] = run(compiled, iterations=200)[1]
         told = {"before": 0.5 * float(B @ B), "alpha": float(compiled.controls.alpha), "beta": compiled.report.beta, "size": 8}
         assert check_block(trace, solver, **told).passed
         risen = {name: np.resize(column, 60) for name, column in trace.items()}
@@ -75,8 +92,8 @@ def test_windows_of_primal_dual_residuals_may_wave_but_not_climb() -> None:
 
 def test_the_duality_gap_of_the_lasso_is_that_of_the_rescaled_residual_and_bounds_the_error() -> None:
     compiled = compile_flow(lasso(), tol=1e-14)
-    done = run(compiled, iterations=20000)
-    best = float(done["history"]["energy"][-1])
+    x_best, trace = run(compiled, iterations=20000)
+    best = float(trace["energy"][-1])
     with precision("float64"):
         for _ in range(20):
             x = rng.standard_normal(8) * 10.0 ** rng.uniform(-3, 1)
@@ -86,7 +103,7 @@ def test_the_duality_gap_of_the_lasso_is_that_of_the_rescaled_residual_and_bound
             energy = 0.5 * r @ r + 0.5 * np.abs(x).sum()
             assert found.gap == pytest.approx(energy - (0.5 * B @ B - 0.5 * (B - theta) @ (B - theta)), rel=1e-9)
             assert found.gap >= energy - best - 1e-12
-        solved = duality_gap(compiled.problem, {"x": jnp.asarray(done["state"]["x"])})
+        solved = duality_gap(compiled.problem, {"x": jnp.asarray(x_best["x"])})
     assert solved.gap <= 1e-8 and solved.relative <= solved.gap
 
 
@@ -100,11 +117,11 @@ def test_the_gap_of_other_energies_is_rigorous_and_small_at_the_minimum() -> Non
     ]
     for spec in specs:
         compiled = compile_flow(spec, tol=1e-14)
-        done = run(compiled, iterations=20000)
-        best = float(done["history"]["energy"][-1])
+        x_best, trace = run(compiled, iterations=20000)
+        best = float(trace["energy"][-1])
         with precision("float64"):
             problem = compiled.problem
-            assert duality_gap(problem, {"x": jnp.asarray(done["state"]["x"])}).gap <= 1e-7
+            assert duality_gap(problem, {"x": jnp.asarray(x_best["x"])}).gap <= 1e-7
             for _ in range(3):
                 x = {"x": jnp.clip(jnp.asarray(rng.standard_normal(problem.f_grad(compiled.start)["x"].shape)), -0.2, 0.3)}
                 assert duality_gap(problem, x).gap >= float(problem.f_value(x) + problem.g_value(x)) - best - 1e-10
