@@ -165,7 +165,8 @@ def _step_findings(compiled: CompiledFlow, limit: float) -> list[Finding]:
         return []
     alpha, beta = float(compiled.controls.alpha), compiled.report.beta
     if alpha > limit * (1 + 1e-6):
-        reason = f"the step alpha {alpha:.4g} is above {limit:.4g}, the most for which {compiled.solver.name} is proven with beta {beta.value:.4g}"
+        proven = f"{limit:.4g}, the most for which {compiled.solver.name} is proven with beta {beta.value:.4g}"
+        reason = f"the step alpha {alpha:.4g} is above {proven}"
         return [Finding("alpha", reason, "set_alpha", f"Set alpha to {limit:.4g} or less", alpha, limit)]
     return []
 

@@ -1,7 +1,7 @@
 """The operator L that the spectral certificates are about: the second derivative of f plus the convexity moduli of g, over all variables.
 
-L falls apart into blocks, one for each set of slots that some term couples. A block is known by what it does to a vector; everything here is
-host side and in float64, whatever the type of the flow, so that a certificate of a float32 flow is about its stored numbers.
+L falls apart into blocks, one for each set of slots that some term couples. A block is known by what it does to a vector; everything here
+is host side and in float64, whatever the type of the flow, so that a certificate of a float32 flow is about its stored numbers.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def curvature(problem: Problem, x: State, scale: Mapping[str, Any] | None = None
         moduli = {slot: _modulus(problem, slot) for slot in x}
         roots = {slot: np.sqrt(np.broadcast_to(np.asarray((scale or {}).get(slot, 1.0), np.float64), x[slot].shape)) for slot in x}
         constant = all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in problem.smooth)
-        blocks = tuple(_block(problem, x, slots, moduli, roots, bool(scale)) for slots in _components(problem, x))
+        blocks = tuple(_block(problem, x, slots, moduli=moduli, roots=roots, scaled=bool(scale)) for slots in _components(problem, x))
     return Curvature(blocks, constant)
 
 
@@ -100,7 +100,7 @@ def _components(problem: Problem, x: State) -> list[tuple[str, ...]]:
     return [tuple(slot for slot in x if slot in found) for found in sets if found]
 
 
-def _block(problem: Problem, x: State, slots: tuple[str, ...], moduli: dict[str, float], roots: dict[str, Any], scaled: bool) -> Block:
+def _block(problem: Problem, x: State, slots: tuple[str, ...], *, moduli: dict[str, float], roots: dict[str, Any], scaled: bool) -> Block:
     shapes = tuple(x[slot].shape for slot in slots)
     modulus = np.concatenate([np.full(int(np.prod(x[slot].shape)), moduli[slot]) for slot in slots])
     root = np.concatenate([roots[slot].ravel() for slot in slots])
@@ -108,7 +108,7 @@ def _block(problem: Problem, x: State, slots: tuple[str, ...], moduli: dict[str,
     smallest, largest = float(root.min()) ** 2, float(root.max()) ** 2
 
     def apply(v: Vector) -> Vector:
-        return apply_many(v[None])[0]
+        return np.asarray(apply_many(v[None])[0])
 
     def apply_many(rows: Vector) -> Vector:
         count = len(rows)
@@ -120,11 +120,11 @@ def _block(problem: Problem, x: State, slots: tuple[str, ...], moduli: dict[str,
                 padded = np.pad(part, ((0, step - len(part)), (0, 0)))
                 image = np.asarray(_hessian_many(problem, x, jnp.asarray(padded), slots), np.float64)[: len(part)]
                 images.append(root * (image + modulus * part))
-        return np.concatenate(images)
+        return np.asarray(np.concatenate(images))
 
     below = below * (smallest if below >= 0 else largest)
     terms = tuple(term for term in problem.smooth if set(term.slots) <= set(slots))
-    common = moduli[slots[0]] if len(set(moduli[slot] for slot in slots)) == 1 else float("nan")
+    common = moduli[slots[0]] if len({moduli[slot] for slot in slots}) == 1 else float("nan")
     return Block(slots, shapes, apply, apply_many, below, above * largest, sound, scaled, terms, common)
 
 
@@ -158,8 +158,8 @@ def _modulus(problem: Problem, slot: str) -> float:
 
 
 def _bounds(problem: Problem, slots: tuple[str, ...], moduli: dict[str, float]) -> tuple[float, float, bool]:
-    """Sound bounds of L on these slots from its terms one by one (Weyl): sum of mu_phi lambda_min(A^T A) from below, of beta_phi ||A||^2 from
-    above. A convex term that says no more counts as 0 from below."""
+    """Sound bounds of L on these slots from its terms one by one (Weyl): sum of mu_phi lambda_min(A^T A) from below, of beta_phi ||A||^2
+    from above. A convex term that says no more counts as 0 from below."""
     below = {slot: moduli[slot] for slot in slots}
     above, sound = max(max(moduli[slot], 0.0) for slot in slots), True
     for term in problem.smooth:

@@ -57,7 +57,7 @@ def joined(bounds: list[Bound]) -> Bound:
 
 
 def restricted(block: Block, support: Vector) -> Bound:
-    """gamma_S = lambda_min of L restricted to the support of a solution, which rules how fast a sparse iteration converges once it has found
+    """gamma_S = lambda_min of L restricted to the support of a solution: the rate of a sparse iteration once it has found
     the support (Liang, Fadili & Peyre, SIAM J. Optim. 2017). For a report, not for a gate. support: flags, in the basis of L."""
     places = np.flatnonzero(support)
     if not len(places):

@@ -33,7 +33,7 @@ def tridiagonal(block: Block, steps: int = STEPS, seed: int = 0) -> tuple[Vector
             image = image - basis[: step + 1].T @ (basis[: step + 1] @ image)
         left = float(np.linalg.norm(image))
         beside.append(left)
-        if not np.isfinite(left) or left <= BREAKDOWN * max(max(map(abs, diagonal)), max(beside)):
+        if not np.isfinite(left) or left <= BREAKDOWN * max(*map(abs, diagonal), *beside):
             break
         vector = image / left
     return np.array(diagonal), np.array(beside)

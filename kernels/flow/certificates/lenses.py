@@ -1,8 +1,8 @@
 """Coordinates in which a block of L is looked at: an orthonormal change of basis for each slot, on the host.
 
-"pixel" leaves the samples alone, "dft" makes convolutions diagonal, "dct" differences with reflecting ends and "dst" those with ends held at
-0. Any other orthonormal operator, such as a wavelet transform, can be one too. No change of basis moves an eigenvalue; only eta_dd depends
-on it.
+"pixel" leaves the samples alone, "dft" makes convolutions diagonal, "dct" differences with reflecting ends and "dst" those with ends held
+at 0. Any other orthonormal operator, such as a wavelet transform, can be one too. No change of basis moves an eigenvalue; only eta_dd
+depends on it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
@@ -81,12 +82,18 @@ def _by_operator(shapes: tuple[Shape, ...], parts: list[Operator], adjoint: bool
         images = []
         with precision("float64"):
             for part, piece in zip(parts, np.split(v, cuts), strict=True):
-                image = (
-                    part.rmatvec(jnp.asarray(piece.reshape(part.codomain)))
-                    if adjoint
-                    else part.matvec(jnp.asarray(piece.reshape(part.domain)))
-                )
-                images.append(np.asarray(image, np.float64).ravel())
+                along = jnp.asarray(piece.reshape(part.codomain if adjoint else part.domain))
+                images.append(np.asarray(_backward(part, along) if adjoint else _onward(part, along), np.float64).ravel())
         return np.concatenate(images)
 
     return turned
+
+
+@jax.jit
+def _onward(op: Operator, x: jax.Array) -> jax.Array:
+    return op.matvec(x)
+
+
+@jax.jit
+def _backward(op: Operator, y: jax.Array) -> jax.Array:
+    return op.rmatvec(y)

@@ -1,7 +1,7 @@
 """What a run must show to count as certified: the checks of a profile, their limits and tolerances.
 
-"strict" is the gate of spectral dominance and gap: eta_dd(L) <= eta_max and gamma(L) >= gamma_min, and it fails closed. "convex" asks for what
-a convex energy without strong convexity can have: a sound step, descent, and a falling duality gap.
+"strict" is the gate of spectral dominance and gap: eta_dd(L) <= eta_max and gamma(L) >= gamma_min, and it fails closed. "convex" asks for
+what a convex energy without strong convexity can have: a sound step, descent, and a falling duality gap.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,7 +45,9 @@ class Finding:
     def record(self) -> dict[str, Any]:
         """For events and run cards."""
         told = {"check": self.check, "reason": self.reason, "remedy": self.remedy, "advice": self.advice}
-        return told | {name: value for name, value in (("value", self.value), ("limit", self.limit)) if value is not None}
+        # JSON has no infinities; the reason tells of them.
+        numbers = (("value", self.value), ("limit", self.limit))
+        return told | {name: value for name, value in numbers if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True)

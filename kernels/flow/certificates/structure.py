@@ -1,8 +1,8 @@
 """What a block of L is, found by a guess from a few columns that random vectors then confirm: diagonal in a wave basis, circulant, sparse.
 
-A guess M is confirmed by Gaussian vectors g: (L - M) g is known, and ||E g|| <= t ||E||_F for all PROBES of them has a probability of at most
-(t sqrt(e))^PROBES, by Chernoff's bound on ||E g||^2, a weighted sum of squares of standard normal numbers; with t = 1/SHRINK that is 3e-8.
-So a confirmed guess comes with an error radius, ||L - M||_F <= SHRINK max ||E g||, which the certificates take off. No declaration of
+A guess M is confirmed by Gaussian vectors g: (L - M) g is known, and ||E g|| <= t ||E||_F for all PROBES of them has a probability of at
+most (t sqrt(e))^PROBES, by Chernoff's bound on ||E g||^2, a weighted sum of squares of standard normal numbers; with t = 1/SHRINK that is
+3e-8. So a confirmed guess comes with an error radius, ||L - M||_F <= SHRINK max ||E g||, which the certificates take off. No declaration of
 an operator is trusted for it: an operator that claims the wrong structure is found out.
 """
 
@@ -21,6 +21,7 @@ from ..functions.squares import HalfSquare
 from ..operators.arrays import Diagonal, Identity
 from ..operators.base import Shape
 from ..operators.convolution import Circulant
+from ..precision import precision
 from ..problem import SpectralSquare
 from .curvature import Block, Vector
 from .lenses import WAVES, CertificationLens, lens_for
@@ -75,7 +76,8 @@ class Known:
 
 def known(block: Block) -> Known:
     """Looks at a block once, for all certificates."""
-    found = declared(block) or eigenbasis(block)
+    with precision("float64"):
+        found = declared(block) or eigenbasis(block)
     if found is not None:
         return Known(eigen=found)
     if block.size <= DENSE:
@@ -84,8 +86,8 @@ def known(block: Block) -> Known:
 
 
 def declared(block: Block) -> tuple[CertificationLens, Guess] | None:
-    """The eigenvalues in closed form where all terms are squares of convolutions, diagonals or orthonormal operators: no program is compiled
-    for these, and none is run. Only operators of this package are taken at their word."""
+    """The eigenvalues in closed form where all terms are squares of convolutions, diagonals or orthonormal operators: no program is
+    compiled for these, and none is run. Only operators of this package are taken at their word."""
     if len(block.slots) != 1 or block.scaled or not np.isfinite(block.modulus):
         return None
     (shape,) = block.shapes

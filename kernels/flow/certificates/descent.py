@@ -1,0 +1,114 @@
+"""Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
+
+ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned and Riemannian
+steps: E+ <= E. fista and primal-dual steps promise no such thing for single steps: no window of theirs may lie wholly above the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..bounds import Bound
+from .steps import family
+
+# C of the tolerance C eps max(1, |E|) sqrt(n).
+ROUNDING = 8.0
+WINDOW = 25
+MONOTONE = ("ista", "mfista", "preconditioned", "riemannian", "proximal_point", "gradient")
+ENERGETIC = (*MONOTONE, "fista")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Of a block: whether every step kept the inequality, the first that did not (its place in the block), the largest rise above what was
+    allowed, the rise of the whole block, and the rule in words."""
+
+    passed: bool
+    rule: str
+    first: int | None = None
+    excess: float = 0.0
+    rise: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """For events and run cards."""
+        return {"passed": self.passed, "rule": self.rule, "first": self.first, "excess": self.excess, "rise": self.rise}
+
+
+def rounding(energy: ArrayLike, size: int, dtype: str) -> NDArray[np.float64]:
+    """By how much two energies that are equal may differ as computed: C eps max(1, |E|) sqrt(n)."""
+    sizes = np.maximum(1.0, np.abs(np.asarray(energy, np.float64)))
+    return np.asarray(ROUNDING * float(np.finfo(dtype).eps) * np.sqrt(size) * sizes)
+
+
+def check_block(
+    trace: Mapping[str, ArrayLike],
+    solver: str,
+    *,
+    before: float,
+    alpha: float,
+    beta: Bound | None = None,
+    size: int,
+    dtype: str = "float64",
+    tolerance: float = 1e-6,
+    promise: str | None = None,
+) -> Descent:
+    """Judges the steps of a block.
+
+    trace: columns by the names of `Metrics`. before: E where the block began. alpha: the step, where the trace does not have its own. size:
+    how many numbers move. promise: what the solver says of E ("monotone", "limit", "suspended"), by default as its name is known.
+    tolerance: how much of max(1, |E|) all rises of the block together may be, rounding apart.
+    """
+    energies = np.concatenate([[before], np.asarray(trace["energy"], np.float64)])
+    if len(energies) == 1:
+        return Descent(True, "no step was made")
+    if not np.all(np.isfinite(energies)):
+        return Descent(False, "E is finite", int(np.flatnonzero(~np.isfinite(energies))[0]) - 1, float("inf"), float("inf"))
+    kind = family(solver)
+    if promise == "suspended":
+        return Descent(True, f"suspended: {solver} promises nothing of E", rise=float(energies[-1] - energies[0]))
+    if kind not in ENERGETIC and promise != "monotone":
+        residuals = np.asarray(trace["residual"], np.float64)
+        noise = 1e3 * float(np.finfo(dtype).eps)
+        return _windowed(residuals, "no window of residuals lies above the one before", noise, anchored=False)
+    slack = rounding(np.maximum(np.abs(energies[1:]), np.abs(energies[:-1])), size, dtype)
+    if kind == "fista":
+        return _windowed(energies, "no window of energies lies above the one before, or above the start", float(slack.max()), anchored=True)
+    inner = np.asarray(trace.get("inner_gap", np.zeros(len(energies) - 1)), np.float64)
+    # What an inexact prox misses, the energy may miss; without a minimum it also loses half of the quadratic term.
+    required = np.zeros(len(inner))
+    rule = "E+ <= E"
+    if kind == "ista" and beta is not None and beta.sound_above:
+        steps = np.asarray(trace.get("alpha", np.full(len(inner), alpha)), np.float64)
+        moved = np.asarray(trace["residual"], np.float64) * steps * np.maximum(1.0, np.asarray(trace["grad_norm"], np.float64))
+        factor = np.where(inner > 0, 0.5, 1.0) / steps - beta.value / 2
+        required = np.maximum(factor, 0.0) * moved**2
+        rule = "E+ <= E - (1/alpha - beta/2) ||x+ - x||^2"
+    excess = np.diff(energies) + required - inner - slack
+    rises = float(np.maximum(np.diff(energies), 0.0).sum())
+    allowed = max(tolerance * max(1.0, abs(before)), float(slack.max())) + float(inner.sum())
+    bad = np.flatnonzero(excess > 0)
+    passed = not len(bad) and rises <= allowed
+    return Descent(passed, rule, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), float(energies[-1] - energies[0]))
+
+
+def _windowed(values: NDArray[np.float64], rule: str, slack: float, *, anchored: bool) -> Descent:
+    """The middle of no window may lie above the worst of the one before. A residual before the first step is
+    not finite and counts as large."""
+    values = np.where(np.isnan(values), np.inf, values)
+    count = len(values) // WINDOW
+    rise = float(values[-1] - values[0]) if len(values) and np.isfinite(values[0]) else 0.0
+    if count < 2:
+        return Descent(True, rule, rise=rise)
+    windows = values[: count * WINDOW].reshape(count, WINDOW)
+    worst, middle = windows.max(axis=1)[:-1], np.median(windows, axis=1)[1:]
+    if anchored:
+        # A rise within one window would hide in its worst value: energies may not stay above where the block began either.
+        worst = np.minimum(worst, values[0])
+    bad = np.flatnonzero(middle > worst + slack)
+    excess = float(max((middle - worst - slack).max(), 0.0)) if len(bad) else 0.0
+    return Descent(not len(bad), rule, int((bad[0] + 1) * WINDOW) if len(bad) else None, excess, rise)

@@ -1,0 +1,388 @@
+"""The controller as a pure state machine: RED (not a flow yet), AMBER (sound but not certified), GREEN (certified; only here is anything
+tuned).
+
+`step` takes what happened and returns the new state, the events to record, and what to do next. It runs nothing, measures nothing and knows
+no clock: the run loop does as the actions say and tells what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from ..certificates.descent import Descent
+from ..certificates.records import Finding, Phase, Verdict
+from ..errors import FlowInputError
+
+Act = Literal["lint", "certify", "remedy", "iterate", "propose", "try", "commit", "restore", "keep", "stop"]
+Event = tuple[str, dict[str, Any]]
+
+
+class Action(NamedTuple):
+    """What the run loop is to do. keep: this state is the last good one. restore: go back to it, with a fresh momentum and `alpha`. remedy:
+    change what `finding` is about. propose, try, commit: of a move of the tuner. stop: with the state that there is now."""
+
+    act: Act
+    details: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Limits. on_failure: "abort" ends a run that is not certified; "degrade" lets it run on in AMBER, where nothing is tuned.
+
+    max_wall_time_ms and max_iterations end the run; max_tuner_moves and max_tuning_ms end tuning only. ridge_cap: the most that remediation
+    may raise the ridge to, as a part of beta; 0 leaves the energy alone.
+    """
+
+    max_remediation_attempts: int = 3
+    alpha_reduction_factor: float = 0.5
+    max_wall_time_ms: float | None = None
+    max_iterations: int | None = None
+    max_tuner_moves: int = 10
+    max_tuning_ms: float | None = None
+    max_rollbacks: int = 3
+    rollback_on_cert_failure: bool = True
+    max_step_attempts: int = 3
+    step_alpha_reduction_factor: float = 0.5
+    ridge_cap: float = 1e-2
+    tuning: bool = False
+    on_failure: Literal["abort", "degrade"] = "abort"
+
+    def __post_init__(self) -> None:
+        for name in ("alpha_reduction_factor", "step_alpha_reduction_factor"):
+            if not 0 < getattr(self, name) < 1:
+                raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must be between 0 and 1")
+        for name in ("max_remediation_attempts", "max_tuner_moves", "max_rollbacks", "max_step_attempts", "ridge_cap"):
+            if getattr(self, name) < 0:
+                raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class ControllerState:
+    """Where a run stands. good: the iteration of the last good GREEN state. segment: energies compare only within one."""
+
+    phase: Phase = "RED"
+    stage: int = 0
+    started: bool = False
+    ended: bool = False
+    status: str = ""
+    attempts: int = 0
+    step_attempts: int = 0
+    rollbacks: int = 0
+    moves: int = 0
+    accepted_moves: int = 0
+    tuning: bool = False
+    trying: bool = False
+    alpha: float = 1.0
+    segment: int = 0
+    iteration: int = 0
+    energy: float | None = None
+    good: int | None = None
+    good_energy: float | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A run was asked for. told: the payload of RUN_STARTED."""
+
+    told: Mapping[str, Any]
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Linted:
+    """The spec was looked through; problems are errors, not warnings."""
+
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The gate was asked. alpha: the step that was certified."""
+
+    verdict: Verdict
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """A block of steps was made. findings: of checks other than descent (invariants, residuals, certificates looked at again). stopped: why
+    the solver ended by itself ("converged", "stagnated"); None if it would go on."""
+
+    iteration: int
+    energy: float
+    descent: Descent
+    findings: tuple[Finding, ...] = ()
+    stopped: str | None = None
+    elapsed_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class MoveProposed:
+    """The tuner would change something. Nothing was changed yet."""
+
+    move: Mapping[str, Any]
+    trial_id: str | None = None
+
+
+@dataclass(frozen=True)
+class MoveTried:
+    """A move was tried from the last good state. better: by the criterion of the tuner. reanchors: it changes a weight, so that energies
+    before and after do not compare."""
+
+    move: Mapping[str, Any]
+    verdict: Verdict
+    descended: bool
+    better: bool
+    objective: float | None = None
+    reanchors: bool = False
+    trial_id: str | None = None
+    elapsed_ms: float = 0.0
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class NoMove:
+    """The tuner has nothing more to propose."""
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Somebody wants the run to end."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run loop cannot go on."""
+
+    error: str
+    message: str
+
+
+Happening = Accepted | Linted | Certified | BlockDone | MoveProposed | MoveTried | NoMove | Cancelled | Failed
+
+
+@dataclass(frozen=True)
+class Step:
+    """The outcome of one happening."""
+
+    state: ControllerState
+    events: tuple[Event, ...] = ()
+    actions: tuple[Action, ...] = field(default=())
+
+
+def step(config: ControllerConfig, state: ControllerState, happened: Happening) -> Step:
+    """The table of the phases. What does not belong to the present phase changes nothing; after the end nothing does."""
+    if state.ended:
+        return Step(state)
+    match happened:
+        case Cancelled(reason):
+            told: Event = ("CANCELLED", {"iteration": state.iteration, "reason": reason or None})
+            return _finish(state, "cancelled", (told,))
+        case Failed(error, message):
+            return _finish(state, "failed", (("RUN_FAILED", {"error": error, "message": message}),))
+        case Accepted(told_of, alpha) if not state.started:
+            opened = replace(state, started=True, alpha=alpha, tuning=config.tuning)
+            return Step(opened, (("RUN_STARTED", dict(told_of)),), (Action("lint"),))
+        case Linted(problems) if state.started and state.phase == "RED":
+            return _linted(state, problems)
+        case Certified(verdict, alpha) if state.phase == "AMBER" and state.good is None and state.stage == 1:
+            return _certified(config, state if alpha is None else replace(state, alpha=alpha), verdict)
+        case BlockDone() if state.stage >= 2 and not state.trying:
+            return _block(config, state, happened)
+        case MoveProposed(move, trial) if not state.trying and state.stage >= 2:
+            if state.phase != "GREEN" or not state.tuning:
+                why = "the phase is not GREEN" if state.phase != "GREEN" else "tuning is over"
+                return Step(state, (("TUNER_MOVE_REJECTED", _move(move, trial, reason=why)),), (Action("iterate"),))
+            return Step(replace(state, trying=True), (("TUNER_MOVE_TRY", _move(move, trial)),), (Action("try", {"move": move}),))
+        case MoveTried() if state.trying and state.phase == "GREEN":
+            return _tried(config, replace(state, trying=False), happened)
+        case NoMove() if state.stage >= 2 and not state.trying:
+            return Step(replace(state, tuning=False), (), (Action("iterate"),))
+    return Step(state)
+
+
+def _linted(state: ControllerState, problems: tuple[str, ...]) -> Step:
+    if problems:
+        return _finish(state, "lint_fail", (("SPEC_LINT_FAIL", {"problems": list(problems)}),))
+    onward = replace(state, phase="AMBER", stage=1)
+    return Step(onward, (_transition("RED", "AMBER", 1),), (Action("certify"),))
+
+
+def _certified(config: ControllerConfig, state: ControllerState, verdict: Verdict) -> Step:
+    """AMBER and the gate: pass, change an input of what failed and ask again, or give up."""
+    if verdict.feasible:
+        onward = replace(state, phase="GREEN", stage=2, good=state.iteration)
+        events = (("CERT_PASS", verdict.payload()), _transition("AMBER", "GREEN", 2, verdict))
+        return Step(onward, events, (Action("keep"), Action("iterate")))
+    remedy = next((finding for finding in verdict.findings if finding.remedy != "none"), None)
+    hopeless = verdict.phase == "RED" or any(finding.remedy == "none" for finding in verdict.findings)
+    if not hopeless and remedy is not None and state.attempts < config.max_remediation_attempts:
+        onward = replace(state, attempts=state.attempts + 1)
+        told = {
+            "attempt": onward.attempts,
+            "feasible": False,
+            "action": remedy.remedy,
+            "alpha": state.alpha,
+            "eta": verdict.value("eta_dd"),
+            "gamma": verdict.value("gamma"),
+        }
+        actions = (Action("remedy", {"finding": remedy, "attempt": onward.attempts}), Action("certify"))
+        return Step(onward, (("CERT_REMEDIATION", told),), actions)
+    failed: Event = ("CERT_FAIL", verdict.payload())
+    if config.on_failure == "degrade" and verdict.phase != "RED":
+        return Step(replace(state, stage=2, tuning=False), (failed,), (Action("iterate"),))
+    return _finish(replace(state, phase="RED"), "cert_fail", (failed, _transition("AMBER", "RED", 1, verdict)))
+
+
+def _block(config: ControllerConfig, state: ControllerState, block: BlockDone) -> Step:
+    if not block.descent.passed:
+        return _no_descent(config, state, block)
+    before = state
+    state = replace(state, iteration=block.iteration, energy=block.energy, step_attempts=0)
+    if block.findings and state.phase == "GREEN":
+        return _regressed(config, state, "; ".join(finding.reason for finding in block.findings))
+    actions: tuple[Action, ...] = ()
+    if state.phase == "GREEN":
+        state = replace(state, good=block.iteration, good_energy=block.energy)
+        actions = (Action("keep"),)
+    if block.stopped is not None:
+        return _finish(state, block.stopped, (), actions)
+    if config.max_wall_time_ms is not None and block.elapsed_ms >= config.max_wall_time_ms:
+        told = {"iteration": block.iteration, "limit": "wall_time_ms", "value": config.max_wall_time_ms}
+        return _finish(state, "timeout", (("TIMEOUT", told),), actions)
+    if config.max_iterations is not None and block.iteration >= config.max_iterations:
+        return _finish(state, "budget", (), actions)
+    state, events = _tuning_budget(config, state, block.elapsed_ms)
+    tune = state.phase == "GREEN" and state.tuning and before.phase == "GREEN"
+    return Step(state, events, (*actions, Action("propose" if tune else "iterate")))
+
+
+def _no_descent(config: ControllerConfig, state: ControllerState, block: BlockDone) -> Step:
+    """The energy did not fall as it should: back to where the block began with a smaller step, which is kept; then fail closed."""
+    if state.step_attempts < config.max_step_attempts:
+        alpha = state.alpha * config.step_alpha_reduction_factor
+        onward = replace(state, step_attempts=state.step_attempts + 1, alpha=alpha)
+        told = {
+            "iter": block.iteration,
+            "attempt": onward.step_attempts,
+            "E_prev": float("nan") if state.energy is None else state.energy,
+            "E_new": block.energy,
+            "alpha": alpha,
+        }
+        return Step(onward, (("STEP_REMEDIATION", told),), (Action("restore", {"to": "block", "alpha": alpha}), Action("iterate")))
+    energy = float("nan") if state.energy is None else state.energy
+    failed: Event = ("STEP_FAIL", {"iter": block.iteration, "attempts": state.step_attempts, "E_prev": energy})
+    reason = f"no step made the energy fall ({block.descent.rule})"
+    if state.phase == "GREEN" and config.rollback_on_cert_failure and state.rollbacks < config.max_rollbacks and state.good is not None:
+        onward, event = _rolled_back(replace(state, step_attempts=0), reason)
+        return Step(onward, (failed, event), (Action("restore", {"to": "good", "alpha": onward.alpha}), Action("iterate")))
+    regressed = _regressed(replace(config, on_failure="abort"), state, reason)
+    return replace(regressed, events=(failed, *regressed.events))
+
+
+def _regressed(config: ControllerConfig, state: ControllerState, reason: str) -> Step:
+    """A certificate is lost and no move of the tuner did it: on in AMBER, or an end with the best GREEN state."""
+    failed: Event = ("CERT_FAIL", {"reason": reason})
+    events: tuple[Event, ...] = (failed,)
+    if state.phase == "GREEN":
+        events = (failed, _transition("GREEN", "AMBER", state.stage))
+    if config.on_failure == "degrade":
+        return Step(replace(state, phase="AMBER", tuning=False), events, (Action("iterate"),))
+    back = (Action("restore", {"to": "good", "alpha": state.alpha}),) if state.good is not None else ()
+    return _finish(replace(state, phase="RED"), "cert_fail", (*events, _transition("AMBER", "RED", state.stage)), back)
+
+
+def _tried(config: ControllerConfig, state: ControllerState, tried: MoveTried) -> Step:
+    state = replace(state, moves=state.moves + 1)
+    if not (tried.verdict.feasible and tried.descended):
+        reason = tried.verdict.told() if not tried.verdict.feasible else "the energy did not fall"
+        rejected: Event = ("TUNER_MOVE_REJECTED", _move(tried.move, tried.trial_id, reason=reason))
+        back = Action("restore", {"to": "good", "alpha": state.alpha})
+        if state.rollbacks >= config.max_rollbacks:
+            # The best GREEN state is the result: a tuner that cannot keep a certificate is no reason to lose the run.
+            return _finish(state, "completed", (rejected,), (back,))
+        state, event = _rolled_back(state, reason)
+        state, events = _tuning_budget(config, state, tried.elapsed_ms)
+        return Step(state, (event, rejected, *events), (back, Action("iterate")))
+    if not tried.better:
+        rejected = ("TUNER_MOVE_REJECTED", _move(tried.move, tried.trial_id, reason="no better by the criterion"))
+        state, events = _tuning_budget(config, state, tried.elapsed_ms)
+        return Step(state, (rejected, *events), (Action("iterate"),))
+    told = _move(tried.move, tried.trial_id, objective=tried.objective)
+    state = replace(
+        state,
+        accepted_moves=state.accepted_moves + 1,
+        segment=state.segment + tried.reanchors,
+        energy=None if tried.reanchors else state.energy,
+        alpha=state.alpha if tried.alpha is None else tried.alpha,
+    )
+    state, events = _tuning_budget(config, state, tried.elapsed_ms)
+    return Step(
+        state, (("TUNER_MOVE_ACCEPTED", told), *events), (Action("commit", {"move": tried.move}), Action("keep"), Action("iterate"))
+    )
+
+
+def _tuning_budget(config: ControllerConfig, state: ControllerState, elapsed_ms: float) -> tuple[ControllerState, tuple[Event, ...]]:
+    """An exhausted budget of the tuner ends tuning, not the run."""
+    if not state.tuning:
+        return state, ()
+    spent: tuple[tuple[str, float, float | None], ...] = (
+        ("tuner_moves", float(state.moves), float(config.max_tuner_moves)),
+        ("tuning_ms", elapsed_ms, config.max_tuning_ms),
+    )
+    for limit, used, most in spent:
+        if most is not None and used >= most:
+            return replace(state, tuning=False), (("TIMEOUT", {"iteration": state.iteration, "limit": limit, "value": most}),)
+    return state, ()
+
+
+def _rolled_back(state: ControllerState, reason: str) -> tuple[ControllerState, Event]:
+    onward = replace(state, rollbacks=state.rollbacks + 1, iteration=state.good or 0, energy=state.good_energy)
+    told = {"rollback_count": onward.rollbacks, "target_iteration": state.good or 0, "reason": reason}
+    return onward, ("ROLLBACK", told)
+
+
+def _finish(state: ControllerState, status: str, events: tuple[Event, ...], actions: tuple[Action, ...] = ()) -> Step:
+    ended = replace(state, ended=True, status=status, trying=False)
+    if any(action.act == "restore" for action in actions) and state.good is not None:
+        ended = replace(ended, iteration=state.good, energy=state.good_energy)
+    told = {
+        "status": status,
+        "final_phase": ended.phase,
+        "total_iterations": ended.iteration,
+        "final_energy": ended.energy,
+        "rollbacks": ended.rollbacks,
+        "tuner_moves": ended.moves,
+    }
+    started = () if state.started else (("RUN_STARTED", {"flow_name": "flow", "dtype": "float64"}),)
+    return Step(ended, (*started, *events, ("RUN_FINISHED", told)), (*actions, Action("stop", {"status": status})))
+
+
+def _transition(before: Phase, after: Phase, stage: int, verdict: Verdict | None = None) -> Event:
+    told: dict[str, Any] = {"from": before, "to": after, "stage": stage}
+    if verdict is not None:
+        told |= {"eta": verdict.value("eta_dd"), "gamma": verdict.value("gamma")}
+    return "PHASE_TRANSITION", told
+
+
+def _move(move: Mapping[str, Any], trial_id: str | None, **more: Any) -> dict[str, Any]:
+    return {"move": dict(move), **({"trial_id": trial_id} if trial_id else {}), **more}
+
+
+def status(state: ControllerState, elapsed_ms: float = 0.0) -> dict[str, Any]:
+    """What anyone watching may read."""
+    return {
+        "phase": state.phase,
+        "stage": state.stage,
+        "rollback_count": state.rollbacks,
+        "tuner_move_count": state.moves,
+        "wall_time_ms": elapsed_ms,
+        "checkpoints_available": int(state.good is not None),
+        "iteration": state.iteration,
+        "segment_id": state.segment,
+        "status": state.status,
+    }

@@ -1,0 +1,86 @@
+"""What to change after a failed check, so that the next try differs in an input of that very check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..certificates.profiles import CertificationProfile
+from ..certificates.records import Finding, Verdict
+from ..compiler import CompiledFlow
+from ..precision import precision
+from ..spec import FlowSpec, Term
+
+RIDGE = "remedy_ridge"
+
+
+@dataclass(frozen=True)
+class Remedied:
+    """The flow and the profile to certify next, and what was changed, as plain data."""
+
+    compiled: CompiledFlow
+    profile: CertificationProfile
+    changed: dict[str, Any]
+
+
+def remedied(
+    compiled: CompiledFlow,
+    profile: CertificationProfile,
+    finding: Finding,
+    *,
+    ridge_cap: float,
+    recompile: Callable[[FlowSpec], CompiledFlow],
+) -> Remedied | None:
+    """Applies the remedy of a finding; None where it is used up or not allowed. ridge_cap: the most ridge, as a part of beta."""
+    match finding.remedy:
+        case "raise_ridge":
+            weight = _next_ridge(compiled.spec, finding)
+            if not 0 < weight <= ridge_cap * compiled.report.beta.value:
+                return None
+            return Remedied(recompile(with_ridge(compiled.spec, weight)), profile, {"ridge": weight})
+        case "switch_lens":
+            return None if profile.lens == "auto" else Remedied(compiled, replace(profile, lens="auto"), {"lens": "auto"})
+        case "precondition":
+            return None if profile.precondition else Remedied(compiled, replace(profile, precondition=True), {"precondition": True})
+        case "set_alpha" if finding.limit is not None:
+            return Remedied(with_alpha(compiled, finding.limit), profile, {"alpha": finding.limit})
+    return None
+
+
+def exhausted(verdict: Verdict, finding: Finding) -> Verdict:
+    """The verdict once the remedy of a finding has been found to be used up: the controller then gives up instead of trying the same
+    again."""
+    known = tuple(replace(one, remedy="none") if one == finding else one for one in verdict.findings)
+    return replace(verdict, findings=known)
+
+
+def with_ridge(spec: FlowSpec, weight: float) -> FlowSpec:
+    """The spec with w/2 ||x||^2 added to every variable slot, or raised where remediation added it before."""
+    kept = [term for term in spec.terms if not (term.name or "").startswith(f"{RIDGE}_")]
+    slots = [name for name, slot in spec.slots.items() if slot.role == "variable"]
+    added = [Term("tikhonov", slot, weight=weight, name=f"{RIDGE}_{slot}", group="regularizer") for slot in slots]
+    return replace(spec, terms=[*kept, *added])
+
+
+def ridge_of(spec: FlowSpec) -> float:
+    """The weight that remediation has added so far."""
+    return max((float(term.weight) for term in spec.terms if (term.name or "").startswith(f"{RIDGE}_")), default=0.0)
+
+
+def _next_ridge(spec: FlowSpec, finding: Finding) -> float:
+    """Twice what there is, and at first twice what is missing."""
+    missing = 0.0
+    if finding.check == "gamma" and finding.value is not None and finding.limit is not None:
+        missing = 2 * (finding.limit - min(finding.value, 0.0))
+    elif finding.limit is not None and finding.value is not None:
+        missing = 1e-6
+    return max(2 * ridge_of(spec), missing)
+
+
+def with_alpha(compiled: CompiledFlow, alpha: float) -> CompiledFlow:
+    """The same flow with another step: no compilation."""
+    with precision(compiled.spec.dtype) as real:
+        return replace(compiled, controls=replace(compiled.controls, alpha=jnp.asarray(alpha, real)))

@@ -1,0 +1,265 @@
+"""The tuner, policies and schedules: limits of moves, criteria against their formulas, and that scales unlock once and never raise E."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge_adapter.kernels.flow.certificates import certify
+from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
+from bridge_adapter.kernels.flow.controller import (
+    FlowPolicy,
+    GapDial,
+    Move,
+    MultiscaleSchedule,
+    Reading,
+    SparsityPolicy,
+    TunerState,
+    advanced,
+    begin,
+    committed,
+    continuation,
+    evaluate,
+    objective,
+    per_scale,
+    propose,
+    restricted_to,
+    suggested,
+    tried,
+    weights,
+)
+from bridge_adapter.kernels.flow.controller.dial import within_ratios
+from bridge_adapter.kernels.flow.controller.tuner import turned
+from bridge_adapter.kernels.flow.errors import FlowInputError
+from bridge_adapter.kernels.flow.functions.squares import HalfSquare
+from bridge_adapter.kernels.flow.operators import Op
+from bridge_adapter.kernels.flow.operators.arrays import Dense
+from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
+from bridge_adapter.kernels.flow.pytrees import node
+from bridge_adapter.kernels.flow.solvers import base
+from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
+
+rng = np.random.default_rng(9)
+A = rng.standard_normal((40, 16))
+TRUTH = np.where(np.arange(16) < 3, 2.0, 0.0)
+SIGMA = 0.3
+B = A @ TRUTH + SIGMA * rng.standard_normal(40)
+
+
+def flow(weight: float = 4.0, ridge: float = 0.1) -> CompiledFlow:
+    data = Term("quadratic", "x", op=Op("dense", matrix=A), target=B)
+    terms = [data, Term("l1", "x", weight=weight), Term("tikhonov", "x", weight=ridge)]
+    return compile_flow(FlowSpec({"x": Slot(shape=(16,))}, terms))
+
+
+def test_knobs_turn_what_they_name_and_a_committed_move_is_a_flow_with_those_weights() -> None:
+    compiled = flow()
+    assert weights(compiled) == {"lambda": 4.0, "lambda2": 0.1, "alpha": float(compiled.controls.alpha)}
+    moved = committed(compiled, Move({"lambda": 0.5, "lambda2": 3.0, "alpha": 0.9}))
+    other = flow(2.0, 0.3)
+    with precision("float64"):
+        x = {"x": jnp.asarray(rng.standard_normal(16))}
+        for made in ("f_value", "g_value"):
+            assert float(getattr(moved.problem, made)(x)) == pytest.approx(float(getattr(other.problem, made)(x)))
+    assert weights(moved)["alpha"] == pytest.approx(0.9 * weights(compiled)["alpha"])
+    assert certify(moved).value("gamma") == pytest.approx(certify(other).value("gamma") or 0.0)
+
+
+def test_candidates_are_judged_after_the_same_short_run_that_they_would_make_alone() -> None:
+    compiled = flow()
+    dial = GapDial(criterion="discrepancy", sigma=SIGMA, validation_iterations=10)
+    moves = propose(dial, TunerState(), weights(compiled))
+    found = evaluate(compiled, dial, compiled.start, moves)
+    assert len(found) == 4 and all(one.descended for one in found)
+    assert [one.objective for one in found] == sorted(one.objective for one in found)
+    for one in found[1:2]:
+        changed = committed(compiled, one.move)
+        with precision("float64"):
+            first = base.begin(changed.solver, changed.problem, changed.controls, changed.start)
+            last, _, _ = base.advance(changed.solver, changed.problem, changed.controls, first, jnp.int32(10), capacity=10)
+            alone = np.asarray(last.state.x["x"])
+        np.testing.assert_allclose(one.state["x"], alone, rtol=1e-10)
+        misfit = A @ alone - B
+        assert one.objective == pytest.approx(abs(misfit @ misfit / (40 * SIGMA**2) - 1))
+    hasty = evaluate(compiled, dial, compiled.start, [Move({"alpha": 40.0})])
+    assert not hasty[0].descended or hasty[0].energy > found[0].energy
+
+
+def test_the_criteria_are_their_formulas() -> None:
+    compiled = flow()
+    with precision("float64"):
+        x = {"x": jnp.asarray(TRUTH)}
+        square = float(np.sum((A @ TRUTH - B) ** 2))
+        variance = SIGMA**2
+        assert objective(compiled.problem, GapDial(criterion="gcv"), x) == pytest.approx(40 * square / 37**2)
+        assert objective(compiled.problem, GapDial(criterion="sure", sigma=SIGMA), x) == pytest.approx(
+            square - 40 * variance + 6 * variance
+        )
+        assert objective(compiled.problem, GapDial(criterion=lambda state: float(np.sum(state["x"]))), x) == 6.0
+
+
+def test_sure_follows_the_risk_of_soft_thresholding() -> None:
+    noisy = np.where(np.arange(400) < 40, 5.0, 0.0) + rng.standard_normal(400)
+    clean = np.where(np.arange(400) < 40, 5.0, 0.0)
+    dial = GapDial(criterion="sure", sigma=1.0)
+    found = []
+    for weight in (0.2, 1.0, 2.0, 6.0):
+        compiled = compile_flow(FlowSpec({"x": Slot(shape=(400,))}, [Term("quadratic", "x", target=noisy), Term("l1", "x", weight=weight)]))
+        with precision("float64"):
+            x = jnp.sign(noisy) * jnp.maximum(jnp.abs(noisy) - weight, 0)
+            found.append((objective(compiled.problem, dial, {"x": x}), float(np.sum((np.asarray(x) - clean) ** 2))))
+    told, true = np.array(found).T
+    assert np.argmin(told) == np.argmin(true) and np.all(np.abs(told - true) < 120)
+
+
+def test_the_dial_tunes_a_wrong_weight_towards_the_noise_level() -> None:
+    compiled, state = flow(60.0), TunerState(width=0.1)
+    dial = GapDial(criterion="discrepancy", sigma=SIGMA, validation_iterations=40)
+    start, best = compiled.start, np.inf
+    for _ in range(12):
+        found = evaluate(compiled, dial, start, propose(dial, state, weights(compiled)))
+        better = found[0] if found and found[0].descended and found[0].objective < best else None
+        state = tried(dial, state, better.move if better else None, better.objective if better else None)
+        if better is not None:
+            compiled, start, best = committed(compiled, better.move), better.state, better.objective
+    assert weights(compiled)["lambda"] < 60.0 * 0.8**6 and state.values["lambda"] == pytest.approx(weights(compiled)["lambda"] / 60.0)
+
+
+@given(st.floats(1e-7, 1e4), st.floats(0.01, 0.9), st.sampled_from(["grid", "golden"]))
+def test_moves_stay_within_the_cap_and_the_limits(present: float, width: float, search: Any) -> None:
+    dial = GapDial(search=search, criterion="gcv")
+    for move in propose(dial, TunerState(width=width), {"lambda": present}):
+        value = present * move.factors["lambda"]
+        assert dial.lambda_min * (1 - 1e-12) <= value <= dial.lambda_max * (1 + 1e-12)
+        inside = dial.lambda_min <= present <= dial.lambda_max
+        assert not inside or abs(move.factors["lambda"] - 1) <= dial.lambda_move_cap + 1e-12
+        assert move.reanchors
+
+
+def test_a_dial_that_finds_nothing_better_stops() -> None:
+    dial, state = GapDial(criterion="gcv"), TunerState()
+    for _ in range(dial.no_improve):
+        assert propose(dial, state, {"lambda": 1.0})
+        state = tried(dial, state, None, None)
+    assert not propose(dial, state, {"lambda": 1.0})
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=8))
+def test_weights_of_neighbouring_scales_stay_within_their_ratios(values: list[float]) -> None:
+    made = within_ratios(np.array(values), (0.5, 2.0))
+    assert np.all(made[:-1] / made[1:] <= 2 * (1 + 1e-12)) and np.all(made[:-1] / made[1:] >= 0.5 * (1 - 1e-12))
+    np.testing.assert_allclose(within_ratios(made, (0.5, 2.0)), made)
+
+
+def test_seeds_of_scales_continuation_and_suggestions() -> None:
+    bands = [np.array([3.0, -3.0, 3.0]), 2.0 * np.ones((2, 2))]
+    np.testing.assert_allclose(per_scale(GapDial(criterion="gcv"), bands, 2.0), [6.0, 4.0])
+    np.testing.assert_allclose(per_scale(GapDial(criterion="gcv", per_scale_seed="mad"), bands), [3 * 1.4826, 2 * 1.4826])
+    steps = continuation(16.0, 0.5)
+    assert steps == [4.0, 1.0, 0.5] and continuation(1.0, 2.0) == [2.0]
+    rows = [
+        {"run_id": "a", "final_phase": "GREEN", "objective": 2.0, "time_ms": 1.0, "alpha": 0.3},
+        {"run_id": "b", "final_phase": "GREEN", "objective": 1.0, "time_ms": 9.0, "alpha": 0.4, "ridge": 0.1},
+        {"run_id": "c", "final_phase": "GREEN", "objective": 1.0, "time_ms": 5.0, "alpha": 0.5},
+        {"run_id": "d", "final_phase": "AMBER", "objective": 0.0, "time_ms": 1.0, "alpha": 0.9},
+    ]
+    assert (suggested(rows).run_id, suggested(rows).alpha) == ("c", 0.5)
+    assert suggested(rows[3:]).run_id is None and suggested([]).alpha == 0.1
+
+
+def test_dials_and_policies_refuse_what_makes_no_sense_and_say_what_does() -> None:
+    cases: list[tuple[Any, str]] = [
+        (GapDial, "needs sigma"),
+        (lambda: GapDial(criterion="gcv", knobs=("volume",)), "lambda, lambda2, alpha"),
+        (lambda: GapDial(criterion="gcv", proposal=0.5), "proposal <= cap"),
+        (lambda: FlowPolicy(family="preconditioned"), "give one of jacobi"),
+        (lambda: FlowPolicy(family="accelerated", preconditioner="jacobi"), "takes no preconditioner"),
+        (lambda: FlowPolicy(family="accelerated", discretization="implicit"), "explicit steps only"),
+        (lambda: FlowPolicy(family="swift"), "basic, preconditioned"),  # type: ignore[arg-type]
+        (lambda: FlowPolicy().applied("fista"), "stands for ista"),
+        (lambda: SparsityPolicy(sparsity_mode="l0"), "l1, group_l1, tree"),  # type: ignore[arg-type]
+        (lambda: MultiscaleSchedule(0), "1 to 20"),
+        (lambda: MultiscaleSchedule(3, activate_rule="iteration%2==0"), "level_complete"),
+        (lambda: MultiscaleSchedule(3, activate_rule="iteration > 1.2.3"), "no number"),
+        (lambda: MultiscaleSchedule(3, mode="energy_driven", activate_rule="iteration > 3"), "energy_decrease or gap"),
+    ]
+    for made, message in cases:
+        with pytest.raises(FlowInputError, match=message):
+            made()
+    assert FlowPolicy("preconditioned", preconditioner="jacobi").solver == "preconditioned"
+    assert FlowPolicy("accelerated").applied("mfista_bt")["family"] == "accelerated"
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 6),
+    st.sampled_from(
+        [
+            ("fixed_schedule", "level_iters >= 10"),
+            ("residual_driven", "rel_residual<1e-2"),
+            ("energy_driven", "energy_decrease < 0.01"),
+            ("fixed_schedule", "level_complete"),
+        ]
+    ),
+    st.lists(st.tuples(st.integers(1, 9), st.floats(1e-6, 1), st.floats(-1, 1), st.booleans()), max_size=60),
+)
+def test_every_level_is_unlocked_once_and_in_order(levels: int, how: Any, blocks: list[tuple[int, float, float, bool]]) -> None:
+    schedule = MultiscaleSchedule(levels, mode=how[0], activate_rule=how[1])
+    state, events = begin(schedule)
+    iteration = 0
+    for steps, residual, decrease, stopped in [*blocks, *[(1, 1.0, 1.0, True)] * levels]:
+        iteration += steps
+        state, more = advanced(schedule, state, Reading(iteration, residual, decrease), stopped=stopped)
+        assert len(more) <= 1
+        events += more
+    assert state.complete(schedule)
+    assert [told["level"] for name, told in events if name == "SCALE_ACTIVATED"] == list(range(1, levels + 1))
+    assert events[0][0] == "MULTISCALE_SCHEDULE_INIT"
+
+
+@node
+class Turn(Dense):
+    """An orthogonal matrix."""
+
+    def orthonormal(self) -> bool:
+        return True
+
+
+@jax.jit
+def settled(problem: Problem, x: jax.Array, alpha: jax.Array) -> jax.Array:
+    def one(_: int, at: jax.Array) -> jax.Array:
+        return problem.prox["x"].prox(at - alpha * problem.f_grad({"x": at})["x"], alpha, ()).point
+
+    return jax.lax.fori_loop(0, 3000, one, x)
+
+
+def test_unlocking_scales_never_raises_the_energy_and_ends_at_the_unrestricted_minimum() -> None:
+    basis = np.linalg.qr(rng.standard_normal((16, 16)))[0]
+    with precision("float64"):
+        scales = Turn((16,), (16,), jnp.asarray(basis))
+        data = SmoothTerm(
+            "data", ("x",), Dense((16,), (40,), jnp.asarray(A)), HalfSquare(jnp.asarray(1.0), jnp.asarray(B), jnp.asarray(1.0))
+        )
+        problem = Problem((data,), {}, {}, ())
+        x, energies = jnp.zeros(16), []
+        alpha = jnp.asarray(1 / np.linalg.norm(A, 2) ** 2)
+        for kept in (4, 8, 16):
+            held = restricted_to(problem, "x", scales, np.arange(16) < kept)
+            x = settled(held, x, alpha)
+            energies.append(float(held.f_value({"x": x})))
+            within = basis[:kept].T @ np.linalg.lstsq(A @ basis[:kept].T, B)[0]
+            np.testing.assert_allclose(x, within, atol=1e-6)
+        assert energies == sorted(energies, reverse=True)
+        with pytest.raises(FlowInputError, match="orthonormal transform with a mask"):
+            restricted_to(problem, "x", data.op, np.ones(16, bool))
+        other = turned(flow().problem, (), {})
+        with pytest.raises(FlowInputError, match="in the basis of the schedule"):
+            restricted_to(other, "x", scales, np.ones(16, bool))
