@@ -51,17 +51,6 @@ class Separable(Function):
         linear = jnp.where(best == 0, 0, jnp.abs(best) * (y * jnp.sign(best) - self.threshold))
         return jnp.sum(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
 
-    def conjugate(self, y: jax.Array) -> jax.Array:
-        """sup_u y u - phi(u) is reached where the prox of an infinite step from y would be: at S_a(y)/r clipped, or, with no ridge, at the
-        bound that S_a(y) points to."""
-        beyond = soft_threshold(y, self.threshold)
-        curved = self.ridge > 0
-        runaway = jnp.where(beyond == 0, 0.0, jnp.sign(beyond) * jnp.inf)
-        best = jnp.clip(jnp.where(curved, beyond / jnp.where(curved, self.ridge, 1), runaway), self.lower, self.upper)
-        # |u| (y sign u - a) instead of y u - a |u|: at infinite u this has no inf - inf.
-        linear = jnp.where(best == 0, 0, jnp.abs(best) * (y * jnp.sign(best) - self.threshold))
-        return jnp.sum(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
-
     def distance(self, u: jax.Array) -> jax.Array:
         return length(u - jnp.clip(u, self.lower, self.upper))
 
