@@ -6,7 +6,10 @@ recorded run. `restore` is a ready job for images. See docs/flows.md.
 
 from . import atoms, operators
 from .api import run_flow_step
+from .certificates import CertificationProfile
+from .certified import run_certified
 from .compiler import CompiledFlow, CompileReport, compile_flow
+from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
 from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
 from .operators import Op
 from .precision import device
@@ -17,18 +20,24 @@ from .runs import resume_run, run
 from .spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 __all__ = [
+    "CertificationProfile",
     "CompileReport",
     "CompiledFlow",
+    "ControllerConfig",
     "Coupling",
     "FlowDiverged",
     "FlowError",
     "FlowInputError",
+    "FlowPolicy",
     "FlowSpec",
+    "GapDial",
     "Invariant",
     "MissingExtra",
+    "MultiscaleSchedule",
     "Op",
     "Restoration",
     "Slot",
+    "SparsityPolicy",
     "Term",
     "atoms",
     "compile_flow",
@@ -40,6 +49,7 @@ __all__ = [
     "restore",
     "resume_run",
     "run",
+    "run_certified",
     "run_flow_step",
     "save_panel",
 ]

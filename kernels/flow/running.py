@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,6 +60,21 @@ class Block(NamedTuple):
         return {name: float(values[-1]) for name, values in self.metrics.items()}
 
 
+class Snapshot(NamedTuple):
+    """A place that a run can go back to. It shares its arrays with the run: nothing is copied."""
+
+    run: Run
+    problem: Problem
+    controls: Controls
+    done: int
+    segment: int
+
+    @property
+    def energy(self) -> float:
+        """E there."""
+        return float(self.run.state.metrics.energy)
+
+
 class Execution:
     """A run, one block per step: an iterator of progress reports (dictionaries).
 
@@ -75,6 +91,8 @@ class Execution:
         self.stopped = ""
         self.info: dict[str, Any] = {}
         self.segment = 0
+        self.latest: Block | None = None
+        self.columns: dict[str, Any] = {}  # of every row that is recorded, beside the metrics
         self.recorder = recorder or NoRecorder()
         self._block, self._steps = block, block or FIRST
         self._blocks = 0
@@ -119,6 +137,7 @@ class Execution:
         values = np.asarray(trace[:count])
         block = Block(first, count, dict(zip(Metrics._fields, values.T, strict=True)))
         self._blocks += 1
+        self.latest = block
         self._history.append(values)
         self._tell(block)
         return dict(self.info)
@@ -150,18 +169,36 @@ class Execution:
                 "prox_residual": metrics["residual"],
                 "alpha": metrics["alpha"],
                 "restarts": metrics["restarts"].astype(np.int64),
+                "inner_gap": metrics["inner_gap"],
                 "segment_id": self.segment,
+                **self.columns,
             }
         )
 
-    def change(self, controls: Controls | None = None, problem: Problem | None = None, *, restart: bool = False) -> None:
+    def snapshot(self) -> Snapshot:
+        """Where it stands now."""
+        return Snapshot(self.run, self.problem, self.controls, self.done, self.segment)
+
+    def stand_at(self, place: Snapshot, alpha: float | None = None) -> None:
+        """Goes back to a place, with a fresh momentum and, if given, another step."""
+        self._ahead = None
+        self.problem, self.controls, self.done = place.problem, place.controls, place.done
+        self.stopped = ""
+        if alpha is not None:
+            self.controls = replace(place.controls, alpha=jnp.asarray(alpha, place.controls.alpha.dtype))
+        self.run = begin_block(self.compiled.solver, self.problem, self.controls, place.run.state.x)
+
+    def change(
+        self, controls: Controls | None = None, problem: Problem | None = None, *, restart: bool = False, x: State | None = None
+    ) -> None:
         """Other numbers from the next step on. restart: the solver begins anew where it stands, as it must when the energy is another."""
         self._ahead = None
+        self.stopped = ""
         self.controls = controls or self.controls
         self.problem = problem or self.problem
         if restart:
             self.segment += 1
-            self.run = begin_block(self.compiled.solver, self.problem, self.controls, self.run.state.x)
+            self.run = begin_block(self.compiled.solver, self.problem, self.controls, x or self.run.state.x)
 
     def cancel(self) -> None:
         """Ends the run where it stands."""

@@ -1,0 +1,143 @@
+"""Whole runs, recorded and under the controller: the gate opens for what is certified and for nothing else, places are gone back to, and a
+run that was cut goes on bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bridge_adapter.kernels.flow import FlowSpec, Invariant, Op, Slot, Term, resume_run, run
+from bridge_adapter.kernels.flow.certificates import CertificationProfile, convex
+from bridge_adapter.kernels.flow.certified import run_certified
+from bridge_adapter.kernels.flow.controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule
+from bridge_adapter.kernels.flow.lint import SpecLintFailed
+
+N = 128
+NOISE = 0.1
+
+
+def signal() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = np.zeros(N)
+    truth[rng.choice(N, 8, replace=False)] = 3.0
+    return truth, truth + NOISE * rng.standard_normal(N)
+
+
+def spec(*terms: Term, **more: Any) -> FlowSpec:
+    return FlowSpec(slots={"x": Slot(shape=(N,)), "y": Slot(value=signal()[1], role="data")}, terms=list(terms), **more)
+
+
+SPARSE = Term("l1", "x", weight=0.01)
+BLURRED = Term("quadratic", "x", op=Op("gaussian_blur", sigma=2.0), target="y")
+SEEN = Term("quadratic", "x", target="y")
+WAVELETS = Term("wavelet_l1", "x", weight=0.3, params={"wavelet": "haar", "levels": 4})
+
+
+def events(result: dict[str, Any]) -> list[str]:
+    return pq.read_table(Path(result["capsule"]) / "events.parquet")["event"].to_pylist()  # type: ignore[no-any-return]
+
+
+def test_a_blur_has_no_gap_and_becomes_green_by_the_ridge_that_is_recorded(tmp_path: Path) -> None:
+    result = run_certified(spec(BLURRED, SPARSE), iterations=60, out_dir=tmp_path)
+    assert (result["phase"], result["controller"]["remedies"]) == ("GREEN", 1)
+    gamma = result["verdict"].certificates["gamma"]
+    assert gamma.kind == "exact" and gamma.value >= 1e-6
+    assert [term.name for term in result["spec"].terms if (term.name or "").startswith("remedy")] == ["remedy_ridge_x"]
+    told = events(result)
+    assert told[0] == "RUN_STARTED" and told[-1] == "RUN_FINISHED" and told.count("RUN_FINISHED") == 1
+    assert told.index("CERT_REMEDIATION") < told.index("CERT_PASS")
+    rows = pq.read_table(Path(result["capsule"]) / "telemetry.parquet").to_pylist()
+    assert [row["iter"] for row in rows] == list(range(1, 61))
+    assert {row["phase"] for row in rows} == {"GREEN"} and all(row["gamma"] >= 1e-6 for row in rows)
+
+
+def test_without_leave_to_change_the_energy_the_same_blur_fails_with_the_reason(tmp_path: Path) -> None:
+    result = run_certified(spec(BLURRED, SPARSE), iterations=60, out_dir=tmp_path, config=ControllerConfig(ridge_cap=0.0))
+    assert (result["stopped"], result["phase"], result["iterations"]) == ("cert_fail", "RED", 0)
+    assert "gamma is" in result["verdict"].told() and "curvature" in result["verdict"].told()
+    assert "CERT_FAIL" in events(result)
+    assert not np.any(result["state"]["x"])
+
+
+def test_a_run_that_may_degrade_goes_on_in_amber() -> None:
+    settings = ControllerConfig(ridge_cap=0.0, on_failure="degrade")
+    result = run_certified(spec(BLURRED, SPARSE), iterations=30, config=settings, gap_dial=GapDial(sigma=NOISE))
+    assert (result["stopped"], result["phase"], result["iterations"]) == ("budget", "AMBER", 30)
+    assert result["controller"]["moves"] == 0
+
+
+def test_the_policy_that_is_told_is_the_one_that_ran(tmp_path: Path) -> None:
+    result = run_certified(spec(BLURRED, SPARSE), iterations=40, out_dir=tmp_path, cert_profile=convex(), flow=FlowPolicy("basic"))
+    assert result["report"].solver == "ista" and "FLOW_POLICY_APPLIED" in events(result)
+    assert np.all(np.diff(result["history"]["energy"]) <= 1e-12)
+
+
+def test_scales_are_unlocked_once_each_and_the_energy_never_rises(tmp_path: Path) -> None:
+    result = run_certified(spec(SEEN, WAVELETS), iterations=200, out_dir=tmp_path, multiscale=MultiscaleSchedule(levels=4))
+    told = events(result)
+    assert told.count("SCALE_ACTIVATED") == 4 and told.count("MULTISCALE_SCHEDULE_INIT") == 1
+    assert result["stopped"] == "converged"
+    assert np.all(np.diff(result["history"]["energy"]) <= 1e-9)
+    straight = run(spec(SEEN, WAVELETS), iterations=200)
+    np.testing.assert_allclose(result["state"]["x"], straight["state"]["x"], atol=1e-6)
+
+
+def test_the_tuner_moves_only_when_green_and_towards_the_noise(tmp_path: Path) -> None:
+    heavy = spec(Term("quadratic", "x", op=Op("gaussian_blur", sigma=0.4), target="y"), Term("l1", "x", weight=0.4))
+    dial = GapDial(sigma=NOISE, lambda_move_cap=0.2, proposal=0.2)
+    result = run_certified(heavy, iterations=240, tol=1e-14, block=10, out_dir=tmp_path, gap_dial=dial)
+    assert result["phase"] == "GREEN" and result["controller"]["accepted_moves"] >= 1
+    weight = float(result["report"].weights["x_l1_1"])
+    turned = np.exp(sum(np.log(move) for move in accepted(result)))
+    assert weight == 0.4 and turned < 1
+
+
+def accepted(result: dict[str, Any]) -> list[float]:
+    import json
+
+    rows = pq.read_table(Path(result["capsule"]) / "events.parquet").to_pylist()
+    return [json.loads(row["payload"])["move"]["lambda"] for row in rows if row["event"] == "TUNER_MOVE_ACCEPTED"]
+
+
+def test_a_lost_invariant_ends_the_run_in_the_last_good_state() -> None:
+    drifting = spec(SEEN, invariants=[Invariant("sum", lambda state: state["x"].sum())])
+    profile = CertificationProfile(checks=("lyapunov", "spectral_gap", "invariant"))
+    result = run_certified(drifting, iterations=50, cert_profile=profile)
+    assert (result["stopped"], result["phase"]) == ("cert_fail", "RED")
+    assert not np.any(result["state"]["x"])  # the start, where nothing had drifted
+    assert not result["card"]["passed"]
+
+
+def test_a_step_too_long_is_shortened_and_kept(tmp_path: Path) -> None:
+    from bridge_adapter.kernels.flow.compiler import compile_flow
+    from bridge_adapter.kernels.flow.controller import with_alpha
+
+    compiled = with_alpha(compile_flow(spec(SEEN, SPARSE), solver="ista"), 2.6)
+    settings = ControllerConfig(max_remediation_attempts=0, on_failure="degrade")
+    result = run_certified(compiled.spec, compiled, iterations=40, out_dir=tmp_path, config=settings)
+    assert "STEP_REMEDIATION" in events(result)
+    assert result["stopped"] in ("converged", "budget") and result["history"]["alpha"][-1] < 2
+
+
+def test_lint_is_recorded_and_raised(tmp_path: Path) -> None:
+    with pytest.raises(SpecLintFailed, match="there is no atom 'nope'"):
+        run_certified(spec(Term("nope", "x")), out_dir=tmp_path)
+    (capsule,) = tmp_path.iterdir()
+    assert {"SPEC_LINT_FAIL", "RUN_FINISHED"} <= set(events({"capsule": capsule}))
+
+
+def test_a_callback_cancels_and_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    flow = spec(BLURRED, WAVELETS)
+    whole = run(flow, iterations=90, tol=0.0, block=10)
+    cut = run(
+        flow, iterations=90, tol=0.0, block=10, out_dir=tmp_path, on_progress=lambda info: "cancel" if info["iteration"] == 40 else None
+    )
+    assert (cut["stopped"], cut["iterations"]) == ("cancelled", 40)
+    rest = resume_run(cut["capsule"], flow)
+    assert rest["iterations"] == 90
+    assert np.array_equal(rest["state"]["x"], whole["state"]["x"])
+    assert rest["energy"] == whole["energy"]
