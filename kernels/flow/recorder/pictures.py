@@ -1,4 +1,4 @@
-"""Arrays as PNG images inside a page: enough of the format (RFC 2083) for 8 bit grey and colour, so that a report needs no image library."""
+"""Arrays as PNG images inside a page: enough of the format (RFC 2083) for 8 bit grey and colour, so a report needs no image library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SQL over all capsules of a folder, finished and running alike: DuckDB views that read the Parquet files where they lie and change nothing.
+"""SQL over all capsules of a folder, finished and running alike: DuckDB views that read the Parquet files in place and change nothing.
 
 Views: `telemetry` (one row for each run and iteration: where a run was resumed or rolled back, the later row), `telemetry_all` (every row
 that was written), `events`, and `runs` (from the manifests).
@@ -97,7 +97,7 @@ class Runs:
     # The questions that are asked most; each takes its limits as bound parameters.
 
     def run_summaries(self, flow_name: str | None = None, limit: int = 100) -> Answer:
-        """For each run, newest first: its last energy, iterations, duration, mean gradient norm, and the share of its rows that are GREEN."""
+        """For each run, newest first: its last energy, iterations, duration, mean gradient norm, share of GREEN rows."""
         return self.query(_RUN_SUMMARIES, [flow_name, flow_name, limit])
 
     def performance_trends(self, flow_name: str, limit: int = 50) -> Answer:
@@ -155,31 +155,41 @@ _LAST = """
 
 _RUN_SUMMARIES = f"""
     WITH last AS ({_LAST})
-    SELECT runs.run_id, runs.flow_name, runs.status, runs.started_at, last.final_energy, last.iterations, duration_ms, avg_grad_norm, convergence_rate
-    FROM runs LEFT JOIN last USING (run_id) WHERE ?::VARCHAR IS NULL OR runs.flow_name = ? ORDER BY runs.started_at DESC LIMIT ?
+    SELECT runs.run_id, runs.flow_name, runs.status, runs.started_at, last.final_energy, last.iterations, duration_ms, avg_grad_norm,
+           convergence_rate
+    FROM runs LEFT JOIN last USING (run_id)
+    WHERE ?::VARCHAR IS NULL OR runs.flow_name = ?
+    ORDER BY runs.started_at DESC LIMIT ?
 """
 
 _PERFORMANCE_TRENDS = f"""
     WITH last AS ({_LAST})
     SELECT runs.run_id, runs.started_at, step_ms, last.iterations, duration_ms, last.final_energy
-    FROM runs JOIN last USING (run_id) WHERE runs.flow_name = ? ORDER BY runs.started_at DESC LIMIT ?
+    FROM runs JOIN last USING (run_id)
+    WHERE runs.flow_name = ?
+    ORDER BY runs.started_at DESC LIMIT ?
 """
 
 _PARAMETER_CORRELATIONS = f"""
     WITH last AS ({_LAST})
-    SELECT spec_digest, count(*) AS runs, corr(alpha, last.final_energy) AS alpha_energy, corr(gamma_last, avg_grad_norm) AS gamma_grad_norm,
-           corr(lambda_last, last.final_energy) AS lambda_energy
-    FROM runs JOIN last USING (run_id) WHERE runs.flow_name = ? GROUP BY spec_digest ORDER BY runs DESC
+    SELECT spec_digest, count(*) AS runs, corr(alpha, last.final_energy) AS alpha_energy,
+           corr(gamma_last, avg_grad_norm) AS gamma_grad_norm, corr(lambda_last, last.final_energy) AS lambda_energy
+    FROM runs JOIN last USING (run_id)
+    WHERE runs.flow_name = ?
+    GROUP BY spec_digest ORDER BY runs DESC
 """
 
 _BEST_PARAMETERS = f"""
     WITH last AS ({_LAST})
-    SELECT runs.flow_name, spec_digest, runs.run_id, alpha, lambda_last AS "lambda", gamma_last AS gamma, eta_last AS eta_dd, last.final_energy
+    SELECT runs.flow_name, spec_digest, runs.run_id, alpha, lambda_last AS "lambda", gamma_last AS gamma, eta_last AS eta_dd,
+           last.final_energy
     FROM runs JOIN last USING (run_id)
     WHERE final_phase = 'GREEN' AND isfinite(last.final_energy) AND (?::VARCHAR IS NULL OR runs.flow_name = ?)
-    QUALIFY row_number() OVER (PARTITION BY spec_digest ORDER BY last.final_energy, runs.started_at) = 1 ORDER BY runs.flow_name
+    QUALIFY row_number() OVER (PARTITION BY spec_digest ORDER BY last.final_energy, runs.started_at) = 1
+    ORDER BY runs.flow_name
 """
 
 _CONVERGENCE_PATTERNS = """
-    SELECT flow_name, phase, count(*) AS "rows", count(DISTINCT run_id) AS runs FROM telemetry GROUP BY flow_name, phase ORDER BY flow_name, phase
+    SELECT flow_name, phase, count(*) AS "rows", count(DISTINCT run_id) AS runs
+    FROM telemetry GROUP BY flow_name, phase ORDER BY flow_name, phase
 """

@@ -1,4 +1,4 @@
-"""`bridge-adapter flow report`: one run as one HTML page that needs nothing else, readable in ten years: no scripts or styles from elsewhere.
+"""`bridge-adapter flow report`: one run as one HTML page that needs nothing else, no scripts or styles from elsewhere.
 
 Reads a capsule at any time, also while the run goes on.
 """
@@ -157,10 +157,10 @@ def _timeline(told: Mapping[str, Any], rows: pa.Table, events: list[dict[str, An
         curves.append(data)
     shared = {"low": axis.low, "high": axis.high, "left": LEFT, "right": RIGHT, "width": WIDTH, "panels": curves}
     # "<" is spelled out, so that no name in the data can end the script element.
-    data = json.dumps(shared, separators=(",", ":")).replace("<", "\\u003c")
+    embedded = json.dumps(shared, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<h2>The run</h2><figure class="timeline card"><div class="readout"></div>{"".join(out)}</figure>'
-        f'<script type="application/json" id="curves">{data}</script>'
+        f'<script type="application/json" id="curves">{embedded}</script>'
     )
 
 
