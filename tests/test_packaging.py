@@ -67,7 +67,10 @@ def test_a_wheel_installs_the_interpreter_for_snakepit(wheel: Path) -> None:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
         scripts = configparser.ConfigParser()
         scripts.read_string(archive.read(name).decode())
-    assert dict(scripts["console_scripts"]) == {"bridge-adapter-python": "bridge_adapter.launcher:main"}
+    assert dict(scripts["console_scripts"]) == {
+        "bridge-adapter": "bridge_adapter.kernels.flow.cli:main",
+        "bridge-adapter-python": "bridge_adapter.launcher:main",
+    }
 
 
 def test_the_interpreter_for_snakepit_imports_next_to_nothing() -> None:

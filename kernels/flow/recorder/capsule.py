@@ -35,7 +35,7 @@ from .sampling import Sampling, picked
 from .streams import Stream, Writer
 
 _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SELF_RECORDED = ("RUN_STARTED", "RUN_FINISHED", "FLOW_RESUMED", "CHECKPOINT_CREATED")
+_SELF_RECORDED = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "FLOW_RESUMED", "CHECKPOINT_CREATED")
 
 
 class Capsule:
@@ -129,6 +129,8 @@ class Capsule:
             with room_for(path):
                 self._catch_up()
         self._iteration = start.iteration
+        energy = start.header["telemetry_summary"]["final_energy"]
+        self._energy = None if energy is None else float(energy)
         self._fields["phase"] = start.header["phase"]
         self._event(
             "FLOW_RESUMED",
@@ -288,6 +290,8 @@ class Capsule:
             self._tail = None
         with room_for(self.path):
             self._writer.flush()
+        if status == "cancelled":
+            self._event("CANCELLED", {"iteration": self._iteration}, self._iteration)
         finished = {
             "status": status,
             "final_phase": self.phase,
@@ -339,7 +343,6 @@ class Capsule:
                 raise
         elif isinstance(error, KeyboardInterrupt):
             try:
-                self._event("CANCELLED", {"iteration": self._iteration, "reason": "interrupted"}, self._iteration)
                 self.finish("cancelled")
             except CapsuleError as failure:
                 self._finish_failed(failure)

@@ -109,18 +109,16 @@ def table(given: Mapping[str, Any]) -> pa.Table:
     if unknown:
         raise RecordInvalid(f"telemetry has no column {unknown[0]!r}; it has {', '.join(BY_NAME)}")
     count = np.size(given["iter"]) if "iter" in given else 0
-    given = _told_of_divergence(given, count)
-    return pa.Table.from_arrays([_column(column, given.get(column.name), count) for column in COLUMNS], schema=SCHEMA)
+    made = {column.name: _column(column, given.get(column.name), count) for column in COLUMNS}
+    if given.get("warnings") is None:
+        made["warnings"] = _told_of_divergence(made["E"], made["grad_norm"])
+    return pa.Table.from_arrays(list(made.values()), schema=SCHEMA)
 
 
-def _told_of_divergence(given: Mapping[str, Any], count: int) -> Mapping[str, Any]:
-    """Rows whose energy or gradient is not finite say so in `warnings`, unless the caller did."""
-    if given.get("warnings") is not None:
-        return given
-    lost = ~np.isfinite(np.asarray(given.get("E", 0.0), float)) | ~np.isfinite(np.asarray(given.get("grad_norm", 0.0), float))
-    if not lost.any():
-        return given
-    return {**given, "warnings": [NOT_FINITE if row else None for row in np.broadcast_to(lost, (count,))]}
+def _told_of_divergence(energy: pa.Array, grad_norm: pa.Array) -> pa.Array:
+    """The warnings of rows that bring none: those whose energy or gradient is not finite say so."""
+    lost = ~np.isfinite(energy.to_numpy()) | ~np.isfinite(grad_norm.to_numpy())
+    return pa.array([NOT_FINITE if row else None for row in lost], pa.string()) if lost.any() else pa.nulls(len(lost), pa.string())
 
 
 def _column(column: Column, value: Any, count: int) -> pa.Array:
@@ -131,14 +129,17 @@ def _column(column: Column, value: Any, count: int) -> pa.Array:
     if column.kind == "text":
         return _texts(column, value, count)
     array = np.asarray(value)
+    empty = None
     if array.dtype == object:  # None among numbers
+        empty = np.array([item is None for item in array.ravel()])
         array = np.array([np.nan if item is None else item for item in array.ravel()], float)
     if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size not in (1, count):
         raise RecordInvalid(
             f"telemetry column {column.name} takes a number or {count} numbers (as many as iter); "
             f"this is an array of shape {array.shape} and type {array.dtype}"
         )
-    empty = np.isnan(array) if array.dtype.kind == "f" and column.finite else None
+    if array.dtype.kind == "f" and column.finite:
+        empty = np.isnan(array)
     _check_numbers(column, array, empty)
     if column.kind == "whole" and array.dtype.kind == "f":
         whole = np.where(np.isnan(array), 0, array)

@@ -1,0 +1,101 @@
+"""`bridge-adapter flow`: from a spec file to a report, by the command line alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bridge_adapter.kernels.flow import cli
+from bridge_adapter.kernels.flow.recorder import reading
+from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
+
+ROOT = Path(__file__).parent.parent.parent
+SPEC = """
+import numpy as np
+from bridge_adapter.kernels.flow.operators.base import Op
+from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
+
+data = np.random.default_rng(0).random((16, 16))
+spec = FlowSpec(
+    name="demo",
+    slots={{"x": Slot(shape=(16, 16)), "y": Slot(value=data, role="data")}},
+    terms=[Term("quadratic", "x", op=Op("gaussian_blur", sigma=1.0), target="y"), Term("{prior}", "x", weight=0.01)],
+)
+iterations = {iterations}
+tol = 0.0
+"""
+
+
+def written(folder: Path, *, prior: str = "l1", iterations: int = 30) -> Path:
+    path = folder / "spec.py"
+    path.write_text(SPEC.format(prior=prior, iterations=iterations))
+    return path
+
+
+def flow(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What the shell sees: the exit code."""
+    monkeypatch.setattr(sys, "argv", ["bridge-adapter", "flow", *arguments])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_a_spec_file_is_run_listed_queried_reported_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, base = written(tmp_path), tmp_path / "runs"
+    assert flow("run", str(spec), "-o", str(base), monkeypatch=monkeypatch) == 0
+    (capsule,) = base.iterdir()
+    assert "budget after 30 iterations" in capsys.readouterr().out
+    assert flow("runs", "--base", str(base), monkeypatch=monkeypatch) == 0
+    assert "budget" in capsys.readouterr().out
+    assert flow("query", "SELECT max(iter) AS last FROM telemetry", "--base", str(base), "--format", "json", monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out) == [{"last": 30}]
+    assert flow("query", "SELECT 1 AS one", "--format", "csv", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.split() == ["one", "1"]
+    assert flow("report", str(capsule), monkeypatch=monkeypatch) == 0
+    assert Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert flow("resume", str(capsule), str(spec), "--iterations", "50", monkeypatch=monkeypatch) == 0
+    (resumed,) = set(base.iterdir()) - {capsule}
+    assert reading.telemetry(resumed)["iter"].to_pylist() == list(range(31, 51))
+
+
+def test_certify_answers_by_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert flow("certify", str(written(tmp_path, prior="tikhonov")), monkeypatch=monkeypatch) == 0
+    assert "GREEN" in capsys.readouterr().out
+    spec = written(tmp_path)
+    spec.write_text(spec.read_text().replace("sigma=1.0", "sigma=4.0"))
+    assert flow("certify", str(spec), monkeypatch=monkeypatch) == 1
+    assert "AMBER" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    assert flow("run", str(empty), monkeypatch=monkeypatch) == 1
+    assert "defines no `spec`" in capsys.readouterr().err
+    assert flow("query", "SELECT nothing_of_this", "--base", str(tmp_path), monkeypatch=monkeypatch) == 1
+    told = capsys.readouterr().err
+    assert "DuckDB refused the query" in told and "Traceback" not in told
+    assert flow("run", str(tmp_path / "none.py"), monkeypatch=monkeypatch) == 2
+
+
+def test_control_c_ends_a_run_with_a_checkpoint_and_one_end(tmp_path: Path) -> None:
+    spec, base = written(tmp_path, iterations=50_000_000), tmp_path / "runs"
+    command = [sys.executable, "-c", "from bridge_adapter.kernels.flow.cli import main; main()", "flow", "run", str(spec), "-o", str(base)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        while not list(base.glob("*/telemetry/part-*")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=30)
+    (capsule,) = base.iterdir()
+    assert process.returncode == 0 and "cancelled after" in told
+    names = [event["event"] for event in reading.events(capsule)]
+    assert names[-2:] == ["CANCELLED", "RUN_FINISHED"] and names.count("RUN_FINISHED") == 1
+    assert load_run_manifest(capsule)["latest_checkpoint"]["iter"] == reading.telemetry(capsule)["iter"][-1].as_py()
