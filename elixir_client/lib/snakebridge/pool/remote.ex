@@ -68,8 +68,10 @@ defmodule SnakeBridge.Pool.Remote do
       waiting: [],
       # callers that wait for a free connection
       turns: turns(options),
-      # callers that want to know why their connection broke
+      # callers that want to know why their connection broke, and the breakers of their calls
       asking: [],
+      # breakers of calls whose connections broke since it was last reached: of those that killed it, if it was killed
+      suspects: MapSet.new(),
       # workers before this one, some of whose connections were still held
       retired: [],
       loss: nil,
@@ -141,13 +143,20 @@ defmodule SnakeBridge.Pool.Remote do
 
   def handle_call({:wait, _}, _from, state), do: {:reply, gone(state, state.loss || unreached()), state}
 
-  def handle_call(:why, from, %{status: :ready} = state) do
-    # The connection broke before anything was heard of the others; it will, or the worker lives on.
-    timer = Process.send_after(self(), {:no_reason, from}, 1_000)
-    {:noreply, %{state | asking: [{from, timer} | state.asking]}}
+  # Another process answers already.
+  def handle_call({:why, generation, circuit}, _from, %{generation: now} = state) when generation < now do
+    Breaker.failed(circuit, :crash, nil, {state.index, generation})
+    {:reply, state.loss, state}
   end
 
-  def handle_call(:why, _from, state), do: {:reply, state.loss, state}
+  def handle_call({:why, _, circuit}, from, %{status: :ready} = state) do
+    # The connection broke before anything was heard of the others; it will, or the worker lives on.
+    timer = Process.send_after(self(), {:no_reason, from}, 1_000)
+    {:noreply, %{state | asking: [{from, timer, circuit} | state.asking]}}
+  end
+
+  def handle_call({:why, _, circuit}, _from, state),
+    do: {:reply, state.loss, %{state | suspects: MapSet.put(state.suspects, circuit)}}
 
   # Its pool has been drained: what runs there runs for others.
   def handle_call(:close, _from, state) do
@@ -200,7 +209,7 @@ defmodule SnakeBridge.Pool.Remote do
   def handle_info({:reached, line, facts}, %{line: line} = state) do
     state = state |> same_or_lost(facts) |> worker(facts)
     send(line, {:begin, state.worker})
-    {:noreply, state}
+    {:noreply, %{state | suspects: MapSet.new()}}
   end
 
   def handle_info({:controlled, line, control}, %{line: line} = state) do
@@ -245,8 +254,8 @@ defmodule SnakeBridge.Pool.Remote do
   # --- what calls leave to do ---
 
   def handle_info({:no_reason, from}, state) do
-    {asked, asking} = Enum.split_with(state.asking, &match?({^from, _}, &1))
-    for {from, _} <- asked, do: GenServer.reply(from, nil)
+    {asked, asking} = Enum.split_with(state.asking, &match?({^from, _, _}, &1))
+    for {from, _, _} <- asked, do: GenServer.reply(from, nil)
     {:noreply, %{state | asking: asking}}
   end
 
@@ -303,6 +312,7 @@ defmodule SnakeBridge.Pool.Remote do
     else
       why = "the worker at #{state.place.address} was restarted"
       Placement.mark_lost(state.pool, state.index, :_, why)
+      for circuit <- state.suspects, do: Breaker.failed(circuit, :crash, nil, {state.index, state.generation})
       given_up(%{state | loss: Death.unseen(why)})
     end
   end
@@ -360,9 +370,10 @@ defmodule SnakeBridge.Pool.Remote do
 
   # Whoever waits for something from it is told why nothing comes.
   defp let_down(state, loss) do
-    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
+    for {from, timer, _} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
     if state.worker, do: Waiting.dismiss(state.turns, state.worker, gone(state, loss))
-    %{state | control: nil, loss: loss, asking: [], turns: turns(state.options)}
+    suspects = for {_, _, circuit} <- state.asking, into: state.suspects, do: circuit
+    %{state | control: nil, loss: loss, asking: [], suspects: suspects, turns: turns(state.options)}
   end
 
   defp ended({:shutdown, :normal}), do: ""
