@@ -67,6 +67,8 @@ class Attempts:
         permit = self._circuits.admit(call)
         if permit is None:
             result = await self._call(_Work(params, remaining, retry, call))
+            if call.attempts > 1:
+                self._circuits.survived(call)
         else:
             with _Tried(permit):
                 result = await self._call(_Work(params, remaining, retry, call))
@@ -109,6 +111,8 @@ class Attempts:
                             work.retry = NEVER
                             yield items
                             stream.consumed(len(items))
+                        if permit is None and call.attempts > 1:
+                            self._circuits.survived(call)
                         return
                     finally:
                         stream.close()

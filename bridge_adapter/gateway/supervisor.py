@@ -221,7 +221,7 @@ class Supervisor:
         log.error("the executor is gone: %s", ended.how)
         if self._died is not None:
             self._died(running.process.pid, ended.status, ended.how)
-        if ended.suspect is not None and not ended.by_others:
+        if ended.suspect is not None:
             self.circuits.crashed(ended.suspect)
         if running.has_proven_itself:
             self.breaker.close()
