@@ -171,7 +171,7 @@ defmodule SnakeBridge.BreakerTest do
   end
 
   test "a breaker opens, lets probes through, and closes" do
-    key = {pool, _, _} = circuit(failures: 2, open: 200, successes: 2, probes: 2)
+    key = {pool, _, _} = circuit(failures: 2, rate: 0.4, open: 200, successes: 2, probes: 2)
     me = self()
     events = for event <- [:open, :half_open, :closed], do: [:snakebridge, :breaker, event]
     Telemetry.attach_many(key, events, fn [_, _, e], m, d, _ -> send(me, {e, m, d}) end, nil)
@@ -180,7 +180,7 @@ defmodule SnakeBridge.BreakerTest do
     assert :pass = Breaker.permit(key)
     :ok = Breaker.failed(key, :crash)
     assert [%{state: :closed, failures: 1, rejections: 0, retry_after_ms: nil}] = Breaker.list(pool)
-    # Not counted: what the pool does not name.
+    # No failure, but a success: what the pool does not name.
     :ok = Breaker.failed(key, :python_error)
     assert :watched = Breaker.permit(key)
     log = capture_log([level: :warning], fn -> Breaker.failed(key, :timeout) end)
@@ -413,6 +413,40 @@ defmodule SnakeBridge.BreakerTest do
     assert Enum.all?(Pool.info(pool), & &1.tainted)
     {:ok, other} = SnakeBridge.create_session(pool: pool)
     assert {:ok, 2.0} = SnakeBridge.in_session(other, fn -> SnakeBridge.call("math", "sqrt", [4]) end)
+  end
+
+  test "kills from outside fail no idempotent call: the function goes on, and the only worker, though tainted" do
+    for spares <- [0, 1] do
+      pool = start(breaker: [failures: 2, open: 60_000], spares: spares)
+      good = :counters.new(1, [])
+      stop = :atomics.new(1, [])
+
+      call = fn ->
+        result = SnakeBridge.call("time", "sleep", [0.002], pool: pool, idempotent: true)
+        :counters.add(good, 1, if(result == {:ok, nil}, do: 1, else: 0))
+        result
+      end
+
+      callers =
+        for _ <- 1..2 do
+          Task.async(fn ->
+            Stream.repeatedly(call)
+            |> Enum.find(&(&1 != {:ok, nil} or :atomics.get(stop, 1) == 1))
+          end)
+        end
+
+      for _ <- 1..4 do
+        {:ok, pid} = SnakeBridge.call("os", "getpid", [], pool: pool, idempotent: true)
+        Processes.kill(pid)
+        before = :counters.get(good, 1)
+        assert eventually(fn -> :counters.get(good, 1) > before + 8 end)
+      end
+
+      tainted!(pool)
+      :atomics.put(stop, 1, 1)
+      assert [{:ok, nil}, {:ok, nil}] = Task.await_many(callers, 30_000)
+      assert Breaker.state({pool, "time", "sleep"}) == :closed
+    end
   end
 
   defp tainted!(pool), do: assert(eventually(fn -> Enum.any?(Pool.info(pool), & &1.tainted) end))
