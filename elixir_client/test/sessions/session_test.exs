@@ -38,6 +38,21 @@ defmodule SnakeBridge.SessionTest do
     assert calls == List.duplicate(1, 8)
   end
 
+  test "its retry: is that of the Python calls in it" do
+    marker =
+      Path.join(System.tmp_dir!(), "session-retry-#{System.unique_integer([:positive])}-#{System.pid()}")
+
+    on_exit(fn -> File.rm(marker) end)
+    die_once = fn model -> SnakeBridge.call_method(model, :die_once, [marker], idempotent: true) end
+    once = start(recover: :lineage, retry: false)
+
+    assert {:error, %Error{category: :worker_crash, details: %{attempts: 1}}} = Session.call(once, die_once)
+    File.rm!(marker)
+    assert {:ok, "again"} = Session.call(start(recover: :lineage, replayable: true), die_once)
+    wrong = fn -> Session.start_link(init: model(), retry: [max_attempts: 0]) end
+    assert_raise ArgumentError, ~r/max_attempts of retry: is 0/, wrong
+  end
+
   test "it is warm before the first call, and what it makes in Python lives in its session and pool" do
     session =
       start(
