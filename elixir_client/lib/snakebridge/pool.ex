@@ -147,6 +147,7 @@ defmodule SnakeBridge.Pool do
     size = options[:size]
     Retry.configure(name, options)
     Breaker.configure(name, options)
+    Lifecycle.begin(name, max(size, earlier_size(name)))
     :ets.insert(@pools, {name, size, options})
     Placement.forget_beyond(name, size)
     Python.sweep()
@@ -154,6 +155,8 @@ defmodule SnakeBridge.Pool do
     children = workers(name, options) ++ [{Lifecycle, {name, options}}]
     Supervisor.init(children, strategy: :one_for_one, max_restarts: 10 * size)
   end
+
+  defp earlier_size(name), do: if(:ets.member(@pools, name), do: size(name), else: 1)
 
   # Those that others have started, or seats for processes of ours.
   defp workers(name, options) do

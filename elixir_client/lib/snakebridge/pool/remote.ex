@@ -76,7 +76,12 @@ defmodule SnakeBridge.Pool.Remote do
       backoff: @backoff_first
     }
 
-    {:ok, state, {:continue, :connect}}
+    if Lifecycle.closed?(pool) do
+      Placement.put_worker(pool, index, :stopped, %{})
+      {:ok, %{state | status: :closed}}
+    else
+      {:ok, state, {:continue, :connect}}
+    end
   end
 
   defp turns(options), do: options |> Admission.new() |> Waiting.new()
@@ -234,7 +239,9 @@ defmodule SnakeBridge.Pool.Remote do
     {:noreply, unreachable(state, error)}
   end
 
-  def handle_info(:connect, %{line: nil} = state), do: {:noreply, connect(state)}
+  # That of an outage may come after the pool was drained.
+  def handle_info(:connect, %{line: nil, status: status} = state) when status != :closed,
+    do: {:noreply, connect(state)}
 
   # It may compute, and keep Python from answering: calls that run there go on. New ones would wait for it.
   def handle_info({:silent, _}, %{status: :ready} = state) do

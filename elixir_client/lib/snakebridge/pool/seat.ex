@@ -66,11 +66,18 @@ defmodule SnakeBridge.Pool.Seat do
 
   @doc "Ends the processes here; calls are refused until `open/2`."
   @spec close(atom(), pos_integer()) :: :ok
-  def close(pool, index), do: GenServer.call(name(pool, index), :close, :infinity)
+  def close(pool, index), do: ask(pool, index, :close)
 
   @doc "Starts a process here again."
   @spec open(atom(), pos_integer()) :: :ok
-  def open(pool, index), do: GenServer.call(name(pool, index), :open, :infinity)
+  def open(pool, index), do: ask(pool, index, :open)
+
+  # A seat that has just been killed begins again as the state of its pool says.
+  defp ask(pool, index, what) do
+    GenServer.call(name(pool, index), what, :infinity)
+  catch
+    :exit, _ -> :ok
+  end
 
   @doc "The error of a call that comes to a place that is closed."
   @spec closed(atom()) :: Error.t()
@@ -113,7 +120,12 @@ defmodule SnakeBridge.Pool.Seat do
       limits: nil
     }
 
-    {:ok, state, {:continue, :start}}
+    if Lifecycle.closed?(pool) do
+      Placement.put_worker(pool, index, :stopped, %{})
+      {:ok, %{state | status: :closed}}
+    else
+      {:ok, state, {:continue, :start}}
+    end
   end
 
   @impl true
@@ -176,6 +188,8 @@ defmodule SnakeBridge.Pool.Seat do
         }
 
       {:error, error} ->
+        # Nobody else knows of it: it may be a spare, or answer too late.
+        stop(state, pid)
         failed(%{state | generation: generation}, Exception.message(error))
     end
   end
@@ -293,10 +307,10 @@ defmodule SnakeBridge.Pool.Seat do
 
   defp heard({:died, death}, pid, %{pid: pid, next: %{} = next} = state) do
     count(death, state)
-    # What was to replace it, does.
+    # What was to replace it, does; who waits for that waits on.
     Placement.put_worker(state.pool, state.index, :starting, %{})
-    answer(next, :ok)
-    %{state | status: :starting, pid: next.pid, worker: nil, next: nil}
+    waiting = next.from ++ state.waiting
+    %{state | status: :starting, pid: next.pid, worker: nil, next: nil, waiting: waiting}
   end
 
   # Between its start and its first call.

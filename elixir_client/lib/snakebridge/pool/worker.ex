@@ -32,6 +32,8 @@ defmodule SnakeBridge.Pool.Worker do
   @idle_sweep 10_000
   @look_every 20
   @leave_every 25
+  # Longer than it takes to give up a process that does not answer hello.
+  @seat_timeout 15_000
 
   @doc "Starts a Python process for `owner`."
   @spec start(atom(), keyword(), pid()) :: {:ok, pid()} | {:error, term()}
@@ -47,7 +49,7 @@ defmodule SnakeBridge.Pool.Worker do
   @doc "Puts a ready worker into the place `index` of its pool: from now on it takes calls, and belongs to the caller."
   @spec seat(pid(), pos_integer(), pos_integer()) :: {:ok, map()} | {:error, Error.t()}
   def seat(pid, index, generation) do
-    GenServer.call(pid, {:seat, self(), index, generation})
+    GenServer.call(pid, {:seat, self(), index, generation}, @seat_timeout)
   catch
     :exit, reason -> {:error, Error.new(:worker_start, "the worker ended: #{inspect(reason, limit: 10)}")}
   end
