@@ -31,7 +31,10 @@ defmodule SnakeBridge.Lane.Transport do
   def connect(address, options \\ [])
 
   def connect("unix:" <> path = address, _),
-    do: {:local, path} |> :gen_tcp.connect(0, @options, @connect_timeout) |> tagged(:gen_tcp, address)
+    do:
+      {:local, path}
+      |> :gen_tcp.connect(0, @options, @connect_timeout)
+      |> tagged(:gen_tcp, address)
 
   def connect("tcp:" <> _ = address, _) do
     {host, port} = place(address)
@@ -43,7 +46,9 @@ defmodule SnakeBridge.Lane.Transport do
     {:ok, _} = Application.ensure_all_started(:ssl)
 
     with {:ok, security} <- security(host, options) do
-      host |> :ssl.connect(port, network(host) ++ security, @connect_timeout) |> tagged(:ssl, address)
+      host
+      |> :ssl.connect(port, network(host) ++ security, @connect_timeout)
+      |> tagged(:ssl, address)
     else
       {:error, why} -> {:error, untrusted(address, why)}
     end
@@ -57,9 +62,13 @@ defmodule SnakeBridge.Lane.Transport do
   defp tagged({:error, reason}, _, address),
     do:
       {:error,
-       Error.new(:unavailable, "cannot connect to the worker at #{address}: #{describe(reason)}", %{
-         outcome: :not_started
-       })}
+       Error.new(
+         :unavailable,
+         "cannot connect to the worker at #{address}: #{describe(reason)}",
+         %{
+           outcome: :not_started
+         }
+       )}
 
   defp untrusted(address, why),
     do:
@@ -106,7 +115,8 @@ defmodule SnakeBridge.Lane.Transport do
 
   # --- options ---
 
-  defp network(host), do: family(host) ++ [{:nodelay, true}, {:keepalive, true} | keepalive()] ++ @options
+  defp network(host),
+    do: family(host) ++ [{:nodelay, true}, {:keepalive, true} | keepalive()] ++ @options
 
   # A name that stands for addresses of IPv6 only.
   defp family(host) when is_list(host) do
@@ -140,7 +150,9 @@ defmodule SnakeBridge.Lane.Transport do
         log_level: :error
       ]
 
-      own = for key <- [:certfile, :keyfile], path = options[key], do: {key, String.to_charlist(path)}
+      own =
+        for key <- [:certfile, :keyfile], path = options[key], do: {key, String.to_charlist(path)}
+
       {:ok, Keyword.merge(defaults ++ named ++ trust ++ own, Keyword.get(options, :tls, []))}
     end
   end
@@ -159,7 +171,8 @@ defmodule SnakeBridge.Lane.Transport do
 
   defp trust(options) do
     cond do
-      options[:verify] == :verify_none or Keyword.has_key?(Keyword.get(options, :tls, []), :cacerts) ->
+      options[:verify] == :verify_none or
+          Keyword.has_key?(Keyword.get(options, :tls, []), :cacerts) ->
         {:ok, []}
 
       path = options[:cacertfile] ->
@@ -169,7 +182,9 @@ defmodule SnakeBridge.Lane.Transport do
         {:ok, [cacerts: :public_key.cacerts_get()]}
     end
   rescue
-    _ -> {:error, "this system has no certificates of authorities; name the file of yours as cacertfile:"}
+    _ ->
+      {:error,
+       "this system has no certificates of authorities; name the file of yours as cacertfile:"}
   end
 
   @doc "An error of either transport in words."
@@ -186,6 +201,7 @@ defmodule SnakeBridge.Lane.Transport do
 
   def describe({:options, reason}), do: "options that cannot be used: #{inspect(reason)}"
   def describe(:closed), do: "it closed the connection"
+  def describe(:timeout), do: "nothing came in time"
   def describe(reason) when is_atom(reason), do: reason |> :inet.format_error() |> to_string()
   def describe(reason), do: reason |> :ssl.format_error() |> to_string()
 end

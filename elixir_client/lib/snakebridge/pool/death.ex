@@ -64,7 +64,12 @@ defmodule SnakeBridge.Pool.Death do
         do: "it is not known whether the call took effect",
         else: "the call had not started"
 
-    details = for {key, value} <- [killed_for: death.killed_for], value != nil, into: %{}, do: {key, value}
+    details =
+      for {key, value} <- [killed_for: death.killed_for],
+          value != nil,
+          into: %{},
+          do: {key, value}
+
     details = Map.merge(details, %{outcome: outcome, cause: death.cause})
     Error.new(:worker_crash, "#{what}: #{death.text}; #{ran}", details)
   end
@@ -77,11 +82,14 @@ defmodule SnakeBridge.Pool.Death do
     do: "it was killed by signal 9, because another call ignored its cancellation"
 
   defp killed(:missed_heartbeat),
-    do: "it was killed by signal 9, because it had stopped answering (heartbeat: of the pool sets the limit)"
+    do:
+      "it was killed by signal 9, because it had stopped answering (heartbeat: of the pool sets the limit)"
 
   defp killed(:pool_stopped),
     do: "it was killed by signal 9, because its pool was drained and something in it did not end"
 
-  defp new(cause, how, words),
-    do: %__MODULE__{cause: cause, how: how, text: "#{how}.#{LastWords.quoted(words)}"}
+  defp new(cause, how, words) do
+    text = with "" <- LastWords.quoted(words), do: how, else: (quoted -> "#{how}.#{quoted}")
+    %__MODULE__{cause: cause, how: how, text: text}
+  end
 end

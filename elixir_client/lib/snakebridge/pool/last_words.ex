@@ -14,7 +14,9 @@ defmodule SnakeBridge.Pool.LastWords do
   @doc "A line as text: user code prints what it likes."
   @spec printable(binary()) :: String.t()
   def printable(line) do
-    for part <- String.chunk(line, :valid), into: "", do: if(String.valid?(part), do: part, else: "\uFFFD")
+    for part <- String.chunk(line, :valid),
+        into: "",
+        do: if(String.valid?(part), do: part, else: "\uFFFD")
   end
 
   @spec add(t(), String.t()) :: t()
@@ -42,7 +44,7 @@ defmodule SnakeBridge.Pool.LastWords do
   @doc "What to do, if they tell why it could not start."
   @spec advice(t()) :: String.t()
   def advice(words) do
-    if Enum.any?(:queue.to_list(words), &String.contains?(&1, "bridge_adapter")) do
+    if any?(words, ~r/No module named '?bridge_adapter/) do
       " Install the Python half with: pip install bridge-adapter (or set config :snakebridge, pools: [default: [python: ...]])"
     else
       ""

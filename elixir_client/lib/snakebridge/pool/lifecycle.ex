@@ -39,7 +39,8 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
   defp shutdown(options), do: Keyword.get(options, :shutdown, @shutdown)
 
-  def start_link({pool, options}), do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
+  def start_link({pool, options}),
+    do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
 
   defp name(pool), do: Module.concat(__MODULE__, pool)
 
@@ -55,7 +56,8 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
   @doc "Whether a pool has been told to drain, and not to resume: nothing is started in it."
   @spec closed?(atom()) :: boolean()
-  def closed?(pool), do: match?([{_, state, _, _}] when state != :open, :ets.lookup(@states, pool))
+  def closed?(pool),
+    do: match?([{_, state, _, _}] when state != :open, :ets.lookup(@states, pool))
 
   @doc """
   A pool of this name and size begins. When this returns, nothing is left of an earlier one whose supervisor was killed: its processes have their
@@ -85,7 +87,8 @@ defmodule SnakeBridge.Pool.Lifecycle do
   @doc "What the table of workers says of one that is ready."
   @spec status(atom()) :: :ready | :draining
   def status(pool),
-    do: if(match?([{_, :draining, _, _}], :ets.lookup(@states, pool)), do: :draining, else: :ready)
+    do:
+      if(match?([{_, :draining, _, _}], :ets.lookup(@states, pool)), do: :draining, else: :ready)
 
   @doc "The error of a call that comes now, which is counted; nil while the pool takes calls."
   @spec refusal(atom()) :: Error.t() | nil
@@ -101,7 +104,11 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
       [{_, :stopped, refused, _}] ->
         :counters.add(refused, 1, 1)
-        refused("the pool #{inspect(pool)} was drained; SnakeBridge.Pool.resume/1 starts it again", nil)
+
+        refused(
+          "the pool #{inspect(pool)} was drained; SnakeBridge.Pool.resume/1 starts it again",
+          nil
+        )
 
       _ ->
         nil
@@ -151,7 +158,8 @@ defmodule SnakeBridge.Pool.Lifecycle do
     # The process before this one may have been killed.
     case :ets.lookup(@states, pool) do
       [{_, :draining, _, until}] ->
-        {:ok, state, {:continue, {:drain, if(until == :infinity, do: until, else: max(until - now(), 0))}}}
+        {:ok, state,
+         {:continue, {:drain, if(until == :infinity, do: until, else: max(until - now(), 0))}}}
 
       [{_, :stopped, refused, _}] ->
         {:ok, %{state | report: report(refused)}}
@@ -166,12 +174,19 @@ defmodule SnakeBridge.Pool.Lifecycle do
   end
 
   defp report(refused),
-    do: %{finished: 0, cancelled: 0, killed: 0, refused: :counters.get(refused, 1), duration_ms: 0}
+    do: %{
+      finished: 0,
+      cancelled: 0,
+      killed: 0,
+      refused: :counters.get(refused, 1),
+      duration_ms: 0
+    }
 
   defp opened(pool), do: :ets.insert(@states, {pool, :open, :counters.new(1, []), 0})
 
   @impl true
-  def handle_call({:drain, _}, _from, %{report: %{}} = state), do: {:reply, {:ok, state.report}, state}
+  def handle_call({:drain, _}, _from, %{report: %{}} = state),
+    do: {:reply, {:ok, state.report}, state}
 
   def handle_call({:drain, timeout}, _from, state) do
     state = stopped(state, timeout)
@@ -240,7 +255,10 @@ defmodule SnakeBridge.Pool.Lifecycle do
     }
 
     Telemetry.execute([:snakebridge, :pool, :drain, :stop], report, %{pool: pool})
-    if left > 0, do: Logger.warning("SnakeBridge: the pool #{inspect(pool)} was drained: #{inspect(report)}")
+
+    if left > 0,
+      do: Logger.warning("SnakeBridge: the pool #{inspect(pool)} was drained: #{inspect(report)}")
+
     report
   end
 
@@ -274,7 +292,8 @@ defmodule SnakeBridge.Pool.Lifecycle do
   defp busy(worker), do: Slots.census(worker.slots).held + :atomics.get(worker.counts, 2)
 
   defp workers(pool),
-    do: for(worker <- Slots.workers(), worker.pool == pool, Slots.alive?(worker.slots), do: worker)
+    do:
+      for(worker <- Slots.workers(), worker.pool == pool, Slots.alive?(worker.slots), do: worker)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -30,7 +30,11 @@ defmodule SnakeBridge.Pool.Python do
   @doc "Starts an executor; it is ready when it has said so."
   @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
   def open(options) do
-    with {:ok, python} <- executable(options), {:ok, directory} <- private_directory() do
+    with {:ok, python} <- executable(options),
+         {:ok, place} <- place(options),
+         # Before there is a directory that nobody would remove: what is wrong in them raises.
+         arguments = arguments(options),
+         {:ok, directory} <- private_directory() do
       token = Base.url_encode64(:crypto.strong_rand_bytes(24))
       address = "unix:" <> Path.join(directory, "w.sock")
 
@@ -46,13 +50,15 @@ defmodule SnakeBridge.Pool.Python do
           :hide,
           {:line, 8192},
           {:args,
-           ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
-             shared(options) ++
-             Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
-             Policy.arguments(options) ++
-             Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
+           [
+             "-m",
+             "bridge_adapter.executor",
+             "--private-directory",
+             "--listen",
+             address | arguments
+           ]},
           {:env, env},
-          {:cd, Keyword.get(options, :cd, File.cwd!())}
+          {:cd, place}
         ])
 
       os_pid =
@@ -62,10 +68,32 @@ defmodule SnakeBridge.Pool.Python do
         end
 
       # In a function: crash reports print the state of processes, and not what a function has seen.
-      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: fn -> token end}}
+      {:ok,
+       %{
+         port: port,
+         os_pid: os_pid,
+         directory: directory,
+         address: address,
+         token: fn -> token end
+       }}
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
+  end
+
+  defp place(options) do
+    place = Keyword.get_lazy(options, :cd, &File.cwd!/0)
+
+    if File.dir?(place),
+      do: {:ok, place},
+      else: {:error, "there is no directory #{place}; correct cd: of the pool"}
+  end
+
+  defp arguments(options) do
+    shared(options) ++
+      Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
+      Policy.arguments(options) ++
+      Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])
   end
 
   @doc """
@@ -76,7 +104,12 @@ defmodule SnakeBridge.Pool.Python do
   def warm_up(%{address: address, token: token}) do
     with {:ok, connection} <- Connection.open(address, token, :call) do
       payload = SnakeBridge.Payload.release_session("warm-up")
-      params = %{"tool" => "snakebridge.release_session", "payload" => payload, "timeout_ms" => @warm_up}
+
+      params = %{
+        "tool" => "snakebridge.release_session",
+        "payload" => payload,
+        "timeout_ms" => @warm_up
+      }
 
       with {:ok, body} <- Lane.request(1, "call", params, Lane.options([])),
            :ok <- Connection.send(connection, body),

@@ -15,7 +15,9 @@ defmodule SnakeBridge.Pool.Recycling do
 
   def check!(given) do
     unless Keyword.keyword?(given) and Keyword.keys(given) -- @options == [] and
-             Enum.all?(Keyword.take(given, [:after, :calls, :rss]), fn {_, n} -> is_integer(n) and n > 0 end) do
+             Enum.all?(Keyword.take(given, [:after, :calls, :rss]), fn {_, n} ->
+               is_integer(n) and n > 0
+             end) do
       raise ArgumentError,
             "recycle: is #{inspect(given)}; it must be [after: ms, calls: n, rss: bytes], any of them, " <>
               "with sessions: :wait | :end and max_wait: ms"
@@ -30,7 +32,8 @@ defmodule SnakeBridge.Pool.Recycling do
 
   def limits(options) do
     for {key, value} <- options, key in [:after, :calls, :rss], into: %{} do
-      {key, if(key == :rss, do: value, else: max(1, round(value * (0.8 + 0.2 * :rand.uniform()))))}
+      {key,
+       if(key == :rss, do: value, else: max(1, round(value * (0.8 + 0.2 * :rand.uniform()))))}
     end
   end
 

@@ -95,7 +95,9 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.mark_lost(pool, index, :_, "its pool was restarted")
     Placement.drop_worker(pool, index)
     # Of an earlier life of this process, which has crashed: theirs still end.
-    earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
+    earlier =
+      for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
+
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
     if options[:recycle], do: :timer.send_interval(@look_every, :look)
@@ -139,8 +141,11 @@ defmodule SnakeBridge.Pool.Seat do
     case spare(state) do
       nil ->
         case launch(state) do
-          {:ok, pid} -> %{state | status: :starting, pid: pid}
-          {:error, reason} -> failed(state, "its process cannot be started: #{inspect(reason, limit: 10)}")
+          {:ok, pid} ->
+            %{state | status: :starting, pid: pid}
+
+          {:error, reason} ->
+            failed(state, "its process cannot be started: #{inspect(reason, limit: 10)}")
         end
 
       pid ->
@@ -219,7 +224,8 @@ defmodule SnakeBridge.Pool.Seat do
       else: {:noreply, %{state | waiting: [from | state.waiting]}}
   end
 
-  def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
+  def handle_call(:await, _from, %{status: {:failed, error}} = state),
+    do: {:reply, {:error, error}, state}
 
   def handle_call(:await, _from, %{status: :closed} = state),
     do: {:reply, {:error, Lifecycle.refusal(state.pool) || closed(state.pool)}, state}
@@ -253,7 +259,9 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.mark_lost(state.pool, state.index, :_, "its pool was drained")
     Placement.drop_worker(state.pool, state.index)
     Placement.put_worker(state.pool, state.index, :stopped, %{})
-    {:reply, :ok, %{state | status: :closed, pid: nil, worker: nil, next: nil, left: %{}, waiting: []}}
+
+    {:reply, :ok,
+     %{state | status: :closed, pid: nil, worker: nil, next: nil, left: %{}, waiting: []}}
   end
 
   def handle_call(:open, _from, %{status: :closed} = state), do: {:reply, :ok, start(state)}
@@ -269,9 +277,14 @@ defmodule SnakeBridge.Pool.Seat do
 
   @impl true
   def handle_info({:worker, pid, event}, state), do: {:noreply, heard(event, pid, state)}
-  def handle_info({:DOWN, _, :process, pid, reason}, state), do: {:noreply, ended(pid, reason, state)}
 
-  def handle_info({:start, generation}, %{generation: generation, pid: nil, status: status} = state)
+  def handle_info({:DOWN, _, :process, pid, reason}, state),
+    do: {:noreply, ended(pid, reason, state)}
+
+  def handle_info(
+        {:start, generation},
+        %{generation: generation, pid: nil, status: status} = state
+      )
       when status != :closed,
       do: {:noreply, start(state)}
 
@@ -289,7 +302,9 @@ defmodule SnakeBridge.Pool.Seat do
   def handle_info(_, state), do: {:noreply, state}
 
   defp recycle(state, why) do
-    options = [spare: true, why: why] ++ Keyword.take(state.options[:recycle], [:sessions, :max_wait])
+    options =
+      [spare: true, why: why] ++ Keyword.take(state.options[:recycle], [:sessions, :max_wait])
+
     replace(state, options, [])
   end
 
@@ -300,7 +315,10 @@ defmodule SnakeBridge.Pool.Seat do
     do: failed(%{state | generation: state.generation + 1}, text)
 
   defp heard({:failed, text}, pid, %{next: %{pid: pid}} = state) do
-    Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}")
+    Logger.error(
+      "SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}"
+    )
+
     answer(state.next, {:error, Error.new(:worker_start, "#{text} (the old process goes on)")})
     %{state | next: nil}
   end
@@ -341,7 +359,7 @@ defmodule SnakeBridge.Pool.Seat do
 
   # A process of ours has ended without a word: a fault of this library, or somebody has killed it.
   defp ended(pid, reason, %{pid: pid} = state) do
-    if state.worker, do: Placement.worker_lost(state.worker, "its process in Elixir ended")
+    if state.worker, do: Worker.bury(state.worker)
 
     case state.worker do
       nil -> failed(state, "its process in Elixir ended: #{inspect(reason, limit: 10)}")
@@ -350,9 +368,13 @@ defmodule SnakeBridge.Pool.Seat do
   end
 
   defp ended(pid, reason, %{next: %{pid: pid}} = state),
-    do: heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
+    do:
+      heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
 
-  defp ended(pid, _, state), do: gone(state, pid)
+  defp ended(pid, _, state) do
+    with %{^pid => worker} <- state.left, do: Worker.bury(worker)
+    gone(state, pid)
+  end
 
   defp gone(state, pid), do: taken_over(%{state | left: Map.delete(state.left, pid)}, pid)
 
@@ -388,7 +410,12 @@ defmodule SnakeBridge.Pool.Seat do
         Telemetry.execute(
           [:snakebridge, :worker, :replaced],
           %{duration: (System.monotonic_time(:millisecond) - next.since) * 1000},
-          %{pool: state.pool, worker: state.index, generation: state.generation, why: next.options[:why]}
+          %{
+            pool: state.pool,
+            worker: state.index,
+            generation: state.generation,
+            why: next.options[:why]
+          }
         )
 
         # Until then the old one may take calls that come after the answer.
@@ -400,7 +427,8 @@ defmodule SnakeBridge.Pool.Seat do
         # The old one is whole, and stays.
         answer(
           next,
-          {:error, Error.new(:worker_start, "the new process cannot be called; the old one goes on")}
+          {:error,
+           Error.new(:worker_start, "the new process cannot be called; the old one goes on")}
         )
 
         Placement.put_worker(state.pool, state.index, Lifecycle.status(state.pool), old)

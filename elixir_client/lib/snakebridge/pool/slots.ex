@@ -79,7 +79,8 @@ defmodule SnakeBridge.Pool.Slots do
 
   @doc "Makes the slots of a worker known to those who look after the dead."
   @spec publish(map()) :: true
-  def publish(worker), do: :ets.insert(@workers, {{worker.pool, worker.index, worker.generation}, worker})
+  def publish(worker),
+    do: :ets.insert(@workers, {{worker.pool, worker.index, worker.generation}, worker})
 
   @doc "Every worker process that may still have connections, dead ones too."
   @spec workers() :: [map()]
@@ -99,6 +100,9 @@ defmodule SnakeBridge.Pool.Slots do
   def forget(worker) do
     :ets.delete(@workers, {worker.pool, worker.index, worker.generation})
     :ets.delete(worker.slots.connections)
+  rescue
+    # The process that kept the table has ended before it.
+    ArgumentError -> true
   end
 
   @doc "Forgets every generation of a worker: those of an earlier life of its pool."
@@ -284,7 +288,11 @@ defmodule SnakeBridge.Pool.Slots do
   def free?(slots), do: Enum.any?(1..slots.size, &(:atomics.get(slots.holders, &1) <= @ready))
 
   @doc "How many slots are `:empty`, `:ready` and `:held`."
-  @spec census(t()) :: %{empty: non_neg_integer(), ready: non_neg_integer(), held: non_neg_integer()}
+  @spec census(t()) :: %{
+          empty: non_neg_integer(),
+          ready: non_neg_integer(),
+          held: non_neg_integer()
+        }
   def census(slots) do
     Enum.reduce(1..slots.size, %{empty: 0, ready: 0, held: 0}, fn slot, counts ->
       kind =
