@@ -39,7 +39,7 @@ defmodule SnakeBridge.Pool.Python do
       address = "unix:" <> Path.join(directory, "w.sock")
 
       env =
-        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | environment(options)],
+        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | room(options)] ++ environment(options),
             do: variable(name, value)
 
       port =
@@ -79,6 +79,14 @@ defmodule SnakeBridge.Pool.Python do
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
+  end
+
+  # What an executor admits by itself (512) has to hold the calls, control, and a few that are closing.
+  defp room(options) do
+    case Keyword.get(options, :max_connections, 64) + 64 do
+      most when most > 512 -> [{"BRIDGE_ADAPTER_MAX_CONNECTIONS", most}]
+      _ -> []
+    end
   end
 
   defp place(options) do
