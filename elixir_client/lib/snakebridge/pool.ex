@@ -38,6 +38,7 @@ defmodule SnakeBridge.Pool do
     Remote,
     Resident,
     Seat,
+    SeatClient,
     Settings,
     Slots,
     Spares,
@@ -385,7 +386,7 @@ defmodule SnakeBridge.Pool do
       if Keyword.get(:ets.lookup_element(@pools, pool, 3), :spares, 0) > 0, do: Spares.renew(pool)
 
       Enum.reduce_while(1..size(pool), :ok, fn index, :ok ->
-        case Seat.replace(pool, index, options, timeout) do
+        case SeatClient.replace(pool, index, options, timeout) do
           :ok -> {:cont, :ok}
           error -> {:halt, error}
         end

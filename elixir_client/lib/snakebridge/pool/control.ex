@@ -24,8 +24,7 @@ defmodule SnakeBridge.Pool.Control do
         {:error, error}
 
       {:error, reason} ->
-        {:error,
-         SnakeBridge.Error.new(:worker_start, "no control connection: #{inspect(reason)}")}
+        {:error, SnakeBridge.Error.new(:worker_start, "no control connection: #{inspect(reason)}")}
     end
   end
 
@@ -122,8 +121,7 @@ defmodule SnakeBridge.Pool.Control do
   def handle_info({:unanswered, id}, state), do: {:noreply, answered(id, :no_answer, state)}
 
   def handle_info(:beat, state) do
-    {verdict, heartbeat} =
-      Heartbeat.beat(state.heartbeat, state.heard, Heartbeat.ticks(state.worker.os_pid))
+    {verdict, heartbeat} = Heartbeat.beat(state.heartbeat, state.heard, Heartbeat.ticks(state.worker.os_pid))
 
     state = %{state | heartbeat: heartbeat, heard: false}
 

@@ -82,8 +82,7 @@ defmodule SnakeBridge.Pool.Death do
     do: "it was killed by signal 9, because another call ignored its cancellation"
 
   defp killed(:missed_heartbeat),
-    do:
-      "it was killed by signal 9, because it had stopped answering (heartbeat: of the pool sets the limit)"
+    do: "it was killed by signal 9, because it had stopped answering (heartbeat: of the pool sets the limit)"
 
   defp killed(:pool_stopped),
     do: "it was killed by signal 9, because its pool was drained and something in it did not end"

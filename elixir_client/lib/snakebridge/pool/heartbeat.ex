@@ -56,8 +56,7 @@ defmodule SnakeBridge.Pool.Heartbeat do
   def beat(heartbeat, false, ticks) do
     missed = heartbeat.missed + 1
 
-    {if(missed >= heartbeat.allowed, do: :dead, else: :silent),
-     %{heartbeat | missed: missed, ticks: ticks}}
+    {if(missed >= heartbeat.allowed, do: :dead, else: :silent), %{heartbeat | missed: missed, ticks: ticks}}
   end
 
   @doc "How much processor time a process has used, in ticks of the kernel; nil where /proc does not tell."

@@ -8,7 +8,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   require Logger
 
   alias SnakeBridge.{Error, Telemetry}
-  alias SnakeBridge.Pool.{Placement, Seat, Slots, Spares, Worker, WorkerClient}
+  alias SnakeBridge.Pool.{Placement, Seat, SeatClient, Slots, Spares, Worker, WorkerClient}
 
   @states :snakebridge_pool_states
   @look_every 5
@@ -87,8 +87,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   @doc "What the table of workers says of one that is ready."
   @spec status(atom()) :: :ready | :draining
   def status(pool),
-    do:
-      if(match?([{_, :draining, _, _}], :ets.lookup(@states, pool)), do: :draining, else: :ready)
+    do: if(match?([{_, :draining, _, _}], :ets.lookup(@states, pool)), do: :draining, else: :ready)
 
   @doc "The error of a call that comes now, which is counted; nil while the pool takes calls."
   @spec refusal(atom()) :: Error.t() | nil
@@ -158,8 +157,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
     # The process before this one may have been killed.
     case :ets.lookup(@states, pool) do
       [{_, :draining, _, until}] ->
-        {:ok, state,
-         {:continue, {:drain, if(until == :infinity, do: until, else: max(until - now(), 0))}}}
+        {:ok, state, {:continue, {:drain, if(until == :infinity, do: until, else: max(until - now(), 0))}}}
 
       [{_, :stopped, refused, _}] ->
         {:ok, %{state | report: report(refused)}}
@@ -197,7 +195,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
   def handle_call(:resume, _from, state) do
     opened(state.pool)
-    for index <- 1..state.size, do: Seat.open(state.pool, index)
+    for index <- 1..state.size, do: SeatClient.open(state.pool, index)
     if spares?(state), do: Spares.renew(state.pool)
     {:reply, :ok, %{state | report: nil}}
   end
@@ -208,7 +206,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   defp stopped(state, timeout) do
     report = drained(state.pool, timeout)
     if spares?(state), do: Spares.close(state.pool)
-    for index <- 1..state.size, do: Seat.close(state.pool, index)
+    for index <- 1..state.size, do: SeatClient.close(state.pool, index)
     :ets.update_element(@states, state.pool, {2, :stopped})
     %{state | report: report}
   end
@@ -292,8 +290,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   defp busy(worker), do: Slots.census(worker.slots).held + :atomics.get(worker.counts, 2)
 
   defp workers(pool),
-    do:
-      for(worker <- Slots.workers(), worker.pool == pool, Slots.alive?(worker.slots), do: worker)
+    do: for(worker <- Slots.workers(), worker.pool == pool, Slots.alive?(worker.slots), do: worker)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -19,8 +19,7 @@ defmodule SnakeBridge.Pool.OutOfMemory do
 
   # A container sees its own group as the root, whatever the group is called outside.
   defp candidates(groups) do
-    groups =
-      for line <- String.split(groups, "\n", trim: true), do: String.split(line, ":", parts: 3)
+    groups = for line <- String.split(groups, "\n", trim: true), do: String.split(line, ":", parts: 3)
 
     files =
       for [_, controllers, path] <- groups, place <- Enum.uniq([path, "/"]) do

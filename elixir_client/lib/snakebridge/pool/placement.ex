@@ -7,7 +7,7 @@ defmodule SnakeBridge.Pool.Placement do
   """
   alias SnakeBridge.{Breaker, Error, Pool, SessionContext, SessionManager}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Departure, Lifecycle, Seat, Slots}
+  alias SnakeBridge.Pool.{Departure, Lifecycle, SeatClient, Slots}
 
   # {pool, index} => status, worker; {pool, index, generation} => :leaving, worker, of one that has been replaced
   @workers :snakebridge_workers
@@ -20,8 +20,7 @@ defmodule SnakeBridge.Pool.Placement do
   @doc "Forgets the sessions of workers that an earlier, larger pool of this name had."
   @spec forget_beyond(atom(), pos_integer()) :: non_neg_integer()
   def forget_beyond(pool, size),
-    do:
-      :ets.select_delete(@placements, [{{{pool, :_}, :"$1", :_, :_}, [{:>, :"$1", size}], [true]}])
+    do: :ets.select_delete(@placements, [{{{pool, :_}, :"$1", :_, :_}, [{:>, :"$1", size}], [true]}])
 
   # --- sessions ---
 
@@ -102,8 +101,7 @@ defmodule SnakeBridge.Pool.Placement do
   @doc "The error of a call to a worker that has been replaced and holds nothing of its session. Nobody but `follow/4` sees it."
   @spec moved(map()) :: Error.t()
   def moved(worker) do
-    text =
-      "the worker #{worker.index} of the pool #{inspect(worker.pool)} has been replaced; call again"
+    text = "the worker #{worker.index} of the pool #{inspect(worker.pool)} has been replaced; call again"
 
     Error.new(:unavailable, text, %{:outcome => :not_started, "moved" => true})
   end
@@ -207,7 +205,7 @@ defmodule SnakeBridge.Pool.Placement do
 
   defp await(pool, index, context) do
     with :ok <- Pool.ensure_running(pool),
-         do: Seat.await(pool, index, Pool.left(context.deadline))
+         do: SeatClient.await(pool, index, Pool.left(context.deadline))
   end
 
   @doc "The error of a ref that is not there, saying why if its worker has died."

@@ -189,9 +189,16 @@ defmodule SnakeBridge.Pool.Python do
   @doc "Removes the directories of executors that were killed together with their BEAM, so that nobody was left to do it."
   @spec sweep() :: :ok
   def sweep do
-    for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-pool-*")),
-        abandoned?(directory),
-        do: File.rm_rf(directory)
+    with {:ok, own} <- private_directory(), {:ok, %{uid: me}} <- File.lstat(own) do
+      for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-pool-*")),
+          directory != own,
+          # What somebody else has put there is not ours to follow or to remove.
+          match?({:ok, %{type: :directory, uid: ^me}}, File.lstat(directory)),
+          abandoned?(directory),
+          do: File.rm_rf(directory)
+
+      File.rmdir(own)
+    end
 
     :ok
   end

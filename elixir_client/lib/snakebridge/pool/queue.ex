@@ -114,8 +114,7 @@ defmodule SnakeBridge.Pool.Queue do
     if lines == [] do
       :none
     else
-      {session, _, _} =
-        Enum.max_by(lines, fn {_, line, first} -> {:queue.len(line), -first.number} end)
+      {session, _, _} = Enum.max_by(lines, fn {_, line, first} -> {:queue.len(line), -first.number} end)
 
       take_out(queue, session)
     end
@@ -136,8 +135,7 @@ defmodule SnakeBridge.Pool.Queue do
         do: Map.delete(queue.lines, session),
         else: %{queue.lines | session => line}
 
-    {entry,
-     %{queue | lines: lines, length: queue.length - 1, endings: queue.endings - ends(entry)}}
+    {entry, %{queue | lines: lines, length: queue.length - 1, endings: queue.endings - ends(entry)}}
   end
 
   @doc "Takes out all for which `gone?` holds."
@@ -153,8 +151,7 @@ defmodule SnakeBridge.Pool.Queue do
     ring = if out == [], do: queue.ring, else: :queue.filter(&is_map_key(lines, &1), queue.ring)
     endings = queue.endings - Enum.sum(Enum.map(out, &ends/1))
 
-    {out,
-     %{queue | lines: lines, ring: ring, length: queue.length - length(out), endings: endings}}
+    {out, %{queue | lines: lines, ring: ring, length: queue.length - length(out), endings: endings}}
   end
 
   @doc "All entries, line by line."

@@ -32,8 +32,7 @@ defmodule SnakeBridge.Pool.Recycling do
 
   def limits(options) do
     for {key, value} <- options, key in [:after, :calls, :rss], into: %{} do
-      {key,
-       if(key == :rss, do: value, else: max(1, round(value * (0.8 + 0.2 * :rand.uniform()))))}
+      {key, if(key == :rss, do: value, else: max(1, round(value * (0.8 + 0.2 * :rand.uniform()))))}
     end
   end
 

@@ -19,6 +19,7 @@ defmodule SnakeBridge.Pool.Remote do
     Death,
     Heartbeat,
     Lifecycle,
+    Line,
     Placement,
     Seat,
     Slots,
@@ -43,8 +44,7 @@ defmodule SnakeBridge.Pool.Remote do
     Process.flag(:trap_exit, true)
     Placement.mark_lost(pool, index, :_, "its pool was restarted")
     # Of an earlier life of this process, which has crashed.
-    earlier =
-      for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
+    earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
 
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
@@ -64,6 +64,8 @@ defmodule SnakeBridge.Pool.Remote do
       # the process that holds the control connection, or tries to open it
       line: nil,
       control: nil,
+      # which Python process was reached last
+      instance: nil,
       # the worker as callers know it, also while it cannot be reached
       worker: nil,
       # callers that wait for it to be ready
@@ -91,41 +93,8 @@ defmodule SnakeBridge.Pool.Remote do
   @impl true
   def handle_continue(:connect, state), do: {:noreply, connect(state)}
 
-  # --- the line: a process of its own, so that a machine that does not answer holds up nobody here ---
-
-  defp connect(%{place: place} = state) do
-    remote = self()
-    heartbeat = Heartbeat.settings(state.options)
-    %{state | line: spawn_link(fn -> line(remote, place, heartbeat) end)}
-  end
-
-  defp line(remote, place, heartbeat) do
-    with {:ok, facts} <- ask(place),
-         :ok <- tell(remote, {:reached, self(), facts}),
-         worker = receive(do: ({:begin, worker} -> worker)),
-         {:ok, control} <- Control.start_link(worker, heartbeat) do
-      # Control ends normally when its connection does, which a link alone does not tell.
-      monitor = Process.monitor(control)
-      tell(remote, {:controlled, self(), control})
-      receive(do: ({:DOWN, ^monitor, _, _, reason} -> exit({:shutdown, reason})))
-    else
-      {:error, error} -> tell(remote, {:unreachable, self(), error})
-    end
-  end
-
-  # Which process answers there, and what it can do. Not as control connection: Python would call functions over that.
-  defp ask(place) do
-    with {:ok, connection} <-
-           Connection.open(place.address, place.token, :call, [], place.connect) do
-      Connection.close(connection)
-      {:ok, Map.take(connection, [:instance, :features])}
-    end
-  end
-
-  defp tell(pid, message) do
-    send(pid, message)
-    :ok
-  end
+  defp connect(%{place: place} = state),
+    do: %{state | line: Line.start_link(place, Heartbeat.settings(state.options))}
 
   # --- calls of callers ---
 
@@ -161,14 +130,12 @@ defmodule SnakeBridge.Pool.Remote do
 
   def handle_call(:why, _from, state), do: {:reply, state.loss, state}
 
-  # Its pool has been drained: what runs there runs for others.
+  # Its pool has been drained: what runs there runs for others, and what sessions hold stays.
   def handle_call(:close, _from, state) do
-    why = "its pool was drained"
     if state.line, do: Process.exit(state.line, :kill)
     error = Seat.closed(state.pool)
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    state = let_down(state, Death.unseen(why, :pool_stopped))
-    Placement.mark_lost(state.pool, state.index, :_, why)
+    state = let_down(state, Death.unseen("its pool was drained", :pool_stopped))
     Placement.put_worker(state.pool, state.index, :stopped, %{})
     {:reply, :ok, %{given_up(state) | status: :closed, line: nil, waiting: []}}
   end
@@ -328,17 +295,18 @@ defmodule SnakeBridge.Pool.Remote do
 
   # --- reached, lost ---
 
-  defp same_or_lost(%{worker: %{connect: connect}} = state, facts) do
-    if facts.instance != nil and connect[:instance] == facts.instance do
+  # None was reached before.
+  defp same_or_lost(%{instance: nil, worker: nil} = state, facts), do: %{state | instance: facts.instance}
+
+  defp same_or_lost(state, %{instance: instance}) do
+    if instance != nil and instance == state.instance do
       state
     else
       why = "the worker at #{state.place.address} was restarted"
       Placement.mark_lost(state.pool, state.index, :_, why)
-      given_up(%{state | loss: Death.unseen(why)})
+      given_up(%{state | loss: Death.unseen(why), instance: instance})
     end
   end
-
-  defp same_or_lost(state, _), do: state
 
   defp given_up(%{worker: nil} = state), do: state
 

@@ -27,58 +27,6 @@ defmodule SnakeBridge.Pool.Seat do
   @doc false
   def name(pool, index), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
 
-  @doc "Waits until a worker is ready here."
-  @spec await(atom(), pos_integer(), timeout()) :: {:ok, map()} | {:error, Error.t()}
-  def await(pool, index, timeout) do
-    GenServer.call(name(pool, index), :await, timeout)
-  catch
-    :exit, {:timeout, _} ->
-      text = "no Python worker of the pool #{inspect(pool)} was ready in time"
-      {:error, Error.new(:timeout, text, %{outcome: :not_started})}
-
-    :exit, _ ->
-      {:error, stopping(pool)}
-  end
-
-  @doc """
-  Replaces the process here, and waits until the new one has taken its place. Options: `sessions: :wait | :end`, `max_wait: ms | :infinity`,
-  `why:` (a text), `spare:` (whether a spare will do).
-  """
-  @spec replace(atom(), pos_integer(), keyword(), timeout()) :: :ok | {:error, Error.t()}
-  def replace(pool, index, options, timeout) do
-    with {:ok, _} <- GenServer.call(name(pool, index), {:replace, options}, timeout), do: :ok
-  catch
-    :exit, {:timeout, _} ->
-      {:error,
-       Error.new(
-         :timeout,
-         "the new process of the worker #{index} was not ready in time; the old one goes on"
-       )}
-
-    :exit, _ ->
-      {:error, stopping(pool)}
-  end
-
-  defp stopping(pool) do
-    text = "the pool #{inspect(pool)} is being stopped or restarted; try again"
-    Error.new(:unavailable, text, %{outcome: :not_started})
-  end
-
-  @doc "Ends the processes here; calls are refused until `open/2`."
-  @spec close(atom(), pos_integer()) :: :ok
-  def close(pool, index), do: ask(pool, index, :close)
-
-  @doc "Starts a process here again."
-  @spec open(atom(), pos_integer()) :: :ok
-  def open(pool, index), do: ask(pool, index, :open)
-
-  # A seat that has just been killed begins again as the state of its pool says.
-  defp ask(pool, index, what) do
-    GenServer.call(name(pool, index), what, :infinity)
-  catch
-    :exit, _ -> :ok
-  end
-
   @doc "The error of a call that comes to a place that is closed."
   @spec closed(atom()) :: Error.t()
   def closed(pool) do
@@ -95,8 +43,7 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.mark_lost(pool, index, :_, "its pool was restarted")
     Placement.drop_worker(pool, index)
     # Of an earlier life of this process, which has crashed: theirs still end.
-    earlier =
-      for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
+    earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
 
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
@@ -260,8 +207,7 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.drop_worker(state.pool, state.index)
     Placement.put_worker(state.pool, state.index, :stopped, %{})
 
-    {:reply, :ok,
-     %{state | status: :closed, pid: nil, worker: nil, next: nil, left: %{}, waiting: []}}
+    {:reply, :ok, %{state | status: :closed, pid: nil, worker: nil, next: nil, left: %{}, waiting: []}}
   end
 
   def handle_call(:open, _from, %{status: :closed} = state), do: {:reply, :ok, start(state)}
@@ -302,8 +248,7 @@ defmodule SnakeBridge.Pool.Seat do
   def handle_info(_, state), do: {:noreply, state}
 
   defp recycle(state, why) do
-    options =
-      [spare: true, why: why] ++ Keyword.take(state.options[:recycle], [:sessions, :max_wait])
+    options = [spare: true, why: why] ++ Keyword.take(state.options[:recycle], [:sessions, :max_wait])
 
     replace(state, options, [])
   end
@@ -315,9 +260,7 @@ defmodule SnakeBridge.Pool.Seat do
     do: failed(%{state | generation: state.generation + 1}, text)
 
   defp heard({:failed, text}, pid, %{next: %{pid: pid}} = state) do
-    Logger.error(
-      "SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}"
-    )
+    Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}")
 
     answer(state.next, {:error, Error.new(:worker_start, "#{text} (the old process goes on)")})
     %{state | next: nil}
@@ -368,8 +311,7 @@ defmodule SnakeBridge.Pool.Seat do
   end
 
   defp ended(pid, reason, %{next: %{pid: pid}} = state),
-    do:
-      heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
+    do: heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
 
   defp ended(pid, _, state) do
     with %{^pid => worker} <- state.left, do: Worker.bury(worker)
@@ -427,8 +369,7 @@ defmodule SnakeBridge.Pool.Seat do
         # The old one is whole, and stays.
         answer(
           next,
-          {:error,
-           Error.new(:worker_start, "the new process cannot be called; the old one goes on")}
+          {:error, Error.new(:worker_start, "the new process cannot be called; the old one goes on")}
         )
 
         Placement.put_worker(state.pool, state.index, Lifecycle.status(state.pool), old)

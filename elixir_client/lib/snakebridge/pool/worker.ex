@@ -277,9 +277,7 @@ defmodule SnakeBridge.Pool.Worker do
       end
 
     if stuck? and state.status != :dead do
-      Logger.warning(
-        "SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed"
-      )
+      Logger.warning("SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed")
 
       Breaker.failed(circuit, :timeout)
       {:noreply, kill(state, :ignored_cancellation)}
