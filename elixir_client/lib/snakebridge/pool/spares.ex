@@ -23,7 +23,8 @@ defmodule SnakeBridge.Pool.Spares do
   @doc "A spare, if one is ready; it still belongs to this process until `Worker.seat/3`."
   @spec take(atom()) :: pid() | nil
   def take(pool) do
-    GenServer.call(name(pool), :take)
+    # Who gave up waiting might be given one all the same, which would then be nobody's.
+    GenServer.call(name(pool), :take, :infinity)
   catch
     :exit, _ -> nil
   end
