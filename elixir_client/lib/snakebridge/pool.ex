@@ -79,7 +79,7 @@ defmodule SnakeBridge.Pool do
   defp ensure(name) do
     case {whereis(name), Keyword.fetch(configured(), name)} do
       {pid, _} when is_pid(pid) ->
-        :ok
+        known(name)
 
       {nil, {:ok, options}} ->
         case DynamicSupervisor.start_child(SnakeBridge.Pools, {__MODULE__, [{:name, name} | options]}) do
@@ -105,6 +105,17 @@ defmodule SnakeBridge.Pool do
            "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:",
            %{outcome: :not_started}
          )}
+    end
+  end
+
+  defp known(name) do
+    if :ets.member(@pools, name) do
+      :ok
+    else
+      text =
+        "the pool #{inspect(name)} belongs to an earlier life of the application :snakebridge; restart its supervisor, or have it started by config :snakebridge, pools:"
+
+      {:error, Error.new(:unavailable, text, %{outcome: :not_started})}
     end
   end
 

@@ -9,16 +9,7 @@ defmodule SnakeBridge.Lane.Connection do
   @enforce_keys [:socket, :id]
   # `lease`: where and for whom a call connection of a pool is taken (`SnakeBridge.Pool.Slots`).
   # `instance`: which process answers there; another one knows nothing of what this one holds.
-  defstruct [
-    :socket,
-    :id,
-    :pid,
-    :instance,
-    :lease,
-    transport: :gen_tcp,
-    features: [],
-    max_frame: 0
-  ]
+  defstruct [:socket, :id, :pid, :instance, :lease, transport: :gen_tcp, features: [], max_frame: 0]
 
   @type t :: %__MODULE__{
           socket: Transport.socket(),
@@ -48,8 +39,7 @@ defmodule SnakeBridge.Lane.Connection do
          {:ok, transport, socket} <- Transport.connect(address, options) do
       connection = %__MODULE__{socket: socket, transport: transport, id: 0}
 
-      with {:ok, welcome} <-
-             hello(connection, token, role, features, Keyword.get(options, :shared, true)),
+      with {:ok, welcome} <- hello(connection, token, role, features, Keyword.get(options, :shared, true)),
            :ok <- expected(options[:instance], welcome["instance"], address) do
         {:ok,
          %{
@@ -72,14 +62,9 @@ defmodule SnakeBridge.Lane.Connection do
 
   defp fetch(token) do
     case token.() do
-      token when is_binary(token) ->
-        {:ok, token}
-
-      {:ok, token} when is_binary(token) ->
-        {:ok, token}
-
-      {:error, text} ->
-        {:error, Error.new(:unauthorized, "no token: #{text}", %{outcome: :not_started})}
+      token when is_binary(token) -> {:ok, token}
+      {:ok, token} when is_binary(token) -> {:ok, token}
+      {:error, text} -> {:error, Error.new(:unauthorized, "no token: #{text}", %{outcome: :not_started})}
     end
   end
 
@@ -87,9 +72,7 @@ defmodule SnakeBridge.Lane.Connection do
   defp expected(instance, instance, _), do: :ok
 
   defp expected(_, _, address),
-    do:
-      {:error,
-       Error.new(:unavailable, "another process answers at #{address}", %{outcome: :not_started})}
+    do: {:error, Error.new(:unavailable, "another process answers at #{address}", %{outcome: :not_started})}
 
   defp hello(connection, token, role, features, shared) do
     params = %{
@@ -119,23 +102,15 @@ defmodule SnakeBridge.Lane.Connection do
       # With TLS 1.3 a client whose certificate is not accepted hears of it only now.
       {:error, {:tls_alert, _} = reason} ->
         {:error,
-         Error.new(
-           :unauthorized,
-           "the worker does not trust this node: #{Transport.describe(reason)}",
-           %{
-             outcome: :not_started
-           }
-         )}
+         Error.new(:unauthorized, "the worker does not trust this node: #{Transport.describe(reason)}", %{
+           outcome: :not_started
+         })}
 
       {:error, reason} ->
         {:error,
-         Error.new(
-           :unavailable,
-           "the worker did not answer hello: #{Transport.describe(reason)}",
-           %{
-             outcome: :not_started
-           }
-         )}
+         Error.new(:unavailable, "the worker did not answer hello: #{Transport.describe(reason)}", %{
+           outcome: :not_started
+         })}
     end
   end
 
@@ -162,8 +137,7 @@ defmodule SnakeBridge.Lane.Connection do
 
   @doc "Makes `owner` the process with whose end the socket closes."
   @spec give(t(), pid()) :: :ok | {:error, term()}
-  def give(connection, owner),
-    do: connection.transport.controlling_process(connection.socket, owner)
+  def give(connection, owner), do: connection.transport.controlling_process(connection.socket, owner)
 
   @spec close(t()) :: :ok
   def close(%{transport: :gen_tcp, socket: socket}), do: :gen_tcp.close(socket)

@@ -31,10 +31,7 @@ defmodule SnakeBridge.Lane.Transport do
   def connect(address, options \\ [])
 
   def connect("unix:" <> path = address, _),
-    do:
-      {:local, path}
-      |> :gen_tcp.connect(0, @options, @connect_timeout)
-      |> tagged(:gen_tcp, address)
+    do: {:local, path} |> :gen_tcp.connect(0, @options, @connect_timeout) |> tagged(:gen_tcp, address)
 
   def connect("tcp:" <> _ = address, _) do
     {host, port} = place(address)
@@ -46,9 +43,7 @@ defmodule SnakeBridge.Lane.Transport do
     {:ok, _} = Application.ensure_all_started(:ssl)
 
     with {:ok, security} <- security(host, options) do
-      host
-      |> :ssl.connect(port, network(host) ++ security, @connect_timeout)
-      |> tagged(:ssl, address)
+      host |> :ssl.connect(port, network(host) ++ security, @connect_timeout) |> tagged(:ssl, address)
     else
       {:error, why} -> {:error, untrusted(address, why)}
     end
@@ -62,13 +57,9 @@ defmodule SnakeBridge.Lane.Transport do
   defp tagged({:error, reason}, _, address),
     do:
       {:error,
-       Error.new(
-         :unavailable,
-         "cannot connect to the worker at #{address}: #{describe(reason)}",
-         %{
-           outcome: :not_started
-         }
-       )}
+       Error.new(:unavailable, "cannot connect to the worker at #{address}: #{describe(reason)}", %{
+         outcome: :not_started
+       })}
 
   defp untrusted(address, why),
     do:
@@ -115,8 +106,7 @@ defmodule SnakeBridge.Lane.Transport do
 
   # --- options ---
 
-  defp network(host),
-    do: family(host) ++ [{:nodelay, true}, {:keepalive, true} | keepalive()] ++ @options
+  defp network(host), do: family(host) ++ [{:nodelay, true}, {:keepalive, true} | keepalive()] ++ @options
 
   # A name that stands for addresses of IPv6 only.
   defp family(host) when is_list(host) do
@@ -150,9 +140,7 @@ defmodule SnakeBridge.Lane.Transport do
         log_level: :error
       ]
 
-      own =
-        for key <- [:certfile, :keyfile], path = options[key], do: {key, String.to_charlist(path)}
-
+      own = for key <- [:certfile, :keyfile], path = options[key], do: {key, String.to_charlist(path)}
       {:ok, Keyword.merge(defaults ++ named ++ trust ++ own, Keyword.get(options, :tls, []))}
     end
   end
@@ -171,8 +159,7 @@ defmodule SnakeBridge.Lane.Transport do
 
   defp trust(options) do
     cond do
-      options[:verify] == :verify_none or
-          Keyword.has_key?(Keyword.get(options, :tls, []), :cacerts) ->
+      options[:verify] == :verify_none or Keyword.has_key?(Keyword.get(options, :tls, []), :cacerts) ->
         {:ok, []}
 
       path = options[:cacertfile] ->
@@ -182,9 +169,7 @@ defmodule SnakeBridge.Lane.Transport do
         {:ok, [cacerts: :public_key.cacerts_get()]}
     end
   rescue
-    _ ->
-      {:error,
-       "this system has no certificates of authorities; name the file of yours as cacertfile:"}
+    _ -> {:error, "this system has no certificates of authorities; name the file of yours as cacertfile:"}
   end
 
   @doc "An error of either transport in words."

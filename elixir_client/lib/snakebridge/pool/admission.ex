@@ -29,11 +29,7 @@ defmodule SnakeBridge.Pool.Admission do
     given = struct!(__MODULE__, Keyword.take(options, [:max_queue, :overflow]))
 
     unless is_integer(given.max_queue) and given.max_queue > 0,
-      do:
-        raise(
-          ArgumentError,
-          "max_queue: is #{inspect(given.max_queue)}; it must be a positive integer"
-        )
+      do: raise(ArgumentError, "max_queue: is #{inspect(given.max_queue)}; it must be a positive integer")
 
     unless given.overflow in @overflows,
       do:
@@ -46,8 +42,7 @@ defmodule SnakeBridge.Pool.Admission do
   end
 
   @doc "What becomes of a newcomer: it joins, joins in the place of another, or is refused."
-  @spec admit(t(), Queue.t(), Queue.entry(), String.t()) ::
-          :join | :displace | {:refuse, Error.t()}
+  @spec admit(t(), Queue.t(), Queue.entry(), String.t()) :: :join | :displace | {:refuse, Error.t()}
   def admit(_, _, %{ends: true}, _), do: :join
 
   def admit(admission, queue, entry, worker) do

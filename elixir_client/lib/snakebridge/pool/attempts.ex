@@ -16,9 +16,7 @@ defmodule SnakeBridge.Pool.Attempts do
 
   @type result :: {:ok, term()} | {:error, Error.t()}
   @typedoc "What a worker made of it, or why there is none for it any more."
-  @type use ::
-          (worker :: map(), session :: String.t(), context :: map() ->
-             result() | {:refused, Error.t()})
+  @type use :: (worker :: map(), session :: String.t(), context :: map() -> result() | {:refused, Error.t()})
 
   @doc """
   Runs `use` with the worker of the payload's session, and what a call knows of itself; again where a dead worker allows that. Returns the result,
@@ -58,10 +56,7 @@ defmodule SnakeBridge.Pool.Attempts do
     case Breaker.permit(circuit) do
       :pass ->
         made = once(call, context)
-
-        with {:failed, kind} <- verdict(made),
-             do: Breaker.failed(circuit, kind, nil, incident(made))
-
+        with {:failed, kind} <- verdict(made), do: Breaker.failed(circuit, kind, nil, incident(made))
         conclude(made, call, context)
 
       {:probe, token} ->
@@ -106,10 +101,7 @@ defmodule SnakeBridge.Pool.Attempts do
   defp verdict({:made, {:ok, %Exchange.Stream{}}}), do: :none
   defp verdict({:made, {:ok, _}}), do: :succeeded
   defp verdict({:made, {:error, %Error{category: :python_error}}}), do: {:failed, :python_error}
-
-  defp verdict({:made, {:error, error}}),
-    do: if(culpable?(error), do: {:failed, :crash}, else: :none)
-
+  defp verdict({:made, {:error, error}}), do: if(culpable?(error), do: {:failed, :crash}, else: :none)
   defp verdict({:refused, _}), do: :none
 
   defp incident({:made, {:error, error}}), do: incident(error)
@@ -140,13 +132,7 @@ defmodule SnakeBridge.Pool.Attempts do
     error = begun(error)
     policy = Retry.new(call.retry, Retry.of(context.pool))
 
-    case Retry.decide(
-           policy,
-           error,
-           context.attempt,
-           call.idempotent?,
-           Pool.left(context.deadline)
-         ) do
+    case Retry.decide(policy, error, context.attempt, call.idempotent?, Pool.left(context.deadline)) do
       {:again, pause} ->
         report(error, pause, context)
         Process.sleep(pause)
@@ -157,17 +143,11 @@ defmodule SnakeBridge.Pool.Attempts do
         final(error, context.attempt, call)
 
       :out_of_time ->
-        final(
-          add(error, "its deadline leaves no time for another attempt"),
-          context.attempt,
-          call
-        )
+        final(add(error, "its deadline leaves no time for another attempt"), context.attempt, call)
     end
   end
 
-  defp conclude({:made, {:error, %Error{} = error}}, call, context),
-    do: final(error, context.attempt, call)
-
+  defp conclude({:made, {:error, %Error{} = error}}, call, context), do: final(error, context.attempt, call)
   defp conclude({:made, result}, _, context), do: {result, context.attempt}
 
   # Its breaker opened while it was made again: what is told is why it had to be.
@@ -176,10 +156,7 @@ defmodule SnakeBridge.Pool.Attempts do
          %{begun: %Error{} = begun} = call,
          context
        ),
-       do:
-         begun
-         |> add("it is not made again: #{error.message}")
-         |> final(context.attempt - 1, call)
+       do: begun |> add("it is not made again: #{error.message}") |> final(context.attempt - 1, call)
 
   defp conclude({:refused, error}, call, context),
     do: error |> honest(:not_started) |> final(context.attempt - 1, call)
@@ -201,9 +178,8 @@ defmodule SnakeBridge.Pool.Attempts do
   @spec begun(Error.t()) :: Error.t()
   def begun(error), do: honest(error, :unknown)
 
-  defp honest(%Error{outcome: nil, category: category} = error, outcome)
-       when category in @interrupted,
-       do: %{error | outcome: outcome}
+  defp honest(%Error{outcome: nil, category: category} = error, outcome) when category in @interrupted,
+    do: %{error | outcome: outcome}
 
   defp honest(error, _), do: error
 

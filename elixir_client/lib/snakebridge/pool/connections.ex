@@ -7,8 +7,7 @@ defmodule SnakeBridge.Pool.Connections do
   alias SnakeBridge.Pool.{Placement, Slots, WorkerClient}
 
   @doc "Takes a connection, a new one if need be; waits its turn when all are in use, or others wait already."
-  @spec checkout(map(), Slots.claim(), integer() | :infinity) ::
-          {:ok, Connection.t()} | {:error, Error.t()}
+  @spec checkout(map(), Slots.claim(), integer() | :infinity) :: {:ok, Connection.t()} | {:error, Error.t()}
   def checkout(worker, claim, deadline) do
     # A call on behalf of one that runs need not queue behind those that wait for that one.
     taken =
@@ -26,8 +25,7 @@ defmodule SnakeBridge.Pool.Connections do
     end
   rescue
     # The pool was stopped, and the table of its connections has gone with it.
-    ArgumentError ->
-      with :shut <- WorkerClient.ended(worker, claim), do: {:error, Placement.moved(worker)}
+    ArgumentError -> with :shut <- WorkerClient.ended(worker, claim), do: {:error, Placement.moved(worker)}
   end
 
   defp open(worker, lease) do

@@ -96,8 +96,7 @@ defmodule SnakeBridge.Pool.Control do
 
   def handle_cast({:leave, to}, state), do: {:noreply, ask("leave", nil, {:leave, to}, state)}
 
-  def handle_cast({:give, session, from}, state),
-    do: {:noreply, ask("give", session, {:give, from}, state)}
+  def handle_cast({:give, session, from}, state), do: {:noreply, ask("give", session, {:give, from}, state)}
 
   def handle_cast({:recycle, to, segment, new_name}, state),
     do: {:noreply, ask("recycle", [segment, new_name], {:recycle, to, segment}, state)}
@@ -122,7 +121,6 @@ defmodule SnakeBridge.Pool.Control do
 
   def handle_info(:beat, state) do
     {verdict, heartbeat} = Heartbeat.beat(state.heartbeat, state.heard, Heartbeat.ticks(state.worker.os_pid))
-
     state = %{state | heartbeat: heartbeat, heard: false}
 
     case verdict do
@@ -154,8 +152,7 @@ defmodule SnakeBridge.Pool.Control do
     {:noreply, %{state | answering: Map.delete(state.answering, id)}}
   end
 
-  def handle_info({closed, _}, state) when closed in [:tcp_closed, :ssl_closed],
-    do: {:stop, :normal, state}
+  def handle_info({closed, _}, state) when closed in [:tcp_closed, :ssl_closed], do: {:stop, :normal, state}
 
   def handle_info({error, _, reason}, state) when error in [:tcp_error, :ssl_error],
     do: {:stop, reason, state}
@@ -185,10 +182,7 @@ defmodule SnakeBridge.Pool.Control do
   end
 
   defp handle({:notification, "output", [number, call, session, entries] = said}, state) do
-    told =
-      if state.unsaid > 0,
-        do: [number, call, session, [["dropped", state.unsaid] | entries]],
-        else: said
+    told = if state.unsaid > 0, do: [number, call, session, [["dropped", state.unsaid] | entries]], else: said
 
     if Late.say(state.late, told),
       do: %{state | unsaid: 0},

@@ -64,12 +64,7 @@ defmodule SnakeBridge.Pool.Death do
         do: "it is not known whether the call took effect",
         else: "the call had not started"
 
-    details =
-      for {key, value} <- [killed_for: death.killed_for],
-          value != nil,
-          into: %{},
-          do: {key, value}
-
+    details = for {key, value} <- [killed_for: death.killed_for], value != nil, into: %{}, do: {key, value}
     details = Map.merge(details, %{outcome: outcome, cause: death.cause})
     Error.new(:worker_crash, "#{what}: #{death.text}; #{ran}", details)
   end

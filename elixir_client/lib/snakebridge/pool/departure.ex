@@ -13,8 +13,7 @@ defmodule SnakeBridge.Pool.Departure do
 
   @doc "Whether a session goes to the next process although this one would keep it: nobody waits for the end of a `SnakeBridge.Session`."
   @spec follows?(String.t()) :: boolean()
-  def follows?(session),
-    do: SnakeBridge.Session.Server.life?(session) and SessionContext.recovered?(session)
+  def follows?(session), do: SnakeBridge.Session.Server.life?(session) and SessionContext.recovered?(session)
 
   @doc """
   Where a call of the session goes: `:here`, because a call that runs in the old process waits for it, or `:next`. Waits for the calls of the

@@ -55,7 +55,6 @@ defmodule SnakeBridge.Pool.Heartbeat do
   # Beats are counted, not time: of the time in which this side itself was stopped, the other side knows nothing.
   def beat(heartbeat, false, ticks) do
     missed = heartbeat.missed + 1
-
     {if(missed >= heartbeat.allowed, do: :dead, else: :silent), %{heartbeat | missed: missed, ticks: ticks}}
   end
 

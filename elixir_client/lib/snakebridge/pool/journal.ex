@@ -25,12 +25,7 @@ defmodule SnakeBridge.Pool.Journal do
         []
 
       {path, durability} ->
-        [
-          "--journal",
-          path || temporary(options[:name]),
-          "--journal-durability",
-          Atom.to_string(durability)
-        ]
+        ["--journal", path || temporary(options[:name]), "--journal-durability", Atom.to_string(durability)]
     end
   end
 
@@ -88,10 +83,7 @@ defmodule SnakeBridge.Pool.Journal do
   defp remove_at_exit do
     unless :persistent_term.get(__MODULE__, false) do
       :persistent_term.put(__MODULE__, true)
-
-      System.at_exit(fn _ ->
-        if Process.whereis(__MODULE__), do: GenServer.call(__MODULE__, :remove)
-      end)
+      System.at_exit(fn _ -> if Process.whereis(__MODULE__), do: GenServer.call(__MODULE__, :remove) end)
     end
   end
 
@@ -105,8 +97,7 @@ defmodule SnakeBridge.Pool.Journal do
     end
   end
 
-  def handle_call(:remove, _, directory),
-    do: {:reply, if(directory, do: File.rm_rf(directory)), nil}
+  def handle_call(:remove, _, directory), do: {:reply, if(directory, do: File.rm_rf(directory)), nil}
 
   @impl true
   def terminate(_, directory), do: if(directory, do: File.rm_rf(directory))

@@ -14,9 +14,7 @@ defmodule SnakeBridge.Pool.LastWords do
   @doc "A line as text: user code prints what it likes."
   @spec printable(binary()) :: String.t()
   def printable(line) do
-    for part <- String.chunk(line, :valid),
-        into: "",
-        do: if(String.valid?(part), do: part, else: "\uFFFD")
+    for part <- String.chunk(line, :valid), into: "", do: if(String.valid?(part), do: part, else: "\uFFFD")
   end
 
   @spec add(t(), String.t()) :: t()

@@ -39,8 +39,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
   defp shutdown(options), do: Keyword.get(options, :shutdown, @shutdown)
 
-  def start_link({pool, options}),
-    do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
+  def start_link({pool, options}), do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
 
   defp name(pool), do: Module.concat(__MODULE__, pool)
 
@@ -103,11 +102,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
 
       [{_, :stopped, refused, _}] ->
         :counters.add(refused, 1, 1)
-
-        refused(
-          "the pool #{inspect(pool)} was drained; SnakeBridge.Pool.resume/1 starts it again",
-          nil
-        )
+        refused("the pool #{inspect(pool)} was drained; SnakeBridge.Pool.resume/1 starts it again", nil)
 
       _ ->
         nil
@@ -183,8 +178,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   defp opened(pool), do: :ets.insert(@states, {pool, :open, :counters.new(1, []), 0})
 
   @impl true
-  def handle_call({:drain, _}, _from, %{report: %{}} = state),
-    do: {:reply, {:ok, state.report}, state}
+  def handle_call({:drain, _}, _from, %{report: %{}} = state), do: {:reply, {:ok, state.report}, state}
 
   def handle_call({:drain, timeout}, _from, state) do
     state = stopped(state, timeout)
@@ -253,10 +247,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
     }
 
     Telemetry.execute([:snakebridge, :pool, :drain, :stop], report, %{pool: pool})
-
-    if left > 0,
-      do: Logger.warning("SnakeBridge: the pool #{inspect(pool)} was drained: #{inspect(report)}")
-
+    if left > 0, do: Logger.warning("SnakeBridge: the pool #{inspect(pool)} was drained: #{inspect(report)}")
     report
   end
 

@@ -65,8 +65,7 @@ defmodule SnakeBridge.Pool.Placement do
         with :ok <- admitted(pool), do: {:ok, settle(session, worker)}
 
       _ ->
-        with {:ok, worker} <- await_or_another(index, context, session),
-             do: {:ok, settle(session, worker)}
+        with {:ok, worker} <- await_or_another(index, context, session), do: {:ok, settle(session, worker)}
     end
   end
 
@@ -102,7 +101,6 @@ defmodule SnakeBridge.Pool.Placement do
   @spec moved(map()) :: Error.t()
   def moved(worker) do
     text = "the worker #{worker.index} of the pool #{inspect(worker.pool)} has been replaced; call again"
-
     Error.new(:unavailable, text, %{:outcome => :not_started, "moved" => true})
   end
 
@@ -138,11 +136,7 @@ defmodule SnakeBridge.Pool.Placement do
           with :next <- Departure.follow(Slots.living(pool, index, generation), context, session) do
             # Only from there: somebody else may have been faster, or the session have ended.
             row = {{pool, session}, index, generation, :_}
-
-            :ets.select_replace(@placements, [
-              {row, [], [{{{{pool, session}}, index, newer, nil}}]}
-            ])
-
+            :ets.select_replace(@placements, [{row, [], [{{{{pool, session}}, index, newer, nil}}]}])
             place(context, session)
           end
 
@@ -153,11 +147,7 @@ defmodule SnakeBridge.Pool.Placement do
   end
 
   # A worker that was chosen beforehand, and cannot be had, is given up for any other.
-  defp or_another(
-         {:error, %Error{category: :worker_start}} = error,
-         %{pool: pool} = context,
-         session
-       ) do
+  defp or_another({:error, %Error{category: :worker_start}} = error, %{pool: pool} = context, session) do
     case :ets.select_delete(@placements, [{{{pool, session}, :_, 0, nil}, [], [true]}]) do
       1 -> place(context, session)
       0 -> error
@@ -204,8 +194,7 @@ defmodule SnakeBridge.Pool.Placement do
   end
 
   defp await(pool, index, context) do
-    with :ok <- Pool.ensure_running(pool),
-         do: SeatClient.await(pool, index, Pool.left(context.deadline))
+    with :ok <- Pool.ensure_running(pool), do: SeatClient.await(pool, index, Pool.left(context.deadline))
   end
 
   @doc "The error of a ref that is not there, saying why if its worker has died."
@@ -227,8 +216,7 @@ defmodule SnakeBridge.Pool.Placement do
 
   @doc "How many sessions live on a worker."
   @spec placed_on(atom(), pos_integer()) :: non_neg_integer()
-  def placed_on(pool, index),
-    do: :ets.select_count(@placements, [{{{pool, :_}, index, :_, :_}, [], [true]}])
+  def placed_on(pool, index), do: :ets.select_count(@placements, [{{{pool, :_}, index, :_, :_}, [], [true]}])
 
   @doc "Called by a worker whose process died: its sessions stay with its place, but what they held is gone."
   @spec worker_lost(map(), String.t()) :: :ok
@@ -236,11 +224,7 @@ defmodule SnakeBridge.Pool.Placement do
     # Whoever looks from here on waits for the next.
     :ets.delete(@workers, {pool, index, generation})
     this = [{:==, :"$1", {:const, worker}}]
-
-    :ets.select_replace(@workers, [
-      {{{pool, index}, :_, :"$1"}, this, [{{{{pool, index}}, :down, %{}}}]}
-    ])
-
+    :ets.select_replace(@workers, [{{{pool, index}, :_, :"$1"}, this, [{{{{pool, index}}, :down, %{}}}]}])
     mark_lost(pool, index, generation, reason)
   end
 
@@ -276,11 +260,7 @@ defmodule SnakeBridge.Pool.Placement do
   end
 
   defp sessions_on(pool, index, generation),
-    do:
-      for(
-        [session] <- :ets.match(@placements, {{pool, :"$1"}, index, generation, :_}),
-        do: session
-      )
+    do: for([session] <- :ets.match(@placements, {{pool, :"$1"}, index, generation, :_}), do: session)
 
   @doc "Puts the nth of several new sessions on a worker of its own, as far as there are as many; `place/2` waits for it."
   @spec place_on(atom(), String.t(), pos_integer()) :: :ok | {:error, Error.t()}
@@ -313,9 +293,7 @@ defmodule SnakeBridge.Pool.Placement do
       start = Enum.filter(statuses, fn {_, {status, _}} -> status in [:ready, :starting] end)
       # Those that are down start again.
       choice =
-        if start == [],
-          do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end),
-          else: start
+        if start == [], do: Enum.filter(statuses, fn {_, {status, _}} -> status == :down end), else: start
 
       unless choice == [] do
         choice = Breaker.sound(choice, pool, &elem(&1, 0))
@@ -400,8 +378,7 @@ defmodule SnakeBridge.Pool.Placement do
 
   @doc "Processes of a pool that have been replaced and are still needed."
   @spec leaving(atom()) :: [map()]
-  def leaving(pool),
-    do: for([worker] <- :ets.match(@workers, {{pool, :_, :_}, :leaving, :"$1"}), do: worker)
+  def leaving(pool), do: for([worker] <- :ets.match(@workers, {{pool, :_, :_}, :leaving, :"$1"}), do: worker)
 
   @doc "A process that is replaced stays, for the sessions of which it holds something."
   @spec put_leaving(map()) :: true
@@ -410,8 +387,7 @@ defmodule SnakeBridge.Pool.Placement do
 
   @doc "No session has a place with this process any more."
   @spec drop_leaving(map()) :: true
-  def drop_leaving(worker),
-    do: :ets.delete(@workers, {worker.pool, worker.index, worker.generation})
+  def drop_leaving(worker), do: :ets.delete(@workers, {worker.pool, worker.index, worker.generation})
 
   @doc "All workers of a pool: index, status, and the process if there is one."
   @spec workers(atom()) :: [{pos_integer(), atom(), map()}]
@@ -423,8 +399,7 @@ defmodule SnakeBridge.Pool.Placement do
       )
 
   @spec put_worker(atom(), pos_integer(), atom(), map()) :: true
-  def put_worker(pool, index, status, worker),
-    do: :ets.insert(@workers, {{pool, index}, status, worker})
+  def put_worker(pool, index, status, worker), do: :ets.insert(@workers, {{pool, index}, status, worker})
 
   @spec drop_worker(atom(), pos_integer()) :: true
   def drop_worker(pool, index) do

@@ -71,19 +71,13 @@ defmodule SnakeBridge.Pool.Places do
     address = Keyword.get(given, :address, "")
     encrypted!(address, given)
     options = Keyword.take(given, [:cacertfile, :certfile, :keyfile, :server_name, :verify, :tls])
-
-    %__MODULE__{
-      address: address,
-      token: token(given, address),
-      connect: [shared: false] ++ options
-    }
+    %__MODULE__{address: address, token: token(given, address), connect: [shared: false] ++ options}
   end
 
   defp encrypted!(address, given) do
     Transport.place(address)
 
-    unless String.starts_with?(address, "tls:") or Transport.local?(address) or
-             given[:insecure] == true do
+    unless String.starts_with?(address, "tls:") or Transport.local?(address) or given[:insecure] == true do
       raise ArgumentError,
             "#{address} is another machine, and what travels there would not be encrypted, the token included; " <>
               "use tls: (docs/security.md), or insecure: true for a network that encrypts by itself"
@@ -125,11 +119,8 @@ defmodule SnakeBridge.Pool.Places do
         token -> {:ok, token}
       end
     else
-      {:ok, _} ->
-        {:error, "others may read the file #{path}; a secret needs mode 0600: chmod 600 #{path}"}
-
-      {:error, reason} ->
-        {:error, "the file #{path} cannot be read: #{:file.format_error(reason)}"}
+      {:ok, _} -> {:error, "others may read the file #{path}; a secret needs mode 0600: chmod 600 #{path}"}
+      {:error, reason} -> {:error, "the file #{path} cannot be read: #{:file.format_error(reason)}"}
     end
   end
 

@@ -49,14 +49,7 @@ defmodule SnakeBridge.Pool.Python do
           :stderr_to_stdout,
           :hide,
           {:line, 8192},
-          {:args,
-           [
-             "-m",
-             "bridge_adapter.executor",
-             "--private-directory",
-             "--listen",
-             address | arguments
-           ]},
+          {:args, ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address | arguments]},
           {:env, env},
           {:cd, place}
         ])
@@ -68,14 +61,7 @@ defmodule SnakeBridge.Pool.Python do
         end
 
       # In a function: crash reports print the state of processes, and not what a function has seen.
-      {:ok,
-       %{
-         port: port,
-         os_pid: os_pid,
-         directory: directory,
-         address: address,
-         token: fn -> token end
-       }}
+      {:ok, %{port: port, os_pid: os_pid, directory: directory, address: address, token: fn -> token end}}
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
@@ -112,12 +98,7 @@ defmodule SnakeBridge.Pool.Python do
   def warm_up(%{address: address, token: token}) do
     with {:ok, connection} <- Connection.open(address, token, :call) do
       payload = SnakeBridge.Payload.release_session("warm-up")
-
-      params = %{
-        "tool" => "snakebridge.release_session",
-        "payload" => payload,
-        "timeout_ms" => @warm_up
-      }
+      params = %{"tool" => "snakebridge.release_session", "payload" => payload, "timeout_ms" => @warm_up}
 
       with {:ok, body} <- Lane.request(1, "call", params, Lane.options([])),
            :ok <- Connection.send(connection, body),

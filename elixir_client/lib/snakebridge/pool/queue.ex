@@ -10,11 +10,7 @@ defmodule SnakeBridge.Pool.Queue do
   @typedoc "What tells sessions apart here: a number, as it fits into an atomic."
   @type session :: pos_integer()
   @typedoc "`ends`: it ends its session. That takes no time to speak of, and is never refused."
-  @type entry :: %{
-          required(:session) => session(),
-          optional(:ends) => boolean(),
-          optional(atom()) => term()
-        }
+  @type entry :: %{required(:session) => session(), optional(:ends) => boolean(), optional(atom()) => term()}
   @opaque t :: %__MODULE__{
             ring: :queue.queue(session()),
             lines: %{session() => :queue.queue(entry())},
@@ -115,7 +111,6 @@ defmodule SnakeBridge.Pool.Queue do
       :none
     else
       {session, _, _} = Enum.max_by(lines, fn {_, line, first} -> {:queue.len(line), -first.number} end)
-
       take_out(queue, session)
     end
   end
@@ -150,17 +145,11 @@ defmodule SnakeBridge.Pool.Queue do
 
     ring = if out == [], do: queue.ring, else: :queue.filter(&is_map_key(lines, &1), queue.ring)
     endings = queue.endings - Enum.sum(Enum.map(out, &ends/1))
-
     {out, %{queue | lines: lines, ring: ring, length: queue.length - length(out), endings: endings}}
   end
 
   @doc "All entries, line by line."
   @spec to_list(t()) :: [entry()]
   def to_list(queue),
-    do:
-      for(
-        session <- :queue.to_list(queue.ring),
-        entry <- :queue.to_list(queue.lines[session]),
-        do: entry
-      )
+    do: for(session <- :queue.to_list(queue.ring), entry <- :queue.to_list(queue.lines[session]), do: entry)
 end

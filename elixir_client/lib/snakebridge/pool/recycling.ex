@@ -15,9 +15,7 @@ defmodule SnakeBridge.Pool.Recycling do
 
   def check!(given) do
     unless Keyword.keyword?(given) and Keyword.keys(given) -- @options == [] and
-             Enum.all?(Keyword.take(given, [:after, :calls, :rss]), fn {_, n} ->
-               is_integer(n) and n > 0
-             end) do
+             Enum.all?(Keyword.take(given, [:after, :calls, :rss]), fn {_, n} -> is_integer(n) and n > 0 end) do
       raise ArgumentError,
             "recycle: is #{inspect(given)}; it must be [after: ms, calls: n, rss: bytes], any of them, " <>
               "with sessions: :wait | :end and max_wait: ms"

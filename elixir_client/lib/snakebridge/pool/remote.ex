@@ -45,7 +45,6 @@ defmodule SnakeBridge.Pool.Remote do
     Placement.mark_lost(pool, index, :_, "its pool was restarted")
     # Of an earlier life of this process, which has crashed.
     earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
-
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
     Placement.put_worker(pool, index, :starting, %{})
@@ -99,11 +98,8 @@ defmodule SnakeBridge.Pool.Remote do
   # --- calls of callers ---
 
   @impl true
-  def handle_call(:await, _from, %{status: :ready} = state),
-    do: {:reply, {:ok, state.worker}, state}
-
-  def handle_call(:await, _from, %{status: {:failed, error}} = state),
-    do: {:reply, {:error, error}, state}
+  def handle_call(:await, _from, %{status: :ready} = state), do: {:reply, {:ok, state.worker}, state}
+  def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
 
   def handle_call(:await, _from, %{status: :closed} = state),
     do: {:reply, {:error, Lifecycle.refusal(state.pool) || Seat.closed(state.pool)}, state}
@@ -119,8 +115,7 @@ defmodule SnakeBridge.Pool.Remote do
     end
   end
 
-  def handle_call({:wait, _}, _from, state),
-    do: {:reply, gone(state, state.loss || unreached()), state}
+  def handle_call({:wait, _}, _from, state), do: {:reply, gone(state, state.loss || unreached()), state}
 
   def handle_call(:why, from, %{status: :ready} = state) do
     # The connection broke before anything was heard of the others; it will, or the worker lives on.
@@ -190,14 +185,7 @@ defmodule SnakeBridge.Pool.Remote do
     for from <- state.waiting, do: GenServer.reply(from, {:ok, state.worker})
 
     {:noreply,
-     %{
-       state
-       | status: :ready,
-         since: now(),
-         control: control,
-         waiting: [],
-         backoff: @backoff_first
-     }}
+     %{state | status: :ready, since: now(), control: control, waiting: [], backoff: @backoff_first}}
   end
 
   def handle_info({:unreachable, line, error}, %{line: line} = state),
@@ -213,13 +201,9 @@ defmodule SnakeBridge.Pool.Remote do
   # A failed attempt has told of itself; this one could not.
   def handle_info({:EXIT, line, reason}, %{line: line} = state) do
     error =
-      Error.new(
-        :unavailable,
-        "the worker at #{state.place.address} cannot be used: #{inspect(reason)}",
-        %{
-          outcome: :not_started
-        }
-      )
+      Error.new(:unavailable, "the worker at #{state.place.address} cannot be used: #{inspect(reason)}", %{
+        outcome: :not_started
+      })
 
     {:noreply, unreachable(state, error)}
   end
@@ -247,10 +231,7 @@ defmodule SnakeBridge.Pool.Remote do
     {:noreply, state}
   end
 
-  def handle_info(
-        {:stats, _, {connection, request, circuit}, {:ok, %{"active" => active}}},
-        state
-      ) do
+  def handle_info({:stats, _, {connection, request, circuit}, {:ok, %{"active" => active}}}, state) do
     if Enum.any?(active, &match?([^connection, ^request | _], &1)) do
       Breaker.failed(circuit, :timeout)
 
@@ -264,10 +245,7 @@ defmodule SnakeBridge.Pool.Remote do
 
   def handle_info(:look, %{status: :ready} = state) do
     turns = state.turns |> Waiting.expire(state.worker) |> Waiting.grant(state.worker)
-
-    unless Waiting.empty?(turns),
-      do: Process.send_after(self(), :look, Waiting.pause(turns, @look_every))
-
+    unless Waiting.empty?(turns), do: Process.send_after(self(), :look, Waiting.pause(turns, @look_every))
     {:noreply, %{state | turns: turns}}
   end
 
@@ -359,9 +337,7 @@ defmodule SnakeBridge.Pool.Remote do
 
   # Whoever waits for something from it is told why nothing comes.
   defp let_down(state, loss) do
-    for {from, timer} <- state.asking,
-        do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
-
+    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
     if state.worker, do: Waiting.dismiss(state.turns, state.worker, gone(state, loss))
     %{state | control: nil, loss: loss, asking: [], turns: turns(state.options)}
   end

@@ -44,7 +44,6 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.drop_worker(pool, index)
     # Of an earlier life of this process, which has crashed: theirs still end.
     earlier = for %{pool: ^pool, index: ^index, generation: generation} <- Slots.workers(), do: generation
-
     Slots.forget(pool, index)
     CallbackRegistry.forget({pool, index, :_})
     if options[:recycle], do: :timer.send_interval(@look_every, :look)
@@ -88,11 +87,8 @@ defmodule SnakeBridge.Pool.Seat do
     case spare(state) do
       nil ->
         case launch(state) do
-          {:ok, pid} ->
-            %{state | status: :starting, pid: pid}
-
-          {:error, reason} ->
-            failed(state, "its process cannot be started: #{inspect(reason, limit: 10)}")
+          {:ok, pid} -> %{state | status: :starting, pid: pid}
+          {:error, reason} -> failed(state, "its process cannot be started: #{inspect(reason, limit: 10)}")
         end
 
       pid ->
@@ -171,8 +167,7 @@ defmodule SnakeBridge.Pool.Seat do
       else: {:noreply, %{state | waiting: [from | state.waiting]}}
   end
 
-  def handle_call(:await, _from, %{status: {:failed, error}} = state),
-    do: {:reply, {:error, error}, state}
+  def handle_call(:await, _from, %{status: {:failed, error}} = state), do: {:reply, {:error, error}, state}
 
   def handle_call(:await, _from, %{status: :closed} = state),
     do: {:reply, {:error, Lifecycle.refusal(state.pool) || closed(state.pool)}, state}
@@ -206,7 +201,6 @@ defmodule SnakeBridge.Pool.Seat do
     Placement.mark_lost(state.pool, state.index, :_, "its pool was drained")
     Placement.drop_worker(state.pool, state.index)
     Placement.put_worker(state.pool, state.index, :stopped, %{})
-
     {:reply, :ok, %{state | status: :closed, pid: nil, worker: nil, next: nil, left: %{}, waiting: []}}
   end
 
@@ -223,14 +217,9 @@ defmodule SnakeBridge.Pool.Seat do
 
   @impl true
   def handle_info({:worker, pid, event}, state), do: {:noreply, heard(event, pid, state)}
+  def handle_info({:DOWN, _, :process, pid, reason}, state), do: {:noreply, ended(pid, reason, state)}
 
-  def handle_info({:DOWN, _, :process, pid, reason}, state),
-    do: {:noreply, ended(pid, reason, state)}
-
-  def handle_info(
-        {:start, generation},
-        %{generation: generation, pid: nil, status: status} = state
-      )
+  def handle_info({:start, generation}, %{generation: generation, pid: nil, status: status} = state)
       when status != :closed,
       do: {:noreply, start(state)}
 
@@ -249,7 +238,6 @@ defmodule SnakeBridge.Pool.Seat do
 
   defp recycle(state, why) do
     options = [spare: true, why: why] ++ Keyword.take(state.options[:recycle], [:sessions, :max_wait])
-
     replace(state, options, [])
   end
 
@@ -261,7 +249,6 @@ defmodule SnakeBridge.Pool.Seat do
 
   defp heard({:failed, text}, pid, %{next: %{pid: pid}} = state) do
     Logger.error("SnakeBridge: a worker of the pool #{inspect(state.pool)} cannot be replaced: #{text}")
-
     answer(state.next, {:error, Error.new(:worker_start, "#{text} (the old process goes on)")})
     %{state | next: nil}
   end
@@ -352,12 +339,7 @@ defmodule SnakeBridge.Pool.Seat do
         Telemetry.execute(
           [:snakebridge, :worker, :replaced],
           %{duration: (System.monotonic_time(:millisecond) - next.since) * 1000},
-          %{
-            pool: state.pool,
-            worker: state.index,
-            generation: state.generation,
-            why: next.options[:why]
-          }
+          %{pool: state.pool, worker: state.index, generation: state.generation, why: next.options[:why]}
         )
 
         # Until then the old one may take calls that come after the answer.

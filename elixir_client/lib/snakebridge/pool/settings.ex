@@ -10,10 +10,7 @@ defmodule SnakeBridge.Pool.Settings do
 
     unless is_integer(options[:size]) and options[:size] > 0,
       do:
-        raise(
-          ArgumentError,
-          "the size of a pool must be a positive integer, not #{inspect(options[:size])}"
-        )
+        raise(ArgumentError, "the size of a pool must be a positive integer, not #{inspect(options[:size])}")
 
     if options[:workers], do: remote!(options)
     Admission.new(options)
@@ -34,8 +31,7 @@ defmodule SnakeBridge.Pool.Settings do
 
   # Nobody here can start or end workers that somebody else has started.
   defp remote!(options) do
-    for {name, none} <- [spares: 0, preload: [], recycle: nil],
-        Keyword.get(options, name, none) != none do
+    for {name, none} <- [spares: 0, preload: [], recycle: nil], Keyword.get(options, name, none) != none do
       raise ArgumentError,
             "#{name}: is for processes that the pool starts itself, and those that workers: names it does not; remove one of the two"
     end
@@ -44,8 +40,7 @@ defmodule SnakeBridge.Pool.Settings do
   defp number!(options, name, least) do
     case Keyword.fetch(options, name) do
       {:ok, value} when not (is_integer(value) and value >= least) ->
-        raise ArgumentError,
-              "#{name}: is #{inspect(value)}; it must be an integer of at least #{least}"
+        raise ArgumentError, "#{name}: is #{inspect(value)}; it must be an integer of at least #{least}"
 
       _ ->
         :ok
@@ -54,10 +49,7 @@ defmodule SnakeBridge.Pool.Settings do
 
   defp modules!(names) do
     unless is_list(names) and
-             Enum.all?(
-               names,
-               &(is_binary(&1) and &1 =~ ~r/^[\p{L}_][\p{L}\d_]*(\.[\p{L}_][\p{L}\d_]*)*$/u)
-             ),
+             Enum.all?(names, &(is_binary(&1) and &1 =~ ~r/^[\p{L}_][\p{L}\d_]*(\.[\p{L}_][\p{L}\d_]*)*$/u)),
            do:
              raise(
                ArgumentError,

@@ -79,8 +79,7 @@ defmodule SnakeBridge.Pool.Slots do
 
   @doc "Makes the slots of a worker known to those who look after the dead."
   @spec publish(map()) :: true
-  def publish(worker),
-    do: :ets.insert(@workers, {{worker.pool, worker.index, worker.generation}, worker})
+  def publish(worker), do: :ets.insert(@workers, {{worker.pool, worker.index, worker.generation}, worker})
 
   @doc "Every worker process that may still have connections, dead ones too."
   @spec workers() :: [map()]
@@ -288,11 +287,7 @@ defmodule SnakeBridge.Pool.Slots do
   def free?(slots), do: Enum.any?(1..slots.size, &(:atomics.get(slots.holders, &1) <= @ready))
 
   @doc "How many slots are `:empty`, `:ready` and `:held`."
-  @spec census(t()) :: %{
-          empty: non_neg_integer(),
-          ready: non_neg_integer(),
-          held: non_neg_integer()
-        }
+  @spec census(t()) :: %{empty: non_neg_integer(), ready: non_neg_integer(), held: non_neg_integer()}
   def census(slots) do
     Enum.reduce(1..slots.size, %{empty: 0, ready: 0, held: 0}, fn slot, counts ->
       kind =

@@ -14,8 +14,7 @@ defmodule SnakeBridge.Pool.Spares do
   # The calls that waited for the one that was taken come first; a start takes half a second of a core.
   @settle 250
 
-  def start_link({pool, options}),
-    do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
+  def start_link({pool, options}), do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
 
   @doc false
   def name(pool), do: Module.concat(__MODULE__, pool)
@@ -55,16 +54,7 @@ defmodule SnakeBridge.Pool.Spares do
   @impl true
   def init({pool, options}) do
     open? = not Lifecycle.closed?(pool)
-
-    state = %{
-      pool: pool,
-      options: options,
-      ready: [],
-      starting: [],
-      backoff: @backoff_first,
-      open: open?
-    }
-
+    state = %{pool: pool, options: options, ready: [], starting: [], backoff: @backoff_first, open: open?}
     {:ok, state, {:continue, :fill}}
   end
 
@@ -106,10 +96,7 @@ defmodule SnakeBridge.Pool.Spares do
   end
 
   def handle_call(:ready, _from, state), do: {:reply, length(state.ready), state}
-
-  def handle_call(:renew, _from, state),
-    do: {:reply, :ok, %{ended(state) | open: true}, {:continue, :fill}}
-
+  def handle_call(:renew, _from, state), do: {:reply, :ok, %{ended(state) | open: true}, {:continue, :fill}}
   def handle_call(:close, _from, state), do: {:reply, :ok, %{ended(state) | open: false}}
 
   defp ended(state) do
@@ -134,9 +121,7 @@ defmodule SnakeBridge.Pool.Spares do
   end
 
   def handle_info({:worker, pid, {:failed, text}}, state), do: {:noreply, gone(state, pid, text)}
-
-  def handle_info({:worker, pid, {:died, death}}, state),
-    do: {:noreply, gone(state, pid, death.text)}
+  def handle_info({:worker, pid, {:died, death}}, state), do: {:noreply, gone(state, pid, death.text)}
 
   def handle_info({:DOWN, _, :process, pid, reason}, state),
     do: {:noreply, gone(state, pid, inspect(reason, limit: 5))}
@@ -146,14 +131,7 @@ defmodule SnakeBridge.Pool.Spares do
 
   defp gone(state, pid, text) do
     if pid in state.ready or pid in state.starting do
-      later(
-        %{
-          state
-          | ready: List.delete(state.ready, pid),
-            starting: List.delete(state.starting, pid)
-        },
-        text
-      )
+      later(%{state | ready: List.delete(state.ready, pid), starting: List.delete(state.starting, pid)}, text)
     else
       state
     end

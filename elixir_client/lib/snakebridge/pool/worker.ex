@@ -44,16 +44,14 @@ defmodule SnakeBridge.Pool.Worker do
   @spec supervisor(atom()) :: atom()
   def supervisor(pool), do: Module.concat([Pool, pool, Workers])
 
-  def start_link({pool, options, owner}),
-    do: GenServer.start_link(__MODULE__, {pool, options, owner})
+  def start_link({pool, options, owner}), do: GenServer.start_link(__MODULE__, {pool, options, owner})
 
   @doc "Puts a ready worker into the place `index` of its pool: from now on it takes calls, and belongs to the caller."
   @spec seat(pid(), pos_integer(), pos_integer()) :: {:ok, map()} | {:error, Error.t()}
   def seat(pid, index, generation) do
     GenServer.call(pid, {:seat, self(), index, generation}, @seat_timeout)
   catch
-    :exit, reason ->
-      {:error, Error.new(:worker_start, "the worker ended: #{inspect(reason, limit: 10)}")}
+    :exit, reason -> {:error, Error.new(:worker_start, "the worker ended: #{inspect(reason, limit: 10)}")}
   end
 
   @doc "Leaves a worker behind: sessions that hold nothing go elsewhere. Its owner hears `:vacant` when none is left and nothing runs."
@@ -119,12 +117,7 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_continue(:start, state) do
     case Python.open(state.options) do
       {:ok, started} ->
-        timer =
-          Process.send_after(
-            self(),
-            :not_ready,
-            Keyword.get(state.options, :start_timeout, 30_000)
-          )
+        timer = Process.send_after(self(), :not_ready, Keyword.get(state.options, :start_timeout, 30_000))
 
         {:noreply,
          %{
@@ -237,8 +230,7 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_cast(_, state), do: {:noreply, state}
 
   @impl true
-  def handle_info({port, {:data, {_, line}}}, %{port: port} = state),
-    do: {:noreply, line(line, state)}
+  def handle_info({port, {:data, {_, line}}}, %{port: port} = state), do: {:noreply, line(line, state)}
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
     oom? = OutOfMemory.grown?(state.oom_kills, OutOfMemory.kills())
@@ -247,7 +239,12 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_info(:not_ready, %{status: :starting} = state) do
     Python.kill(state.os_pid)
-    died(state, Death.given_up("it was not ready within its start timeout", state.words))
+    limit = Keyword.get(state.options, :start_timeout, 30_000)
+
+    died(
+      state,
+      Death.given_up("it was not ready within its start timeout (start_timeout: #{limit})", state.words)
+    )
   end
 
   def handle_info({:no_reason, from}, state) do
@@ -269,16 +266,12 @@ defmodule SnakeBridge.Pool.Worker do
   def handle_info({:stats, _, {connection, request, circuit}, answer}, state) do
     stuck? =
       case answer do
-        {:ok, %{"active" => active}} ->
-          Enum.any?(active, &match?([^connection, ^request | _], &1))
-
-        :no_answer ->
-          true
+        {:ok, %{"active" => active}} -> Enum.any?(active, &match?([^connection, ^request | _], &1))
+        :no_answer -> true
       end
 
     if stuck? and state.status != :dead do
       Logger.warning("SnakeBridge: a call ignored its cancellation; the worker #{state.os_pid} is killed")
-
       Breaker.failed(circuit, :timeout)
       {:noreply, kill(state, :ignored_cancellation)}
     else
@@ -294,10 +287,7 @@ defmodule SnakeBridge.Pool.Worker do
   # A caller may have died without a word; nobody waits longer than this for its place.
   def handle_info(:look, %{waiting: waiting} = state) when waiting != nil do
     waiting = waiting |> Waiting.expire(state.worker) |> Waiting.grant(state.worker)
-
-    unless Waiting.empty?(waiting),
-      do: Process.send_after(self(), :look, Waiting.pause(waiting, @look_every))
-
+    unless Waiting.empty?(waiting), do: Process.send_after(self(), :look, Waiting.pause(waiting, @look_every))
     {:noreply, %{state | waiting: waiting}}
   end
 
@@ -426,15 +416,9 @@ defmodule SnakeBridge.Pool.Worker do
     # These first: whoever hears of the end asks for the next worker.
     if state.worker, do: Placement.worker_lost(state.worker, death.how)
     tell(state, {:died, death})
-
-    for {from, timer} <- state.asking,
-        do: {Process.cancel_timer(timer), GenServer.reply(from, death)}
-
+    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, death)}
     if state.waiting, do: Waiting.dismiss(state.waiting, state.worker, gone(death))
-
-    if state.worker,
-      do: CallbackRegistry.forget({state.pool, state.worker.index, state.worker.generation})
-
+    if state.worker, do: CallbackRegistry.forget({state.pool, state.worker.index, state.worker.generation})
     # What user code started lives in the process group of the worker.
     Python.kill(state.os_pid)
     Python.cleanup(state.directory)
@@ -444,16 +428,7 @@ defmodule SnakeBridge.Pool.Worker do
       "SnakeBridge: the worker #{state.os_pid} of the pool #{inspect(state.pool)} died: #{death.text}"
     )
 
-    state = %{
-      state
-      | status: :dead,
-        death: death,
-        asking: [],
-        waiting: nil,
-        control: nil,
-        port: nil
-    }
-
+    state = %{state | status: :dead, death: death, asking: [], waiting: nil, control: nil, port: nil}
     Process.send_after(self(), :depart, @idle_sweep)
     if state.worker, do: {:noreply, state}, else: {:stop, :normal, state}
   end
