@@ -174,7 +174,7 @@ def test_without_room_for_the_journal_calls_with_a_key_are_refused_unbegun(small
 def test_whoever_comes_beyond_max_connections_is_told_the_figure_and_is_served_when_there_is_room() -> None:
     with Worker(env={"BRIDGE_ADAPTER_MAX_CONNECTIONS": "2"}) as worker:
         first, second = worker.connect(), worker.connect()
-        with pytest.raises(LaneError, match=r"overloaded: 2 connections to this worker are open, as many as may \(max_connections\)") as refused:
+        with pytest.raises(LaneError, match=r"overloaded: 2 connections to this worker are open, as many as may") as refused:
             worker.connect()
         assert refused.value.fields["details"]["outcome"] == "not_started"
         with pytest.raises(LaneError, match="wrong token"):
