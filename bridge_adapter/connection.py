@@ -58,6 +58,7 @@ class Connection:
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self.texts = False  # the client's functions take and give JSON texts
         self.intruder = False  # the client has shown a wrong token
+        self.refusal: errors.Refused | None = None  # why nobody is served here
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -114,6 +115,8 @@ class Connection:
 
     def _welcome(self, message: Message) -> None:
         hello = Hello.of(message, self._tokens, self._dispatcher.guard, getattr(self.socket.sock, "subject", ""))
+        if self.refusal is not None:
+            raise self.refusal
         self.identity = hello.identity
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments

@@ -169,3 +169,33 @@ def test_without_room_for_the_journal_calls_with_a_key_are_refused_unbegun(small
         assert client.call("math", "sqrt", 4) == 2.0
         make_room(client, small_disk)
         keyed("afterwards")
+
+
+def test_whoever_comes_beyond_max_connections_is_told_the_figure_and_is_served_when_there_is_room() -> None:
+    with Worker(env={"BRIDGE_ADAPTER_MAX_CONNECTIONS": "2"}) as worker:
+        first, second = worker.connect(), worker.connect()
+        with pytest.raises(LaneError, match=r"overloaded: 2 connections to this worker are open, as many as may") as refused:
+            worker.connect()
+        assert refused.value.fields["details"]["outcome"] == "not_started"
+        with pytest.raises(LaneError, match="wrong token"):
+            worker.connect(token="a guess that is as long as it should be")
+        assert second.call("math", "sqrt", 16) == 4.0
+        first.close()
+        while True:
+            try:
+                third = worker.connect()
+                break
+            except LaneError:
+                continue
+        assert third.call("math", "sqrt", 16) == 4.0
+
+
+def test_a_flood_beyond_max_connections_is_closed() -> None:
+    with Worker(env={"BRIDGE_ADAPTER_MAX_CONNECTIONS": "2"}) as worker:
+        client = worker.connect()
+        silent = [worker.socket() for _ in range(40)]
+        ended = [sock for sock in silent[20:] if sock.recv(1) == b""]
+        assert len(ended) == 20
+        assert client.call("math", "sqrt", 16) == 4.0
+        for sock in silent:
+            sock.close()

@@ -14,10 +14,15 @@ defmodule SnakeBridge.SessionTest do
   defp model, do: fn -> SnakeBridge.call("models", "Doubler") end
 
   defp start(options) do
-    name = :"session_#{System.unique_integer([:positive])}"
+    name = Keyword.get_lazy(options, :name, &name/0)
     start_supervised!({Session, Keyword.merge([name: name, init: model(), pool: @pool], options)}, id: name)
     name
   end
+
+  defp name, do: :"session_#{System.unique_integer([:positive])}"
+
+  # Within `init`: an attempt that fails tells only those who wait by then.
+  defp until_awaited(session), do: eventually(fn -> :sys.get_state(session).waiting != [] end)
 
   defp rows(list), do: SnakeBridge.Tensor.from_list(list)
   defp pid(session), do: Session.call!(session, :pid)
@@ -277,12 +282,15 @@ defmodule SnakeBridge.SessionTest do
 
   test "a session that cannot begin says why, tries again with pauses, and is given up after its maximum" do
     count = :counters.new(1, [])
+    name = name()
 
     session =
       start(
+        name: name,
         max_failures: 1,
         init: fn ->
           :counters.add(count, 1, 1)
+          if :counters.get(count, 1) == 1, do: until_awaited(name)
           SnakeBridge.call("models", "no_such_model")
         end
       )
@@ -300,12 +308,17 @@ defmodule SnakeBridge.SessionTest do
 
   test "an init that recovers is waited for, and returns what it must" do
     count = :counters.new(1, [])
+    name = name()
 
     session =
       start(
+        name: name,
         init: fn ->
           :counters.add(count, 1, 1)
-          if :counters.get(count, 1) == 1, do: :wrong, else: SnakeBridge.call("models", "Doubler")
+
+          if :counters.get(count, 1) == 1,
+            do: until_awaited(name) && :wrong,
+            else: SnakeBridge.call("models", "Doubler")
         end
       )
 

@@ -19,6 +19,7 @@ defmodule SnakeBridge.Pool.Remote do
     Death,
     Heartbeat,
     Lifecycle,
+    Line,
     Placement,
     Seat,
     Slots,
@@ -62,6 +63,8 @@ defmodule SnakeBridge.Pool.Remote do
       # the process that holds the control connection, or tries to open it
       line: nil,
       control: nil,
+      # which Python process was reached last
+      instance: nil,
       # the worker as callers know it, also while it cannot be reached
       worker: nil,
       # callers that wait for it to be ready
@@ -78,7 +81,12 @@ defmodule SnakeBridge.Pool.Remote do
       backoff: @backoff_first
     }
 
-    {:ok, state, {:continue, :connect}}
+    if Lifecycle.closed?(pool) do
+      Placement.put_worker(pool, index, :stopped, %{})
+      {:ok, %{state | status: :closed}}
+    else
+      {:ok, state, {:continue, :connect}}
+    end
   end
 
   defp turns(options), do: options |> Admission.new() |> Waiting.new()
@@ -86,40 +94,8 @@ defmodule SnakeBridge.Pool.Remote do
   @impl true
   def handle_continue(:connect, state), do: {:noreply, connect(state)}
 
-  # --- the line: a process of its own, so that a machine that does not answer holds up nobody here ---
-
-  defp connect(%{place: place} = state) do
-    remote = self()
-    heartbeat = Heartbeat.settings(state.options)
-    %{state | line: spawn_link(fn -> line(remote, place, heartbeat) end)}
-  end
-
-  defp line(remote, place, heartbeat) do
-    with {:ok, facts} <- ask(place),
-         :ok <- tell(remote, {:reached, self(), facts}),
-         worker = receive(do: ({:begin, worker} -> worker)),
-         {:ok, control} <- Control.start_link(worker, heartbeat) do
-      # Control ends normally when its connection does, which a link alone does not tell.
-      monitor = Process.monitor(control)
-      tell(remote, {:controlled, self(), control})
-      receive(do: ({:DOWN, ^monitor, _, _, reason} -> exit({:shutdown, reason})))
-    else
-      {:error, error} -> tell(remote, {:unreachable, self(), error})
-    end
-  end
-
-  # Which process answers there, and what it can do. Not as control connection: Python would call functions over that.
-  defp ask(place) do
-    with {:ok, connection} <- Connection.open(place.address, place.token, :call, [], place.connect) do
-      Connection.close(connection)
-      {:ok, Map.take(connection, [:instance, :features])}
-    end
-  end
-
-  defp tell(pid, message) do
-    send(pid, message)
-    :ok
-  end
+  defp connect(%{place: place} = state),
+    do: %{state | line: Line.start_link(place, Heartbeat.settings(state.options))}
 
   # --- calls of callers ---
 
@@ -158,14 +134,12 @@ defmodule SnakeBridge.Pool.Remote do
   def handle_call({:why, _, circuit}, _from, state),
     do: {:reply, state.loss, %{state | suspects: MapSet.put(state.suspects, circuit)}}
 
-  # Its pool has been drained: what runs there runs for others.
+  # Its pool has been drained: what runs there runs for others, and what sessions hold stays.
   def handle_call(:close, _from, state) do
-    why = "its pool was drained"
     if state.line, do: Process.exit(state.line, :kill)
     error = Seat.closed(state.pool)
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    state = let_down(state, Death.unseen(why, :pool_stopped))
-    Placement.mark_lost(state.pool, state.index, :_, why)
+    state = let_down(state, Death.unseen("its pool was drained", :pool_stopped))
     Placement.put_worker(state.pool, state.index, :stopped, %{})
     {:reply, :ok, %{given_up(state) | status: :closed, line: nil, waiting: []}}
   end
@@ -243,7 +217,9 @@ defmodule SnakeBridge.Pool.Remote do
     {:noreply, unreachable(state, error)}
   end
 
-  def handle_info(:connect, %{line: nil} = state), do: {:noreply, connect(state)}
+  # That of an outage may come after the pool was drained.
+  def handle_info(:connect, %{line: nil, status: status} = state) when status != :closed,
+    do: {:noreply, connect(state)}
 
   # It may compute, and keep Python from answering: calls that run there go on. New ones would wait for it.
   def handle_info({:silent, _}, %{status: :ready} = state) do
@@ -306,18 +282,19 @@ defmodule SnakeBridge.Pool.Remote do
 
   # --- reached, lost ---
 
-  defp same_or_lost(%{worker: %{connect: connect}} = state, facts) do
-    if facts.instance != nil and connect[:instance] == facts.instance do
+  # None was reached before.
+  defp same_or_lost(%{instance: nil, worker: nil} = state, facts), do: %{state | instance: facts.instance}
+
+  defp same_or_lost(state, %{instance: instance}) do
+    if instance != nil and instance == state.instance do
       state
     else
       why = "the worker at #{state.place.address} was restarted"
       Placement.mark_lost(state.pool, state.index, :_, why)
       for circuit <- state.suspects, do: Breaker.failed(circuit, :crash, nil, {state.index, state.generation})
-      given_up(%{state | loss: Death.unseen(why)})
+      given_up(%{state | loss: Death.unseen(why), instance: instance})
     end
   end
-
-  defp same_or_lost(state, _), do: state
 
   defp given_up(%{worker: nil} = state), do: state
 
