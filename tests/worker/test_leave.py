@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from eventually import eventually
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
@@ -25,8 +26,7 @@ def moved(client: Client, session: str) -> bool:
 def test_a_stream_goes_on_and_its_session_stays_with_it(worker: Worker, client: Client, control: Client) -> None:
     reader = worker.connect()
     id = reader.open_stream(payload("sample", "gen", [6], session="streams"), credit=2)
-    while not control.request("stats", None)["active"]:
-        pass
+    control.until(lambda stats: stats["active"])
     items: list[int] = []
 
     def take(batch: list[int]) -> None:
@@ -56,8 +56,7 @@ def test_sessions_that_hold_nothing_go_and_the_others_stay_until_they_do(worker:
     client.tool("snakebridge.call", payload("sample", "identity", [1], session="pinned"), session_options={"pinned": True})
     running = worker.connect()
     running.send(lane.request(7, "call", {"tool": "snakebridge.call", "payload": payload("sample", "record", [1, 0.5], session="runs")}))
-    while not control.request("stats", None)["active"]:
-        pass
+    control.until(lambda stats: stats["active"])
     assert sorted(control.request("leave", None)) == ["holds", "pinned", "runs"]
     assert moved(client, "empty") and moved(client, "new")
     assert not moved(client, "holds") and not moved(client, "pinned")
@@ -79,8 +78,7 @@ def test_a_session_is_given_to_the_other_process_when_nothing_of_it_runs(worker:
     held = client.call("sample", "Acc", 1, session="given")
     running = worker.connect()
     running.send(lane.request(7, "call", {"tool": "snakebridge.call", "payload": payload("sample", "record", [1, 0.5], session="given")}))
-    while not control.request("stats", None)["active"]:
-        pass
+    control.until(lambda stats: stats["active"])
     assert control.request("give", "given") is False
     assert not moved(client, "given")  # it waited for the other one
     running.answer(7)
@@ -93,15 +91,13 @@ def test_a_session_is_given_to_the_other_process_when_nothing_of_it_runs(worker:
 def test_a_stream_of_a_session_that_was_given_away_goes_on(worker: Worker, client: Client, control: Client) -> None:
     reader = worker.connect()
     id = reader.open_stream(payload("sample", "gen", [6], session="given"), credit=2)
-    while not control.request("stats", None)["active"]:
-        pass
+    control.until(lambda stats: stats["active"])
     items: list[int] = []
 
     def take(batch: list[int]) -> None:
         items.extend(batch)
         if len(items) <= 2:
-            while not control.request("give", "given"):  # until it waits for credit
-                pass
+            eventually(lambda: control.request("give", "given"))  # when it waits for credit
             assert moved(client, "given")
             assert control.request("leave", None) == ["given"]
         reader.send(lane.notification("credit", [id, len(batch)]))
