@@ -14,7 +14,8 @@ from bridge_adapter.lineage.store import Store
 from bridge_adapter.tools.registry import STREAM_END
 
 if TYPE_CHECKING:
-    from bridge_adapter.dispatch import Context, Dispatcher
+    from bridge_adapter.context import Context
+    from bridge_adapter.dispatch import Dispatcher
     from bridge_adapter.journal.once import Once
     from bridge_adapter.request import Request
     from bridge_adapter.sessions import Session

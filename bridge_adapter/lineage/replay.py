@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import lane
 from bridge_adapter.codec.packed import Packer, Unpacker
-from bridge_adapter.dispatch import Context, from_tool
+from bridge_adapter.context import Context, from_tool
 from bridge_adapter.incoming import Resolver, form_of
 from bridge_adapter.lineage.digest import digest
 from bridge_adapter.lineage.records import CALL, MOST_REBUILDS, RELEASE, STEP, Checkpoint, History, Record, key_of
