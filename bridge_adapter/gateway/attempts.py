@@ -131,7 +131,7 @@ class Attempts:
         supervisor = self._supervisor
         limit = supervisor.care.max_queue
         if self._waiting >= limit:
-            raise overloaded("the Python worker", limit)
+            raise overloaded("the Python worker", limit, supervisor.starts.pause_ms(1))
         permit = supervisor.breaker.admit()
         if permit is None:
             breaker = supervisor.breaker
@@ -222,11 +222,16 @@ class _Tried:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if self._permit is None:
             return
-        answered = isinstance(error, LaneError) and error.fields.get("category") not in ("worker_crash", "worker_start", "unavailable")
-        if error is None or answered:
+        if error is None or (isinstance(error, LaneError) and _answered(error)):
             self._permit.succeeded()
         else:
             self._permit.release()
+
+
+def _answered(error: LaneError) -> bool:
+    """True for what an executor says of a call that it was given: not where there was none, it died, or the call never came to it."""
+    not_begun = (error.fields.get("details") or {}).get("outcome") == "not_started"
+    return not not_begun and error.fields.get("category") not in ("worker_crash", "worker_start", "unavailable")
 
 
 async def _end_after_loss(running: Running) -> Ended | None:

@@ -51,7 +51,7 @@ class Bridge:
         params, retry = self._params(call), self._policy(call)
         session = _session(params)
         with self._work.call(nested=tidies or self._turns.waits_for_elixir(session)):
-            async with self._turns.of(session):
+            async with self._turns.of(session, None if tidies else remaining()):
                 return await self._attempts.call(params, remaining, retry, call)  # type: ignore[no-any-return]
 
     async def execute_adapter(self, call: Asked, remaining: Remaining) -> tuple[bytes | None, bytes | None]:
@@ -69,7 +69,7 @@ class Bridge:
         # Calls of a user's adapter have no order.
         session = f"\0{id(call)}" if self.for_adapter(call) else _session(params)
         with self._work.call(nested=self._turns.waits_for_elixir(session)):
-            turn = self._turns.of(session)
+            turn = self._turns.of(session, remaining())
             # Once it has begun the session is its caller's again, between its items.
             async with turn, aclosing(self._attempts.stream(params, remaining, retry, call, turn.leave)) as batches:
                 async for items in batches:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,6 +19,7 @@ from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.lane_client import Ask
 from bridge_adapter.gateway.running import Running, StartFailed
 from bridge_adapter.gateway.turns import Turns
+from bridge_adapter.pace import Pace
 
 FIRST_DELAY = 0.05
 LAST_DELAY = 5.0
@@ -74,6 +76,7 @@ class Supervisor:
         self.care = care or Care()
         self.turns = Turns(self.care.max_queue)
         self.circuits = Circuits(self.care.breaking, self._breaker_opened)
+        self.starts = Pace()  # what it takes until a new executor takes calls
         self.breaker = Breaker(self.care.breaking)  # of the executor as such: opened by those that cannot even live
         self.stopping = False
         self.next: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
@@ -136,11 +139,13 @@ class Supervisor:
         return await self._bring_up(process)
 
     async def _bring_up(self, process: ExecutorProcess) -> Running:
+        began = time.monotonic()
         try:
             running = await Running.brought_up(process, self._max_connections, self._ask, self.care)
         except BaseException:
             self._processes.discard(process)
             raise
+        self.starts.took(time.monotonic() - began)
         if self.stopping:
             process.kill()
         self._in_background(self._attend(running))
