@@ -38,7 +38,9 @@ class _Work:
     remaining: Remaining
     retry: Retry
     call: Asked
+    session: str
     sent_away: int = 0
+    tried_inside: bool = False  # the executor in which its session waits for Elixir had its chance
 
     def give_time(self) -> None:
         """Tells the executor what is left for the call itself, after every wait. Raises LaneError when that is nothing."""
@@ -62,14 +64,14 @@ class Attempts:
         self._circuits = supervisor.circuits
         self._waiting = 0
 
-    async def call(self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked) -> Any:
-        """The result of a lane call. Raises LaneError, also for a crash."""
+    async def call(self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, session: str) -> Any:
+        """The result of a lane call in that session. Raises LaneError, also for a crash."""
         permit = self._circuits.admit(call)
         if permit is None:
-            result = await self._call(_Work(params, remaining, retry, call))
+            result = await self._call(_Work(params, remaining, retry, call, session))
         else:
             with _Tried(permit):
-                result = await self._call(_Work(params, remaining, retry, call))
+                result = await self._call(_Work(params, remaining, retry, call, session))
         if "outcome" in params:
             call.runs, call.replayed = params.pop("outcome")
         return result
@@ -88,7 +90,7 @@ class Attempts:
                 running.finished(call)
 
     async def stream(
-        self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, begun: Callable[[], None]
+        self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, session: str, *, begun: Callable[[], None]
     ) -> AsyncGenerator[list[Any], None]:
         """The items of a stream, in batches as they come; `begun` is called before the first. Raises LaneError. Closing it ends the stream.
 
@@ -96,7 +98,7 @@ class Attempts:
         """
         permit = self._circuits.admit(call)
         with _Tried(permit):
-            work = _Work(params, remaining, retry, call)
+            work = _Work(params, remaining, retry, call, session)
             while True:
                 running = await self._ready(work)
                 call.attempts += 1
@@ -120,11 +122,18 @@ class Attempts:
     async def _ready(self, work: _Work) -> Running:
         """The executor for the next attempt. Raises LaneError where there is none, or no time."""
         try:
-            running = self._supervisor.running or await self._an_executor(work.call)
+            running = self._inside(work) or self._supervisor.running or await self._an_executor(work.call)
             work.give_time()
         except LaneError as error:
             raise _with_outcome(error, work.call.attempts) from error.__cause__
         return running
+
+    def _inside(self, work: _Work) -> Running | None:
+        """The executor that waits for Elixir, and perhaps for this very call: it may be one that takes no others any more."""
+        if work.tried_inside:
+            return None
+        work.tried_inside = True
+        return self._supervisor.asking(work.session)
 
     async def _an_executor(self, call: Asked) -> Running:
         """The next executor. Raises LaneError where waiting for it is of no use."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from bridge_adapter.breaker import Breaker
@@ -100,6 +101,14 @@ class Supervisor:
         """The executor that takes calls at the moment; None at the end, too."""
         return None if self.stopping else self._running
 
+    def asking(self, session: str) -> Running | None:
+        """The executor in which the session's code waits for Elixir, when it is not the one that takes calls: what Elixir calls now belongs
+        there, with the objects of the session."""
+        process = self.turns.asker(session)
+        if process is None:
+            return None
+        return next((other for other in self._alive if other.process is process and not other.ended.done()), None)
+
     async def start(self) -> None:
         """Waits until the first executor takes calls. Raises StartFailed."""
         self.put(await self._bring_up(self._first))
@@ -141,7 +150,7 @@ class Supervisor:
     async def _bring_up(self, process: ExecutorProcess) -> Running:
         began = time.monotonic()
         try:
-            running = await Running.brought_up(process, self._max_connections, self._ask, self.care)
+            running = await Running.brought_up(process, self._max_connections, partial(self._ask, process), self.care)
         except BaseException:
             self._processes.discard(process)
             raise
@@ -291,8 +300,8 @@ class Supervisor:
         if await running.end_of(_LEAVE_SECONDS) is None:
             running.process.kill()
 
-    async def _ask(self, name: str, params: dict[str, Any]) -> Any:
-        with self.turns.asking(str(params.get("session"))):
+    async def _ask(self, process: ExecutorProcess, name: str, params: dict[str, Any]) -> Any:
+        with self.turns.asking(str(params.get("session")), process):
             return await self._elixir(name, params)
 
     def _give_up(self, reason: str, category: str) -> None:

@@ -45,7 +45,7 @@ class Turns:
     def __init__(self, max_queue: int = 1024) -> None:
         self._max_queue = max_queue  # calls of one session that may wait
         self._queues: dict[str, _Queue] = {}  # a session is in it while one of its calls has its turn
-        self._asking: dict[str, int] = {}
+        self._asking: dict[str, list[object]] = {}  # session -> the executors in which its code waits for Elixir
 
     def of(self, session: str, left: float | None = None) -> Turn:
         """The turn of one call that has so many seconds left: use it as an async context manager, or leave it earlier by `leave`.
@@ -58,15 +58,21 @@ class Turns:
         """True while the session's code waits for Elixir."""
         return session in self._asking
 
+    def asker(self, session: str) -> object | None:
+        """The executor in which the session's code waits for Elixir: the one that asked last."""
+        asking = self._asking.get(session)
+        return asking[-1] if asking else None
+
     @contextmanager
-    def asking(self, session: str) -> Iterator[None]:
+    def asking(self, session: str, executor: object) -> Iterator[None]:
         """Context in which the session's code waits for Elixir: calls that come now may be what it waits for, and do not queue."""
-        self._asking[session] = self._asking.get(session, 0) + 1
+        asking = self._asking.setdefault(session, [])
+        asking.append(executor)
         try:
             yield
         finally:
-            self._asking[session] -= 1
-            if not self._asking[session]:
+            asking.remove(executor)
+            if not asking:
                 del self._asking[session]
 
 
