@@ -38,7 +38,7 @@ class Entered:
             call.session, call.session_id = session, session_id
             if self._request.options is not None:
                 session.configure(self._request.options)
-            if session.concurrent:
+            if session.concurrent and not session.closed:
                 return self._inside(session)
             owner = session.lock.owner
             if owner is not None and call.parent is None and self._request.form.encoding == "tagged":

@@ -1,8 +1,8 @@
 """The journal's file: one row per key, in SQLite with a write-ahead log, so that it survives kill -9 and several processes share it.
 
 A call waits for one short transaction, `begin`, and for its answer to be noted (`ends`): the rows of what has ended are written together, a
-few milliseconds later, by a thread that also does everything else - expiry, bounds, checkpoints - in steps so small that no call waits long for
-one.
+few milliseconds later, by a thread that also does everything else - expiry, bounds, checkpoints - in steps so small that no call waits
+long for one.
 """
 
 from __future__ import annotations

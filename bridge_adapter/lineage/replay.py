@@ -106,7 +106,8 @@ class Rebuild:
                 "microseconds": round(ms * 1000),
                 "lost": [list(item) for item in self._lost.items()][:_TOLD],
             }
-            connection.socket.send(self._packer.pack(lane.notification("rebuilt", told)))
+            with contextlib.suppress(OSError):  # who has asked is gone: whoever comes next finds the session as it is now
+                connection.socket.send(self._packer.pack(lane.notification("rebuilt", told)))
 
     # --- calls ---
 
