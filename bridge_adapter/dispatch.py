@@ -255,7 +255,13 @@ class Dispatcher:
         return value
 
     def error(self, error: BaseException, request: Request | None) -> dict[str, Any]:
-        """The error map of an exception that ended a request."""
+        """The error map of an exception that ended a request. One that cannot be told, because its class says nonsense, is told as such."""
+        try:
+            return self._told(error, request)
+        except Exception as untold:
+            return errors.to_wire(errors.Untellable(f"the call raised an exception that cannot be told: {type(untold).__name__}: {untold}"))
+
+    def _told(self, error: BaseException, request: Request | None) -> dict[str, Any]:
         if isinstance(error, MemoryError):
             explain(error, self.config.memory_hard_limit)
         if request is None:

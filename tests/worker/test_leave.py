@@ -156,7 +156,7 @@ def test_two_sessions_that_wait_to_move_and_for_each_other_get_an_error_not_a_ha
     for session in ("left", "right"):
         client.call("sample", "Acc", 1, session=session)
     assert sorted(control.request("leave", None)) == ["left", "right"]
-    both, answers = threading.Barrier(2), []
+    both, answers = threading.Barrier(3), []
 
     def cross(own: Client, session: str) -> object:
         def call() -> object:
@@ -178,6 +178,7 @@ def test_two_sessions_that_wait_to_move_and_for_each_other_get_an_error_not_a_ha
     ]
     for thread in threads:
         thread.start()
+    both.wait(20)  # each holds its session, and is about to call into the other one
     while any(thread.is_alive() for thread in threads):
         control.request("give", "left"), control.request("give", "right")
     assert control.request("give", "left") and control.request("give", "right")
