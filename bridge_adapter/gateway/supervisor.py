@@ -29,6 +29,8 @@ PATIENCE = 3
 PATIENCE_WITH_KILLED = 6
 # How long one that is to go may take from its last call to its end.
 _LEAVE_SECONDS = 5.0
+# How long one that was killed may take to be gone.
+_KILLED_SECONDS = 0.5
 ENDS = "the gateway ends; this call was not passed on. Make it again, on another worker"
 
 log = logging.getLogger("bridge_adapter.gateway")
@@ -329,8 +331,10 @@ class Supervisor:
             process.terminate()
         exits = {asyncio.wrap_future(process.exited) for process in self._processes}
         if exits:
-            await asyncio.wait(exits, timeout=seconds)
-        self.kill()
+            _, left = await asyncio.wait(exits, timeout=seconds)
+            self.kill()
+            if left:
+                await asyncio.wait(left, timeout=_KILLED_SECONDS)
 
     def cancel_all(self, reason: str) -> None:
         """Interrupts every call in every executor. From now on nothing is begun, or run again; calls that wait for an executor are told."""

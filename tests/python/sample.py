@@ -440,3 +440,8 @@ def raise_nonsense(how: str) -> None:
     if how == "a number for a module":
         raise type("E", (Exception,), {"__module__": 5, "__qualname__": "q\ud800"})("it happened")
     raise _Nameless("E", (Exception,), {})("it happened")
+
+
+def break_the_streams() -> None:
+    """Puts something where the standard streams were that nobody can write to."""
+    sys.stdout, sys.stderr = object(), None  # type: ignore[assignment]
