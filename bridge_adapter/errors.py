@@ -216,6 +216,12 @@ class HelperLoadError(BridgeError):
     wire_type = "SnakeBridgeHelperLoadError"
 
 
+class Untellable(BridgeError):
+    """Stands for an exception of user code of which not even the class can be looked at."""
+
+    category = "python_error"
+
+
 class CallCancelled(BaseException):
     """Raised inside user code to interrupt it. A BaseException, so that `except Exception` does not swallow it."""
 
@@ -258,7 +264,7 @@ def _summary(error: BaseException, depth: int) -> dict[str, Any]:
     message = _message(error)
     summary: dict[str, Any] = {
         "category": category if isinstance(category, str) and _is_ours(error) else "python_error",
-        "type": type_name(type(error)),
+        "type": _text(type_name(type(error))),
         "message": message,
         "notes": [_clip(_text(note), MESSAGE_LIMIT) for note in _notes(error)],
         "cause": None,

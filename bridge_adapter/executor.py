@@ -368,7 +368,7 @@ class Executor:
         account = lifecycle.stop()
         if self._private and not lifecycle.cancelled:
             return  # a gateway's: it has counted the calls itself, and the output is that of user code
-        with contextlib.suppress(OSError, ValueError):  # user code may have closed it
+        with contextlib.suppress(Exception):  # user code may have closed it, or put there what it likes
             print(f"bridge_adapter.executor: {account}", file=sys.stderr, flush=True)
 
     def _in_child(self) -> None:

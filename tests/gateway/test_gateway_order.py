@@ -135,7 +135,7 @@ def test_turns_leave_nothing_behind() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert order == [0, 2, 3, 4, 6, 7, 8]
         async with turns.of("s"):
-            with turns.asking("s"):
+            with turns.asking("s", "an executor"):
                 async with turns.of("s"):
                     order.append(10)
         assert order[-1] == 10 and not turns._queues and not turns._asking

@@ -368,3 +368,12 @@ def test_of_many_that_come_with_a_key_at_once_one_runs(tmp_path: Path) -> None:
         thread.join()
     once.close()
     assert runs == {f"key {number}": 1 for number in range(60)}
+
+
+@pytest.mark.parametrize("digest", ["d", ""])
+def test_what_a_forked_child_comes_back_with_is_not_recorded(start: Callable[..., Worker], runs: Path, digest: str) -> None:
+    with pytest.raises(ConnectionError):
+        asker(start()).once("k", "fork_and_die_first", str(runs), digest=digest)
+    client = asker(start())
+    assert client.once("k", "fork_and_die_first", str(runs), digest=digest) == "the worker"
+    assert client.outcome is not None and not client.outcome[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -120,3 +121,63 @@ def test_modules_are_imported_beforehand_or_named() -> None:
         assert client.call("sys", "modules.get", "xml.dom.minidom") is not None
     with pytest.raises(Exception, match="cannot import no_such_module: ModuleNotFoundError"):
         Worker(args=("--preload", "sample", "--preload", "no_such_module"))
+
+
+def test_a_callback_reaches_a_session_that_waits_to_move_and_is_sent_on_once_it_has_moved(
+    worker: Worker, client: Client, control: Client
+) -> None:
+    """Two sessions that are to move: the one whose call waits for Elixir, and the one that is called from there."""
+    here, there = client.call("sample", "Acc", 1, session="here"), client.call("sample", "Acc", 1, session="there")
+    assert sorted(control.request("leave", None)) == ["here", "there"]
+    seen: list[object] = []
+
+    def call_the_other() -> int:
+        seen.append(client.method(there, "add", 1))  # it has not moved: it runs, though both are to go
+        seen.append(control.request("give", "here"))  # a call of it runs
+        seen.append(control.request("give", "there"))
+        seen.append(moved(client, "there"))
+        seen.append(client.method(here, "add", 1))  # what belongs to the running call goes on
+        return 7
+
+    other = client.function("other", 0, call_the_other)
+    assert client.call("sample", "apply", other, session="here") == 7
+    assert seen == [2, False, True, True, 2]
+    assert control.request("give", "here") is True
+    assert moved(client, "here") and moved(client, "there")
+    assert control.request("leave", None) == []
+
+
+def test_two_sessions_that_wait_to_move_and_for_each_other_get_an_error_not_a_hang(worker: Worker, client: Client, control: Client) -> None:
+    other = worker.connect()
+    for session in ("left", "right"):
+        client.call("sample", "Acc", 1, session=session)
+    assert sorted(control.request("leave", None)) == ["left", "right"]
+    both, answers = threading.Barrier(3), []
+
+    def cross(own: Client, session: str) -> object:
+        def call() -> object:
+            both.wait(20)
+            return own.call("sample", "identity", session, session=session)
+
+        return call
+
+    def run(own: Client, own_session: str, other_session: str) -> None:
+        function = own.function(own_session, 0, cross(own, other_session))
+        try:
+            answers.append(own.call("sample", "apply", function, session=own_session))
+        except LaneError as error:
+            answers.append(error.fields["message"])
+
+    threads = [
+        threading.Thread(target=run, args=(client, "left", "right")),
+        threading.Thread(target=run, args=(other, "right", "left")),
+    ]
+    for thread in threads:
+        thread.start()
+    both.wait(20)  # each holds its session, and is about to call into the other one
+    while any(thread.is_alive() for thread in threads):
+        control.request("give", "left"), control.request("give", "right")
+    assert control.request("give", "left") and control.request("give", "right")
+    assert len(answers) == 2 and any("waits for a session whose running call waits for this one" in str(answer) for answer in answers)
+    assert moved(client, "left") and moved(client, "right")
+    other.close()

@@ -103,6 +103,13 @@ def test_the_time_of_a_drain_is_configured() -> None:
         assert worker.process.wait(5) == 0
 
 
+def test_a_worker_whose_standard_streams_are_broken_ends_in_order() -> None:
+    with Worker() as worker:
+        worker.connect().call("sample", "break_the_streams")
+        worker.process.terminate()
+        assert worker.process.wait(20) == 0
+
+
 def test_a_second_signal_ends_a_drain_at_once() -> None:
     with Worker(env={"BRIDGE_ADAPTER_DRAIN_MS": "60000"}) as worker:
         held, control = Held(worker.connect(), "s"), worker.connect("control")
