@@ -49,6 +49,17 @@ def test_without_descriptors_a_worker_serves_who_is_there_and_later_who_waits() 
             assert late.call("math", "sqrt", 9) == 3.0
 
 
+def test_without_descriptors_the_first_error_of_user_code_is_told_as_it_is() -> None:
+    with Worker() as worker:
+        client = worker.connect()
+        client.call("resource", "getpagesize")
+        client.call("math", "sqrt", 4)
+        set_descriptors(client, descriptors(worker.process.pid))
+        with pytest.raises(LaneError, match="math domain error") as caught:
+            client.call("math", "sqrt", -1)
+        assert (caught.value.category, caught.value.fields["type"]) == ("python_error", "ValueError")
+
+
 def test_without_threads_a_connection_is_closed_and_the_worker_goes_on() -> None:
     with Worker() as worker:
         client = worker.connect()
