@@ -78,14 +78,14 @@ end
 
 # --- kill -9 ---
 
-pid = start.(:recovery, size: 1, spares: 1, breaker: false)
+pid = start.(:recovery, size: 1, spares: 1)
 recovery.("recovery", for(_ <- 1..kills, do: kill.(:recovery)))
 busy = Load.beside(:recovery, 4, fn -> for _ <- 1..kills, do: kill.(:recovery) end)
 recovery.("recovery_busy", busy.result)
 stop.(pid)
 
 # Of two workers, so that there is always one to go on.
-pid = start.(:failed, size: 2, spares: 1, breaker: false)
+pid = start.(:failed, size: 2, spares: 1)
 loaded = Load.beside(:failed, 8, fn -> for _ <- 1..kills, do: kill.(:failed) end)
 Bench.row("failed_calls", loaded.failed / kills, "per kill", loaded.made)
 stop.(pid)

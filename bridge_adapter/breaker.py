@@ -1,8 +1,9 @@
 """A circuit breaker: after a number of failures within a window it lets nothing pass for a while, then a few probes, and closes again when
 those succeed. Pure: it neither waits nor logs, and its clock is given to it.
 
-Closed: everything passes; `failures` failures within `window` seconds open it. Open: nothing passes for `open_for` seconds. Half-open: at
-most `probes` permits are out at a time; `successes` of them that succeed close it, one failure opens it again.
+Closed: everything passes; `failures` failures within `window` seconds open it, if more than the share `rate` of the tries since the first
+of them have failed: where most succeed, whatever fails now and then has another cause. Open: nothing passes for `open_for` seconds.
+Half-open: at most `probes` permits are out at a time; `successes` of them that succeed close it, one failure opens it again.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """When a breaker opens and closes; times in seconds. `failures` = 0: never."""
+    """When a breaker opens and closes; times in seconds. `failures` = 0: never; `rate` = 0: their number alone decides."""
 
     failures: int = 5
     window: float = 60.0
     open_for: float = 30.0
     probes: int = 3
     successes: int = 3
+    rate: float = 0.5
 
 
 class Permit:
@@ -72,7 +74,9 @@ class Breaker:
         self.rejected = 0
         self._clock = clock
         self._state = State.CLOSED
-        self._failed: deque[float] = deque(maxlen=max(1, settings.failures))  # when; more than these cannot matter
+        # When, and what had succeeded by then; more than these cannot matter.
+        self._failed: deque[tuple[float, int]] = deque(maxlen=max(1, settings.failures))
+        self._passed = 0  # successes, probes aside
         self._opened = 0.0
         self._epoch = 0  # of half-open times
         self._out = 0  # probes of this epoch that have not come back
@@ -90,7 +94,7 @@ class Breaker:
     @property
     def quiet(self) -> bool:
         """True when it is as a new one: closed, without a failure that still counts."""
-        return self.state is State.CLOSED and (not self._failed or self._clock() - self._failed[-1] >= self.settings.window)
+        return self.state is State.CLOSED and (not self._failed or self._clock() - self._failed[-1][0] >= self.settings.window)
 
     @property
     def retry_after(self) -> float:
@@ -118,12 +122,25 @@ class Breaker:
         if state is State.OPEN or not self.settings.failures:
             return False
         if state is State.CLOSED:
-            self._failed.append(now)
-            if len(self._failed) < self.settings.failures or now - self._failed[0] >= self.settings.window:
+            self._failed.append((now, self._passed))
+            if not self._too_many(now):
                 return False
         self._state, self._opened = State.OPEN, now
         self._failed.clear()
         return True
+
+    def succeeded(self) -> None:
+        """A success that is known without a permit."""
+        self._passed += 1
+
+    def _too_many(self, now: float) -> bool:
+        """Whether the latest failures open it."""
+        first, before = self._failed[0]
+        if len(self._failed) < self.settings.failures or now - first >= self.settings.window:
+            return False
+        # The first one says only that something had gone wrong; what came of the tries after it says how often.
+        failed = len(self._failed) - 1
+        return not failed or failed / (failed + self._passed - before) > self.settings.rate
 
     def close(self) -> None:
         """What it guards is known to be well."""
@@ -132,6 +149,8 @@ class Breaker:
 
     def _returned(self, epoch: int, *, success: bool) -> bool:
         """A permit is back; True when it is a probe of the present half-open time."""
+        if not epoch and success:
+            self.succeeded()
         if not epoch or epoch != self._epoch or self._state is not State.HALF_OPEN:
             return False
         self._out -= 1

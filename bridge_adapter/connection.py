@@ -15,10 +15,10 @@ from bridge_adapter.calls import Call
 from bridge_adapter.codec import CodecError, LimitExceeded
 from bridge_adapter.codec.packed import Packer, Unpacker
 from bridge_adapter.codec.segments import Outlet
-from bridge_adapter.dispatch import Dispatcher, from_tool
+from bridge_adapter.context import from_tool
+from bridge_adapter.dispatch import Dispatcher
 from bridge_adapter.hello import Hello, welcome
-from bridge_adapter.incoming import Resolver, form_of
-from bridge_adapter.journal.records import LONGEST_KEY, Key
+from bridge_adapter.incoming import Resolver, asked_of, form_of, key_of
 from bridge_adapter.letters import Letters
 from bridge_adapter.outbox import stream_items
 from bridge_adapter.questions import Questions
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from bridge_adapter.lane import LaneSocket, Message
     from bridge_adapter.policy.access import Identity
     from bridge_adapter.tokens import Tokens
-    from bridge_adapter.user_adapter.adapter import Asked
 
 _LOOK_SECONDS = 0.25  # how often a wait for the peer looks whether its call was cancelled
 
@@ -58,6 +57,7 @@ class Connection:
         self.letters: Letters | None = None  # where messages for its processes go, if it takes them
         self.texts = False  # the client's functions take and give JSON texts
         self.intruder = False  # the client has shown a wrong token
+        self.refusal: errors.Refused | None = None  # why nobody is served here
 
     def serve(self) -> None:
         """Reads and answers until the client is gone."""
@@ -114,6 +114,8 @@ class Connection:
 
     def _welcome(self, message: Message) -> None:
         hello = Hello.of(message, self._tokens, self._dispatcher.guard, getattr(self.socket.sock, "subject", ""))
+        if self.refusal is not None:
+            raise self.refusal
         self.identity = hello.identity
         self.role, self.texts = hello.role, hello.texts
         limits, segments = self._dispatcher.limits, self._dispatcher.segments
@@ -289,7 +291,7 @@ class Connection:
                 raise errors.InvalidRequest(f"trace must be a map of texts, not {str(trace)[:40]}")
             call.trace = trace
         resolver = self._resolver
-        asked = self._asked_of_adapter(params)
+        asked = asked_of(params)
         request = Request(
             call,
             tool,
@@ -301,7 +303,7 @@ class Connection:
             set(resolver.foreign),
             list(resolver.unresolved),
             [] if message.name == "call" else None,
-            self._key(params.get("key"), message.name),
+            key_of(params, message.name),
             given=list(resolver.given),
             functions=bool(resolver.callbacks),
         )
@@ -318,24 +320,6 @@ class Connection:
         resolver.reset()
         request.payload = lane.parse(self._unpacker.unpack(body)).body["payload"]
         request.foreign, request.unresolved, request.given = set(resolver.foreign), list(resolver.unresolved), list(resolver.given)
-
-    def _key(self, given: Any, method: str) -> Key | None:
-        if given is None:
-            return None
-        match given:
-            case [str(text), str(digest), *attempt] if 0 < len(text) <= LONGEST_KEY and _is_text(text + digest) and _is_attempt(attempt):
-                if method == "stream":
-                    raise errors.InvalidRequest("a stream has no idempotency key: what it has sent is not recorded; call it without one")
-                return Key(*given)
-        rule = f"key must be a text of 1 to {LONGEST_KEY} characters, a digest and the number of the attempt"
-        raise errors.InvalidRequest(f"{rule}, not {str(given)[:80]}")
-
-    def _asked_of_adapter(self, params: dict[str, Any]) -> Asked | None:
-        if params.get("encoding") != "plain":
-            return None
-        from bridge_adapter.user_adapter.adapter import Asked  # few workers have an adapter of a user's
-
-        return Asked.of(params.get("adapter"))
 
     def _parent(self, key: Any) -> Call | None:
         if key is None:
@@ -438,15 +422,3 @@ class Connection:
 
 def _is_drain(seconds: list[Any]) -> bool:
     return not seconds or (len(seconds) == 1 and type(seconds[0]) in (int, float) and 0 <= seconds[0] < 1e6)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which no file takes
-        return False
-    return True
-
-
-def _is_attempt(given: list[Any]) -> bool:
-    return not given or (len(given) == 1 and type(given[0]) is int and 0 < given[0] < 2**31)

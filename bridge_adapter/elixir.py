@@ -119,7 +119,7 @@ def _check_target(to: Any) -> None:
 
 
 def _encoded(dispatcher: Dispatcher, to: Any, message: Any) -> bytes:
-    from bridge_adapter.dispatch import Context
+    from bridge_adapter.context import Context
     from bridge_adapter.request import PACKED, Request
 
     call = calls.current()

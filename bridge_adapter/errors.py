@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Self
 
+from bridge_adapter import redaction
+
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
 _CHAIN_LIMIT = 8
@@ -216,6 +218,12 @@ class HelperLoadError(BridgeError):
     wire_type = "SnakeBridgeHelperLoadError"
 
 
+class Untellable(BridgeError):
+    """Stands for an exception of user code of which not even the class can be looked at."""
+
+    category = "python_error"
+
+
 class CallCancelled(BaseException):
     """Raised inside user code to interrupt it. A BaseException, so that `except Exception` does not swallow it."""
 
@@ -248,8 +256,6 @@ def to_wire(error: BaseException, context: Mapping[str, Any] | None = None, *, f
 
         fields["message"] = ml_errors.explained(fields["message"], found)
         fields["context"]["ml"] = found
-    from bridge_adapter import redaction  # most workers never see an error
-
     return redaction.redacted(fields)  # type: ignore[no-any-return]
 
 
@@ -258,7 +264,7 @@ def _summary(error: BaseException, depth: int) -> dict[str, Any]:
     message = _message(error)
     summary: dict[str, Any] = {
         "category": category if isinstance(category, str) and _is_ours(error) else "python_error",
-        "type": type_name(type(error)),
+        "type": _text(type_name(type(error))),
         "message": message,
         "notes": [_clip(_text(note), MESSAGE_LIMIT) for note in _notes(error)],
         "cause": None,
@@ -307,7 +313,7 @@ def _details(error: BaseException, message: str) -> dict[str, Any]:
         from bridge_adapter import ml_errors  # most workers never see an error of a user's
 
         found = ml_errors.facts(error, message)
-    except MemoryError:  # there is none left to look, either
+    except (MemoryError, ImportError, OSError):  # there is no memory left to look, either, or no file can be opened
         return {}
     return {} if found is None else {"ml": found}
 

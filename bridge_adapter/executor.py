@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 FORCE_SECONDS = 1.5
 ACCEPT_PAUSE_SECONDS = 0.1
+TURNED_AWAY_AT_ONCE = 16  # clients beyond max_connections that are told so; further ones are just closed
 COMPLAINT_SECONDS = 10.0
 # A call beside one that computes in Python waits this long for the interpreter each time it has to. Python's own 5 ms would be felt;
 # what the more frequent change of threads costs those that compute cannot be measured.
@@ -316,20 +317,22 @@ class Executor:
                     print(f"bridge_adapter.executor: cannot accept a connection, and goes on trying: {error}", file=sys.stderr, flush=True)
                 time.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
-            if self._open >= self._settings.max_connections:
+            most = self._settings.max_connections
+            if self._open >= most + TURNED_AWAY_AT_ONCE:
                 client.close()
                 continue
+            crowded = self._open >= most
             self._open += 1
             try:
                 client = away_from_standard_streams(client)
-                threading.Thread(target=self._serve, args=(client,), name="connection", daemon=True).start()
+                threading.Thread(target=self._serve, args=(client, crowded), name="connection", daemon=True).start()
             except (OSError, RuntimeError) as error:
                 # No descriptor, or no thread. The client sees its connection end, and may come again.
                 self._open -= 1
                 client.close()
                 print(f"bridge_adapter.executor: cannot serve a connection: {error}", file=sys.stderr, flush=True)
 
-    def _serve(self, client: socket.socket) -> None:
+    def _serve(self, client: socket.socket, crowded: bool) -> None:
         from bridge_adapter.connection import Connection
         from bridge_adapter.lane import LaneSocket
 
@@ -339,6 +342,8 @@ class Executor:
             listening.tune(client)
             transport: Transport = client if self._certificates is None else self._certificates.secure(client)
             connection = Connection(next(self._ids), LaneSocket(transport, self._settings.max_frame), self._dispatcher, self._tokens)
+            if crowded:
+                connection.refusal = listening.crowded(self._settings.max_connections)
             connection.serve()
             if connection.intruder:
                 self._strangers.tell(f"{peer} was turned away: it has shown a wrong token")
@@ -363,7 +368,7 @@ class Executor:
         account = lifecycle.stop()
         if self._private and not lifecycle.cancelled:
             return  # a gateway's: it has counted the calls itself, and the output is that of user code
-        with contextlib.suppress(OSError, ValueError):  # user code may have closed it
+        with contextlib.suppress(Exception):  # user code may have closed it, or put there what it likes
             print(f"bridge_adapter.executor: {account}", file=sys.stderr, flush=True)
 
     def _in_child(self) -> None:

@@ -1,4 +1,6 @@
-"""What a message brings: its refs and functions, looked up while it is decoded, and the form in which its answer is wanted."""
+"""What a message brings: its refs and functions, looked up while it is decoded, the key under which it asks, and the form in which its
+answer is wanted.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from bridge_adapter import errors
 from bridge_adapter.codec import CallbackRef, Ref, StreamRef
 from bridge_adapter.dispatch import Dispatcher
+from bridge_adapter.journal.records import LONGEST_KEY, Key
 from bridge_adapter.refs import unknown
 from bridge_adapter.request import PACKED, Form, UnresolvedRef
 
 if TYPE_CHECKING:
     from bridge_adapter.codec.segments import Outlet
+    from bridge_adapter.user_adapter.adapter import Asked
 
 
 class Resolver:
@@ -73,3 +77,38 @@ def form_of(params: dict[str, Any], outlet: Outlet | None) -> Form:
     room, threshold, always = shared
     # A new segment costs more than the socket, so one is only written for who will use it as such: who passes segments, or asks.
     return Form(identity=identity, shared=(room, threshold)) if always or outlet.opened else Form(identity=identity)
+
+
+def key_of(params: dict[str, Any], method: str) -> Key | None:
+    """The idempotency key of a request, if it has one. Raises InvalidRequest."""
+    given = params.get("key")
+    if given is None:
+        return None
+    match given:
+        case [str(text), str(digest), *attempt] if 0 < len(text) <= LONGEST_KEY and _is_text(text + digest) and _is_attempt(attempt):
+            if method == "stream":
+                raise errors.InvalidRequest("a stream has no idempotency key: what it has sent is not recorded; call it without one")
+            return Key(*given)
+    rule = f"key must be a text of 1 to {LONGEST_KEY} characters, a digest and the number of the attempt"
+    raise errors.InvalidRequest(f"{rule}, not {str(given)[:80]}")
+
+
+def asked_of(params: dict[str, Any]) -> Asked | None:
+    """What is asked of the user's adapter; None for a request to a tool of ours."""
+    if params.get("encoding") != "plain":
+        return None
+    from bridge_adapter.user_adapter.adapter import Asked  # few workers have an adapter of a user's
+
+    return Asked.of(params.get("adapter"))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which no file takes
+        return False
+    return True
+
+
+def _is_attempt(given: list[Any]) -> bool:
+    return not given or (len(given) == 1 and type(given[0]) is int and 0 < given[0] < 2**31)

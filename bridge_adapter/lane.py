@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from typing import Any, NoReturn, Protocol
 
 import msgpack
 
+from bridge_adapter import lifeline
 from bridge_adapter.codec import LimitExceeded, Limits
 from bridge_adapter.errors import ProtocolError
 
@@ -232,9 +231,7 @@ class LaneSocket:
         """In a child that user code has forked: it ends where it would answer. The connections are its parent's."""
 
         def leave(*_: object) -> NoReturn:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-            os._exit(0)
+            lifeline.end_child()
 
         cls.send = cls.offer = cls.receive = cls.ready = leave  # type: ignore[assignment]
 

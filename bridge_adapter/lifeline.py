@@ -16,16 +16,21 @@ _PR_SET_PDEATHSIG = 1
 
 def leave(status: int) -> NoReturn:
     """Ends this process and its process group, if it leads one. Never returns."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # user code has put there what it likes
+            stream.flush()
     if os.getpgrp() == os.getpid():
         # Children of user code live in our group; ignore the signal ourselves so that the exit status stays ours.
         signal.signal(signal.SIGTERM, signal.SIG_IGN) if threading.current_thread() is threading.main_thread() else None
         _kill_children()
     os._exit(status)
+
+
+def end_child() -> NoReturn:
+    """Ends a child that user code has forked and that has come back from it: connections and journal are its parent's. Never returns."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def _kill_children() -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from bridge_adapter.errors import Overloaded
 from bridge_adapter.private_files import private_directory
 
 BACKLOG = 128
@@ -96,6 +97,16 @@ def tune(client: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:  # Linux has them all
             client.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def crowded(most: int) -> Overloaded:
+    """What a client is told when as many are connected as may."""
+    return Overloaded(
+        f"{most} connections to this worker are open, as many as may (max_connections); use fewer at a time, "
+        "or start the worker with BRIDGE_ADAPTER_MAX_CONNECTIONS set to more",
+        1000,
+        connections=most,
+    )
 
 
 def peer(client: socket.socket) -> str:

@@ -28,7 +28,7 @@ _NODE = r"(?:\{\{[^}]{0,200}\}\} ?)*"
 
 def facts(error: BaseException, message: str) -> Facts | None:
     """What an error says of shapes, dtypes or memory; None when it is no such error. `message` is its text. Never raises."""
-    library = type(error).__module__.partition(".")[0]
+    library = str(type(error).__module__).partition(".")[0]
     if isinstance(error, MemoryError) or (library in _LIBRARIES and _out_of_memory_class(error, message)):
         return _out_of_memory(message, library)
     if type(error) not in _PLAIN and library not in _LIBRARIES:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import calls, errors, lane, threads, tracing
 from bridge_adapter.calls import Call
-from bridge_adapter.dispatch import Context, Dispatcher, from_tool
+from bridge_adapter.context import Context, from_tool
+from bridge_adapter.dispatch import Dispatcher
 from bridge_adapter.request import Request
 from bridge_adapter.tools.registry import ToolError
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from bridge_adapter import errors, lane
 from bridge_adapter.calls import Call
 from bridge_adapter.codec.packed import Packer
-from bridge_adapter.dispatch import Context, Dispatcher
+from bridge_adapter.context import Context
+from bridge_adapter.dispatch import Dispatcher
 from bridge_adapter.request import PACKED, Form, Request
 
 if TYPE_CHECKING:

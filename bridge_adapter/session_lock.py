@@ -14,13 +14,9 @@ from typing import Literal
 
 from bridge_adapter.calls import Call
 from bridge_adapter.errors import BridgeError, Overloaded, SessionDeadlock, Unavailable
+from bridge_adapter.pace import Pace
 
 Overflow = Literal["reject", "drop_oldest"]
-
-_WEIGHT = 0.2  # of the latest hold in the running mean of how long calls hold the lock
-_SAMPLES = 5  # before that mean is trusted
-_DOUBT = 2.0  # a call is refused for its deadline when the estimate exceeds it this many times
-_LONGEST_PAUSE_MS = 60_000
 
 
 class Room:
@@ -46,15 +42,14 @@ class Bounds:
 class SessionLock:
     """First come, first served. Calls made from a callback of the holder run inside it, one at a time."""
 
-    __slots__ = ("_holds", "_queue", "_since", "bounds", "mean_hold", "owner")
+    __slots__ = ("_pace", "_queue", "_since", "bounds", "owner")
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.owner: Call | None = None
         self.bounds = bounds  # none for the calls inside another call
         self._queue: deque[tuple[Call, LockType]] = deque()
         self._since = 0.0
-        self._holds = 0
-        self.mean_hold = 0.0  # seconds that a call holds the lock, the latest ones most
+        self._pace = Pace()
 
     def acquire(self, call: Call) -> SessionLock:
         """Waits for the call's turn; returns the lock to release: this one, or that of the enclosing call's children.
@@ -97,9 +92,10 @@ class SessionLock:
     def _make_room(self, call: Call, bounds: Bounds) -> None:
         """Raises Overloaded when the call must not wait here. Called under the mutex."""
         length, name = len(self._queue), bounds.session
-        if call.deadline is not None and self._holds >= _SAMPLES:
-            left, wait = call.deadline - time.monotonic(), length * self.mean_hold
-            if wait > _DOUBT * left:
+        if call.deadline is not None:
+            left = call.deadline - time.monotonic()
+            wait = self._pace.in_vain(length, left)
+            if wait is not None:
                 raise self._overloaded(
                     f"the call could not begin before its deadline: {length} calls wait for the session {name} before it, which takes "
                     f"about {wait * 1000:.0f} ms, and it has {max(0.0, left * 1000):.0f} ms; it was not begun: "
@@ -134,7 +130,7 @@ class SessionLock:
 
     def _pause(self) -> int:
         """Milliseconds in which half of the queue should be gone."""
-        return max(1, min(_LONGEST_PAUSE_MS, round((len(self._queue) + 1) / 2 * self.mean_hold * 1000)))
+        return self._pace.pause_ms(len(self._queue)) or 1
 
     def _wait(self, call: Call, gate: LockType) -> None:
         try:
@@ -171,9 +167,7 @@ class SessionLock:
         """Lets the next call have its turn."""
         with _mutex:
             now = time.monotonic()
-            held = now - self._since
-            self.mean_hold += (held - self.mean_hold) * (_WEIGHT if self._holds else 1.0)
-            self._holds += 1
+            self._pace.took(now - self._since)
             if self._queue:
                 self.owner, gate = self._queue.popleft()
                 self._since = now

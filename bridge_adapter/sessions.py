@@ -203,11 +203,8 @@ class Sessions:
         with self._lock:
             self.refuse_given(id)
             session = self._sessions.get(id)
-            if session is not None:
-                if not session.stateless:
-                    return
-                session.closed = True
-                del self._sessions[id]
+            if session is not None and not self._forgot(session):
+                return
         raise _moved(id)
 
     def give(self, id: str) -> bool:
@@ -272,11 +269,21 @@ class Sessions:
 
     def _sweep(self) -> None:
         # A session without state needs no record: its next call makes it again.
-        for id, session in list(self._sessions.items()):
-            if session.stateless:
-                session.closed = True
-                del self._sessions[id]
+        for session in list(self._sessions.values()):
+            self._forgot(session)
         self._sweep_at = max(_SWEEP_START, 2 * len(self._sessions))
+
+    def _forgot(self, session: Session) -> bool:
+        """Forgets a session if it is without state. Whoever enters it meanwhile makes it one with state first and then looks whether it is
+        closed; here it is the other way round, so that one of the two sees the other."""
+        if not session.stateless:
+            return False
+        session.closed = True
+        if not session.stateless:
+            session.closed = False
+            return False
+        self._sessions.pop(session.id, None)
+        return True
 
 
 def _moved(id: str) -> Unavailable:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from eventually import eventually
+
 from bridge_adapter import lane
 from bridge_adapter.codec import CallbackRef, Limits, Ref
 from bridge_adapter.codec.packed import Packer, Unpacker
@@ -204,6 +206,10 @@ class Client:
         total = self.answer(id, take)
         assert total == {"items": len(items)}
         return items
+
+    def until(self, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The worker's figures as soon as they are so; for control connections."""
+        return eventually(lambda: self.request("stats", None), holds)
 
     def close(self) -> None:
         self.lane.close()

@@ -38,7 +38,9 @@ class _Work:
     remaining: Remaining
     retry: Retry
     call: Asked
+    session: str
     sent_away: int = 0
+    tried_inside: bool = False  # the executor in which its session waits for Elixir had its chance
 
     def give_time(self) -> None:
         """Tells the executor what is left for the call itself, after every wait. Raises LaneError when that is nothing."""
@@ -62,14 +64,16 @@ class Attempts:
         self._circuits = supervisor.circuits
         self._waiting = 0
 
-    async def call(self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked) -> Any:
-        """The result of a lane call. Raises LaneError, also for a crash."""
+    async def call(self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, session: str) -> Any:
+        """The result of a lane call in that session. Raises LaneError, also for a crash."""
         permit = self._circuits.admit(call)
         if permit is None:
-            result = await self._call(_Work(params, remaining, retry, call))
+            result = await self._call(_Work(params, remaining, retry, call, session))
+            if call.attempts > 1:
+                self._circuits.survived(call)
         else:
             with _Tried(permit):
-                result = await self._call(_Work(params, remaining, retry, call))
+                result = await self._call(_Work(params, remaining, retry, call, session))
         if "outcome" in params:
             call.runs, call.replayed = params.pop("outcome")
         return result
@@ -88,7 +92,7 @@ class Attempts:
                 running.finished(call)
 
     async def stream(
-        self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, begun: Callable[[], None]
+        self, params: dict[str, Any], remaining: Remaining, retry: Retry, call: Asked, session: str, *, begun: Callable[[], None]
     ) -> AsyncGenerator[list[Any], None]:
         """The items of a stream, in batches as they come; `begun` is called before the first. Raises LaneError. Closing it ends the stream.
 
@@ -96,7 +100,7 @@ class Attempts:
         """
         permit = self._circuits.admit(call)
         with _Tried(permit):
-            work = _Work(params, remaining, retry, call)
+            work = _Work(params, remaining, retry, call, session)
             while True:
                 running = await self._ready(work)
                 call.attempts += 1
@@ -109,6 +113,8 @@ class Attempts:
                             work.retry = NEVER
                             yield items
                             stream.consumed(len(items))
+                        if permit is None and call.attempts > 1:
+                            self._circuits.survived(call)
                         return
                     finally:
                         stream.close()
@@ -120,18 +126,25 @@ class Attempts:
     async def _ready(self, work: _Work) -> Running:
         """The executor for the next attempt. Raises LaneError where there is none, or no time."""
         try:
-            running = self._supervisor.running or await self._an_executor(work.call)
+            running = self._inside(work) or self._supervisor.running or await self._an_executor(work.call)
             work.give_time()
         except LaneError as error:
             raise _with_outcome(error, work.call.attempts) from error.__cause__
         return running
+
+    def _inside(self, work: _Work) -> Running | None:
+        """The executor that waits for Elixir, and perhaps for this very call: it may be one that takes no others any more."""
+        if work.tried_inside:
+            return None
+        work.tried_inside = True
+        return self._supervisor.asking(work.session)
 
     async def _an_executor(self, call: Asked) -> Running:
         """The next executor. Raises LaneError where waiting for it is of no use."""
         supervisor = self._supervisor
         limit = supervisor.care.max_queue
         if self._waiting >= limit:
-            raise overloaded("the Python worker", limit)
+            raise overloaded("the Python worker", limit, supervisor.starts.pause_ms(1))
         permit = supervisor.breaker.admit()
         if permit is None:
             breaker = supervisor.breaker
@@ -222,11 +235,16 @@ class _Tried:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if self._permit is None:
             return
-        answered = isinstance(error, LaneError) and error.fields.get("category") not in ("worker_crash", "worker_start", "unavailable")
-        if error is None or answered:
+        if error is None or (isinstance(error, LaneError) and _answered(error)):
             self._permit.succeeded()
         else:
             self._permit.release()
+
+
+def _answered(error: LaneError) -> bool:
+    """True for what an executor says of a call that it was given: not where there was none, it died, or the call never came to it."""
+    not_begun = (error.fields.get("details") or {}).get("outcome") == "not_started"
+    return not not_begun and error.fields.get("category") not in ("worker_crash", "worker_start", "unavailable")
 
 
 async def _end_after_loss(running: Running) -> Ended | None:

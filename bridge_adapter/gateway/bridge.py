@@ -51,13 +51,14 @@ class Bridge:
         params, retry = self._params(call), self._policy(call)
         session = _session(params)
         with self._work.call(nested=tidies or self._turns.waits_for_elixir(session)):
-            async with self._turns.of(session):
-                return await self._attempts.call(params, remaining, retry, call)  # type: ignore[no-any-return]
+            async with self._turns.of(session, None if tidies else remaining()):
+                return await self._attempts.call(params, remaining, retry, call, session)  # type: ignore[no-any-return]
 
     async def execute_adapter(self, call: Asked, remaining: Remaining) -> tuple[bytes | None, bytes | None]:
         """The result of a tool of the user's adapter: its JSON text, or bytes that are no JSON. Raises LaneError."""
-        with self._work.call(nested=self._turns.waits_for_elixir(call.worker_session)):
-            text, binary = await self._attempts.call(adapter_params(call), remaining, self._policy(call), call)
+        session = call.worker_session
+        with self._work.call(nested=self._turns.waits_for_elixir(session)):
+            text, binary = await self._attempts.call(adapter_params(call), remaining, self._policy(call), call, session)
         return text, binary
 
     async def stream(self, call: Asked, remaining: Remaining) -> AsyncGenerator[list[Any], None]:
@@ -69,9 +70,9 @@ class Bridge:
         # Calls of a user's adapter have no order.
         session = f"\0{id(call)}" if self.for_adapter(call) else _session(params)
         with self._work.call(nested=self._turns.waits_for_elixir(session)):
-            turn = self._turns.of(session)
+            turn = self._turns.of(session, remaining())
             # Once it has begun the session is its caller's again, between its items.
-            async with turn, aclosing(self._attempts.stream(params, remaining, retry, call, turn.leave)) as batches:
+            async with turn, aclosing(self._attempts.stream(params, remaining, retry, call, session, begun=turn.leave)) as batches:
                 async for items in batches:
                     yield items
 

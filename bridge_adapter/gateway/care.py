@@ -80,6 +80,12 @@ def add_flags(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -
     add("backoff-ms", pauses, "MS,MS,...", "pauses before those runs; or a rule: first=50,factor=2,max=5000")
     add("jitter", retry.JITTER, "PART", "by how much they are made longer or shorter at random, from 0 to 1")
     add("retry-on", ",".join(retry.CAUSES), "CAUSE,...", "the kinds of crash after which it is run again, or none")
+    add(
+        "breaker-rate",
+        _DEFAULTS.breaking.rate,
+        "SHARE",
+        "the share of its calls meanwhile of which more must crash; 0: any",
+    )
     for name, number, help in _NUMBERS:
         add(name, number, "MB" if name.endswith("mb") else "MS", help)
     for name, count, _, help in _COUNTS:
@@ -101,6 +107,9 @@ def read(flags: argparse.Namespace, refuse: Callable[[str], Any]) -> Care:
         count[name] = int(given) if given.isascii() and given.isdigit() else -1
         if count[name] < least or (name == "spare" and count[name] > 1):
             refuse(f"--{name} {given}: it must be {'0 or 1' if name == 'spare' else f'an integer, at least {least}'}")
+    rate = _number(flags.breaker_rate)
+    if not 0 <= rate < 1:
+        refuse(f"--breaker-rate {flags.breaker_rate}: it must be a share of calls, from 0 to less than 1")
     try:
         policy = Retry(
             retry.max_restarts(str(flags.max_restarts)),
@@ -113,7 +122,7 @@ def read(flags: argparse.Namespace, refuse: Callable[[str], Any]) -> Care:
         raise
     return Care(
         policy,
-        Breaking(count["breaker-failures"], number["breaker-window-ms"] / 1000, number["breaker-open-ms"] / 1000),
+        Breaking(count["breaker-failures"], number["breaker-window-ms"] / 1000, number["breaker-open-ms"] / 1000, rate=rate),
         number["kill-after-ms"],
         number["executor-heartbeat-ms"],
         number["drain-ms"],

@@ -1,6 +1,7 @@
 """Circuit breakers for functions that take the executor down: one per function, from its first crash until it is quiet again.
 
-A crash is a function's when it ran alone, or together with calls of the same function only; and not when somebody else has sent the signal.
+A crash is a function's when it ran alone, or together with calls of the same function only. Who has sent the signal does not matter: a
+function most of whose calls succeed opens no breaker.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ class Circuits:
             settings = self._settings
             raise refusal(
                 errors.CircuitOpen(
-                    f"{spoken(function)} has taken the Python worker down {settings.failures} times within {settings.window:g} s and is "
-                    f"not called for {settings.open_for:g} s; this call was not begun. Find out why it crashes (the errors before this "
-                    "one have its last words), or raise --breaker-failures",
+                    f"{spoken(function)} has taken the Python worker down {settings.failures} times within {settings.window:g} s, with "
+                    f"more than {settings.rate:.0%} of its calls meanwhile, and is not called for {settings.open_for:g} s; this call was "
+                    "not begun. Find out why it crashes (the errors before this one have its last words), or raise --breaker-failures or "
+                    "--breaker-rate",
                     retry_after_ms=int(seconds * 1000) + 1,
                     rejected=breaker.rejected,
                 )
@@ -81,6 +83,12 @@ class Circuits:
         """True while nothing of that function is run."""
         breaker = self._breakers.get(function_of(call))
         return breaker is not None and breaker.state is State.OPEN
+
+    def survived(self, call: Asked) -> None:
+        """A call that was admitted before its function had done anything has ended well."""
+        breaker = self._breakers.get(function_of(call))
+        if breaker is not None:
+            breaker.succeeded()
 
     def crashed(self, function: Function) -> None:
         """The function has taken an executor down."""

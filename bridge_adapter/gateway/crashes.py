@@ -42,7 +42,7 @@ class Ended:
 
     @property
     def by_others(self) -> bool:
-        """True for a signal that somebody else has sent, as far as can be known: no fault of what ran in it."""
+        """True for a signal that somebody else has sent, as far as can be known: no sign that executors cannot live."""
         return self.cause == "signal" and -self.status in SENT_BY_OTHERS
 
 

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bridge_adapter.gateway.lane_connection import Connection, LaneError, LaneLost, NotSent
-from bridge_adapter.gateway.refusals import overloaded
+from bridge_adapter.gateway.refusals import in_vain, late, overloaded
+from bridge_adapter.pace import Pace
 
 __all__ = ["Ask", "Connection", "Lane", "LaneError", "LaneLost", "NotSent", "Stream"]
 
@@ -21,6 +22,7 @@ IDLE_SECONDS = 30.0
 _FIRST_REPEAT = 0.25
 _LAST_REPEAT = 4.0
 _CLOCK = 0.01
+_A_CONNECTION = "a connection to the Python worker"
 
 # What the executor asks of its client: the name of a request and its params. Raises LaneError.
 Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -87,6 +89,8 @@ class Lane:
         self._all: set[Connection] = set()
         self._opening = 0
         self._waiting: deque[asyncio.Future[Connection]] = deque()
+        self._pace = Pace()  # of those who wait
+        self._since = 0.0  # when one of them had a connection last, or the first one came
         self._spare = 0
         self.control: Connection | None = None
         self.down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -101,7 +105,7 @@ class Lane:
 
     async def call(self, params: dict[str, Any]) -> Any:
         """The result of a call. Raises LaneError, LaneLost or NotSent; cancelling the caller cancels the call in the executor."""
-        connection = await self._checkout()
+        connection = await self._checkout(params)
         try:
             id, answer = connection.request("call", params)
         except LaneError:
@@ -120,7 +124,7 @@ class Lane:
 
     async def stream(self, params: dict[str, Any]) -> Stream:
         """Opens a stream. Raises LaneError, LaneLost or NotSent."""
-        connection = await self._checkout()
+        connection = await self._checkout(params)
         try:
             return Stream(self, connection, params)
         except LaneError:
@@ -158,6 +162,9 @@ class Lane:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
+                now = asyncio.get_running_loop().time()
+                self._pace.took(now - self._since)
+                self._since = now
                 waiter.set_result(connection)
                 return
         self._free.append(connection)
@@ -206,7 +213,8 @@ class Lane:
                 waiter.set_exception(NotSent("the executor is gone"))
         self._waiting.clear()
 
-    async def _checkout(self) -> Connection:
+    async def _checkout(self, params: dict[str, Any]) -> Connection:
+        """A connection for a call with these params. Raises LaneError where there is none for it in its time."""
         if any(connection.abandoned and connection.busy for connection in self._all):
             await self._until_it_answers()
         self.served += 1
@@ -220,18 +228,33 @@ class Lane:
             except BaseException:
                 self._invite()
                 raise
-        if len(self._waiting) >= self._max_queue:
-            raise overloaded("a connection to the Python worker", self._max_queue)
+        return await self._next_free(params)
+
+    async def _next_free(self, params: dict[str, Any]) -> Connection:
+        """The next connection whose request is answered; what is left for the call is in its params then."""
+        ahead, pace, timeout, began = len(self._waiting), self._pace, params.get("timeout_ms"), asyncio.get_running_loop().time()
+        if ahead >= self._max_queue:
+            raise overloaded(_A_CONNECTION, self._max_queue, pace.pause_ms(ahead))
+        if timeout is not None and (wait := pace.in_vain(ahead, timeout / 1000)) is not None:
+            raise in_vain(_A_CONNECTION, ahead, wait, timeout / 1000, pace.pause_ms(ahead))
+        if not ahead:
+            self._since = began
         waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            return await waiter
+            connection = await waiter
         except asyncio.CancelledError:
             if waiter.cancelled() and waiter in self._waiting:
                 self._waiting.remove(waiter)  # those that stand there are counted
             elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.answered(waiter.result())
             raise
+        if timeout is not None:
+            params["timeout_ms"] = timeout - int((asyncio.get_running_loop().time() - began) * 1000)
+            if params["timeout_ms"] <= 0:
+                self.answered(connection)
+                raise late()
+        return connection
 
     async def _until_it_answers(self) -> None:
         """Waits until the executor answers: an abandoned call may hold it up until it is ended for that, and would take along what was

@@ -30,6 +30,15 @@ def overloaded(what: str, limit: int, retry_after_ms: int | None = None) -> Lane
     return refusal(errors.Overloaded(message, retry_after_ms or _A_WHILE_MS, limit=limit))
 
 
+def in_vain(what: str, ahead: int, wait: float, left: float, retry_after_ms: int | None) -> LaneError:
+    """The refusal of a call that could not begin before its deadline. `what`: what those before it wait for."""
+    message = (
+        f"the call could not begin before its deadline: {ahead} calls wait for {what} before it, which takes about {wait * 1000:.0f} ms, "
+        f"and it has {max(0.0, left * 1000):.0f} ms; it was not begun. Give it more time, or spread the work over more sessions and workers"
+    )
+    return refusal(errors.Overloaded(message, retry_after_ms or _A_WHILE_MS))
+
+
 def late() -> LaneError:
     """The deadline has passed while the call waited: nobody wants its answer any more."""
     message = "the deadline of this call passed before it could be begun; it was not begun. Give it more time, or make fewer calls at once"

@@ -127,7 +127,8 @@ class Running:
         if words:
             how += f"; its last output: {words[-_WORDS:]}"
         functions = {function_of(call) for call in self.calls.values()}
-        suspect = functions.pop() if len(functions) == 1 and not stuck.done() else None
+        # What the gateway ends for reasons of its own is nobody's fault.
+        suspect = functions.pop() if len(functions) == 1 and not stuck.done() and not self.stopping else None
         return Ended(status, cause(status, words, seen=seen, out_of_memory=out_of_memory), how, words, suspect)
 
     async def _beats(self, seconds: float) -> None:

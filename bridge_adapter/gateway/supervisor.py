@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from bridge_adapter.breaker import Breaker
@@ -18,6 +20,7 @@ from bridge_adapter.gateway.executor_process import ExecutorProcess
 from bridge_adapter.gateway.lane_client import Ask
 from bridge_adapter.gateway.running import Running, StartFailed
 from bridge_adapter.gateway.turns import Turns
+from bridge_adapter.pace import Pace
 
 FIRST_DELAY = 0.05
 LAST_DELAY = 5.0
@@ -26,6 +29,8 @@ PATIENCE = 3
 PATIENCE_WITH_KILLED = 6
 # How long one that is to go may take from its last call to its end.
 _LEAVE_SECONDS = 5.0
+# How long one that was killed may take to be gone.
+_KILLED_SECONDS = 0.5
 ENDS = "the gateway ends; this call was not passed on. Make it again, on another worker"
 
 log = logging.getLogger("bridge_adapter.gateway")
@@ -74,6 +79,7 @@ class Supervisor:
         self.care = care or Care()
         self.turns = Turns(self.care.max_queue)
         self.circuits = Circuits(self.care.breaking, self._breaker_opened)
+        self.starts = Pace()  # what it takes until a new executor takes calls
         self.breaker = Breaker(self.care.breaking)  # of the executor as such: opened by those that cannot even live
         self.stopping = False
         self.next: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
@@ -96,6 +102,14 @@ class Supervisor:
     def running(self) -> Running | None:
         """The executor that takes calls at the moment; None at the end, too."""
         return None if self.stopping else self._running
+
+    def asking(self, session: str) -> Running | None:
+        """The executor in which the session's code waits for Elixir, when it is not the one that takes calls: what Elixir calls now belongs
+        there, with the objects of the session."""
+        process = self.turns.asker(session)
+        if process is None:
+            return None
+        return next((other for other in self._alive if other.process is process and not other.ended.done()), None)
 
     async def start(self) -> None:
         """Waits until the first executor takes calls. Raises StartFailed."""
@@ -136,11 +150,13 @@ class Supervisor:
         return await self._bring_up(process)
 
     async def _bring_up(self, process: ExecutorProcess) -> Running:
+        began = time.monotonic()
         try:
-            running = await Running.brought_up(process, self._max_connections, self._ask, self.care)
+            running = await Running.brought_up(process, self._max_connections, partial(self._ask, process), self.care)
         except BaseException:
             self._processes.discard(process)
             raise
+        self.starts.took(time.monotonic() - began)
         if self.stopping:
             process.kill()
         self._in_background(self._attend(running))
@@ -221,7 +237,7 @@ class Supervisor:
         log.error("the executor is gone: %s", ended.how)
         if self._died is not None:
             self._died(running.process.pid, ended.status, ended.how)
-        if ended.suspect is not None and not ended.by_others:
+        if ended.suspect is not None:
             self.circuits.crashed(ended.suspect)
         if running.has_proven_itself:
             self.breaker.close()
@@ -286,8 +302,8 @@ class Supervisor:
         if await running.end_of(_LEAVE_SECONDS) is None:
             running.process.kill()
 
-    async def _ask(self, name: str, params: dict[str, Any]) -> Any:
-        with self.turns.asking(str(params.get("session"))):
+    async def _ask(self, process: ExecutorProcess, name: str, params: dict[str, Any]) -> Any:
+        with self.turns.asking(str(params.get("session")), process):
             return await self._elixir(name, params)
 
     def _give_up(self, reason: str, category: str) -> None:
@@ -315,8 +331,10 @@ class Supervisor:
             process.terminate()
         exits = {asyncio.wrap_future(process.exited) for process in self._processes}
         if exits:
-            await asyncio.wait(exits, timeout=seconds)
-        self.kill()
+            _, left = await asyncio.wait(exits, timeout=seconds)
+            self.kill()
+            if left:
+                await asyncio.wait(left, timeout=_KILLED_SECONDS)
 
     def cancel_all(self, reason: str) -> None:
         """Interrupts every call in every executor. From now on nothing is begun, or run again; calls that wait for an executor are told."""

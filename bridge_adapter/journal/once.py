@@ -7,11 +7,13 @@ holds refs to objects which are gone.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bridge_adapter import lifeline
 from bridge_adapter.calls import Call
 from bridge_adapter.errors import CallCancelled, IdempotencyConflict, InvalidRequest, RecordedFailure, Unavailable
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Key, Outcome, Row
@@ -35,6 +37,7 @@ class Once:
         self._gate = threading.Lock()
         self._opening = threading.Lock()
         self._warned = -_WARN_SECONDS
+        self._process = os.getpid()
 
     def run(
         self,
@@ -132,6 +135,8 @@ class Once:
 
     def journal(self) -> Journal:
         """The journal, opened now if it was not. Raises JournalError."""
+        if os.getpid() != self._process:
+            lifeline.end_child()  # what it would record is not the call's answer, and SQLite's connections do not survive a fork
         with self._opening:
             if self._journal is None:
                 self._journal = self._open()

@@ -1,8 +1,8 @@
 """The journal's file: one row per key, in SQLite with a write-ahead log, so that it survives kill -9 and several processes share it.
 
 A call waits for one short transaction, `begin`, and for its answer to be noted (`ends`): the rows of what has ended are written together, a
-millisecond later, by a thread that also does everything else - expiry, bounds, checkpoints - in steps so small that no call waits long for
-one.
+few milliseconds later, by a thread that also does everything else - expiry, bounds, checkpoints - in steps so small that no call waits
+long for one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from bridge_adapter import processes
 from bridge_adapter.journal import ends, files, marks
-from bridge_adapter.journal.ends import LONGEST_ANSWER, End, Ends
+from bridge_adapter.journal.ends import LONGEST_ANSWER, Book, End, Ends
 from bridge_adapter.journal.records import FAILED, FINISHED, STARTED, JournalError, Row
 from bridge_adapter.journal.schema import LINEAGES
 
@@ -53,6 +53,7 @@ _END = "state = ?, answer = ?, refs = ?, ended = ? WHERE key = ? AND owner = ? A
 _NOTED = f"{_END} AND attempts = ?"
 _OLDEST = "SELECT rowid, state, expires, owner FROM calls WHERE rowid > ? ORDER BY rowid LIMIT ?"
 _MOST_PENDING = 32 * 1024 * 1024
+_MOST_PENDING_ROWS = 512
 _BATCH_SECONDS = 0.01
 _REST_SECONDS = 1.0  # after a failure to write
 # Instead of an attempt: the process of that row is gone; the call has ended between the look at its row and the decision.
@@ -62,11 +63,11 @@ _ROW = "state, digest, form, attempts, owner, answer, refs"
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The end of a call as it is to be written; `noted`: it is safe already."""
+    """The end of a call as it is to be written; `noted`: where it is safe already."""
 
     values: tuple[Any, ...]
     statement: str = f"UPDATE calls SET {_END}"
-    noted: bool = False
+    noted: Book | None = None
 
     @property
     def size(self) -> int:
@@ -151,12 +152,15 @@ class Journal:
 
     def _bring_in(self, which: Callable[[str], bool]) -> None:
         """Writes into the file what processes have noted that are gone."""
-        for owner, path in ends.left(self.path).items():
-            if which(owner):
-                for end in ends.read(path):
-                    values = (FINISHED, end.answer, end.refs, end.ended, end.key, owner, STARTED, end.attempt)
-                    self._do(partial(_execute, f"UPDATE calls SET {_NOTED}", values))
-                path.unlink(missing_ok=True)
+        try:
+            for path, owner in ends.left(self.path).items():
+                if which(owner):
+                    for end in ends.read(path):
+                        values = (FINISHED, end.answer, end.refs, end.ended, end.key, owner, STARTED, end.attempt)
+                        self._do(partial(_execute, f"UPDATE calls SET {_NOTED}", values))
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def finish(self, key: str, answer: bytes, refs: str = "", attempt: int | None = None) -> None:
         """Keeps the answer of a call that this process began; one that is too large is not kept, but that it came is.
@@ -165,8 +169,12 @@ class Journal:
         """
         kept = answer if len(answer) <= self.bounds.answer else None
         end = _End((FINISHED, kept, refs, time.time(), key, self._owner, STARTED))
-        if attempt is not None and not self._power and len(answer) <= LONGEST_ANSWER and self._note(key, attempt, answer, refs):
-            self._later(key, replace(end, noted=True))
+        noted = None
+        if attempt is not None and not self._power and len(answer) <= LONGEST_ANSWER:
+            noted = self._note(key, attempt, answer, refs)
+        if noted is not None:
+            self._later(key, replace(end, noted=noted))
+            self._make_room()
         else:
             self._end(key, end, durable=self._power)
 
@@ -179,6 +187,7 @@ class Journal:
         """Keeps the answer of a call that was not begun here, of one whose key nobody else has: soon, unless this process dies before."""
         if len(answer) > self.bounds.answer:
             return
+        self._make_room()
         now = time.time()
         row = (key, "", form, FINISHED, attempts, self._owner, now, now + self.bounds.seconds, now, refs, answer)
         self._later(key, _End(row, f"INSERT OR REPLACE INTO calls {_WHOLE}"))
@@ -191,16 +200,15 @@ class Journal:
             self._later(key, end)
             raise
 
-    def _note(self, key: str, attempt: int, answer: bytes, refs: str) -> bool:
-        """Makes an answer safe from the death of this process."""
+    def _note(self, key: str, attempt: int, answer: bytes, refs: str) -> Book | None:
+        """Makes an answer safe from the death of this process; None where that is not possible."""
         try:
             if self._ends is None:
                 with self._lock:
                     self._ends = self._ends or Ends(self.path, self._owner)
-            self._ends.write(End(key, attempt, time.time(), refs, answer))
+            return self._ends.write(End(key, attempt, time.time(), refs, answer))
         except OSError:
-            return False
-        return True
+            return None
 
     def _later(self, key: str, end: _End) -> None:
         if end.size > LONGEST_ANSWER and self._pending and sum(end.size for end in list(self._pending.values())) > _MOST_PENDING:
@@ -208,6 +216,11 @@ class Journal:
         self._pending[key] = end
         if not self._work.is_set():
             self._work.set()
+
+    def _make_room(self) -> None:
+        """Where calls end faster than their rows are written, those that end wait for it."""
+        if len(self._pending) >= _MOST_PENDING_ROWS:
+            self._settle()
 
     def _settle(self) -> None:
         """Writes the ends that are pending."""
@@ -222,8 +235,8 @@ class Journal:
         for key, end in pending:
             if self._pending.get(key) is end:
                 del self._pending[key]
-            if end.noted and self._ends is not None:
-                self._ends.done()
+            if end.noted is not None and self._ends is not None:
+                self._ends.done(end.noted)
 
     def look(self, key: str) -> Row | None:
         """What is known of a key."""

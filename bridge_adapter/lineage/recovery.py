@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bridge_adapter.codec.packed import Packer
-from bridge_adapter.errors import CallCancelled, InvalidRequest
+from bridge_adapter.errors import InvalidRequest, Unavailable
 from bridge_adapter.journal.records import Outcome
-from bridge_adapter.lineage.recorder import NOT_MARKED, Done, Lineage
+from bridge_adapter.lineage.recorder import NOT_MARKED, Done, Lineage, NotRecorded
 from bridge_adapter.lineage.records import MOST_REBUILDS, Options, key_of
 from bridge_adapter.lineage.store import Store
 from bridge_adapter.tools.registry import STREAM_END
 
 if TYPE_CHECKING:
-    from bridge_adapter.dispatch import Context, Dispatcher
+    from bridge_adapter.context import Context
+    from bridge_adapter.dispatch import Dispatcher
     from bridge_adapter.journal.once import Once
+    from bridge_adapter.lineage.records import History
     from bridge_adapter.request import Request
     from bridge_adapter.sessions import Session
     from bridge_adapter.tools.registry import Tool
@@ -49,32 +52,37 @@ class Recovery:
             request.read_again(request)
 
     def _open(self, session: Session, request: Request) -> Lineage:
-        from bridge_adapter.lineage.replay import Rebuild
-
         assert session.recovers is not None
         lineage = Lineage(session.id, self._store, session.recovers, session.refs.find)
         history = lineage.load()
         lineage.records = history.records
-        lost: dict[str, str] = {}
-        if history.records:
-            rebuild = Rebuild(self._dispatcher, session, lineage, request, history)
-            if history.rebuilds >= MOST_REBUILDS:
-                lost = rebuild.give_up()
-            else:
-                lineage.rebuilding(history.rebuilds + 1)
-                try:
-                    lost = rebuild.run()
-                except BaseException as error:
-                    session.refs.clear()  # never half a session: the next call begins again
-                    if isinstance(error, CallCancelled):
-                        with request.call.shielded():
-                            lineage.rebuilding(history.rebuilds)
-                    raise
-        with request.call.shielded():
-            lineage.resume(history, lost)
-            session.refs.explain = lineage.why
-            session.lineage = lineage
+        try:
+            lost = self._rebuilt(session, request, lineage, history)
+            with request.call.shielded():
+                lineage.resume(history, lost)
+                session.refs.explain = lineage.why
+                session.lineage = lineage
+        except BaseException as error:
+            if session.lineage is None:
+                session.refs.clear()  # never half a session: the next call begins again
+                with request.call.shielded(), suppress(Unavailable):
+                    lineage.rebuilding(history.rebuilds)  # it has not ended with its process
+            if isinstance(error, NotRecorded):
+                raise Unavailable(f"the session {session.id} is to be recovered, but {error.__cause__}") from error
+            raise
         return lineage
+
+    def _rebuilt(self, session: Session, request: Request, lineage: Lineage, history: History) -> dict[str, str]:
+        """What did not come back, and why."""
+        from bridge_adapter.lineage.replay import Rebuild
+
+        if not history.records:
+            return {}
+        rebuild = Rebuild(self._dispatcher, session, lineage, request, history)
+        if history.rebuilds >= MOST_REBUILDS:
+            return rebuild.give_up()
+        lineage.rebuilding(history.rebuilds + 1)
+        return rebuild.run()
 
     def run(self, tool: Tool, context: Context, packer: Packer) -> bytes:
         """The encoded answer of a call in the session, which is recorded before it leaves."""
@@ -95,17 +103,21 @@ class Recovery:
         planned = self._done(context, lineage, payload)
         if planned.given and (request.functions or not (planned.again or planned.reads)):
             lineage.look(planned.given)
+        noted = False
         try:
             value = tool(payload, context)
             answer = self._dispatcher.encode(value, request, packer, context)
-        except BaseException as error:
-            request.refs = []
+            # Inside, so that what interrupts the call in this moment is noted, too.
             with request.call.shielded():
-                self._note(context, lineage, payload, error=error)
+                noted = True
+                self._note(context, lineage, payload, value)
+                lineage.answered = (key, answer) if len(answer) <= _LONGEST_ANSWER else ("", b"")
+        except BaseException as error:
+            if not noted:
+                request.refs = []
+                with request.call.shielded():
+                    self._note(context, lineage, payload, error=error)
             raise
-        with request.call.shielded():
-            self._note(context, lineage, payload, value)
-            lineage.answered = (key, answer) if len(answer) <= _LONGEST_ANSWER else ("", b"")
         return answer
 
     def _note(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_adapter import lane
 from bridge_adapter.codec.packed import Packer, Unpacker
-from bridge_adapter.dispatch import Context, from_tool
+from bridge_adapter.context import Context, from_tool
 from bridge_adapter.incoming import Resolver, form_of
 from bridge_adapter.lineage.digest import digest
 from bridge_adapter.lineage.records import CALL, MOST_REBUILDS, RELEASE, STEP, Checkpoint, History, Record, key_of
@@ -106,7 +106,8 @@ class Rebuild:
                 "microseconds": round(ms * 1000),
                 "lost": [list(item) for item in self._lost.items()][:_TOLD],
             }
-            connection.socket.send(self._packer.pack(lane.notification("rebuilt", told)))
+            with contextlib.suppress(OSError):  # who has asked is gone: whoever comes next finds the session as it is now
+                connection.socket.send(self._packer.pack(lane.notification("rebuilt", told)))
 
     # --- calls ---
 

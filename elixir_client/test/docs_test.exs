@@ -1,5 +1,5 @@
 defmodule SnakeBridge.DocsTest do
-  @moduledoc "Runs the Elixir examples of README, docs and the Livebook; `SnakeBridge.Test.Page` says how."
+  @moduledoc "Runs the Elixir examples of README and docs; `SnakeBridge.Test.Page` says how."
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureIO
@@ -27,31 +27,6 @@ defmodule SnakeBridge.DocsTest do
 
   defp quietly(run),
     do: capture_log(fn -> capture_io(:stderr, fn -> capture_io(run) end) end)
-
-  @tag timeout: 180_000
-  test "the Livebook runs from top to bottom, in a BEAM of its own" do
-    tour = Path.join(@root, "docs/tour.livemd")
-    directory = Path.join(System.tmp_dir!(), "snakebridge-tour-#{System.pid()}")
-    script = Path.join(directory, "tour.exs")
-    File.mkdir_p!(directory)
-    on_exit(fn -> File.rm_rf!(directory) end)
-    [{"elixir", setup, _} | _] = tour |> File.read!() |> Page.blocks()
-
-    File.write!(script, """
-    #{String.replace(setup, "__DIR__", inspect(Path.dirname(tour)))}
-    Code.require_file(#{inspect(Path.join(@root, "elixir_client/test/support/page.ex"))})
-    [_setup | cells] = #{inspect(tour)} |> File.read!() |> SnakeBridge.Test.Page.blocks()
-    SnakeBridge.Test.Page.run!(cells, "docs/tour.livemd")
-    IO.puts("\#{length(cells)} cells ran")
-    """)
-
-    environment = [{"MIX_INSTALL_DIR", directory}, {"MIX_ENV", "prod"}, {"MIX_BUILD_PATH", nil}]
-    elixir = System.find_executable("elixir")
-    {output, status} = System.cmd(elixir, [script], env: environment, stderr_to_stdout: true, cd: directory)
-    assert status == 0, output
-    assert output =~ ~r/\d+: \d+\.\d+ dB/
-    assert output =~ ~r/^1\d cells ran$/m
-  end
 
   test "the page about errors names every category" do
     text = File.read!(Path.join(@root, "docs/errors.md"))

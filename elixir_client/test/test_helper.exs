@@ -16,7 +16,7 @@ options = Keyword.put(options, :breaker, false)
 :ok = Application.stop(:snakebridge)
 Application.put_env(:snakebridge, :pools, default: options, single: Keyword.put(options, :size, 1))
 {:ok, _} = Application.ensure_all_started(:snakebridge)
-ExUnit.start(timeout: 60_000)
+ExUnit.start(timeout: 120_000)
 
 # Some tests kill whole BEAMs; the next directory that is made for shared memory removes theirs.
 ExUnit.after_suite(fn _ ->

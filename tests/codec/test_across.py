@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from across import EXAMPLES, Beam, found, kept
 from exactness import same
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,6 +18,8 @@ from bridge_adapter.codec import CodecError, OpaqueTerm, tagged
 from bridge_adapter.codec.packed import Packer, Unpacker
 
 BATCH = 20
+# Some milliseconds a value, and ten times that on a busy machine.
+pytestmark = pytest.mark.timeout(max(300, EXAMPLES // 20))
 
 
 def batches(values: st.SearchStrategy[Any], share: float = 1.0) -> Any:

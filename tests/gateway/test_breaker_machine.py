@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from bridge_adapter.breaker import Breaker, Permit, Settings, State
 
-RULES = Settings(failures=3, window=10.0, open_for=5.0, probes=2, successes=3)
+RULES = Settings(failures=3, window=10.0, open_for=5.0, probes=2, successes=3, rate=0.5)
 
 
 class BreakerMachine(RuleBasedStateMachine):
@@ -21,7 +21,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.now = 100.0
         self.breaker = Breaker(RULES, lambda: self.now)
         self.state = State.CLOSED
-        self.failures: list[float] = []
+        self.failures: list[tuple[float, int]] = []  # when, and what had succeeded by then
+        self.passed = 0
         self.opened = 0.0
         self.epoch = 0
         self.probes_out: set[int] = set()  # ids of this epoch's permits
@@ -43,8 +44,10 @@ class BreakerMachine(RuleBasedStateMachine):
         """A failure that counts; whether it opens."""
         self._tick()
         if self.state is State.CLOSED:
-            self.failures = [*(at for at in self.failures if self.now - at < RULES.window), self.now]
-            if len(self.failures) < RULES.failures:
+            self.failures.append((self.now, self.passed))
+            latest = self.failures[-RULES.failures :]
+            # Of the tries after the first of three failures more than half failed: less than two succeeded.
+            if len(latest) < RULES.failures or self.now - latest[0][0] >= RULES.window or self.passed - latest[0][1] >= 2:
                 return False
             self._open()
             return True
@@ -84,6 +87,8 @@ class BreakerMachine(RuleBasedStateMachine):
             self.probes_out.discard(id(permit))
         if outcome == "failed":
             assert answer == (self._fail() if mine or self.state is State.CLOSED else False)
+        elif outcome == "succeeded" and not epoch:
+            self.passed += 1
         elif outcome == "succeeded" and mine:
             self.successes += 1
             if self.successes == RULES.successes:
@@ -94,6 +99,11 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def a_failure_without_a_permit(self) -> None:
         assert self.breaker.failed() == self._fail()
+
+    @rule()
+    def a_success_without_a_permit(self) -> None:
+        self.breaker.succeeded()
+        self.passed += 1
 
     @precondition(lambda self: self.state is State.CLOSED)
     @rule()
@@ -109,7 +119,7 @@ class BreakerMachine(RuleBasedStateMachine):
         assert len(self.probes_out) <= RULES.probes
         assert self.breaker.retry_after <= RULES.open_for
         assert (self.breaker.retry_after > 0) <= (self.state is not State.CLOSED)
-        assert self.breaker.quiet == (self.state is State.CLOSED and not any(self.now - at < RULES.window for at in self.failures))
+        assert self.breaker.quiet == (self.state is State.CLOSED and not any(self.now - at < RULES.window for at, _ in self.failures))
 
 
 BreakerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
@@ -125,6 +135,27 @@ def test_failures_outside_the_window_do_not_open_it() -> None:
     assert breaker.state is State.CLOSED
     assert not breaker.failed() and breaker.failed()
     assert breaker.admit() is None and breaker.rejected == 1 and breaker.retry_after == RULES.open_for
+
+
+def test_what_mostly_succeeds_is_not_to_blame() -> None:
+    breaker = Breaker(Settings(failures=5, rate=0.5))
+    for _ in range(50):
+        assert not breaker.failed()
+        permit = breaker.admit()
+        assert permit is not None
+        permit.succeeded()
+    for _ in range(1_000):
+        breaker.succeeded()
+    # It breaks: only what was tried since the first of the latest five failures matters.
+    assert [breaker.failed() for _ in range(5)] == [False, False, False, False, True]
+
+
+def test_at_a_rate_of_0_the_number_alone_decides() -> None:
+    breaker = Breaker(Settings(failures=2, rate=0.0))
+    assert not breaker.failed()
+    for _ in range(100):
+        breaker.succeeded()
+    assert breaker.failed()
 
 
 def test_a_breaker_of_no_failures_never_opens() -> None:

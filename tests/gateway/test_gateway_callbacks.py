@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +84,22 @@ def test_a_call_that_waits_for_elixir_may_call_python_again_while_the_gateway_dr
     functions["again"] = again
     assert gateway.execute("apply", function("again"), 1, module=MODULE) == 2
     assert gateway.process.wait(10) == 0
+
+
+def test_what_a_callback_calls_runs_where_its_session_is_when_another_executor_has_taken_over(
+    gateway: Gateway, functions: dict[str, Callable[..., Any]]
+) -> None:
+    before = gateway.executor_pid()
+
+    def length(held: Any) -> Any:
+        os.kill(before, signal.SIGTERM)
+        assert until(lambda: gateway.execute("getpid", module="os", session_id="elsewhere") != before, 20)
+        return gateway.execute("len", held, module="builtins", session_id="stays")
+
+    functions["length"] = length
+    held = gateway.execute("a_collection", 3, session_id="stays")
+    assert gateway.execute("apply", function("length"), held, module=MODULE, session_id="stays") == 3
+    assert gateway.execute("increment", 1, module=MODULE, session_id="stays") == 2  # nothing leads to the old one any more
 
 
 def test_what_a_callback_calls_does_not_end_with_a_call_that_it_does_not_belong_to(

@@ -110,10 +110,11 @@ def test_the_kernels_count_is_read_in_both_versions_of_control_groups(tmp_path: 
 def test_the_settings_come_from_flags_and_from_the_environment() -> None:
     environment = {"BRIDGE_ADAPTER_DRAIN_MS": "700", "BRIDGE_ADAPTER_SPARE": "1", "BRIDGE_ADAPTER_RETRY_ON": "exit"}
     flags = ["--adapter", "a.SnakeBridgeAdapter", "--elixir-address", "h:1", "--breaker-failures", "2", "--recycle-calls", "9"]
-    care = options.parse([*flags, "--jitter", "0", "--max-queue", "7", "--breaker-open-ms", "1500"], environment).care
+    breaking = ["--breaker-open-ms", "1500", "--breaker-rate", "0.9"]
+    care = options.parse([*flags, "--jitter", "0", "--max-queue", "7", *breaking], environment).care
     assert (care.drain_ms, care.spare, care.max_queue) == (700.0, 1, 7)
     assert care.retry.retry_on == {"exit"} and care.retry.jitter == 0
-    assert (care.breaking.failures, care.breaking.open_for, care.breaking.window) == (2, 1.5, 60.0)
+    assert (care.breaking.failures, care.breaking.open_for, care.breaking.window, care.breaking.rate) == (2, 1.5, 60.0, 0.9)
     assert care.recycling.wanted and care.recycling.calls == 9
     assert not options.parse(flags[:4], {}).care.recycling.wanted
 
@@ -126,6 +127,7 @@ def test_the_settings_come_from_flags_and_from_the_environment() -> None:
         ("--max-queue", "0", "--max-queue 0: it must be an integer, at least 1"),
         ("--recycle-rss-mb", "-1", "--recycle-rss-mb -1: it must be a number of megabytes"),
         ("--retry-on", "rain", "retry_on names 'rain'"),
+        ("--breaker-rate", "1", "--breaker-rate 1: it must be a share of calls, from 0 to less than 1"),
         ("--breaker-failures", "²", "--breaker-failures ²: it must be an integer, at least 0"),
         ("--callback-timeout-ms", "nan", "--callback-timeout-ms nan: it must be a number of milliseconds"),
         ("--heartbeat-interval-ms", "inf", "interval_ms is inf; it must be positive"),
@@ -171,6 +173,12 @@ def test_functions_that_crash_are_told_apart_and_not_kept_for_ever() -> None:
     with pytest.raises(LaneError, match=r"lib\.bad has taken the Python worker down 2 times"):
         breakers.admit(call("bad"))
     assert breakers.rejected == 1
+    for _ in range(9):
+        breakers.crashed(circuits.function_of(call("unlucky")))
+        breakers.survived(call("unlucky"))
+        breakers.survived(call("good"))
+        breakers.survived(call("unlucky"))
+    assert not breakers.is_open(call("unlucky")) and breakers.admit(call("unlucky")) is not None
     for number in range(2 * circuits.MOST):
         breakers.crashed(circuits.function_of(call(f"f{number}")))
     assert len(breakers._breakers) == circuits.MOST

@@ -88,6 +88,18 @@ def test_crashes_do_not_make_the_next_call_wait(start: Callable[..., Gateway]) -
     assert own.execute("sqrt", 16, module="math", timeout=4) == 4.0
 
 
+def test_a_function_is_judged_by_its_calls_whoever_sends_the_signal(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    own = start("--breaker-failures", "2")
+    for _ in range(2):
+        with pytest.raises(ToolFailed, match="WorkerCrash"):
+            own.execute("die", "SIGKILL")
+    with pytest.raises(ToolFailed, match="CircuitOpen"):
+        own.execute("die", "SIGKILL")
+    # It dies under every call, as if somebody killed it; every call succeeds when it is run again.
+    for n in range(4):
+        assert own.execute("die_once", str(tmp_path / f"{n}"), idempotent=True) == own.executor_pid()
+
+
 def test_a_session_that_waits_for_its_turn_and_is_given_up_lets_the_others_go_on(own: Gateway, pipe: Path) -> None:
     first = own.stub.ExecuteTool.future(request("wait_forever", str(pipe)), timeout=30)
     read(pipe)
@@ -123,7 +135,7 @@ def test_turns_leave_nothing_behind() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert order == [0, 2, 3, 4, 6, 7, 8]
         async with turns.of("s"):
-            with turns.asking("s"):
+            with turns.asking("s", "an executor"):
                 async with turns.of("s"):
                     order.append(10)
         assert order[-1] == 10 and not turns._queues and not turns._asking

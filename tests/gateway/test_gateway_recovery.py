@@ -40,3 +40,18 @@ def test_refs_go_on_after_the_death_of_the_gateway_too(start: Callable[..., Gate
     first.ready_file.unlink()
     second = start("--journal", journal, env={"PYTHONPATH": str(HELPERS)})
     assert ask(second, "total", call_type="method", instance=basket, mutates=False, metadata=recovered) == 3
+
+
+def test_refs_go_on_when_their_executor_is_recycled(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    flags = ["--recycle-calls", "4", "--recycle-max-wait-ms", "1", "--journal", str(tmp_path / "calls.journal")]
+    gateway = start(*flags, env={"PYTHONPATH": str(HELPERS)})
+    recovered = {"recover": "lineage"}
+    before = gateway.executor_pid()
+    basket = ask(gateway, "Basket", 1, 2, idempotent=True, metadata=recovered)
+    on = {"call_type": "method", "instance": basket}
+    added = 0
+    while gateway.executor_pid() == before:  # calls that come while one takes the place of the other are carried over, too
+        added += 1
+        ask(gateway, "add", 10, **on, idempotent=True, metadata=recovered)
+    assert ask(gateway, "total", **on, mutates=False, metadata=recovered) == 3 + 10 * added
+    assert "the executor is gone" not in gateway.output()  # it was let go

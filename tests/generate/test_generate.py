@@ -17,6 +17,9 @@ from smollm import Model
 from smollm.batching import AHEAD
 from smollm.gguf_file import ModelFile
 
+# Arithmetic on every core: ten times longer when they are wanted elsewhere.
+pytestmark = pytest.mark.timeout(300)
+
 PROMPT = "Once upon a time"
 
 

@@ -16,6 +16,9 @@ from ggml import Ggml
 from smollm import Model
 from smollm.gguf_file import ModelFile, find
 
+# Arithmetic on every core: ten times longer when they are wanted elsewhere.
+pytestmark = pytest.mark.timeout(300)
+
 ROUNDING = 0.35  # llama.cpp's own logits differ by that much when it reads the prompt token by token
 
 

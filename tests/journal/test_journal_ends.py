@@ -99,7 +99,7 @@ def test_the_file_begins_anew_when_the_journal_has_all_of_it(path: Path) -> None
         assert journal.begin(key, "digest", "form", asked) == (None, 1)
         journal.finish(key, answer, attempt=1)
         journal.look(key)
-    (file,) = ends.left(path).values()
+    (file,) = ends.left(path)
     assert file.stat().st_size < 1024 * 1024
     assert file.stat().st_mode & 0o777 == 0o600
     journal.close()
@@ -159,3 +159,43 @@ def test_a_call_that_ends_while_another_looks_at_its_row_is_not_taken_over(path:
     row, attempt = journal.begin("a", "digest", "form", decide)
     assert row is not None and (row.state, row.answer, attempt) == (FINISHED, b"answer", 0)
     assert seen == [STARTED, FINISHED]
+
+
+def test_a_load_without_a_pause_leaves_neither_long_files_nor_long_queues(path: Path) -> None:
+    journal = Journal(path)
+    journal._work.set = lambda: None  # type: ignore[method-assign]  # the thread that writes rows never comes to it
+    answer, most = b"x" * 50_000, 0
+    for number in range(1200):
+        journal.begin(str(number), "digest", "form", asked)
+        journal.finish(str(number), answer, attempt=1)
+        most = max(most, len(journal._pending))
+    assert most < 1000
+    assert sum(file.stat().st_size for file in ends.left(path)) < 1000 * len(answer)
+    assert len(os.listdir("/proc/self/fd")) < 200
+    journal.close()
+    assert ends.left(path) == {}
+    for number in (0, 700, 1199):
+        row = Journal(path).look(str(number))
+        assert row is not None and (row.state, row.answer) == (FINISHED, answer)
+
+
+def test_all_files_of_a_process_that_was_killed_are_read(path: Path) -> None:
+    code = """
+journal._settle = lambda: None
+for number in range(60):
+    journal.begin(str(number), "digest", "form", lambda row: True)
+    journal.finish(str(number), b"x" * 50_000, attempt=1)
+"""
+    killed(code, path)
+    assert len(ends.left(path)) > 2
+    journal = Journal(path)
+    rows = [journal.look(str(number)) for number in range(60)]
+    assert all(row is not None and row.state == FINISHED and row.answer == b"x" * 50_000 for row in rows)
+    assert ends.left(path) == {}
+
+
+def test_a_file_of_a_dead_process_that_cannot_be_read_is_the_journals_error(path: Path) -> None:
+    Journal(path).close()
+    (path.parent / f"{path.name}.ends-0.0.1.1").mkdir()
+    with pytest.raises(JournalError, match="cannot be used"):
+        Journal(path)

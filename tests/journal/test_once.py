@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventually import eventually
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
@@ -101,8 +102,8 @@ def test_two_at_once_are_one_execution(start: Callable[..., Worker], runs: Path,
     for thread in threads:
         thread.start()
     watch = [worker.connect("control") for worker in running]
-    while sum(len(control.request("stats", None)["active"]) for control in watch) < 4 or not count(runs):
-        pass
+    eventually(lambda: sum(len(control.request("stats", None)["active"]) for control in watch), lambda active: active == 4)
+    eventually(lambda: count(runs))
     (tmp_path / "go").touch()
     for thread in threads:
         thread.join()
@@ -132,8 +133,8 @@ def test_a_failure_is_for_those_who_waited_and_later_calls_run_again(start: Call
     for thread in threads:
         thread.start()
     watch = worker.connect("control")
-    while len(watch.request("stats", None)["active"]) < 3 or not count(runs):
-        pass
+    watch.until(lambda stats: len(stats["active"]) == 3)
+    eventually(lambda: count(runs))
     (tmp_path / "go").touch()
     for thread in threads:
         thread.join()
@@ -156,8 +157,7 @@ def test_who_waits_for_another_ends_at_his_own_deadline(start: Callable[..., Wor
     go = tmp_path / "go"
     first = threading.Thread(target=lambda: asker(worker).once("k", "until", str(runs), str(go), session="first"))
     first.start()
-    while not count(runs):
-        pass
+    eventually(lambda: count(runs))
     with pytest.raises(LaneError, match="timeout"):
         asker(worker).once("k", "until", str(runs), str(go), timeout_ms=200)
     go.touch()
@@ -368,3 +368,12 @@ def test_of_many_that_come_with_a_key_at_once_one_runs(tmp_path: Path) -> None:
         thread.join()
     once.close()
     assert runs == {f"key {number}": 1 for number in range(60)}
+
+
+@pytest.mark.parametrize("digest", ["d", ""])
+def test_what_a_forked_child_comes_back_with_is_not_recorded(start: Callable[..., Worker], runs: Path, digest: str) -> None:
+    with pytest.raises(ConnectionError):
+        asker(start()).once("k", "fork_and_die_first", str(runs), digest=digest)
+    client = asker(start())
+    assert client.once("k", "fork_and_die_first", str(runs), digest=digest) == "the worker"
+    assert client.outcome is not None and not client.outcome[1]

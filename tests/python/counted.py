@@ -54,6 +54,18 @@ def die_first(path: str) -> int:
     return number
 
 
+def fork_and_die_first(path: str) -> str:
+    """At the first time the child comes back from the call, and the worker does not."""
+    if _count(path) > 1:
+        return "the worker"
+    child = os.fork()
+    if child == 0:
+        return "the child"
+    os.waitpid(child, 0)
+    os.kill(os.getpid(), 9)
+    raise AssertionError("killed")
+
+
 def again_from_callback(path: str, ask) -> object:  # type: ignore[no-untyped-def]
     _count(path)
     return ask(path)

@@ -425,3 +425,23 @@ def gen_large(count: int, size: int) -> Iterator[bytes]:
     for number in range(count):
         log.append(number)
         yield bytes(size)
+
+
+class _Nameless(type):
+    """A class that says nothing of itself."""
+
+    @property
+    def __module__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("nobody knows")
+
+
+def raise_nonsense(how: str) -> None:
+    """Raises exceptions whose classes say nonsense of themselves."""
+    if how == "a number for a module":
+        raise type("E", (Exception,), {"__module__": 5, "__qualname__": "q\ud800"})("it happened")
+    raise _Nameless("E", (Exception,), {})("it happened")
+
+
+def break_the_streams() -> None:
+    """Puts something where the standard streams were that nobody can write to."""
+    sys.stdout, sys.stderr = object(), None  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventually import eventually
 from process_tree import left_over, marked
 from standin_process import StandIn, StandInDied
 from ways_in import ADAPTER, GATEWAY
@@ -36,8 +37,7 @@ def test_the_beam_dies_while_a_worker_starts(start_standin: Start, directory: Pa
 def test_the_beam_dies_while_the_executor_starts(start_standin: Start, directory: Path) -> None:
     standin = start_standin(GATEWAY, hold="spawned")
     standin.wait_for("spawned")
-    while not any("bridge_adapter.executor" in command for command in marked(standin.mark).values()):
-        pass
+    eventually(lambda: [*marked(standin.mark).values()], lambda commands: any("bridge_adapter.executor" in command for command in commands))
     standin.kill()
     assert_nothing_is_left(standin, directory)
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from beam_side import BeamSide, Tool
+from eventually import eventually
 from google.protobuf import any_pb2
 from server_process import TEXT_URL, WORKER_SESSION, Server, stubs
 
@@ -309,9 +309,7 @@ def test_a_stream_that_is_left_closes_its_generator_and_cleans_up(start: Start) 
     stream = server.stub.ExecuteStreamingTool(asked("count", {"n": 10**9}), timeout=30)
     next(stream)
     stream.cancel()
-    end = time.monotonic() + 20
-    while (log := value(server, "log")).count("generator closed") < 1 and time.monotonic() < end:
-        pass
+    log = eventually(lambda: value(server, "log"), lambda log: "generator closed" in log)
     at = log.index("generator closed")
     assert "cleanup" in log[at:]
 

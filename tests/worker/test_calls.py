@@ -142,6 +142,16 @@ def test_every_base_exception_is_an_answer(client: Client, name: str) -> None:
     assert client.call("math", "sqrt", 4) == 2.0
 
 
+@pytest.mark.parametrize(
+    ("how", "text"), [("a number for a module", "it happened"), ("no module at all", "an exception that cannot be told")]
+)
+def test_exceptions_whose_classes_say_nonsense_are_answers_too(client: Client, how: str, text: str) -> None:
+    with pytest.raises(LaneError, match=text) as raised:
+        client.call("sample", "raise_nonsense", how)
+    assert raised.value.category == "python_error" and raised.value.fields["type"].isascii()
+    assert client.call("math", "sqrt", 4) == 2.0
+
+
 def test_errors_carry_type_notes_cause_traceback_and_context(client: Client) -> None:
     fields = error_of(client, payload("sample", "raise_custom"))
     assert fields["type"] == "sample.Custom"

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from eventually import eventually
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
@@ -50,8 +51,7 @@ def test_deadlines_that_strike_at_the_end_of_a_call_hit_nothing_else(client: Cli
 def test_cancel_comes_over_the_control_connection(client: Client, control: Client) -> None:
     id = 777
     client.send(lane.request(id, "call", {"tool": "snakebridge.call", "payload": payload("sample", "cleanup_sleep", [30])}))
-    while not (active := control.request("stats", None)["active"]):
-        pass
+    active = control.until(lambda stats: stats["active"])["active"]
     assert active[0][:2] == [client.conn, id]
     control.send(lane.notification("cancel", [client.conn, id, "caller_down"]))
     with pytest.raises(LaneError, match="cancelled"):
@@ -81,8 +81,7 @@ def test_so_does_the_import_of_a_call_that_is_cancelled_and_the_call_does_not_go
             1, "call", {"tool": "snakebridge.call", "payload": payload("sample", "import_and_wait", ["slow_to_import"], session="other")}
         )
     )
-    while not imported(client, "slow_to_import"):
-        pass
+    eventually(lambda: imported(client, "slow_to_import"))
     control.send(lane.notification("cancel", [other.conn, 1, "caller_down"]))
     with pytest.raises(LaneError, match="cancelled"):
         other.answer(1)
@@ -103,8 +102,7 @@ def test_a_call_that_waits_for_its_session_can_be_cancelled(worker: Worker, clie
     thread = threading.Thread(target=lambda: holder.call("sample", "record", 0, 1.0, session="held"))
     thread.start()
     watch = worker.connect("control")
-    while not watch.request("stats", None)["active"]:
-        pass
+    watch.until(lambda stats: stats["active"])
     started = time.monotonic()
     with pytest.raises(LaneError) as caught:
         client.call("math", "sqrt", 4, session="held", timeout_ms=100)
@@ -153,8 +151,7 @@ def test_what_a_cancelled_coroutine_raises_is_told_to_nobody_else(worker: Worker
 
 def test_code_that_swallows_the_interruption_is_shown_by_stats(client: Client, control: Client) -> None:
     client.send(lane.request(9, "call", {"tool": "snakebridge.call", "payload": payload("sample", "swallow", [1.0]), "timeout_ms": 50}))
-    while not any(row[4] == "deadline" for row in control.request("stats", None)["active"]):
-        pass
+    control.until(lambda stats: any(row[4] == "deadline" for row in stats["active"]))
     assert client.answer(9) == "swallowed all"
 
 

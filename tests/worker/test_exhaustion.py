@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eventually import eventually
 from lane_client import TOKEN, Client, LaneError, Worker, payload
 
 from bridge_adapter.codec.errors import DecodeError
@@ -37,8 +38,8 @@ def test_without_descriptors_a_worker_serves_who_is_there_and_later_who_waits() 
         client.call("resource", "getpagesize")
         set_descriptors(client, descriptors(worker.process.pid))
         waiting = [worker.socket() for _ in range(3)]
-        while not any("cannot accept a connection, and goes on trying" in line for line in worker.output):
-            assert client.call("math", "sqrt", 4) == 2.0
+        complaint = "cannot accept a connection, and goes on trying"
+        eventually(lambda: client.call("math", "sqrt", 4) == 2.0 and any(complaint in line for line in worker.output))
         before = processor_ticks(worker.process.pid)
         client.call("time", "sleep", 0.5)
         assert processor_ticks(worker.process.pid) - before < 20  # of 50 that a busy loop would use
@@ -46,6 +47,17 @@ def test_without_descriptors_a_worker_serves_who_is_there_and_later_who_waits() 
         set_descriptors(client, 256)
         for late in map(Client, waiting):
             assert late.call("math", "sqrt", 9) == 3.0
+
+
+def test_without_descriptors_the_first_error_of_user_code_is_told_as_it_is() -> None:
+    with Worker() as worker:
+        client = worker.connect()
+        client.call("resource", "getpagesize")
+        client.call("math", "sqrt", 4)
+        set_descriptors(client, descriptors(worker.process.pid))
+        with pytest.raises(LaneError, match="math domain error") as caught:
+            client.call("math", "sqrt", -1)
+        assert (caught.value.category, caught.value.fields["type"]) == ("python_error", "ValueError")
 
 
 def test_without_threads_a_connection_is_closed_and_the_worker_goes_on() -> None:
@@ -169,3 +181,33 @@ def test_without_room_for_the_journal_calls_with_a_key_are_refused_unbegun(small
         assert client.call("math", "sqrt", 4) == 2.0
         make_room(client, small_disk)
         keyed("afterwards")
+
+
+def test_whoever_comes_beyond_max_connections_is_told_the_figure_and_is_served_when_there_is_room() -> None:
+    with Worker(env={"BRIDGE_ADAPTER_MAX_CONNECTIONS": "2"}) as worker:
+        first, second = worker.connect(), worker.connect()
+        with pytest.raises(LaneError, match=r"overloaded: 2 connections to this worker are open, as many as may") as refused:
+            worker.connect()
+        assert refused.value.fields["details"]["outcome"] == "not_started"
+        with pytest.raises(LaneError, match="wrong token"):
+            worker.connect(token="a guess that is as long as it should be")
+        assert second.call("math", "sqrt", 16) == 4.0
+        first.close()
+        while True:
+            try:
+                third = worker.connect()
+                break
+            except LaneError:
+                continue
+        assert third.call("math", "sqrt", 16) == 4.0
+
+
+def test_a_flood_beyond_max_connections_is_closed() -> None:
+    with Worker(env={"BRIDGE_ADAPTER_MAX_CONNECTIONS": "2"}) as worker:
+        client = worker.connect()
+        silent = [worker.socket() for _ in range(40)]
+        ended = [sock for sock in silent[20:] if sock.recv(1) == b""]
+        assert len(ended) == 20
+        assert client.call("math", "sqrt", 16) == 4.0
+        for sock in silent:
+            sock.close()

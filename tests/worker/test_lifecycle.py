@@ -41,8 +41,7 @@ def draining(worker: Worker, *seconds: float) -> Iterator[Client]:
     """A worker that has been told to drain, and its control connection."""
     control = worker.connect("control")
     control.send(lane.notification("drain", list(seconds)))
-    while not control.request("stats", None)["draining"]:
-        pass
+    control.until(lambda stats: stats["draining"])
     yield control
 
 
@@ -80,11 +79,9 @@ def test_when_its_time_is_over_running_calls_are_cancelled_and_waiting_ones_were
     with Worker() as worker:
         busy, waiting, control = worker.connect(), worker.connect(), worker.connect("control")
         busy.send(lane.request(5, "call", {"tool": "snakebridge.call", "payload": payload("time", "sleep", [60])}))
-        while not control.request("stats", None)["active"]:
-            pass
+        control.until(lambda stats: stats["active"])
         waiting.send(lane.request(5, "call", {"tool": "snakebridge.call", "payload": payload("math", "sqrt", [4])}))
-        while not control.request("stats", None)["waiting"]:
-            pass
+        control.until(lambda stats: stats["waiting"])
         control.send(lane.notification("drain", [0]))
         with pytest.raises(LaneError) as cut:
             busy.answer(5)
@@ -100,19 +97,24 @@ def test_the_time_of_a_drain_is_configured() -> None:
     with Worker(env={"BRIDGE_ADAPTER_DRAIN_MS": "60000"}) as worker:
         held, control = Held(worker.connect(), "s"), worker.connect("control")
         worker.process.terminate()
-        while not control.request("stats", None)["draining"]:
-            pass
+        control.until(lambda stats: stats["draining"])
         assert refusal(worker.connect(), 4)["details"]["retry_after_ms"] > 50_000
         assert held.let_go() == "let go"
         assert worker.process.wait(5) == 0
+
+
+def test_a_worker_whose_standard_streams_are_broken_ends_in_order() -> None:
+    with Worker() as worker:
+        worker.connect().call("sample", "break_the_streams")
+        worker.process.terminate()
+        assert worker.process.wait(20) == 0
 
 
 def test_a_second_signal_ends_a_drain_at_once() -> None:
     with Worker(env={"BRIDGE_ADAPTER_DRAIN_MS": "60000"}) as worker:
         held, control = Held(worker.connect(), "s"), worker.connect("control")
         worker.process.terminate()
-        while not control.request("stats", None)["draining"]:
-            pass
+        control.until(lambda stats: stats["draining"])
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(5) == 0
         with pytest.raises((ConnectionError, OSError)):

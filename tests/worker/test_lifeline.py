@@ -95,8 +95,7 @@ def test_sigterm_ends_an_idle_worker_at_once_and_a_busy_one_within_five_seconds(
         client = busy.connect()
         client.send(lane.request(5, "call", {"tool": "snakebridge.call", "payload": payload("sample", "swallow", [60])}))
         control = busy.connect("control")
-        while not control.request("stats", None)["active"]:
-            pass
+        control.until(lambda stats: stats["active"])
         busy.process.terminate()
         assert busy.process.wait(5) == 0
 
@@ -105,11 +104,9 @@ def test_a_draining_worker_finishes_running_calls_and_refuses_new_ones() -> None
     with Worker() as worker:
         busy, late, control = worker.connect(), worker.connect(), worker.connect("control")
         busy.send(lane.request(5, "call", {"tool": "snakebridge.call", "payload": payload("sample", "record", [1, 1.0])}))
-        while not control.request("stats", None)["active"]:
-            pass
+        control.until(lambda stats: stats["active"])
         worker.process.terminate()
-        while not control.request("stats", None)["draining"]:
-            pass
+        control.until(lambda stats: stats["draining"])
         with pytest.raises(LaneError) as caught:
             late.call("math", "sqrt", 4, session="other")
         assert caught.value.category == "unavailable"

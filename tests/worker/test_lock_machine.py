@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from eventually import eventually
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
@@ -19,13 +19,6 @@ from bridge_adapter.sessions import SessionLock
 
 LOCKS = 3
 _ids = itertools.count(1)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "it has not come to that"
-        time.sleep(0.0002)
 
 
 @dataclass(eq=False)
@@ -44,7 +37,7 @@ class Caller:
         self._go = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        until(lambda: self.held or self.error or self.call.waiting_for)
+        eventually(lambda: self.held or self.error or self.call.waiting_for)
 
     def _run(self) -> None:
         try:
@@ -149,7 +142,7 @@ class Machine(RuleBasedStateMachine):
         if not self.waits(caller):
             return caller
         caller.call.cancel("halted")
-        until(lambda: caller.error)
+        eventually(lambda: caller.error)
         assert isinstance(caller.error, CallWasCancelled)
         self.queues[caller.number].remove(caller)
         return caller.parent if caller.parent else multiple()
@@ -157,7 +150,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def whoever_has_a_turn_is_the_first(self) -> None:
         for lock, holder, queue in zip(self.locks, self.holders, self.queues, strict=True):
-            until(lambda holder=holder: holder is None or holder.held is not None)
+            eventually(lambda holder=holder: holder is None or holder.held is not None)
             assert lock.owner is (holder.call if holder else None)
             assert lock.idle == (holder is None)
             assert lock.contended == bool(queue)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lane_client import Client, LaneError, Worker, payload
 
+from bridge_adapter import lane
 from bridge_adapter.codec import Ref
 from bridge_adapter.lineage.records import MOST_REBUILDS
 
@@ -321,3 +322,39 @@ def test_a_flow_goes_on_from_its_last_checkpoint(lives: Lives) -> None:
     result = client.ask("result", on=flow, mutates=False)
     expected = client.make("restore", image, kwargs=options, **asked)
     np.testing.assert_array_equal(result["image"], expected["image"])
+
+
+def test_a_rebuild_that_cannot_be_noted_is_begun_again_with_nothing_lost(lives: Lives, tmp_path: Path) -> None:
+    client, marker = lives.begin(), tmp_path / "marker"
+    basket = client.make("Basket", 1, 2)
+    client.make("NoMoreFiles", str(marker))
+    marker.touch()
+    client = lives.begin()
+    with pytest.raises(LaneError, match="the session s is to be recovered, but the journal") as refused:
+        client.read(basket, "total")
+    assert refused.value.category == "unavailable" and refused.value.fields["details"]["outcome"] == "not_started"
+    marker.unlink()
+    client.call("lineages", "files_again", session="other")
+    assert client.read(basket, "total") == 3
+
+
+def test_clients_that_vanish_during_a_rebuild_cost_nothing(lives: Lives, tmp_path: Path) -> None:
+    client, there = lives.begin(), tmp_path / "there"
+    there.touch()
+    basket = client.make("Basket", 1, 2)
+    client.make("Waits", str(there))
+    client = lives.begin()
+    assert lives.worker is not None
+    control = lives.worker.connect("control")
+    for number in range(1, MOST_REBUILDS + 1):
+        there.unlink()
+        impatient = Recovering(lives.worker.socket())
+        asked = payload("", "total", (), session="s") | {"call_type": "method", "instance": basket, "mutates": False}
+        impatient.send(lane.request(9, "call", {"tool": "snakebridge.call", "payload": asked, "session_options": client.options}))
+        while control.request("stats", None)["served"] < number:
+            pass
+        impatient.close()
+        there.touch()
+        while control.request("stats", None)["open"]:
+            pass
+    assert client.read(basket, "total") == 3

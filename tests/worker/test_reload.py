@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventually import eventually
 from lane_client import HELPERS, Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
@@ -173,8 +174,7 @@ def test_it_waits_for_calls_that_run_and_holds_up_new_ones(changing: Worker, pro
         write(project, 2)
         inside = lane.request(1, "call", {"tool": "snakebridge.call", "payload": payload("talker", "wait_until_told", session="busy")})
         busy.send(inside)
-        while not any(call[0] == busy.conn for call in client.request("stats", None)["active"]):
-            pass
+        client.until(lambda stats: any(call[0] == busy.conn for call in stats["active"]))
         assert reload(client, "shapes.model", wait_ms=50)["running"] == 1  # it does not wait for ever
         asked = next(client.ids)
         client.send(
@@ -196,8 +196,7 @@ def test_it_waits_for_calls_that_run_and_holds_up_new_ones(changing: Worker, pro
 
 def until(client: Client, expected: Any, *call: str) -> None:
     """Calls until the watch has looked again."""
-    while client.call(*call) != expected:
-        pass
+    eventually(lambda: client.call(*call), lambda answer: answer == expected)
 
 
 def test_a_watched_module_and_what_imports_it_follow_their_files(watching: Worker, project: Path) -> None:
@@ -236,8 +235,7 @@ def test_a_watched_mistake_is_told_once_and_the_old_code_goes_on(watching: Worke
     with contextlib.closing(watching.connect(features=("output",))) as client:
         assert client.call("shapes.model", "answer") == 1
         (project / "shapes" / "model.py").write_text("def answer(:\n")
-        while not client.notes:
-            assert client.call("shapes.model", "answer") == 1
+        eventually(lambda: client.call("shapes.model", "answer") == 1 and client.notes)
         [[_, level, text, *_]] = client.notes[0].body[3]
         assert level == 40
         assert text.startswith("shapes.model changed and cannot be reloaded; the old code goes on: ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,11 +51,6 @@ class Held:
         return self.client.answer(self._id)
 
 
-def until(control: Client, what: Callable[[dict[str, Any]], bool]) -> None:
-    while not what(control.request("stats", None)):
-        pass
-
-
 def fields(session: str, *args: Any) -> dict[str, Any]:
     return payload("sample", "identity", args or ["done"], session=session)
 
@@ -64,7 +58,7 @@ def fields(session: str, *args: Any) -> dict[str, Any]:
 def test_a_call_that_finds_the_queue_full_is_refused_with_the_figures(worker: Worker, control: Client) -> None:
     held = Held(worker, "full", session_options={"max_queue": 2})
     waiting = [Waiting(worker, fields("full")) for _ in range(2)]
-    until(control, lambda stats: stats["longest_queue"] == 2)
+    control.until(lambda stats: stats["longest_queue"] == 2)
     refused = Waiting(worker, fields("full")).refusal()
     assert refused["category"] == "overloaded"
     assert refused["message"].startswith("2 calls wait for the session full, as many as may (max_queue); the call was not begun")
@@ -80,9 +74,9 @@ def test_a_call_that_finds_the_queue_full_is_refused_with_the_figures(worker: Wo
 def test_with_drop_oldest_the_call_that_has_waited_longest_makes_room(worker: Worker, control: Client) -> None:
     held = Held(worker, "drop", session_options={"max_queue": 2, "overflow": "drop_oldest"})
     oldest = Waiting(worker, fields("drop", "oldest"))
-    until(control, lambda stats: stats["longest_queue"] == 1)
+    control.until(lambda stats: stats["longest_queue"] == 1)
     second = Waiting(worker, fields("drop", "second"))
-    until(control, lambda stats: stats["longest_queue"] == 2)
+    control.until(lambda stats: stats["longest_queue"] == 2)
     latest = Waiting(worker, fields("drop", "latest"))
     refused = oldest.refusal()
     assert refused["category"] == "overloaded" and refused["details"]["outcome"] == "not_started"
@@ -109,9 +103,9 @@ def test_a_stream_takes_its_next_turn_however_full_the_queue(worker: Worker, con
         got += message.body[1]
     held = Held(worker, "stream")
     waiting = Waiting(worker, fields("stream"))
-    until(control, lambda stats: stats["longest_queue"] == 1)
+    control.until(lambda stats: stats["longest_queue"] == 1)
     reader.send(lane.notification("credit", [id, 100]))
-    until(control, lambda stats: stats["longest_queue"] == 2)
+    control.until(lambda stats: stats["longest_queue"] == 2)
     held.let_go()
     assert waiting.answer() == "done"
     assert reader.answer(id, got.extend) == {"items": 20}
@@ -124,7 +118,7 @@ def test_a_call_that_could_not_begin_before_its_deadline_is_refused_at_once(work
         client.call("time", "sleep", 0.05, session="slow")
     held = Held(worker, "slow")
     waiting = [Waiting(worker, fields("slow")) for _ in range(10)]
-    until(control, lambda stats: stats["longest_queue"] == 10)
+    control.until(lambda stats: stats["longest_queue"] == 10)
     refused = Waiting(worker, fields("slow"), timeout_ms=100).refusal()
     assert refused["category"] == "overloaded" and refused["details"]["outcome"] == "not_started"
     assert "could not begin before its deadline" in refused["message"]
@@ -145,7 +139,7 @@ def test_all_queues_of_a_worker_together_are_bounded() -> None:
         control = worker.connect("control")
         held = [Held(worker, name) for name in "ab"]
         waiting = [Waiting(worker, fields(name)) for name in "aab"]
-        until(control, lambda stats: stats["waiting"] == 3)
+        control.until(lambda stats: stats["waiting"] == 3)
         refused = Waiting(worker, fields("b")).refusal()
         assert refused["category"] == "overloaded" and "max_waiting" in refused["message"]
         for call in held:
@@ -204,13 +198,13 @@ def test_a_flood_of_one_session_costs_others_what_one_busy_call_costs_them(worke
         flood = [worker.connect() for _ in range(calls)]
         for client in flood:
             client.send(lane.request(5, "call", {"tool": "snakebridge.call", "payload": payload("sample", "spin", [60], session="flood")}))
-        until(control, lambda stats: len(stats["active"]) == calls and stats["waiting"] == calls - 1)
+        control.until(lambda stats: len(stats["active"]) == calls and stats["waiting"] == calls - 1)
         try:
             return latency()
         finally:
             for client in flood:
                 control.send(lane.notification("cancel", [client.conn, 5, "caller_down"]))
-            until(control, lambda stats: not stats["active"])
+            control.until(lambda stats: not stats["active"])
 
     one, fifty, alone = beside(1), beside(50), latency()
     # Fifty that compete for the interpreter would cost fifty of its turns, each of them ten times a call.

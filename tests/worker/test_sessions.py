@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from lane_client import Client, LaneError, Worker, payload
 
+from bridge_adapter.calls import Call
 from bridge_adapter.codec import Ref
+from bridge_adapter.config import Config
 from bridge_adapter.refs import RefStore
+from bridge_adapter.sessions import Sessions
 
 
 def make(client: Client, session: str) -> Ref:
@@ -192,3 +196,27 @@ def test_the_objects_of_a_session_can_be_listed_while_its_calls_go_on() -> None:
     finally:
         ended.set()
         adding.join()
+
+
+class _Crossed(set[object]):
+    """In the moment in which somebody looks whether a session is without state, a call enters it."""
+
+    def __init__(self, enter: Callable[[], object]) -> None:
+        self._enter = enter
+
+    def __len__(self) -> int:
+        self._enter()
+        return 0
+
+
+def test_a_session_that_a_call_enters_meanwhile_is_not_forgotten() -> None:
+    sessions = Sessions(Config())
+    session, call = sessions.open("s"), Call((1, 1))
+    session.streams = _Crossed(lambda: session.lock.owner is call or session.lock.acquire(call))
+    sessions._sweep()
+    # The call has its turn, and looks whether the session is still one.
+    assert session.lock.owner is call and not session.closed and sessions.find("s") is session
+    session.streams = set()
+    session.lock.release()
+    sessions._sweep()
+    assert session.closed and sessions.find("s") is None

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from eventually import eventually
 from lane_client import Client, LaneError, Worker, payload
 
 from bridge_adapter import lane
@@ -178,10 +179,7 @@ def test_a_stream_that_is_halted_while_its_session_is_busy_closes_in_its_turn(wo
         assert client.call("sample", "take_log", session="t") == []
         other.send(lane.response(asked.id, None, "answer"))
         assert other.answer(1) == "answer"
-    log: list[Any] = []
-    while not log:
-        log = client.call("sample", "take_log")
-    assert log == [("closed", "in turn")]
+    assert eventually(lambda: client.call("sample", "take_log")) == [("closed", "in turn")]
     assert "stream" not in client.call("builtins", "eval", "[t.name for t in __import__('threading').enumerate()]")
 
 

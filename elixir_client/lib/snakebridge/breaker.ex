@@ -6,6 +6,8 @@ defmodule SnakeBridge.Breaker do
   There is one per function (pool, module and name) and one per worker of a pool. The pool option `breaker:` has their numbers:
 
     * `:failures` and `:window` - how many failures within how many milliseconds open it (5 in 60 000)
+    * `:rate` - if more than this share of the calls since the first of them have failed (0.5): a function whose calls mostly succeed is not to
+      blame when somebody kills workers; 0: the number alone decides
     * `:open` - for how many milliseconds calls are then refused, with `:circuit_open` (30 000)
     * `:probes` - how many calls at once are let through afterwards, to see (3)
     * `:successes` - how many of them must succeed to close it (3); one that fails opens it again
@@ -15,8 +17,8 @@ defmodule SnakeBridge.Breaker do
   `breaker: false` turns them off. When a breaker changes, there is an event `[:snakebridge, :breaker, :open | :half_open | :closed]`, with the
   measurement `rejections` and the metadata `pool`, and `module` and `function`, or `worker`; handlers run in a process of their own.
 
-  A call looks into a table, where only breakers are that have something to tell. This process is asked when a call fails, and when one may
-  be a probe.
+  A call looks into a table, where only breakers are that have something to tell; if its own is there, its success is counted there. This process
+  is asked when a call fails, and when one may be a probe.
   """
   use GenServer
 
@@ -25,8 +27,10 @@ defmodule SnakeBridge.Breaker do
   alias SnakeBridge.Breaker.{Circuit, Settings}
   alias SnakeBridge.{Error, Telemetry}
 
-  # key => state, until when it is open, how many calls were refused
+  # key => state, until when it is open, how many calls were refused, how many have succeeded since it is here
   @table :snakebridge_breakers
+  @refused 4
+  @succeeded 5
 
   @typedoc "A function of a pool, or a worker of a pool."
   @type key :: {atom(), module :: String.t(), function :: String.t()} | {atom(), index :: pos_integer()}
@@ -53,8 +57,11 @@ defmodule SnakeBridge.Breaker do
   def key(pool, %{"function" => function} = payload), do: {pool, payload["python_module"] || "", function}
   def key(_, _), do: nil
 
-  @doc "Whether a call may be made. Who gets a token says with `succeeded/2`, `failed/3` or `released/2` what came of it."
-  @spec permit(key() | nil) :: :pass | {:probe, token()} | {:error, Error.t()}
+  @doc """
+  Whether a call may be made. `:watched`: it says so with `succeeded/2` if it succeeds. Who gets a token says with `succeeded/2`, `failed/3` or
+  `released/2` what came of it.
+  """
+  @spec permit(key() | nil) :: :pass | :watched | {:probe, token()} | {:error, Error.t()}
   def permit(nil), do: :pass
 
   def permit(key) do
@@ -62,10 +69,10 @@ defmodule SnakeBridge.Breaker do
       [] ->
         :pass
 
-      [{_, :closed, _, _}] ->
-        :pass
+      [{_, :closed, _, _, _}] ->
+        :watched
 
-      [{_, :open, until, _}] ->
+      [{_, :open, until, _, _}] ->
         left = until - now()
         if left > 0, do: refused(key, left), else: probe(key)
 
@@ -83,7 +90,7 @@ defmodule SnakeBridge.Breaker do
   end
 
   defp refused({pool, module, function} = key, left) do
-    count_refusal(key)
+    add(key, @refused)
 
     text =
       "calls of #{name(module, function)} are refused, because too many of them have failed lately (a failure is the death of their worker, unless breaker: of the " <>
@@ -92,8 +99,8 @@ defmodule SnakeBridge.Breaker do
     {:error, Error.new(:circuit_open, text, %{outcome: :not_started, retry_after_ms: left})}
   end
 
-  defp count_refusal(key) do
-    :ets.update_counter(@table, key, {4, 1})
+  defp add(key, counter) do
+    :ets.update_counter(@table, key, {counter, 1})
   rescue
     # It was closed or forgotten just now.
     ArgumentError -> 0
@@ -110,15 +117,23 @@ defmodule SnakeBridge.Breaker do
     cond do
       settings != nil and kind in settings.count -> ask({:failed, key, settings, token, incident})
       # Calls that fail without harm to their worker are none of this breaker's business.
-      token != nil -> succeeded(key, token)
+      token != nil or kind == :python_error -> succeeded(key, token)
       true -> nil
     end
 
     :ok
   end
 
-  @doc "A probe has succeeded."
-  @spec succeeded(key(), token()) :: :ok
+  @doc "A call has succeeded: a probe, by its token, or any other of a function that has something to tell."
+  @spec succeeded(key() | nil, token() | nil) :: :ok
+  def succeeded(key, token \\ nil)
+  def succeeded(nil, _), do: :ok
+
+  def succeeded(key, nil) do
+    if :ets.member(@table, key), do: add(key, @succeeded)
+    :ok
+  end
+
   def succeeded(key, token) do
     ask({:succeeded, key, token})
     :ok
@@ -164,8 +179,8 @@ defmodule SnakeBridge.Breaker do
   def state(key) do
     case :ets.lookup(@table, key) do
       [] -> :closed
-      [{_, :open, until, _}] -> if until > now(), do: :open, else: :half_open
-      [{_, state, _, _}] -> state
+      [{_, :open, until, _, _}] -> if until > now(), do: :open, else: :half_open
+      [{_, state, _, _, _}] -> state
     end
   end
 
@@ -177,7 +192,7 @@ defmodule SnakeBridge.Breaker do
   def list(pool \\ :default) do
     failures = ask({:failures, pool}) || %{}
 
-    for {key, _, until, rejections} <- :ets.tab2list(@table), elem(key, 0) == pool do
+    for {key, _, until, rejections, _} <- :ets.tab2list(@table), elem(key, 0) == pool do
       state = state(key)
 
       Map.merge(named(key), %{
@@ -221,7 +236,7 @@ defmodule SnakeBridge.Breaker do
 
   defp warning({pool, module, function}, settings) do
     "calls of #{name(module, function)} in the pool #{inspect(pool)} are refused for #{settings.open} ms: they have failed too often " <>
-      "(#{settings.failures} in #{settings.window} ms, or again on probation; counted are #{Enum.map_join(settings.count, ", ", &inspect/1)})"
+      "(#{settings.failures} times in #{settings.window} ms, and more than #{round(settings.rate * 100)} % of them meanwhile, or again on probation; counted are #{Enum.map_join(settings.count, ", ", &inspect/1)})"
   end
 
   # --- the process ---
@@ -256,7 +271,14 @@ defmodule SnakeBridge.Breaker do
   def handle_call({:failed, key, settings, token, incident}, _, state) do
     state = forget_probe(state, token)
     known = state.circuits[key]
-    state = put(state, key, Circuit.failed(known || Circuit.new(settings), now(), incident))
+
+    state =
+      put(
+        state,
+        key,
+        Circuit.failed(known || Circuit.new(settings), now(), incident, counted(key, @succeeded))
+      )
+
     {:reply, :ok, tidy_later(state, key, settings)}
   end
 
@@ -350,18 +372,26 @@ defmodule SnakeBridge.Breaker do
 
   # The circuit as it is now.
   defp put(state, key, circuit) do
-    rejections = with [{_, _, _, count}] <- :ets.lookup(@table, key), do: count, else: (_ -> 0)
     before = Map.get(state.circuits, key)
+    rejections = counted(key, @refused)
     changed? = circuit.state != if(before, do: before.state, else: :closed)
     if changed?, do: tell(key, circuit, rejections)
 
     if Circuit.idle?(circuit, now()) do
       forget(state, key)
     else
-      # What is refused meanwhile is counted by who is refused.
-      if changed? or before == nil, do: :ets.insert(@table, {key, circuit.state, circuit.until, rejections})
+      # Calls count in it meanwhile: what they have counted is left as it is.
+      if before == nil, do: :ets.insert(@table, {key, circuit.state, circuit.until, 0, 0})
+      if changed?, do: :ets.update_element(@table, key, [{2, circuit.state}, {3, circuit.until}])
       put_in(state.circuits[key], circuit)
     end
+  end
+
+  defp counted(key, counter) do
+    :ets.lookup_element(@table, key, counter)
+  rescue
+    # It has nothing to tell yet.
+    ArgumentError -> 0
   end
 
   defp now, do: System.monotonic_time(:millisecond)

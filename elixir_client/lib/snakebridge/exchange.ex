@@ -76,9 +76,9 @@ defmodule SnakeBridge.Exchange do
     {:error, error}
   end
 
-  def settle({:broken, outcome, reason}, worker, connection, _, _) do
+  def settle({:broken, outcome, reason}, worker, connection, _, circuit) do
     Connections.discard(worker, connection)
-    {:error, broken(worker, outcome, reason)}
+    {:error, broken(worker, outcome, reason, circuit)}
   end
 
   # What came is no message: nothing after it can be trusted.
@@ -111,7 +111,7 @@ defmodule SnakeBridge.Exchange do
           {:error, error}
 
         {:broken, outcome, reason} ->
-          {:error, broken(worker, outcome, reason)}
+          {:error, broken(worker, outcome, reason, context[:circuit])}
 
         :late ->
           WorkerClient.cancel(worker, connection.id, id, "deadline", context[:circuit])
@@ -124,8 +124,10 @@ defmodule SnakeBridge.Exchange do
     end
   end
 
-  defp broken(worker, outcome, reason),
-    do: WorkerClient.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}")
+  defp broken(worker, outcome, reason, circuit) do
+    begun = if outcome == :unknown, do: circuit
+    WorkerClient.crash(worker, outcome, "the connection to it broke: #{inspect(reason)}", begun)
+  end
 
   defp exchange(worker, connection, id, {body, functions}, context, options) do
     with :ok <- Request.send_with(functions, connection, body) do

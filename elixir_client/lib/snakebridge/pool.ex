@@ -38,6 +38,7 @@ defmodule SnakeBridge.Pool do
     Remote,
     Resident,
     Seat,
+    SeatClient,
     Settings,
     Slots,
     Spares,
@@ -78,7 +79,7 @@ defmodule SnakeBridge.Pool do
   defp ensure(name) do
     case {whereis(name), Keyword.fetch(configured(), name)} do
       {pid, _} when is_pid(pid) ->
-        :ok
+        known(name)
 
       {nil, {:ok, options}} ->
         case DynamicSupervisor.start_child(SnakeBridge.Pools, {__MODULE__, [{:name, name} | options]}) do
@@ -104,6 +105,17 @@ defmodule SnakeBridge.Pool do
            "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:",
            %{outcome: :not_started}
          )}
+    end
+  end
+
+  defp known(name) do
+    if :ets.member(@pools, name) do
+      :ok
+    else
+      text =
+        "the pool #{inspect(name)} belongs to an earlier life of the application :snakebridge; restart its supervisor, or have it started by config :snakebridge, pools:"
+
+      {:error, Error.new(:unavailable, text, %{outcome: :not_started})}
     end
   end
 
@@ -147,6 +159,7 @@ defmodule SnakeBridge.Pool do
     size = options[:size]
     Retry.configure(name, options)
     Breaker.configure(name, options)
+    Lifecycle.begin(name, max(size, earlier_size(name)))
     :ets.insert(@pools, {name, size, options})
     Placement.forget_beyond(name, size)
     Python.sweep()
@@ -154,6 +167,8 @@ defmodule SnakeBridge.Pool do
     children = workers(name, options) ++ [{Lifecycle, {name, options}}]
     Supervisor.init(children, strategy: :one_for_one, max_restarts: 10 * size)
   end
+
+  defp earlier_size(name), do: if(:ets.member(@pools, name), do: size(name), else: 1)
 
   # Those that others have started, or seats for processes of ours.
   defp workers(name, options) do
@@ -382,7 +397,7 @@ defmodule SnakeBridge.Pool do
       if Keyword.get(:ets.lookup_element(@pools, pool, 3), :spares, 0) > 0, do: Spares.renew(pool)
 
       Enum.reduce_while(1..size(pool), :ok, fn index, :ok ->
-        case Seat.replace(pool, index, options, timeout) do
+        case SeatClient.replace(pool, index, options, timeout) do
           :ok -> {:cont, :ok}
           error -> {:halt, error}
         end

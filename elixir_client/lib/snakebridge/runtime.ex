@@ -20,26 +20,22 @@ defmodule SnakeBridge.Runtime do
       and what goes through shared memory (`:shared`) in docs/sharing.md
   """
   import SnakeBridge.Payload.Fields
+  import SnakeBridge.Runtime.Request
 
   alias SnakeBridge.{
-    CallbackRegistry,
     Error,
     Payload,
     PulledStream,
     Ref,
-    Retry,
     RuntimeClient,
     SessionContext,
     Shared,
-    StreamRef,
-    Telemetry,
-    Types
+    StreamRef
   }
 
   @type target :: module() | String.t()
   @type result :: {:ok, term()} | {:error, Error.t() | term()}
 
-  @default_timeout 120_000
   # A stream lasts as long as its consumer takes.
   @default_stream_timeout 1_800_000
 
@@ -211,7 +207,7 @@ defmodule SnakeBridge.Runtime do
              "snakebridge.stream",
              payload,
              receiving(client, callback),
-             runtime_opts(runtime)
+             options(runtime)
            ) do
       {:ok, nil}
     else
@@ -258,7 +254,7 @@ defmodule SnakeBridge.Runtime do
     # The session is looked up when the stream is opened: it is the consumer's.
     client = RuntimeClient.current()
     payload = payload(client, kind, fields, runtime)
-    opts = runtime_opts(runtime)
+    opts = options(runtime)
 
     if client == SnakeBridge.Pool do
       case SnakeBridge.Pool.open_stream("snakebridge.stream", payload, opts) do
@@ -279,11 +275,6 @@ defmodule SnakeBridge.Runtime do
 
   defp halt(%PulledStream{} = stream), do: PulledStream.halt(stream)
   defp halt(stream), do: SnakeBridge.Exchange.Stream.halt(stream)
-
-  # Items as the callback wants them.
-  defp receiving(client, callback) do
-    if RuntimeClient.native?(client), do: callback, else: &callback.(&1 |> unwrap() |> Types.decode())
-  end
 
   defp stream_fields(target, function, args, opts) do
     {fields, runtime} = split(opts, args)
@@ -310,10 +301,6 @@ defmodule SnakeBridge.Runtime do
     runtime[:stream_timeout] || runtime[:timeout] ||
       Application.get_env(:snakebridge, :stream_timeout, @default_stream_timeout)
   end
-
-  # Snakepit wraps items in a map.
-  defp unwrap(%{"data" => data}), do: data
-  defp unwrap(item), do: item
 
   @doc "The next item of a held stream: `{:ok, item}` or `:done`."
   @spec stream_next(StreamRef.t() | Ref.t(), keyword()) :: {:ok, term()} | :done | {:error, term()}
@@ -353,7 +340,7 @@ defmodule SnakeBridge.Runtime do
   def release_ref(ref) do
     client = RuntimeClient.current()
     payload = tagged(client, Payload.release_ref(ref), ["ref"])
-    decoded(client, client.execute("snakebridge.release_ref", payload, runtime_opts(of(ref, []))))
+    decoded(client, client.execute("snakebridge.release_ref", payload, options(of(ref, []))))
   end
 
   @doc "Ends a session."
@@ -373,102 +360,4 @@ defmodule SnakeBridge.Runtime do
              do: :ok
     end
   end
-
-  # --- the request ---
-
-  defp request(tool, kind, fields, runtime, {module, function, args} = origin) do
-    metadata = %{library: fields["library"], module: module, function: function, arity: length(args)}
-
-    Telemetry.span(metadata, fn ->
-      client = RuntimeClient.current()
-      payload = payload(client, kind, fields, runtime)
-
-      case decoded(client, client.execute(tool, payload, runtime_opts(runtime))) do
-        {:error, error} -> {:error, enrich(error, origin)}
-        result -> result
-      end
-    end)
-  rescue
-    # The tagged codec raises: its value cannot travel.
-    error in Error -> {:error, enrich(error, {module, function, args})}
-  end
-
-  defp payload(client, kind, fields, runtime) do
-    fields = if runtime[:result] == :ref, do: Map.put(fields, "result", "ref"), else: fields
-
-    tagged(client, Payload.call(kind, session(runtime), fields), [
-      "args",
-      "kwargs",
-      "calls",
-      "instance",
-      "stream_ref"
-    ])
-  end
-
-  defp tagged(client, payload, keys) do
-    if RuntimeClient.native?(client) do
-      payload
-    else
-      encode = fn -> {:ok, Enum.reduce(keys, payload, &encode_at/2)} end
-      # What cannot be encoded raises, and its functions are forgotten.
-      {:ok, payload, functions} = CallbackRegistry.sending(nil, self(), encode)
-
-      if functions != [] and RuntimeClient.has?(client, :offer_functions, 1),
-        do: client.offer_functions(payload["session_id"])
-
-      payload
-    end
-  end
-
-  defp encode_at(key, payload) do
-    case payload do
-      %{^key => value} -> Map.put(payload, key, encoded(value))
-      _ -> payload
-    end
-  end
-
-  defp encoded(value), do: Types.encode(value, callback: &CallbackRegistry.register/1)
-
-  defp decoded(client, {:ok, value}) do
-    {:ok, if(RuntimeClient.native?(client), do: value, else: Types.decode(value))}
-  end
-
-  defp decoded(_, result), do: result
-
-  defp session(runtime) do
-    runtime[:session_id] || runtime[:ref_session] || SessionContext.current()
-  end
-
-  # A ref's own session, unless the call names another.
-  defp of(%kind{}, runtime) when kind not in [Ref, StreamRef], do: runtime
-  defp of(value, runtime) when not is_struct(value), do: runtime
-
-  defp of(ref, runtime) do
-    runtime = Keyword.put(runtime, :ref_session, ref.session_id)
-    if ref.pool != nil and runtime[:pool] == nil, do: Keyword.put(runtime, :pool, ref.pool), else: runtime
-  end
-
-  defp runtime_opts(runtime) do
-    session = session(runtime)
-    {options, defaults} = SessionContext.options(session)
-
-    opts =
-      defaults
-      |> Keyword.merge(Keyword.drop(runtime, [:ref_session, :pool_name, :stream_timeout]), &chosen/3)
-      |> Keyword.put_new(:timeout, Application.get_env(:snakebridge, :timeout, @default_timeout))
-      |> Keyword.put(:session_id, session)
-
-    if options == %{}, do: opts, else: Keyword.put(opts, :session_options, options)
-  end
-
-  # A call's policy says what differs from that of its session.
-  defp chosen(:retry, base, given), do: Retry.new(given, Retry.new(base))
-  defp chosen(_, _, given), do: given
-
-  defp enrich(%Error{} = error, {module, function, args}) do
-    added = %{elixir_module: module, elixir_function: function, elixir_arity: length(args)}
-    %{error | context: Map.merge(error.context || %{}, added)}
-  end
-
-  defp enrich(error, _), do: error
 end

@@ -23,7 +23,7 @@ defmodule SnakeBridge.Session do
     * `:name` - as for a `GenServer`
     * `:restart` - what its supervisor does when it ends: `:permanent` (default), `:transient` for sessions that are stopped one by one, as those of
       users: `stop/1`, and giving up after too many failures, end these for good
-    * `:pool`, `:timeout` - of the Python calls in the session that name none themselves
+    * `:pool`, `:timeout`, `:retry` (`SnakeBridge.Retry`) - of the Python calls in the session that name none themselves
     * `:pinned`, `:concurrent`, `:max_queue`, `:overflow`, `:max_bytes` - as for `SnakeBridge.create_session/1`
     * `:recover`, `:replayable`, `:on_difference` - the same. With `recover: :lineage` a session whose worker dies keeps its state, which Python makes anew
       (docs/recovery.md); only if that fails does it begin again with `init`
@@ -41,7 +41,7 @@ defmodule SnakeBridge.Session do
   `start_link/1` returns at once; `await/2` waits. The state is copied to each caller: keep large things in Python.
   """
 
-  alias SnakeBridge.{Error, Pool, Ref, SessionContext, StreamRef}
+  alias SnakeBridge.{Error, Pool, Ref, Retry, SessionContext, StreamRef}
   alias SnakeBridge.Session.{Server, Visit}
 
   @type session :: GenServer.server()
@@ -56,6 +56,7 @@ defmodule SnakeBridge.Session do
     :warm_up,
     :pool,
     :timeout,
+    :retry,
     :pinned,
     :concurrent,
     :max_queue,
@@ -107,6 +108,7 @@ defmodule SnakeBridge.Session do
       do: raise(ArgumentError, "warm_up: must be a function of the state, not #{inspect(options[:warm_up])}")
 
     Pool.deadline(options[:timeout] || 0)
+    Retry.new(options[:retry])
 
     unless match?(n when is_integer(n) and n >= 0, Keyword.get(options, :max_failures, 0)),
       do:

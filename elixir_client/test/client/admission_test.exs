@@ -3,27 +3,15 @@ defmodule SnakeBridge.AdmissionTest do
   @moduletag capture_log: true
 
   import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.OwnPool
 
   alias SnakeBridge.{Error, Pool}
   alias SnakeBridge.Pool.{Admission, Queue}
 
   setup context do
     case context[:options] do
-      nil ->
-        :ok
-
-      options ->
-        name = :"admission_#{System.unique_integer([:positive])}"
-
-        base = [
-          name: name,
-          size: 1,
-          python: Path.expand(".venv/bin/python"),
-          env: [{"PYTHONPATH", Path.expand("tests/python")}]
-        ]
-
-        start_supervised!({Pool, Keyword.merge(base, options)}, id: name)
-        {:ok, pool: name}
+      nil -> :ok
+      options -> {:ok, pool: start_pool("admission", options)}
     end
   end
 

@@ -32,6 +32,7 @@ defmodule SnakeBridge.BreakerTest do
       {4, {:advance, :proper_types.integer(0, 60)}},
       {6, :call},
       {2, :stray_failure},
+      {1, {:successes, :proper_types.integer(1, 3)}},
       {8, {:proper_types.oneof([:succeed, :fail, :release]), :proper_types.integer(0, 3)}}
     ])
   end
@@ -49,6 +50,8 @@ defmodule SnakeBridge.BreakerTest do
       opened: nil,
       period: 0,
       good: 0,
+      # calls that have succeeded, ever
+      succeeded: 0,
       agrees: true
     }
 
@@ -79,7 +82,9 @@ defmodule SnakeBridge.BreakerTest do
   end
 
   defp run(:stray_failure, state),
-    do: fail(%{state | circuit: Circuit.failed(state.circuit, state.now)})
+    do: fail(%{state | circuit: Circuit.failed(state.circuit, state.now, nil, state.succeeded)})
+
+  defp run({:successes, count}, state), do: %{state | succeeded: state.succeeded + count}
 
   defp run({_, nth}, %{running: running} = state) when nth >= length(running), do: state
 
@@ -93,10 +98,14 @@ defmodule SnakeBridge.BreakerTest do
         %{state | circuit: Circuit.released(state.circuit, token)}
 
       :fail ->
-        fail(%{state | circuit: Circuit.failed(state.circuit, state.now)})
+        fail(%{state | circuit: Circuit.failed(state.circuit, state.now, nil, state.succeeded)})
 
       :succeed ->
-        state = %{state | circuit: Circuit.succeeded(state.circuit, token)}
+        state = %{
+          state
+          | circuit: Circuit.succeeded(state.circuit, token),
+            succeeded: state.succeeded + if(probe?, do: 0, else: 1)
+        }
 
         cond do
           not probe? -> state
@@ -111,10 +120,14 @@ defmodule SnakeBridge.BreakerTest do
 
   defp expire(state), do: state
 
+  # The third failure within the window opens it, if less than two calls have succeeded since the first of the three.
   defp fail(%{mode: :closed} = state) do
-    failures = [state.now | state.failures]
-    counted = Enum.count(failures, &(state.now - &1 < 100))
-    if counted >= 3, do: open(state), else: %{state | failures: failures}
+    failures = [{state.now, state.succeeded} | state.failures]
+
+    case Enum.filter(failures, fn {at, _} -> state.now - at < 100 end) do
+      [_, _, {_, before} | _] when state.succeeded - before < 2 -> open(state)
+      _ -> %{state | failures: failures}
+    end
   end
 
   defp fail(%{mode: :half_open} = state), do: open(state)
@@ -123,12 +136,23 @@ defmodule SnakeBridge.BreakerTest do
   defp open(state), do: %{state | mode: :open, opened: state.now, failures: []}
 
   test "settings that are none are refused with the rule" do
-    assert Settings.new(nil) == %Settings{failures: 5, window: 60_000, open: 30_000, successes: 3, probes: 3}
+    assert Settings.new(nil) == %Settings{
+             failures: 5,
+             window: 60_000,
+             rate: 0.5,
+             open: 30_000,
+             successes: 3,
+             probes: 3
+           }
+
+    assert Settings.new(rate: 0) == %Settings{rate: 0.0}
     assert Settings.new(false) == nil
 
     for {given, text} <- [
           {[failures: 0], ~r/failures of breaker: is 0; it must be a positive number; breaker: false turns/},
           {[open: :long], ~r/open of breaker: is :long; it must be a positive number of milliseconds/},
+          {[rate: 1],
+           ~r/rate of breaker: is 1; it must be the share of calls of which more must fail, from 0 .* to less than 1/},
           {[count: [:errors]],
            ~r/count of breaker: is \[:errors\]; it must be a list of some of :crash, :timeout/},
           {[limit: 3], ~r/breaker: has no option :limit; its options are :failures/},
@@ -147,7 +171,7 @@ defmodule SnakeBridge.BreakerTest do
   end
 
   test "a breaker opens, lets probes through, and closes" do
-    key = {pool, _, _} = circuit(failures: 2, open: 200, successes: 2, probes: 2)
+    key = {pool, _, _} = circuit(failures: 2, rate: 0.4, open: 200, successes: 2, probes: 2)
     me = self()
     events = for event <- [:open, :half_open, :closed], do: [:snakebridge, :breaker, event]
     Telemetry.attach_many(key, events, fn [_, _, e], m, d, _ -> send(me, {e, m, d}) end, nil)
@@ -156,9 +180,9 @@ defmodule SnakeBridge.BreakerTest do
     assert :pass = Breaker.permit(key)
     :ok = Breaker.failed(key, :crash)
     assert [%{state: :closed, failures: 1, rejections: 0, retry_after_ms: nil}] = Breaker.list(pool)
-    # Not counted: what the pool does not name.
+    # No failure, but a success: what the pool does not name.
     :ok = Breaker.failed(key, :python_error)
-    assert :pass = Breaker.permit(key)
+    assert :watched = Breaker.permit(key)
     log = capture_log([level: :warning], fn -> Breaker.failed(key, :timeout) end)
     assert log =~ "calls of module.function in the pool #{inspect(pool)} are refused for 200 ms"
     assert_receive {:open, %{rejections: 0}, %{pool: ^pool, module: "module", function: "function"}}
@@ -211,6 +235,52 @@ defmodule SnakeBridge.BreakerTest do
     # It is over, and counts no more.
     :ok = Breaker.succeeded(key, token)
     assert eventually(fn -> Breaker.state(key) == :half_open end)
+  end
+
+  test "a function most of whose calls succeed is not to blame when workers die" do
+    key = {pool, _, _} = circuit(failures: 3, rate: 0.5)
+    fail = fn -> Breaker.failed(key, :crash) end
+    # Nothing is counted before there is something to tell.
+    assert :pass = Breaker.permit(key)
+    :ok = Breaker.succeeded(key)
+    assert Breaker.list(pool) == []
+
+    for _ <- 1..10 do
+      fail.()
+      assert :watched = Breaker.permit(key)
+      :ok = Breaker.succeeded(key)
+    end
+
+    assert [%{state: :closed, failures: 3}] = Breaker.list(pool)
+    # It breaks: what was before the latest three failures does not matter.
+    for _ <- 1..1_000, do: Breaker.succeeded(key)
+    for _ <- 1..3, do: fail.()
+    assert Breaker.state(key) == :open
+    # By number alone.
+    strict = circuit(failures: 2, rate: 0)
+    for _ <- 1..2, do: Breaker.failed(strict, :crash) && for(_ <- 1..9, do: Breaker.succeeded(strict))
+    assert Breaker.state(strict) == :open
+  end
+
+  test "calls that Python answers count for their function: results, its errors, streams to their end or halted" do
+    pool = start(breaker: [failures: 2, rate: 0.4], retry: false)
+    key = fn module, function -> {pool, module, function} end
+    # As many failures as do not open it, and the successes that keep the next one from doing so.
+    blame = fn key -> Breaker.failed(key, :crash) && Breaker.state(key) end
+
+    for {key, call} <- [
+          {key.("math", "sqrt"), fn -> {:ok, 2.0} = SnakeBridge.call("math", "sqrt", [4], pool: pool) end},
+          {key.("math", "log"), fn -> {:error, _} = SnakeBridge.call("math", "log", [-1], pool: pool) end},
+          {key.("builtins", "range"),
+           fn -> SnakeBridge.stream("builtins", "range", [3], pool: pool) |> Enum.to_list() end},
+          {key.("itertools", "count"),
+           fn -> SnakeBridge.stream("itertools", "count", [], pool: pool) |> Enum.take(1) end}
+        ] do
+      assert blame.(key) == :closed
+      for _ <- 1..2, do: call.()
+      assert blame.(key) == :closed
+      assert blame.(key) == :open
+    end
   end
 
   test "nothing is kept of breakers that are at rest" do
@@ -343,6 +413,40 @@ defmodule SnakeBridge.BreakerTest do
     assert Enum.all?(Pool.info(pool), & &1.tainted)
     {:ok, other} = SnakeBridge.create_session(pool: pool)
     assert {:ok, 2.0} = SnakeBridge.in_session(other, fn -> SnakeBridge.call("math", "sqrt", [4]) end)
+  end
+
+  test "kills from outside fail no idempotent call: the function goes on, and the only worker, though tainted" do
+    for spares <- [0, 1] do
+      pool = start(breaker: [failures: 2, open: 60_000], spares: spares)
+      good = :counters.new(1, [])
+      stop = :atomics.new(1, [])
+
+      call = fn ->
+        result = SnakeBridge.call("time", "sleep", [0.002], pool: pool, idempotent: true)
+        :counters.add(good, 1, if(result == {:ok, nil}, do: 1, else: 0))
+        result
+      end
+
+      callers =
+        for _ <- 1..2 do
+          Task.async(fn ->
+            Stream.repeatedly(call)
+            |> Enum.find(&(&1 != {:ok, nil} or :atomics.get(stop, 1) == 1))
+          end)
+        end
+
+      for _ <- 1..4 do
+        {:ok, pid} = SnakeBridge.call("os", "getpid", [], pool: pool, idempotent: true)
+        Processes.kill(pid)
+        before = :counters.get(good, 1)
+        assert eventually(fn -> :counters.get(good, 1) > before + 8 end)
+      end
+
+      tainted!(pool)
+      :atomics.put(stop, 1, 1)
+      assert [{:ok, nil}, {:ok, nil}] = Task.await_many(callers, 30_000)
+      assert Breaker.state({pool, "time", "sleep"}) == :closed
+    end
   end
 
   defp tainted!(pool), do: assert(eventually(fn -> Enum.any?(Pool.info(pool), & &1.tainted) end))

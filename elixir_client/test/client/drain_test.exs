@@ -3,21 +3,12 @@ defmodule SnakeBridge.DrainTest do
   @moduletag capture_log: true
 
   import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.OwnPool
 
   alias SnakeBridge.{Error, Pool, Telemetry}
 
   setup context do
-    name = :"drain_#{System.unique_integer([:positive])}"
-
-    options = [
-      name: name,
-      size: 1,
-      python: Path.expand(".venv/bin/python"),
-      env: [{"PYTHONPATH", Path.expand("tests/python")}]
-    ]
-
-    start_supervised!({Pool, Keyword.merge(options, Map.get(context, :options, []))}, id: name)
-    {:ok, pool: name}
+    {:ok, pool: start_pool("drain", Map.get(context, :options, []))}
   end
 
   defp sample(pool, function, arguments, opts \\ []),

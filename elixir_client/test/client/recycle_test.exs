@@ -3,22 +3,14 @@ defmodule SnakeBridge.RecycleTest do
   @moduletag capture_log: true
 
   import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.OwnPool
   import SnakeBridge.Test.Processes
 
   alias SnakeBridge.{Pool, Telemetry}
   alias SnakeBridge.Pool.Recycling
 
   setup context do
-    name = :"recycle_#{System.unique_integer([:positive])}"
-
-    options = [
-      name: name,
-      size: 1,
-      python: Path.expand(".venv/bin/python"),
-      env: [{"PYTHONPATH", Path.expand("tests/python")}]
-    ]
-
-    start_supervised!({Pool, Keyword.merge(options, context.options)}, id: name)
+    name = start_pool("recycle", context.options)
     me = self()
 
     Telemetry.attach_many(

@@ -109,7 +109,7 @@ defmodule SnakeBridge.RemoteTest do
 
   test "a worker that is killed and started again loses what it held; the next call works", context do
     worker = server(context.certificates)
-    pool = pool([trusted(context.certificates, worker.address)])
+    pool = pool([trusted(context.certificates, worker.address)], breaker: [failures: 1])
     {:ok, acc} = call(pool, "sample", "Acc", [1])
     me = self()
 
@@ -136,6 +136,8 @@ defmodule SnakeBridge.RemoteTest do
 
     assert message =~ "was restarted"
     assert {:ok, _} = call(pool, "sample", "Acc", [1])
+    # Another process answers: the one before has died, perhaps of what ran there.
+    assert {:error, %Error{category: :circuit_open}} = call(pool, "sample", "notify_and_sleep", [nil, 0])
   end
 
   test "a worker that is not there is an error once callers have waited long enough", context do
@@ -176,7 +178,7 @@ defmodule SnakeBridge.RemoteTest do
   test "a call whose connection breaks has an outcome that is not known, unless it is idempotent", context do
     worker = context.worker
     {network, address} = RemoteWorker.network(worker.address)
-    pool = pool([trusted(context.certificates, address)])
+    pool = pool([trusted(context.certificates, address)], breaker: [failures: 1])
     me = self()
 
     calls =
@@ -192,6 +194,8 @@ defmodule SnakeBridge.RemoteTest do
 
     RemoteWorker.cut(network)
     assert [{:error, %Error{category: :worker_crash, outcome: :unknown}}, {:ok, _}] = Task.await_many(calls)
+    # The same process answers: it has died of nothing.
+    assert for(%{function: function} <- SnakeBridge.Breaker.list(pool), do: function) == []
   end
 
   test "a machine that accepts and says nothing holds up nobody who can be served elsewhere", context do

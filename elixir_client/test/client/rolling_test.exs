@@ -3,16 +3,14 @@ defmodule SnakeBridge.RollingTest do
   @moduletag capture_log: true
 
   import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.OwnPool
   import SnakeBridge.Test.Processes
 
   alias SnakeBridge.{Error, Pool}
 
   setup context do
-    name = :"rolling_#{System.unique_integer([:positive])}"
     {python, broken} = if context[:broken], do: breakable(), else: {Path.expand(".venv/bin/python"), nil}
-    options = [name: name, size: 1, python: python, env: [{"PYTHONPATH", Path.expand("tests/python")}]]
-    start_supervised!({Pool, Keyword.merge(options, Map.get(context, :options, []))}, id: name)
-    {:ok, pool: name, broken: broken}
+    {:ok, pool: start_pool("rolling", [python: python] ++ Map.get(context, :options, [])), broken: broken}
   end
 
   # A Python that does not start while a file is there.

@@ -3,23 +3,14 @@ defmodule SnakeBridge.SpareTest do
   @moduletag capture_log: true
 
   import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.OwnPool
   import SnakeBridge.Test.Processes
 
   alias SnakeBridge.{Error, Pool}
   alias SnakeBridge.Pool.Spares
 
   setup context do
-    name = :"spare_#{System.unique_integer([:positive])}"
-
-    options = [
-      name: name,
-      size: 1,
-      python: Path.expand(".venv/bin/python"),
-      env: [{"PYTHONPATH", Path.expand("tests/python")}]
-    ]
-
-    start_supervised!({Pool, Keyword.merge(options, Map.get(context, :options, []))}, id: name)
-    {:ok, pool: name}
+    {:ok, pool: start_pool("spare", Map.get(context, :options, []))}
   end
 
   defp sample(pool, function, arguments), do: SnakeBridge.call("sample", function, arguments, pool: pool)

@@ -14,10 +14,15 @@ defmodule SnakeBridge.SessionTest do
   defp model, do: fn -> SnakeBridge.call("models", "Doubler") end
 
   defp start(options) do
-    name = :"session_#{System.unique_integer([:positive])}"
+    name = Keyword.get_lazy(options, :name, &name/0)
     start_supervised!({Session, Keyword.merge([name: name, init: model(), pool: @pool], options)}, id: name)
     name
   end
+
+  defp name, do: :"session_#{System.unique_integer([:positive])}"
+
+  # Within `init`: an attempt that fails tells only those who wait by then.
+  defp until_awaited(session), do: eventually(fn -> :sys.get_state(session).waiting != [] end)
 
   defp rows(list), do: SnakeBridge.Tensor.from_list(list)
   defp pid(session), do: Session.call!(session, :pid)
@@ -36,6 +41,21 @@ defmodule SnakeBridge.SessionTest do
     assert {:ok, ^me} = Session.call(session, fn _ -> self() end)
     assert {:ok, calls} = Session.call(session, fn model -> SnakeBridge.get_attr(model, :calls) end)
     assert calls == List.duplicate(1, 8)
+  end
+
+  test "its retry: is that of the Python calls in it" do
+    marker =
+      Path.join(System.tmp_dir!(), "session-retry-#{System.unique_integer([:positive])}-#{System.pid()}")
+
+    on_exit(fn -> File.rm(marker) end)
+    die_once = fn model -> SnakeBridge.call_method(model, :die_once, [marker], idempotent: true) end
+    once = start(recover: :lineage, retry: false)
+
+    assert {:error, %Error{category: :worker_crash, details: %{attempts: 1}}} = Session.call(once, die_once)
+    File.rm!(marker)
+    assert {:ok, "again"} = Session.call(start(recover: :lineage, replayable: true), die_once)
+    wrong = fn -> Session.start_link(init: model(), retry: [max_attempts: 0]) end
+    assert_raise ArgumentError, ~r/max_attempts of retry: is 0/, wrong
   end
 
   test "it is warm before the first call, and what it makes in Python lives in its session and pool" do
@@ -262,12 +282,15 @@ defmodule SnakeBridge.SessionTest do
 
   test "a session that cannot begin says why, tries again with pauses, and is given up after its maximum" do
     count = :counters.new(1, [])
+    name = name()
 
     session =
       start(
+        name: name,
         max_failures: 1,
         init: fn ->
           :counters.add(count, 1, 1)
+          if :counters.get(count, 1) == 1, do: until_awaited(name)
           SnakeBridge.call("models", "no_such_model")
         end
       )
@@ -285,12 +308,17 @@ defmodule SnakeBridge.SessionTest do
 
   test "an init that recovers is waited for, and returns what it must" do
     count = :counters.new(1, [])
+    name = name()
 
     session =
       start(
+        name: name,
         init: fn ->
           :counters.add(count, 1, 1)
-          if :counters.get(count, 1) == 1, do: :wrong, else: SnakeBridge.call("models", "Doubler")
+
+          if :counters.get(count, 1) == 1,
+            do: until_awaited(name) && :wrong,
+            else: SnakeBridge.call("models", "Doubler")
         end
       )
 

@@ -57,4 +57,18 @@ defmodule SnakeBridge.StoppedTest do
     {:ok, _} = Application.ensure_all_started(:snakebridge)
     assert {:ok, 2.0} = SnakeBridge.call("math", "sqrt", [4])
   end
+
+  test "a pool that was started outside the application knows nothing of the next one, and says so" do
+    {:ok, pool} =
+      SnakeBridge.Pool.start_link(name: :of_earlier, size: 1, python: Path.expand(".venv/bin/python"))
+
+    Process.unlink(pool)
+    assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], pool: :of_earlier)
+    :ok = Application.stop(:snakebridge)
+    {:ok, _} = Application.ensure_all_started(:snakebridge)
+    refused = SnakeBridge.call("math", "sqrt", [16], pool: :of_earlier)
+    assert {:error, %Error{category: :unavailable, outcome: :not_started, message: message}} = refused
+    assert message =~ "restart its supervisor"
+    Supervisor.stop(pool, :shutdown)
+  end
 end

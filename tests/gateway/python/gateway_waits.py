@@ -42,3 +42,12 @@ class Kept:
 
 def keep() -> Kept:
     return Kept()
+
+
+def time_left() -> float:
+    """The seconds that the call itself has."""
+    from bridge_adapter import calls
+
+    call = calls.running()
+    assert call is not None and call.timeout_ms is not None
+    return call.timeout_ms / 1000

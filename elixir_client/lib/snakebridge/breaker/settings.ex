@@ -3,11 +3,18 @@ defmodule SnakeBridge.Breaker.Settings do
 
   @kinds [:crash, :timeout, :python_error]
 
-  defstruct failures: 5, window: 60_000, open: 30_000, successes: 3, probes: 3, count: [:crash, :timeout]
+  defstruct failures: 5,
+            window: 60_000,
+            rate: 0.5,
+            open: 30_000,
+            successes: 3,
+            probes: 3,
+            count: [:crash, :timeout]
 
   @type t :: %__MODULE__{
           failures: pos_integer(),
           window: pos_integer(),
+          rate: float(),
           open: pos_integer(),
           successes: pos_integer(),
           probes: pos_integer(),
@@ -41,6 +48,15 @@ defmodule SnakeBridge.Breaker.Settings do
     Map.put(settings, name, value)
   end
 
+  defp check({:rate, rate}, settings) do
+    unless is_number(rate) and rate >= 0 and rate < 1 do
+      raise ArgumentError,
+            "the option rate of breaker: is #{inspect(rate, limit: 5)}; it must be the share of calls of which more must fail, from 0 (failures: alone decides) to less than 1"
+    end
+
+    %{settings | rate: rate / 1}
+  end
+
   defp check({:count, kinds}, settings) do
     unless is_list(kinds) and kinds -- @kinds == [],
       do:
@@ -54,6 +70,6 @@ defmodule SnakeBridge.Breaker.Settings do
 
   defp check({name, _}, _) do
     raise ArgumentError,
-          "breaker: has no option #{inspect(name)}; its options are :failures, :window, :open, :successes, :probes and :count"
+          "breaker: has no option #{inspect(name)}; its options are :failures, :window, :rate, :open, :successes, :probes and :count"
   end
 end

@@ -80,10 +80,13 @@ defmodule SnakeBridge.Exchange.Stream do
             {:items, items, %{stream | owed: stream.owed + count, taken: stream.taken + count, deaths: 0}}
 
           {:ok, {:response, ^id, nil, result}} ->
+            Attempts.ended(stream.circuit, {:ok, nil})
             {:done, %{finish(stream) | value: result["value"]}}
 
           {:ok, {:response, ^id, error, _}} ->
-            refused(error |> Error.from_wire() |> Attempts.begun(), finish(stream))
+            error = error |> Error.from_wire() |> Attempts.begun()
+            Attempts.ended(stream.circuit, {:error, error})
+            refused(error, finish(stream))
 
           {:ok, other} ->
             serve(stream, other)
@@ -100,8 +103,9 @@ defmodule SnakeBridge.Exchange.Stream do
       {:error, reason} ->
         stream = drop(stream)
         Request.forget_with(stream.worker, stream.functions)
-        error = WorkerClient.crash(stream.worker, :unknown, "the connection to it broke: #{inspect(reason)}")
-        Attempts.blame(stream.circuit, error)
+        why = "the connection to it broke: #{inspect(reason)}"
+        error = WorkerClient.crash(stream.worker, :unknown, why, stream.circuit)
+        Attempts.ended(stream.circuit, {:error, error})
         died(stream, error)
     end
   end
@@ -177,7 +181,9 @@ defmodule SnakeBridge.Exchange.Stream do
   defp drain(%__MODULE__{connection: connection, id: id} = stream, until) do
     with {:ok, body} <- Connection.receive(connection, Pool.left(until)) do
       case parse(body, stream) do
+        # It was halted, and lives: that is all that was asked of it.
         {:ok, {:response, ^id, _, _}} ->
+          Attempts.ended(stream.circuit, {:ok, nil})
           finish(stream)
 
         {:ok, other} ->

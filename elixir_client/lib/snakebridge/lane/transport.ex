@@ -186,6 +186,7 @@ defmodule SnakeBridge.Lane.Transport do
 
   def describe({:options, reason}), do: "options that cannot be used: #{inspect(reason)}"
   def describe(:closed), do: "it closed the connection"
+  def describe(:timeout), do: "nothing came in time"
   def describe(reason) when is_atom(reason), do: reason |> :inet.format_error() |> to_string()
   def describe(reason), do: reason |> :ssl.format_error() |> to_string()
 end

@@ -59,6 +59,11 @@ defmodule SnakeBridge.Pool.Attempts do
         with {:failed, kind} <- verdict(made), do: Breaker.failed(circuit, kind, nil, incident(made))
         conclude(made, call, context)
 
+      :watched ->
+        made = once(call, context)
+        tell(circuit, made)
+        conclude(made, call, context)
+
       {:probe, token} ->
         call |> probe(context, token) |> conclude(call, context)
 
@@ -104,16 +109,24 @@ defmodule SnakeBridge.Pool.Attempts do
   defp verdict({:made, {:error, error}}), do: if(culpable?(error), do: {:failed, :crash}, else: :none)
   defp verdict({:refused, _}), do: :none
 
-  defp incident({:made, {:error, error}}), do: incident(error)
-  defp incident(%Error{details: details}), do: details[:worker]
+  defp incident({:made, {:error, %Error{details: details}}}), do: details[:worker]
 
-  @doc "Tells a breaker of a failure that may be its function's fault."
-  @spec blame(Breaker.key() | nil, Error.t()) :: :ok
-  def blame(circuit, error) do
-    if culpable?(error), do: Breaker.failed(circuit, :crash, nil, incident(error)), else: :ok
+  @doc "Tells a breaker how a call of its function has ended."
+  @spec ended(Breaker.key() | nil, result()) :: :ok
+  def ended(circuit, result), do: tell(circuit, {:made, result})
+
+  defp tell(circuit, made) do
+    case verdict(made) do
+      {:failed, kind} -> Breaker.failed(circuit, kind, nil, incident(made))
+      :succeeded -> Breaker.succeeded(circuit)
+      :none -> :ok
+    end
   end
 
-  @doc "Whether a call may have been the cause of its worker's death. A lost connection alone, as over a network, is no death."
+  @doc """
+  Whether a call may have been the cause of its worker's death. A lost connection alone is no death: whoever looks after a worker on another machine
+  tells the breaker itself when another process answers there.
+  """
   @spec culpable?(Error.t() | term()) :: boolean()
   def culpable?(%Error{details: %{cause: :connection_lost}}), do: false
 

@@ -49,9 +49,13 @@ defmodule SnakeBridge.Pool.Connections do
       {:error, error} ->
         Slots.give_up(worker.slots, lease)
         WorkerClient.freed(worker)
-        {:error, WorkerClient.crash(worker, :not_started, error.message)}
+        {:error, unopened(worker, error)}
     end
   end
+
+  # Python lives, and says that it has no room.
+  defp unopened(_, %Error{category: :overloaded} = error), do: error
+  defp unopened(worker, error), do: WorkerClient.crash(worker, :not_started, error.message)
 
   @doc "Gives a connection back."
   @spec checkin(map(), Connection.t()) :: :ok

@@ -82,6 +82,8 @@ defmodule SnakeBridge.Pool.Death do
   defp killed(:pool_stopped),
     do: "it was killed by signal 9, because its pool was drained and something in it did not end"
 
-  defp new(cause, how, words),
-    do: %__MODULE__{cause: cause, how: how, text: "#{how}.#{LastWords.quoted(words)}"}
+  defp new(cause, how, words) do
+    text = with "" <- LastWords.quoted(words), do: how, else: (quoted -> "#{how}.#{quoted}")
+    %__MODULE__{cause: cause, how: how, text: text}
+  end
 end

@@ -42,7 +42,7 @@ defmodule SnakeBridge.Pool.LastWords do
   @doc "What to do, if they tell why it could not start."
   @spec advice(t()) :: String.t()
   def advice(words) do
-    if Enum.any?(:queue.to_list(words), &String.contains?(&1, "bridge_adapter")) do
+    if any?(words, ~r/No module named '?bridge_adapter/) do
       " Install the Python half with: pip install bridge-adapter (or set config :snakebridge, pools: [default: [python: ...]])"
     else
       ""

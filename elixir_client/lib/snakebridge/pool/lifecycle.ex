@@ -8,13 +8,17 @@ defmodule SnakeBridge.Pool.Lifecycle do
   require Logger
 
   alias SnakeBridge.{Error, Telemetry}
-  alias SnakeBridge.Pool.{Placement, Seat, Slots, Spares, Worker, WorkerClient}
+  alias SnakeBridge.Pool.{Placement, Seat, SeatClient, Slots, Spares, Worker, WorkerClient}
 
   @states :snakebridge_pool_states
   @look_every 5
   @shutdown 3_000
   # What is cancelled gets so long to end.
   @grace 1_000
+  # Where a drain has no end, callers are told to come again after so long.
+  @longest_pause 60_000
+  # What is left of a pool whose supervisor was killed ends by itself; a seat that is just seating a process takes longest.
+  @patience 20_000
 
   @type report :: %{
           finished: non_neg_integer(),
@@ -49,6 +53,36 @@ defmodule SnakeBridge.Pool.Lifecycle do
     end
   end
 
+  @doc "Whether a pool has been told to drain, and not to resume: nothing is started in it."
+  @spec closed?(atom()) :: boolean()
+  def closed?(pool),
+    do: match?([{_, state, _, _}] when state != :open, :ets.lookup(@states, pool))
+
+  @doc """
+  A pool of this name and size begins. When this returns, nothing is left of an earlier one whose supervisor was killed: its processes have their
+  names until they have ended.
+  """
+  @spec begin(atom(), pos_integer()) :: true
+  def begin(pool, size) do
+    seats = for index <- 1..size, do: Seat.name(pool, index)
+
+    for name <- [name(pool), Worker.supervisor(pool), Spares.name(pool) | seats],
+        pid = Process.whereis(name),
+        do: ended(pid, Process.monitor(pid))
+
+    :ets.delete(@states, pool)
+  end
+
+  defp ended(pid, monitor) do
+    receive do
+      {:DOWN, ^monitor, _, _, _} -> :ok
+    after
+      @patience ->
+        Process.exit(pid, :kill)
+        receive(do: ({:DOWN, ^monitor, _, _, _} -> :ok))
+    end
+  end
+
   @doc "What the table of workers says of one that is ready."
   @spec status(atom()) :: :ready | :draining
   def status(pool),
@@ -64,7 +98,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
         text =
           "the pool #{inspect(pool)} is draining and takes no new calls; use another pool, or call again later"
 
-        refused(text, max(until - now(), 100))
+        refused(text, if(until == :infinity, do: @longest_pause, else: max(until - now(), 100)))
 
       [{_, :stopped, refused, _}] ->
         :counters.add(refused, 1, 1)
@@ -83,7 +117,7 @@ defmodule SnakeBridge.Pool.Lifecycle do
   def drain(pool, timeout) do
     GenServer.call(name(pool), {:drain, timeout}, :infinity)
   catch
-    :exit, _ -> {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is not running")}
+    :exit, reason -> {:error, unanswered(pool, reason)}
   end
 
   @doc "Starts a drained pool again."
@@ -91,7 +125,21 @@ defmodule SnakeBridge.Pool.Lifecycle do
   def resume(pool) do
     GenServer.call(name(pool), :resume, :infinity)
   catch
-    :exit, _ -> {:error, Error.new(:unavailable, "the pool #{inspect(pool)} is not running")}
+    :exit, reason -> {:error, unanswered(pool, reason)}
+  end
+
+  defp unanswered(pool, {:noproc, _}) do
+    Error.new(
+      :unavailable,
+      "the pool #{inspect(pool)} is not running; start it, with SnakeBridge.Pool in a supervision tree"
+    )
+  end
+
+  defp unanswered(pool, _) do
+    text =
+      "the pool #{inspect(pool)} is being stopped, or the process that drains it was killed; SnakeBridge.Pool.state/1 tells what has become of it"
+
+    Error.new(:unavailable, text)
   end
 
   # --- the process ---
@@ -99,9 +147,33 @@ defmodule SnakeBridge.Pool.Lifecycle do
   @impl true
   def init({pool, options}) do
     Process.flag(:trap_exit, true)
-    opened(pool)
-    {:ok, %{pool: pool, options: options, size: Keyword.fetch!(options, :size), report: nil}}
+    state = %{pool: pool, options: options, size: Keyword.fetch!(options, :size), report: nil}
+
+    # The process before this one may have been killed.
+    case :ets.lookup(@states, pool) do
+      [{_, :draining, _, until}] ->
+        {:ok, state, {:continue, {:drain, if(until == :infinity, do: until, else: max(until - now(), 0))}}}
+
+      [{_, :stopped, refused, _}] ->
+        {:ok, %{state | report: report(refused)}}
+
+      [{_, :open, _, _}] ->
+        {:ok, state}
+
+      [] ->
+        opened(pool)
+        {:ok, state}
+    end
   end
+
+  defp report(refused),
+    do: %{
+      finished: 0,
+      cancelled: 0,
+      killed: 0,
+      refused: :counters.get(refused, 1),
+      duration_ms: 0
+    }
 
   defp opened(pool), do: :ets.insert(@states, {pool, :open, :counters.new(1, []), 0})
 
@@ -109,28 +181,39 @@ defmodule SnakeBridge.Pool.Lifecycle do
   def handle_call({:drain, _}, _from, %{report: %{}} = state), do: {:reply, {:ok, state.report}, state}
 
   def handle_call({:drain, timeout}, _from, state) do
-    report = drained(state.pool, timeout)
-    if spares?(state), do: Spares.close(state.pool)
-    for index <- 1..state.size, do: Seat.close(state.pool, index)
-    :ets.update_element(@states, state.pool, {2, :stopped})
-    {:reply, {:ok, report}, %{state | report: report}}
+    state = stopped(state, timeout)
+    {:reply, {:ok, state.report}, state}
   end
 
   def handle_call(:resume, _from, %{report: nil} = state), do: {:reply, :ok, state}
 
   def handle_call(:resume, _from, state) do
     opened(state.pool)
-    for index <- 1..state.size, do: Seat.open(state.pool, index)
+    for index <- 1..state.size, do: SeatClient.open(state.pool, index)
     if spares?(state), do: Spares.renew(state.pool)
     {:reply, :ok, %{state | report: nil}}
+  end
+
+  @impl true
+  def handle_continue({:drain, timeout}, state), do: {:noreply, stopped(state, timeout)}
+
+  defp stopped(state, timeout) do
+    report = drained(state.pool, timeout)
+    if spares?(state), do: Spares.close(state.pool)
+    for index <- 1..state.size, do: SeatClient.close(state.pool, index)
+    :ets.update_element(@states, state.pool, {2, :stopped})
+    %{state | report: report}
   end
 
   defp spares?(state), do: Keyword.get(state.options, :spares, 0) > 0
 
   @impl true
-  def terminate(_reason, state) do
-    if state.report == nil, do: drained(state.pool, shutdown(state.options))
-    :ets.delete(@states, state.pool)
+  def terminate(reason, state) do
+    asked? = reason in [:normal, :shutdown] or match?({:shutdown, _}, reason)
+    if asked? and state.report == nil, do: drained(state.pool, shutdown(state.options))
+
+    # After a fault of this process the next one goes on from here; where the supervisor was killed, everything ends.
+    if asked? or reason == :killed, do: :ets.delete(@states, state.pool)
   end
 
   # --- draining ---
@@ -140,15 +223,12 @@ defmodule SnakeBridge.Pool.Lifecycle do
     begun = now()
     [{_, _, refused, _}] = :ets.lookup(@states, pool)
 
-    :ets.insert(
-      @states,
-      {pool, :draining, refused, begun + if(timeout == :infinity, do: 60_000, else: timeout)}
-    )
-
+    until = if timeout == :infinity, do: :infinity, else: begun + timeout
+    :ets.insert(@states, {pool, :draining, refused, until})
     close_door(pool)
     running = running(pool)
     Telemetry.execute([:snakebridge, :pool, :drain, :start], %{running: running}, %{pool: pool})
-    left = until_idle(pool, if(timeout == :infinity, do: :infinity, else: begun + timeout))
+    left = until_idle(pool, until)
 
     for worker <- workers(pool), connection <- Slots.busy(worker.slots) do
       {_, _, request} = connection.lease

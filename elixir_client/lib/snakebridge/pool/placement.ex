@@ -7,7 +7,7 @@ defmodule SnakeBridge.Pool.Placement do
   """
   alias SnakeBridge.{Breaker, Error, Pool, SessionContext, SessionManager}
   alias SnakeBridge.Exchange.Nesting
-  alias SnakeBridge.Pool.{Departure, Lifecycle, Seat, Slots}
+  alias SnakeBridge.Pool.{Departure, Lifecycle, SeatClient, Slots}
 
   # {pool, index} => status, worker; {pool, index, generation} => :leaving, worker, of one that has been replaced
   @workers :snakebridge_workers
@@ -194,7 +194,7 @@ defmodule SnakeBridge.Pool.Placement do
   end
 
   defp await(pool, index, context) do
-    with :ok <- Pool.ensure_running(pool), do: Seat.await(pool, index, Pool.left(context.deadline))
+    with :ok <- Pool.ensure_running(pool), do: SeatClient.await(pool, index, Pool.left(context.deadline))
   end
 
   @doc "The error of a ref that is not there, saying why if its worker has died."

@@ -30,12 +30,16 @@ defmodule SnakeBridge.Pool.Python do
   @doc "Starts an executor; it is ready when it has said so."
   @spec open(keyword()) :: {:ok, map()} | {:error, String.t()}
   def open(options) do
-    with {:ok, python} <- executable(options), {:ok, directory} <- private_directory() do
+    with {:ok, python} <- executable(options),
+         {:ok, place} <- place(options),
+         # Before there is a directory that nobody would remove: what is wrong in them raises.
+         arguments = arguments(options),
+         {:ok, directory} <- private_directory() do
       token = Base.url_encode64(:crypto.strong_rand_bytes(24))
       address = "unix:" <> Path.join(directory, "w.sock")
 
       env =
-        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | environment(options)],
+        for {name, value} <- [{"SNAKEBRIDGE_TOKEN", token} | room(options)] ++ environment(options),
             do: variable(name, value)
 
       port =
@@ -45,14 +49,9 @@ defmodule SnakeBridge.Pool.Python do
           :stderr_to_stdout,
           :hide,
           {:line, 8192},
-          {:args,
-           ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address] ++
-             shared(options) ++
-             Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
-             Policy.arguments(options) ++
-             Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])},
+          {:args, ["-m", "bridge_adapter.executor", "--private-directory", "--listen", address | arguments]},
           {:env, env},
-          {:cd, Keyword.get(options, :cd, File.cwd!())}
+          {:cd, place}
         ])
 
       os_pid =
@@ -66,6 +65,29 @@ defmodule SnakeBridge.Pool.Python do
     end
   rescue
     error -> {:error, "Python cannot be started: #{Exception.message(error)}"}
+  end
+
+  # What an executor admits by itself (512) has to hold the calls, control, and a few that are closing.
+  defp room(options) do
+    case Keyword.get(options, :max_connections, 64) + 64 do
+      most when most > 512 -> [{"BRIDGE_ADAPTER_MAX_CONNECTIONS", most}]
+      _ -> []
+    end
+  end
+
+  defp place(options) do
+    place = Keyword.get_lazy(options, :cd, &File.cwd!/0)
+
+    if File.dir?(place),
+      do: {:ok, place},
+      else: {:error, "there is no directory #{place}; correct cd: of the pool"}
+  end
+
+  defp arguments(options) do
+    shared(options) ++
+      Enum.flat_map(Keyword.get(options, :preload, []), &["--preload", &1]) ++
+      Policy.arguments(options) ++
+      Journal.arguments(options) ++ Enum.flat_map(Reload.watched(options), &["--watch", &1])
   end
 
   @doc """
@@ -148,9 +170,16 @@ defmodule SnakeBridge.Pool.Python do
   @doc "Removes the directories of executors that were killed together with their BEAM, so that nobody was left to do it."
   @spec sweep() :: :ok
   def sweep do
-    for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-pool-*")),
-        abandoned?(directory),
-        do: File.rm_rf(directory)
+    with {:ok, own} <- private_directory(), {:ok, %{uid: me}} <- File.lstat(own) do
+      for directory <- Path.wildcard(Path.join(System.tmp_dir!(), "snakebridge-pool-*")),
+          directory != own,
+          # What somebody else has put there is not ours to follow or to remove.
+          match?({:ok, %{type: :directory, uid: ^me}}, File.lstat(directory)),
+          abandoned?(directory),
+          do: File.rm_rf(directory)
+
+      File.rmdir(own)
+    end
 
     :ok
   end

@@ -19,6 +19,7 @@ defmodule SnakeBridge.Pool.Remote do
     Death,
     Heartbeat,
     Lifecycle,
+    Line,
     Placement,
     Seat,
     Slots,
@@ -62,21 +63,30 @@ defmodule SnakeBridge.Pool.Remote do
       # the process that holds the control connection, or tries to open it
       line: nil,
       control: nil,
+      # which Python process was reached last
+      instance: nil,
       # the worker as callers know it, also while it cannot be reached
       worker: nil,
       # callers that wait for it to be ready
       waiting: [],
       # callers that wait for a free connection
       turns: turns(options),
-      # callers that want to know why their connection broke
+      # callers that want to know why their connection broke, and the breakers of their calls
       asking: [],
+      # breakers of calls whose connections broke since it was last reached: of those that killed it, if it was killed
+      suspects: MapSet.new(),
       # workers before this one, some of whose connections were still held
       retired: [],
       loss: nil,
       backoff: @backoff_first
     }
 
-    {:ok, state, {:continue, :connect}}
+    if Lifecycle.closed?(pool) do
+      Placement.put_worker(pool, index, :stopped, %{})
+      {:ok, %{state | status: :closed}}
+    else
+      {:ok, state, {:continue, :connect}}
+    end
   end
 
   defp turns(options), do: options |> Admission.new() |> Waiting.new()
@@ -84,40 +94,8 @@ defmodule SnakeBridge.Pool.Remote do
   @impl true
   def handle_continue(:connect, state), do: {:noreply, connect(state)}
 
-  # --- the line: a process of its own, so that a machine that does not answer holds up nobody here ---
-
-  defp connect(%{place: place} = state) do
-    remote = self()
-    heartbeat = Heartbeat.settings(state.options)
-    %{state | line: spawn_link(fn -> line(remote, place, heartbeat) end)}
-  end
-
-  defp line(remote, place, heartbeat) do
-    with {:ok, facts} <- ask(place),
-         :ok <- tell(remote, {:reached, self(), facts}),
-         worker = receive(do: ({:begin, worker} -> worker)),
-         {:ok, control} <- Control.start_link(worker, heartbeat) do
-      # Control ends normally when its connection does, which a link alone does not tell.
-      monitor = Process.monitor(control)
-      tell(remote, {:controlled, self(), control})
-      receive(do: ({:DOWN, ^monitor, _, _, reason} -> exit({:shutdown, reason})))
-    else
-      {:error, error} -> tell(remote, {:unreachable, self(), error})
-    end
-  end
-
-  # Which process answers there, and what it can do. Not as control connection: Python would call functions over that.
-  defp ask(place) do
-    with {:ok, connection} <- Connection.open(place.address, place.token, :call, [], place.connect) do
-      Connection.close(connection)
-      {:ok, Map.take(connection, [:instance, :features])}
-    end
-  end
-
-  defp tell(pid, message) do
-    send(pid, message)
-    :ok
-  end
+  defp connect(%{place: place} = state),
+    do: %{state | line: Line.start_link(place, Heartbeat.settings(state.options))}
 
   # --- calls of callers ---
 
@@ -141,22 +119,27 @@ defmodule SnakeBridge.Pool.Remote do
 
   def handle_call({:wait, _}, _from, state), do: {:reply, gone(state, state.loss || unreached()), state}
 
-  def handle_call(:why, from, %{status: :ready} = state) do
-    # The connection broke before anything was heard of the others; it will, or the worker lives on.
-    timer = Process.send_after(self(), {:no_reason, from}, 1_000)
-    {:noreply, %{state | asking: [{from, timer} | state.asking]}}
+  # Another process answers already.
+  def handle_call({:why, generation, circuit}, _from, %{generation: now} = state) when generation < now do
+    Breaker.failed(circuit, :crash, nil, {state.index, generation})
+    {:reply, state.loss, state}
   end
 
-  def handle_call(:why, _from, state), do: {:reply, state.loss, state}
+  def handle_call({:why, _, circuit}, from, %{status: :ready} = state) do
+    # The connection broke before anything was heard of the others; it will, or the worker lives on.
+    timer = Process.send_after(self(), {:no_reason, from}, 1_000)
+    {:noreply, %{state | asking: [{from, timer, circuit} | state.asking]}}
+  end
 
-  # Its pool has been drained: what runs there runs for others.
+  def handle_call({:why, _, circuit}, _from, state),
+    do: {:reply, state.loss, %{state | suspects: MapSet.put(state.suspects, circuit)}}
+
+  # Its pool has been drained: what runs there runs for others, and what sessions hold stays.
   def handle_call(:close, _from, state) do
-    why = "its pool was drained"
     if state.line, do: Process.exit(state.line, :kill)
     error = Seat.closed(state.pool)
     for from <- state.waiting, do: GenServer.reply(from, {:error, error})
-    state = let_down(state, Death.unseen(why, :pool_stopped))
-    Placement.mark_lost(state.pool, state.index, :_, why)
+    state = let_down(state, Death.unseen("its pool was drained", :pool_stopped))
     Placement.put_worker(state.pool, state.index, :stopped, %{})
     {:reply, :ok, %{given_up(state) | status: :closed, line: nil, waiting: []}}
   end
@@ -200,7 +183,7 @@ defmodule SnakeBridge.Pool.Remote do
   def handle_info({:reached, line, facts}, %{line: line} = state) do
     state = state |> same_or_lost(facts) |> worker(facts)
     send(line, {:begin, state.worker})
-    {:noreply, state}
+    {:noreply, %{state | suspects: MapSet.new()}}
   end
 
   def handle_info({:controlled, line, control}, %{line: line} = state) do
@@ -234,7 +217,9 @@ defmodule SnakeBridge.Pool.Remote do
     {:noreply, unreachable(state, error)}
   end
 
-  def handle_info(:connect, %{line: nil} = state), do: {:noreply, connect(state)}
+  # That of an outage may come after the pool was drained.
+  def handle_info(:connect, %{line: nil, status: status} = state) when status != :closed,
+    do: {:noreply, connect(state)}
 
   # It may compute, and keep Python from answering: calls that run there go on. New ones would wait for it.
   def handle_info({:silent, _}, %{status: :ready} = state) do
@@ -245,8 +230,8 @@ defmodule SnakeBridge.Pool.Remote do
   # --- what calls leave to do ---
 
   def handle_info({:no_reason, from}, state) do
-    {asked, asking} = Enum.split_with(state.asking, &match?({^from, _}, &1))
-    for {from, _} <- asked, do: GenServer.reply(from, nil)
+    {asked, asking} = Enum.split_with(state.asking, &match?({^from, _, _}, &1))
+    for {from, _, _} <- asked, do: GenServer.reply(from, nil)
     {:noreply, %{state | asking: asking}}
   end
 
@@ -297,17 +282,19 @@ defmodule SnakeBridge.Pool.Remote do
 
   # --- reached, lost ---
 
-  defp same_or_lost(%{worker: %{connect: connect}} = state, facts) do
-    if facts.instance != nil and connect[:instance] == facts.instance do
+  # None was reached before.
+  defp same_or_lost(%{instance: nil, worker: nil} = state, facts), do: %{state | instance: facts.instance}
+
+  defp same_or_lost(state, %{instance: instance}) do
+    if instance != nil and instance == state.instance do
       state
     else
       why = "the worker at #{state.place.address} was restarted"
       Placement.mark_lost(state.pool, state.index, :_, why)
-      given_up(%{state | loss: Death.unseen(why)})
+      for circuit <- state.suspects, do: Breaker.failed(circuit, :crash, nil, {state.index, state.generation})
+      given_up(%{state | loss: Death.unseen(why), instance: instance})
     end
   end
-
-  defp same_or_lost(state, _), do: state
 
   defp given_up(%{worker: nil} = state), do: state
 
@@ -360,9 +347,10 @@ defmodule SnakeBridge.Pool.Remote do
 
   # Whoever waits for something from it is told why nothing comes.
   defp let_down(state, loss) do
-    for {from, timer} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
+    for {from, timer, _} <- state.asking, do: {Process.cancel_timer(timer), GenServer.reply(from, loss)}
     if state.worker, do: Waiting.dismiss(state.turns, state.worker, gone(state, loss))
-    %{state | control: nil, loss: loss, asking: [], turns: turns(state.options)}
+    suspects = for {_, _, circuit} <- state.asking, into: state.suspects, do: circuit
+    %{state | control: nil, loss: loss, asking: [], suspects: suspects, turns: turns(state.options)}
   end
 
   defp ended({:shutdown, :normal}), do: ""

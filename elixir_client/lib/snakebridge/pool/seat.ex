@@ -27,51 +27,6 @@ defmodule SnakeBridge.Pool.Seat do
   @doc false
   def name(pool, index), do: Module.concat([__MODULE__, pool, Integer.to_string(index)])
 
-  @doc "Waits until a worker is ready here."
-  @spec await(atom(), pos_integer(), timeout()) :: {:ok, map()} | {:error, Error.t()}
-  def await(pool, index, timeout) do
-    GenServer.call(name(pool, index), :await, timeout)
-  catch
-    :exit, {:timeout, _} ->
-      text = "no Python worker of the pool #{inspect(pool)} was ready in time"
-      {:error, Error.new(:timeout, text, %{outcome: :not_started})}
-
-    :exit, _ ->
-      {:error, stopping(pool)}
-  end
-
-  @doc """
-  Replaces the process here, and waits until the new one has taken its place. Options: `sessions: :wait | :end`, `max_wait: ms | :infinity`,
-  `why:` (a text), `spare:` (whether a spare will do).
-  """
-  @spec replace(atom(), pos_integer(), keyword(), timeout()) :: :ok | {:error, Error.t()}
-  def replace(pool, index, options, timeout) do
-    with {:ok, _} <- GenServer.call(name(pool, index), {:replace, options}, timeout), do: :ok
-  catch
-    :exit, {:timeout, _} ->
-      {:error,
-       Error.new(
-         :timeout,
-         "the new process of the worker #{index} was not ready in time; the old one goes on"
-       )}
-
-    :exit, _ ->
-      {:error, stopping(pool)}
-  end
-
-  defp stopping(pool) do
-    text = "the pool #{inspect(pool)} is being stopped or restarted; try again"
-    Error.new(:unavailable, text, %{outcome: :not_started})
-  end
-
-  @doc "Ends the processes here; calls are refused until `open/2`."
-  @spec close(atom(), pos_integer()) :: :ok
-  def close(pool, index), do: GenServer.call(name(pool, index), :close, :infinity)
-
-  @doc "Starts a process here again."
-  @spec open(atom(), pos_integer()) :: :ok
-  def open(pool, index), do: GenServer.call(name(pool, index), :open, :infinity)
-
   @doc "The error of a call that comes to a place that is closed."
   @spec closed(atom()) :: Error.t()
   def closed(pool) do
@@ -113,7 +68,12 @@ defmodule SnakeBridge.Pool.Seat do
       limits: nil
     }
 
-    {:ok, state, {:continue, :start}}
+    if Lifecycle.closed?(pool) do
+      Placement.put_worker(pool, index, :stopped, %{})
+      {:ok, %{state | status: :closed}}
+    else
+      {:ok, state, {:continue, :start}}
+    end
   end
 
   @impl true
@@ -176,6 +136,8 @@ defmodule SnakeBridge.Pool.Seat do
         }
 
       {:error, error} ->
+        # Nobody else knows of it: it may be a spare, or answer too late.
+        stop(state, pid)
         failed(%{state | generation: generation}, Exception.message(error))
     end
   end
@@ -293,10 +255,10 @@ defmodule SnakeBridge.Pool.Seat do
 
   defp heard({:died, death}, pid, %{pid: pid, next: %{} = next} = state) do
     count(death, state)
-    # What was to replace it, does.
+    # What was to replace it, does; who waits for that waits on.
     Placement.put_worker(state.pool, state.index, :starting, %{})
-    answer(next, :ok)
-    %{state | status: :starting, pid: next.pid, worker: nil, next: nil}
+    waiting = next.from ++ state.waiting
+    %{state | status: :starting, pid: next.pid, worker: nil, next: nil, waiting: waiting}
   end
 
   # Between its start and its first call.
@@ -327,7 +289,7 @@ defmodule SnakeBridge.Pool.Seat do
 
   # A process of ours has ended without a word: a fault of this library, or somebody has killed it.
   defp ended(pid, reason, %{pid: pid} = state) do
-    if state.worker, do: Placement.worker_lost(state.worker, "its process in Elixir ended")
+    if state.worker, do: Worker.bury(state.worker)
 
     case state.worker do
       nil -> failed(state, "its process in Elixir ended: #{inspect(reason, limit: 10)}")
@@ -338,7 +300,10 @@ defmodule SnakeBridge.Pool.Seat do
   defp ended(pid, reason, %{next: %{pid: pid}} = state),
     do: heard({:failed, "its process in Elixir ended: #{inspect(reason, limit: 10)}."}, pid, state)
 
-  defp ended(pid, _, state), do: gone(state, pid)
+  defp ended(pid, _, state) do
+    with %{^pid => worker} <- state.left, do: Worker.bury(worker)
+    gone(state, pid)
+  end
 
   defp gone(state, pid), do: taken_over(%{state | left: Map.delete(state.left, pid)}, pid)
 

@@ -18,6 +18,9 @@ defmodule SnakeBridge.Pool.Settings do
     Recycling.check!(options[:recycle])
     number!(options, :spares, 0)
     number!(options, :shutdown, 0)
+    number!(options, :max_connections, 1)
+    number!(options, :start_timeout, 0)
+    number!(options, :kill_after, 0)
     number!(options, :max_session_queue, 0)
     modules!(Keyword.get(options, :preload, []))
     options

@@ -99,6 +99,9 @@ defmodule SnakeBridge.Pool.Slots do
   def forget(worker) do
     :ets.delete(@workers, {worker.pool, worker.index, worker.generation})
     :ets.delete(worker.slots.connections)
+  rescue
+    # The process that kept the table has ended before it.
+    ArgumentError -> true
   end
 
   @doc "Forgets every generation of a worker: those of an earlier life of its pool."

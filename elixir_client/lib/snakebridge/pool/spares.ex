@@ -7,7 +7,7 @@ defmodule SnakeBridge.Pool.Spares do
 
   require Logger
 
-  alias SnakeBridge.Pool.Worker
+  alias SnakeBridge.Pool.{Lifecycle, Worker}
 
   @backoff_first 500
   @backoff_last 30_000
@@ -16,23 +16,32 @@ defmodule SnakeBridge.Pool.Spares do
 
   def start_link({pool, options}), do: GenServer.start_link(__MODULE__, {pool, options}, name: name(pool))
 
-  defp name(pool), do: Module.concat(__MODULE__, pool)
+  @doc false
+  def name(pool), do: Module.concat(__MODULE__, pool)
 
   @doc "A spare, if one is ready; it still belongs to this process until `Worker.seat/3`."
   @spec take(atom()) :: pid() | nil
   def take(pool) do
-    GenServer.call(name(pool), :take)
+    # Who gave up waiting might be given one all the same, which would then be nobody's.
+    GenServer.call(name(pool), :take, :infinity)
   catch
     :exit, _ -> nil
   end
 
   @doc "Ends the spares that there are and starts new ones, with Python code as it is now."
   @spec renew(atom()) :: :ok
-  def renew(pool), do: GenServer.call(name(pool), :renew)
+  def renew(pool), do: ask(pool, :renew)
 
   @doc "Ends the spares; none are started until `renew/1`."
   @spec close(atom()) :: :ok
-  def close(pool), do: GenServer.call(name(pool), :close)
+  def close(pool), do: ask(pool, :close)
+
+  # Ending processes takes a while. Where this one has been killed they have ended with it, and the next one looks at the state of the pool.
+  defp ask(pool, what) do
+    GenServer.call(name(pool), what, :infinity)
+  catch
+    :exit, _ -> :ok
+  end
 
   @doc "How many spares are ready."
   @spec ready(atom()) :: non_neg_integer()
@@ -44,7 +53,8 @@ defmodule SnakeBridge.Pool.Spares do
 
   @impl true
   def init({pool, options}) do
-    state = %{pool: pool, options: options, ready: [], starting: [], backoff: @backoff_first, open: true}
+    open? = not Lifecycle.closed?(pool)
+    state = %{pool: pool, options: options, ready: [], starting: [], backoff: @backoff_first, open: open?}
     {:ok, state, {:continue, :fill}}
   end
 

@@ -32,6 +32,8 @@ defmodule SnakeBridge.Pool.Worker do
   @idle_sweep 10_000
   @look_every 20
   @leave_every 25
+  # Longer than it takes to give up a process that does not answer hello.
+  @seat_timeout 15_000
 
   @doc "Starts a Python process for `owner`."
   @spec start(atom(), keyword(), pid()) :: {:ok, pid()} | {:error, term()}
@@ -47,7 +49,7 @@ defmodule SnakeBridge.Pool.Worker do
   @doc "Puts a ready worker into the place `index` of its pool: from now on it takes calls, and belongs to the caller."
   @spec seat(pid(), pos_integer(), pos_integer()) :: {:ok, map()} | {:error, Error.t()}
   def seat(pid, index, generation) do
-    GenServer.call(pid, {:seat, self(), index, generation})
+    GenServer.call(pid, {:seat, self(), index, generation}, @seat_timeout)
   catch
     :exit, reason -> {:error, Error.new(:worker_start, "the worker ended: #{inspect(reason, limit: 10)}")}
   end
@@ -63,6 +65,17 @@ defmodule SnakeBridge.Pool.Worker do
   @doc "Kills the Python process, because its pool is being drained or stopped and something in it does not end."
   @spec kill(pid()) :: :ok
   def kill(pid), do: GenServer.cast(pid, :kill)
+
+  @doc "Does for a worker whose process here was killed what that has not done any more: nobody takes it for alive, and nothing of it stays."
+  @spec bury(map()) :: :ok
+  def bury(worker) do
+    Slots.retire(worker.slots)
+    Placement.worker_lost(worker, "its process in Elixir ended")
+    Slots.forget(worker)
+    CallbackRegistry.forget({worker.pool, worker.index, worker.generation})
+    Python.kill(worker.os_pid)
+    Shared.Keeper.worker_gone(worker.os_pid)
+  end
 
   # --- the process ---
 
@@ -226,7 +239,12 @@ defmodule SnakeBridge.Pool.Worker do
 
   def handle_info(:not_ready, %{status: :starting} = state) do
     Python.kill(state.os_pid)
-    died(state, Death.given_up("it was not ready within its start timeout", state.words))
+    limit = Keyword.get(state.options, :start_timeout, 30_000)
+
+    died(
+      state,
+      Death.given_up("it was not ready within its start timeout (start_timeout: #{limit})", state.words)
+    )
   end
 
   def handle_info({:no_reason, from}, state) do

@@ -57,12 +57,15 @@ defmodule SnakeBridge.Pool.WorkerClient do
     GenServer.cast(worker.pid, {:cancel, {connection_id, request_id, circuit}, reason})
   end
 
-  @doc "The error for a call whose connection broke: why the process died, as far as that is known."
-  @spec crash(map(), :unknown | :not_started, String.t()) :: Error.t()
-  def crash(worker, outcome, seen) do
+  @doc """
+  The error for a call whose connection broke: why the process died, as far as that is known. `circuit` is the breaker of a call that may have been
+  the cause.
+  """
+  @spec crash(map(), :unknown | :not_started, String.t(), Breaker.key() | nil) :: Error.t()
+  def crash(worker, outcome, seen, circuit \\ nil) do
     death =
       try do
-        GenServer.call(worker.pid, :why, 3_000) || Death.unseen(seen)
+        GenServer.call(worker.pid, why(worker, circuit), 3_000) || Death.unseen(seen)
       catch
         :exit, {:timeout, _} -> Death.unseen(seen)
         :exit, _ -> Death.unseen(seen, :pool_stopped)
@@ -76,6 +79,10 @@ defmodule SnakeBridge.Pool.WorkerClient do
     # Which process it was: all calls that failed with it failed of one death.
     put_in(error.details[:worker], {worker.index, worker.generation})
   end
+
+  # Whether a worker on another machine has died of a call may turn out when the call has long been over.
+  defp why(%{remote: true} = worker, circuit), do: {:why, worker.generation, circuit}
+  defp why(_, _), do: :why
 
   @doc "What has become of a worker on another machine, as far as can be seen from here."
   @spec lost(String.t()) :: String.t()

@@ -41,7 +41,7 @@ defmodule SnakeBridge.Session.Life do
   defp begin_here(server, options) do
     embedded? = RuntimeClient.current() == Pool
     if embedded?, do: SessionManager.track()
-    chosen = Keyword.take(options, SessionContext.known() ++ [:pool, :timeout])
+    chosen = Keyword.take(options, SessionContext.known() ++ [:pool, :timeout, :retry])
     {:ok, id} = SessionContext.create([session_id: SessionManager.auto_session()] ++ chosen)
     if embedded?, do: placed(options, id)
     send(server, {:begun, self(), id})

@@ -82,7 +82,7 @@ defmodule SnakeBridge.Shared.Keeper do
     :ets.match_delete(@table, {{:spare, :_, :_}, :_})
     :ets.match_delete(@table, {{:segment, :_}, :_, -1})
 
-    for "s" <> _ = name <- File.ls!(state.directory),
+    for "s" <> _ = name <- files(state.directory),
         not :ets.member(@table, {:segment, name}),
         do: rm(state, name)
 
@@ -120,9 +120,7 @@ defmodule SnakeBridge.Shared.Keeper do
   def handle_cast({:worker_gone, os_pid}, state) do
     prefix = "w#{os_pid}-"
 
-    if state.directory,
-      do: for(name <- File.ls!(state.directory), String.starts_with?(name, prefix), do: rm(state, name))
-
+    for name <- files(state.directory), String.starts_with?(name, prefix), do: rm(state, name)
     {:noreply, state}
   end
 
@@ -187,6 +185,10 @@ defmodule SnakeBridge.Shared.Keeper do
     if new_name != name, do: rm(state, new_name)
     :atomics.sub(Shared.sum(), 1, bytes)
   end
+
+  # A script that ends has removed the directory before its workers end, and somebody may tidy up.
+  defp files(nil), do: []
+  defp files(directory), do: with({:ok, names} <- File.ls(directory), do: names, else: (_ -> []))
 
   defp rm(%{directory: nil}, _), do: :ok
   defp rm(%{directory: directory}, name), do: :file.delete(Path.join(directory, name), [:raw])
