@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from bridge_adapter.kernels.flow import cli
 from bridge_adapter.kernels.flow.recorder import reading
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest

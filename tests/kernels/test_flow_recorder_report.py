@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bridge_adapter.kernels.flow.recorder import charts, manifest, pictures, report
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError
 from bridge_adapter.kernels.flow.recorder.query import Runs
 from bridge_adapter.kernels.flow.recorder.streams import FLUSH_AFTER
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 VOID = {"meta", "img", "input", "line", "rect", "circle", "path", "br"}
 
