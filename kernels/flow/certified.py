@@ -75,7 +75,7 @@ from .spec import FlowSpec
 from .transforms import TransformOp, level_masks
 
 # The capsule tells of these itself.
-_OWN = ("RUN_STARTED", "RUN_FINISHED")
+_OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
 _CLASSES = {"B": "primal_dual", "C": "primal_dual", "D": "splitting", "E": "splitting", "R": "riemannian", "motion": "hamiltonian_damped"}
 
@@ -456,7 +456,7 @@ class CertifiedRun:
         card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
-        self._recorder.update(certificates=[self.verdict.record()])
+        self._recorder.update(certificates=_certificates(self.verdict))
         self._recorder.finish(status, energy=result["energy"], residual=result["residual"], elapsed_s=result["elapsed_s"], card=card)
         return result | {
             "stopped": status,
@@ -473,6 +473,12 @@ class CertifiedRun:
             "spec": self.spec,
             "capsule": getattr(self._recorder, "path", None),
         }
+
+
+def _certificates(verdict: Verdict) -> list[dict[str, Any]]:
+    """For the manifest: each number with what it is, and whether a check failed by it."""
+    failed = {finding.check for finding in verdict.findings}
+    return [{"name": name, **bound.record(), "passed": name not in failed} for name, bound in verdict.certificates.items()]
 
 
 @contextlib.contextmanager

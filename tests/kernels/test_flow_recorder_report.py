@@ -202,3 +202,12 @@ def test_images_that_are_compared_share_black_and_white() -> None:
     assert pictures.shown_range(np.array([[3.0, 200.0]])) == (0.0, 255.0)
     assert pictures.shown_range(np.array([[-5.0, 5.0]])) == (-5.0, 5.0)
     assert pictures.shown_range(np.array([[np.nan, 2.0]])) == (2.0, 3.0)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/flow/recorder.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S):
+        exec(compile(block, "recorder.md", "exec"), {})
+    events, page_file = capsys.readouterr().out.splitlines()
+    assert "('CHECKPOINT_CREATED', 3)" in events and (tmp_path / page_file).exists()

@@ -364,5 +364,5 @@ def _surroundings(told: Mapping[str, Any]) -> str:
     parts = [listed("environment", told.get("environment", {})), listed("versions", told.get("versions", {}))]
     parts += [listed(name, told.get(name, {})) for name in ("gates", "budgets", "seeds")]
     whole = escape(json.dumps(told, indent=1, default=str))
-    manifest = f"<details><summary>the whole manifest</summary><pre>{whole}</pre></details>"
-    return f'<h2>Surroundings</h2><div class="two">{"".join(parts)}</div>{manifest}'
+    unfolded = f"<details><summary>the whole manifest</summary><pre>{whole}</pre></details>"
+    return f'<h2>Surroundings</h2><div class="two">{"".join(parts)}</div>{unfolded}'
