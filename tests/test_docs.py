@@ -83,7 +83,7 @@ def test_a_command_of_the_docs_exists(page: str, command: str) -> None:
             assert script.startswith("...") or (ROOT / script).exists()
         case "pip" | ".venv/bin/pip", ["install", *_]:
             pass
-        case ("bridge-adapter" | "bridge-adapter-python"), _:
+        case (("bridge-adapter" | "bridge-adapter-python"), _):
             assert shutil.which(program, path=str(Path(sys.executable).parent))
         case (("elixir" | "cd" | "git" | "mkdir" | "export" | "openssl" | "chmod"), _):
             pass
