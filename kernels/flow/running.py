@@ -67,9 +67,17 @@ class Execution:
     """
 
     def __init__(
-        self, compiled: CompiledFlow, *, iterations: int, block: int | None = None, recorder: Recorder | None = None, saved: Any = None
+        self,
+        compiled: CompiledFlow,
+        *,
+        iterations: int,
+        block: int | None = None,
+        recorder: Recorder | None = None,
+        saved: Any = None,
+        save_every: float = CHECKPOINT_SECONDS,
     ) -> None:
-        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there."""
+        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there. save_every: seconds
+        between checkpoints."""
         self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
@@ -77,6 +85,7 @@ class Execution:
         self.segment = 0
         self.recorder = recorder or NoRecorder()
         self._block, self._steps = block, block or FIRST
+        self._save_every = save_every
         self._blocks = 0
         self._capacity = max(CAPACITY, block or 0)
         self._ahead: tuple[Run, jax.Array, jax.Array] | None = None
@@ -210,8 +219,8 @@ class Execution:
 
     @property
     def save_due(self) -> bool:
-        """Whether the last checkpoint is CHECKPOINT_SECONDS old."""
-        return time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS
+        """Whether the last checkpoint is old enough for another."""
+        return time.perf_counter() - self._saved_at >= self._save_every
 
     def result(self) -> dict[str, Any]:
         """What `run` returns, of the state reached so far; "stopped" is "" while it is not over."""
