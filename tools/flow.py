@@ -86,13 +86,16 @@ def cancel(payload: Payload, context: ToolContext) -> dict[str, Any]:
 
 
 def list_runs(payload: Payload, context: ToolContext) -> list[dict[str, Any]]:
-    """The runs that are recorded in the runs directory, and those that run in this worker, the latest first."""
+    """The runs that are recorded in the runs directory, and those that run in this worker, the latest first. Payload: `recorded`; false: only
+    the latter, for which JAX is not loaded."""
     _permit(context, "flow.list")
-    from bridge_adapter.kernels.flow.named_runs import NamedRuns
-
     with _guard:
         here = {run_id: running.info for run_id, running in _running.items()}
-    recorded = {entry["run_id"]: entry for entry in NamedRuns(_directory()).list()}
+    recorded: dict[str, dict[str, Any]] = {}
+    if payload.get("recorded") is not False:
+        from bridge_adapter.kernels.flow.named_runs import NamedRuns
+
+        recorded = {entry["run_id"]: entry for entry in NamedRuns(_directory()).list()}
     live = []
     for run_id, info in here.items():
         known = recorded.pop(run_id, {"run_id": run_id, "capsule": None})

@@ -28,7 +28,7 @@ def test_a_run_is_called_streamed_and_listed(start: Callable[..., Gateway], tmp_
     result = value_of(stub.ExecuteTool(ask("flow.run", spec=SPEC, run_id="r"), timeout=60))
     assert (result["stopped"], result["run_id"]) == ("converged", "r")
     chunks = list(stub.ExecuteStreamingTool(ask("flow.run", spec=SPEC, options={"block": 1}), timeout=60))
-    items = [json.loads(chunk.data) for chunk in chunks if chunk.data]
+    items = [json.loads(chunk.data)["data"] for chunk in chunks if chunk.data]
     assert [item["event"] for item in items] == ["progress"] * (len(items) - 1) + ["result"]
     listed = value_of(stub.ExecuteTool(ask("flow.list"), timeout=20))
     assert [(entry["run_id"], entry["status"]) for entry in listed] == [("r", "converged")]

@@ -62,12 +62,12 @@ def test_a_run_answers_with_arrays_and_leaves_nothing_behind(client: Client, run
 
 
 def test_mistakes_are_named(client: Client) -> None:
-    with pytest.raises(LaneError, match=r"terms\[0\].op.kernell|no parameter 'kernell'"):
+    with pytest.raises(LaneError, match=r"no parameter 'kernell'"):
         broken = {**SPEC, "terms": [{"type": "l1", "variable": "x", "op": {"kind": "convolution", "kernell": [1.0]}}]}
         ask(client, "flow.run", spec=broken)
     with pytest.raises(LaneError) as raised:
         ask(client, "flow.run", spec={**SPEC, "term": []})
-    assert raised.value.fields["type"] == "FlowInputError" and "did you mean terms?" in str(raised.value)
+    assert raised.value.fields["type"].endswith(".FlowInputError") and "did you mean terms?" in str(raised.value)
     for fields, told in (
         ({"options": {"iteration": 3}}, "did you mean iterations?"),
         ({"options": 3}, "options must be a map"),
