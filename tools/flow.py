@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import os
 import queue
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ _COMPILING = ("solver", "tol", "alpha", "sigma", "damping", "temperature", "seed
 _RUNNING = ("iterations", "block", "save_every", "redact")
 # A thread that waits for longer cannot be interrupted in the meantime.
 _PATIENCE = 0.1
+_GRACE = 1.0
 
 Report = Callable[[dict[str, Any]], Any]
 
@@ -35,6 +35,7 @@ class _Running:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.cancelled = False
+        self.ended = threading.Event()
         self.info: dict[str, Any] = {}
 
 
@@ -86,8 +87,8 @@ def cancel(payload: Payload, context: ToolContext) -> dict[str, Any]:
 
 
 def list_runs(payload: Payload, context: ToolContext) -> list[dict[str, Any]]:
-    """The runs that are recorded in the runs directory, and those that run in this worker, the latest first. Payload: `recorded`; false: only
-    the latter, for which JAX is not loaded."""
+    """The runs that are recorded in the runs directory, and those that run in this worker, the latest first. Payload: `recorded`; false:
+    only the latter, for which JAX is not loaded."""
     _permit(context, "flow.list")
     with _guard:
         here = {run_id: running.info for run_id, running in _running.items()}
@@ -112,7 +113,7 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
     if record not in (None, True, False):
         raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
-    with _Registered(named or secrets.token_hex(8)) as running:
+    with _Registered(named or os.urandom(8).hex()) as running:
         compiled = _compiled(payload, {name: options.pop(name) for name in _COMPILING if name in options})
         visit = _visit(running, report)
         if record:
@@ -146,14 +147,19 @@ class _Registered:
     def __enter__(self) -> _Running:
         run_id = self._running.run_id
         with _guard:
-            if run_id in _running:
-                raise invalid(f"the run {run_id!r} is running in this worker already; wait for its end, or end it with flow.cancel")
-            _running[run_id] = self._running
+            before = _running.setdefault(run_id, self._running)
+        if before is not self._running:
+            # A caller who lost his connection may be back before his run has noticed.
+            before.ended.wait(_GRACE)
+            with _guard:
+                if _running.setdefault(run_id, self._running) is not self._running:
+                    raise invalid(f"the run {run_id!r} is running in this worker already; wait for its end, or end it with flow.cancel")
         return self._running
 
     def __exit__(self, *_: object) -> None:
         with _guard:
             _running.pop(self._running.run_id, None)
+        self._running.ended.set()
 
 
 class _Reports:

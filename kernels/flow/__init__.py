@@ -7,6 +7,7 @@ recorded run. `restore` is a ready job for images. See docs/flows.md.
 from . import atoms, operators
 from .api import run_flow_step
 from .compiler import CompiledFlow, CompileReport, compile_flow
+from .described import spec_from
 from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
 from .operators import Op
 from .precision import device
@@ -42,4 +43,5 @@ __all__ = [
     "run",
     "run_flow_step",
     "save_panel",
+    "spec_from",
 ]
