@@ -81,6 +81,7 @@ class Execution:
         self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
+        self.whole = True  # not while a block is being taken over, where an interruption would leave half of it
         self.info: dict[str, Any] = {}
         self.segment = 0
         self.recorder = recorder or NoRecorder()
@@ -118,6 +119,7 @@ class Execution:
                 f"step {self.done + count} of {self.compiled.spec.name} is not finite: its numbers are too large for "
                 f"{self.compiled.spec.dtype}, or its step is too long. Scale the data so that it is about 1, or take a smaller alpha"
             )
+        self.whole = False
         first, self.run, self.done = self.done, run, self.done + count
         if status != RUNNING or self.done >= self.iterations:
             self.stopped = REASONS[status]
@@ -130,6 +132,7 @@ class Execution:
         self._blocks += 1
         self._history.append(values)
         self._tell(block)
+        self.whole = True
         return dict(self.info)
 
     def _dispatch(self, run: Run, done: int) -> tuple[Run, jax.Array, jax.Array]:
@@ -239,13 +242,20 @@ class Execution:
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:
     """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way and at the
-    end."""
+    end, also when it is interrupted (SIGINT, a deadline): by what is no Exception."""
     with precision(execution.compiled.spec.dtype):
-        for info in execution:
-            if on_progress is not None and is_cancel(on_progress(info)):
-                execution.cancel()
-            if not execution.stopped and execution.save_due:
+        try:
+            for info in execution:
+                if on_progress is not None and is_cancel(on_progress(info)):
+                    execution.cancel()
+                if not execution.stopped and execution.save_due:
+                    execution.save()
+        except Exception:
+            raise
+        except BaseException:
+            if execution.whole and execution.done:
                 execution.save()
+            raise
         execution.save()
 
 

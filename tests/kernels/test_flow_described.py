@@ -133,6 +133,24 @@ def test_a_named_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not(tmp_path
     assert (entry["run_id"], entry["status"], entry["iterations"]) == ("r", "budget", 80)
 
 
+def test_an_interrupted_run_is_saved_where_it_stands(tmp_path: Path) -> None:
+    compiled = flow.compile_flow(slow(), tol=1e-300, solver="ista")
+    runs, seen = NamedRuns(tmp_path), list[int]()
+
+    def interrupt(info: dict[str, Any]) -> None:
+        seen.append(info["iteration"])
+        if seen == [10, 20, 30]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run("r", compiled, iterations=60, block=10, on_progress=interrupt)
+    (entry,) = runs.list()
+    assert (entry["status"], entry["iterations"]) == ("cancelled", 30)
+    done = runs.run("r", compiled, iterations=60, block=10, on_progress=interrupt)
+    assert seen == [10, 20, 30, 40, 50, 60]
+    assert np.array_equal(done["state"]["x"], flow.run(compiled, iterations=60)["state"]["x"])
+
+
 def test_a_named_run_refuses_another_spec_another_worker_and_other_names(tmp_path: Path) -> None:
     runs, compiled = NamedRuns(tmp_path), flow.compile_flow(spec_from(PLAIN))
     assert runs.run("r", compiled)["stopped"] == "converged"

@@ -119,6 +119,28 @@ defmodule SnakeBridge.FlowTest do
     assert type =~ "CheckpointRefused"
   end
 
+  test "a run whose caller dies is saved where it stands" do
+    me = self()
+
+    caller =
+      spawn(fn ->
+        Flow.run(endless(), [run_id: "left", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+      end)
+
+    assert_receive :goes_on, 20_000
+    Process.exit(caller, :kill)
+
+    stands = fn ->
+      {:ok, runs} = Flow.list(pool: :flows)
+      Enum.find(runs, &(&1.run_id == "left" and &1.status == :cancelled))
+    end
+
+    assert eventually(stands)
+    assert stands.().iterations > 0
+    assert {:ok, more} = Flow.resume("left", endless(), pool: :flows, iterations: stands.().iterations + 10)
+    assert Tensor.size(more.history["energy"]) == 10
+  end
+
   test "a run whose worker is killed goes on in the next one, bit for bit, and gives its answer again" do
     options = Keyword.put(@forever, :iterations, 6_000)
     {:ok, undisturbed} = Flow.run(endless(), options)
