@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from . import flow
 from .batch import batch
 from .call import call
 from .helpers import index
@@ -20,11 +21,18 @@ TOOLS: dict[str, Tool] = {
     "snakebridge.release_session": release_session,
     "snakebridge.helpers": index,
     "snakebridge.reload": reload,
+    "flow.compile": flow.compile,
+    "flow.run": flow.run,
+    "flow.resume": flow.resume,
+    "flow.cancel": flow.cancel,
+    "flow.list": flow.list_runs,
 }
 
 STREAM_TOOLS: dict[str, Callable[[Payload, ToolContext], Iterator[Any]]] = {
     "snakebridge.stream": stream,
     "snakebridge.call": stream,
+    "flow.run": flow.run_stream,
+    "flow.resume": flow.resume_stream,
 }
 
 __all__ = ["STREAM_TOOLS", "TOOLS", "Watch"]

@@ -35,6 +35,9 @@ class Policy(Protocol):
     def helper(self, name: Any, found: Any) -> None:
         """Whether the helper may be called."""
 
+    def named(self, name: str) -> None:
+        """Whether something that has only a name may be used: a tool of ours."""
+
     def module(self, name: str) -> None:
         """Whether the module may be loaded again."""
 

@@ -18,6 +18,8 @@ from bridge_adapter.gateway.retry import NEVER, Retry
 from bridge_adapter.gateway.supervisor import Supervisor
 
 STREAM_TOOL = "snakebridge.stream"
+# What streams when it is asked for by the RPC for streams.
+STREAM_TOOLS = frozenset((STREAM_TOOL, "flow.run", "flow.resume"))
 
 
 class Bridge:

@@ -24,7 +24,12 @@ _CIRCUMSTANCES = (KEY, "session_id", "idempotent", "protocol_version", "min_supp
 CORRELATION = "correlation_id"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context and Baggage
-SNAKEBRIDGE_TOOLS = frozenset(f"snakebridge.{name}" for name in ("call", "batch", "stream", "release_ref", "release_session", "helpers"))
+SNAKEBRIDGE_TOOLS = frozenset(
+    (
+        *(f"snakebridge.{name}" for name in ("call", "batch", "stream", "release_ref", "release_session", "helpers")),
+        *(f"flow.{name}" for name in ("compile", "run", "resume", "cancel", "list")),
+    )
+)
 # Names of types that change how a parameter of an adapter of a user's is read.
 _KINDS = ("float", "integer", "tensor")
 _TRUE = ("1", "true", "t", "yes", "y", "on")

@@ -17,7 +17,7 @@ from google.protobuf import timestamp_pb2
 
 from bridge_adapter.gateway import failures, parameters, telemetry_stream
 from bridge_adapter.gateway.beam import ElixirSide
-from bridge_adapter.gateway.bridge import STREAM_TOOL, Bridge, outcome
+from bridge_adapter.gateway.bridge import STREAM_TOOLS, Bridge, outcome
 from bridge_adapter.gateway.door import Door
 from bridge_adapter.gateway.lane_client import LaneError
 from bridge_adapter.gateway.lifecycle import Draining, Lifecycle
@@ -184,7 +184,7 @@ class BridgeService(rpc.BridgeServiceServicer):
             await self._stream_adapter(call, context)
             return
         number = 0
-        if call.tool != STREAM_TOOL:
+        if call.tool not in STREAM_TOOLS:
             # Whether an answer streams depends on the RPC; the answer of a tool that does not stream is one chunk.
             value = await self._bridge.execute(call, context.time_remaining)
             number = 1

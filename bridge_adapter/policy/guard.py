@@ -84,7 +84,7 @@ def asked(method: str | None, params: Any) -> tuple[str, str, str]:
 
 def operation(tool: str) -> str:
     """What a tool is called in the table of operations."""
-    return tool if tool.startswith("snakebridge.") else "adapter"
+    return tool if tool.startswith("snakebridge.") or tool in OPERATIONS else "adapter"
 
 
 def _type(name: str) -> str:

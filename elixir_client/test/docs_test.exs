@@ -10,7 +10,7 @@ defmodule SnakeBridge.DocsTest do
   @root Path.expand("../..", __DIR__)
   @pages [
     Path.join(@root, "README.md")
-    | Path.wildcard(Path.join(@root, "docs/*.md")) ++
+    | Path.wildcard(Path.join(@root, "docs/**/*.md")) ++
         Path.wildcard(Path.join(@root, "examples/*/README.md"))
   ]
 

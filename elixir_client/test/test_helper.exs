@@ -9,7 +9,8 @@ System.put_env("SNAKEBRIDGE_DOCS_PYTHON", docs)
 path = Enum.join([Path.expand("tests/python"), docs], ":")
 # Tests run lines of Python where a module of their own would say no more.
 policy = [allow: ["builtins.eval", "builtins.exec"]]
-options = [size: 2, python: python, env: [{"PYTHONPATH", path}], kill_after: 400, policy: policy]
+env = [{"PYTHONPATH", path}, {"BRIDGE_ADAPTER_FLOW_RUNS", Path.join(docs, "runs")}]
+options = [size: 2, python: python, env: env, kill_after: 400, policy: policy]
 # Tests kill these workers far more often than a breaker lets pass.
 options = Keyword.put(options, :breaker, false)
 # The application started with the defaults before this file was read.

@@ -10,6 +10,7 @@ from .certificates import CertificationProfile
 from .certified import run_certified
 from .compiler import CompiledFlow, CompileReport, compile_flow
 from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
+from .described import spec_from
 from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
 from .operators import Op
 from .precision import device
@@ -52,4 +53,5 @@ __all__ = [
     "run_certified",
     "run_flow_step",
     "save_panel",
+    "spec_from",
 ]

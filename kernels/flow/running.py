@@ -83,18 +83,28 @@ class Execution:
     """
 
     def __init__(
-        self, compiled: CompiledFlow, *, iterations: int, block: int | None = None, recorder: Recorder | None = None, saved: Any = None
+        self,
+        compiled: CompiledFlow,
+        *,
+        iterations: int,
+        block: int | None = None,
+        recorder: Recorder | None = None,
+        saved: Any = None,
+        save_every: float = CHECKPOINT_SECONDS,
     ) -> None:
-        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there."""
+        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there. save_every: seconds
+        between checkpoints."""
         self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
+        self.whole = True  # not while a block is being taken over, where an interruption would leave half of it
         self.info: dict[str, Any] = {}
         self.segment = 0
         self.latest: Block | None = None
         self.columns: dict[str, Any] = {}  # of every row that is recorded, beside the metrics
         self.recorder = recorder or NoRecorder()
         self._block, self._steps = block, block or FIRST
+        self._save_every = save_every
         self._blocks = 0
         self._capacity = max(CAPACITY, block or 0)
         self._ahead: tuple[Run, jax.Array, jax.Array] | None = None
@@ -127,6 +137,7 @@ class Execution:
                 f"step {self.done + count} of {self.compiled.spec.name} is not finite: its numbers are too large for "
                 f"{self.compiled.spec.dtype}, or its step is too long. Scale the data so that it is about 1, or take a smaller alpha"
             )
+        self.whole = False
         first, self.run, self.done = self.done, run, self.done + count
         if status != RUNNING or self.done >= self.iterations:
             self.stopped = REASONS[status]
@@ -140,6 +151,7 @@ class Execution:
         self.latest = block
         self._history.append(values)
         self._tell(block)
+        self.whole = True
         return dict(self.info)
 
     def _dispatch(self, run: Run, done: int) -> tuple[Run, jax.Array, jax.Array]:
@@ -247,8 +259,8 @@ class Execution:
 
     @property
     def save_due(self) -> bool:
-        """Whether the last checkpoint is CHECKPOINT_SECONDS old."""
-        return time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS
+        """Whether the last checkpoint is old enough for another."""
+        return time.perf_counter() - self._saved_at >= self._save_every
 
     def result(self) -> dict[str, Any]:
         """What `run` returns, of the state reached so far; "stopped" is "" while it is not over."""
@@ -267,13 +279,20 @@ class Execution:
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:
     """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way and at the
-    end."""
+    end, also when it is interrupted (SIGINT, a deadline): by what is no Exception."""
     with precision(execution.compiled.spec.dtype):
-        for info in execution:
-            if on_progress is not None and is_cancel(on_progress(info)):
-                execution.cancel()
-            if not execution.stopped and execution.save_due:
+        try:
+            for info in execution:
+                if on_progress is not None and is_cancel(on_progress(info)):
+                    execution.cancel()
+                if not execution.stopped and execution.save_due:
+                    execution.save()
+        except Exception:
+            raise
+        except BaseException:
+            if execution.whole and execution.done:
                 execution.save()
+            raise
         execution.save()
 
 

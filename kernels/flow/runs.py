@@ -14,7 +14,7 @@ from .compiler import CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import device, precision
 from .recorder import NoRecorder, Recorder
-from .running import Execution, Progress, drive
+from .running import CHECKPOINT_SECONDS, Execution, Progress, drive
 from .spec import FlowSpec
 
 
@@ -30,6 +30,7 @@ def run(
     on_progress: Progress | None = None,
     out_dir: str | Path | None = None,
     redact: bool = False,
+    save_every: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Minimises the energy of a spec.
 
@@ -38,6 +39,7 @@ def run(
     steps between two visits of the host; None: about a tenth of a second's worth. on_progress: called after each block with {"block",
     "iteration", "iterations", "energy", "smooth", "nonsmooth", "residual", "grad_norm", "inner_gap", "restarts", "alpha", "elapsed_s"};
     answering "cancel" or False ends the run ("cancelled"). out_dir: where a capsule of the run is kept (see docs/flow/recorder.md).
+    save_every: seconds between its checkpoints; 0: after each block.
 
     Returns {"state" (slot to array), "stopped", "iterations", "energy", "residual", "history" (by metric a value for each step),
     "elapsed_s", "device", "dtype", "report" (what the compiler chose and why), "capsule" (its folder, or None)}.
@@ -46,7 +48,7 @@ def run(
     """
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol, alpha=alpha, validation=validation)
     with precision(compiled.spec.dtype), _recorded(compiled, out_dir, redact, iterations) as recorder:
-        execution = Execution(compiled, iterations=_steps(iterations), block=block, recorder=recorder)
+        execution = Execution(compiled, iterations=_steps(iterations), block=block, recorder=recorder, save_every=save_every)
         return _driven(execution, recorder, on_progress)
 
 
@@ -57,6 +59,7 @@ def resume_run(
     iterations: int | None = None,
     on_progress: Progress | None = None,
     block: int | None = None,
+    save_every: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Goes on with a run from its last good checkpoint: bit for bit as if it had not been cut, on the same device.
 
@@ -75,7 +78,7 @@ def resume_run(
     record = found["record"]
     budget = _steps(int(record["iterations"]) if iterations is None else iterations)
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
-        execution = Execution(compiled, iterations=budget, block=block, recorder=capsule, saved=record)
+        execution = Execution(compiled, iterations=budget, block=block, recorder=capsule, saved=record, save_every=save_every)
         return _driven(execution, capsule, on_progress)
 
 

@@ -177,6 +177,14 @@ defmodule SnakeBridge.Runtime do
     end
   end
 
+  @doc "Asks for a tool by its name, as the flow runtime has them; `fields` are its parameters, `runtime` what is under `:__runtime__` elsewhere."
+  @spec tool(String.t(), map(), keyword()) :: result()
+  def tool(name, fields, runtime \\ []) do
+    # A breaker counts by the name of a function. What runs again by itself is nothing for a session to repeat.
+    fields = Map.merge(%{"function" => name, "mutates" => false}, fields)
+    request(name, nil, fields, runtime, {__MODULE__, name, []})
+  end
+
   # --- streams ---
 
   @doc """

@@ -341,7 +341,7 @@ class Capsule:
             except CapsuleError as failure:
                 self._finish_failed(failure)
                 raise
-        elif isinstance(error, KeyboardInterrupt):
+        elif not isinstance(error, Exception):  # SIGINT, or whoever runs the call has interrupted it
             try:
                 self.finish("cancelled")
             except CapsuleError as failure:

@@ -107,6 +107,9 @@ defmodule SnakeBridge.Pool.Journal do
   for one whose caller gave none.
   """
   @spec key(String.t(), map()) :: key() | nil
+  # What a run of a flow has done is recorded in its capsule.
+  def key("flow." <> _, _), do: nil
+
   def key(tool, %{"idempotency_key" => given} = payload) when is_binary(given) do
     asked = {tool, Map.drop(payload, @circumstances)}
     digest = :crypto.hash(:sha256, :erlang.term_to_binary(asked, [:deterministic]))

@@ -50,7 +50,9 @@ defmodule SnakeBridge.Runtime.Request do
       "kwargs",
       "calls",
       "instance",
-      "stream_ref"
+      "stream_ref",
+      "spec",
+      "on_progress"
     ])
   end
 

@@ -1,0 +1,246 @@
+defmodule SnakeBridge.Flow do
+  @moduledoc """
+  Minimises energies on the accelerator (docs/flow/elixir.md).
+
+      import SnakeBridge.Flow, only: [spec: 1, slot: 1, term: 3, op: 2]
+
+      spec =
+        spec(
+          slots: [x: slot(shape: {512, 512}), y: slot(value: photograph, role: :data)],
+          terms: [
+            term(:quadratic, :x, op: op(:gaussian_blur, sigma: 2.0), target: :y),
+            term(:wavelet_l1, :x, weight: 0.01, params: [wavelet: :db4, levels: 3])
+          ]
+        )
+
+      {:ok, result} = SnakeBridge.Flow.run(spec, iterations: 500)
+      result.state["x"]
+
+  A spec is plain data: maps, keyword lists and structs will do wherever one is wanted, and atoms stand for texts. Python checks it, and names the
+  place of a mistake (`terms[1].op.sigma`). Arrays are `SnakeBridge.Tensor`s, Nx tensors, values in shared memory, or lists.
+  """
+  import SnakeBridge.Wrapper, only: [bang: 1]
+
+  alias SnakeBridge.{Error, Runtime, RuntimeClient}
+  alias SnakeBridge.Flow.{Plain, Result, Run, Workers}
+
+  @compiling [:solver, :tol, :alpha, :sigma, :damping, :temperature, :seed, :validation]
+  @running [:iterations, :block, :save_every, :redact]
+  @ours [:on_progress, :run_id, :record, :idempotent, :idempotency_key, :retry, :pool, :timeout, :session_id]
+  @default_timeout 1_800_000
+
+  @type description :: map() | keyword() | struct()
+  @type progress :: (map() -> :cont | :cancel | term())
+  @type failure :: {:error, Error.t() | term()}
+
+  # --- descriptions ---
+
+  @doc """
+  An energy: `slots:` by name, `terms:`, and what `FlowSpec` of the flow runtime has besides (`name:`, `dtype:`, `operators:`, `pairs:`,
+  `couplings:`, `normalise:`, `allow_nonconvex:`).
+  """
+  @spec spec(description()) :: map()
+  def spec(fields), do: described(fields, "a spec")
+
+  @doc "A named array: `shape:` or `value:`, `role:` (`:variable`, `:data`, `:parameter`, `:momentum`), `manifold:` (`:sphere`, `{:sphere, radius: 2.0}`), `units:`."
+  @spec slot(description()) :: map()
+  def slot(fields), do: described(fields, "a slot")
+
+  @doc "A term: an atom of the library, the slot or slots that it is about, and `op:`, `target:`, `weight:`, `params:`, `name:`, `group:`, `units:`."
+  @spec term(atom() | String.t(), atom() | String.t() | [atom() | String.t()], description()) :: map()
+  def term(type, variable, fields \\ []),
+    do:
+      fields
+      |> described("a term")
+      |> Map.merge(%{"type" => Plain.plain(type), "variable" => Plain.plain(variable)})
+
+  @doc "An operator: its kind and its parameters, which may be operators again."
+  @spec op(atom() | String.t(), description()) :: map()
+  def op(kind, params \\ []), do: params |> described("an operator") |> Map.put("kind", Plain.plain(kind))
+
+  defp described([], _), do: %{}
+
+  defp described(fields, what) do
+    case Plain.plain(fields) do
+      %{__struct__: _} -> not_described(fields, what)
+      %{} = map -> map
+      _ -> not_described(fields, what)
+    end
+  end
+
+  @spec not_described(term(), String.t()) :: no_return()
+  defp not_described(fields, what),
+    do: raise(ArgumentError, "#{what} is a keyword list or a map, not #{inspect(fields, limit: 5)}")
+
+  # --- runs ---
+
+  @doc """
+  What the compiler makes of a spec: `%{"solver" => ..., "reason" => ..., "alpha" => ..., "warnings" => ...}`. Options: `solver:`, `tol:`,
+  `alpha:`, `sigma:`, `damping:`, `temperature:`, `seed:`, `validation:`; `pool:`, `timeout:`.
+  """
+  @spec compile(description(), keyword()) :: {:ok, map()} | failure()
+  def compile(spec, opts \\ []) do
+    opts = checked(opts, @compiling ++ [:pool, :timeout, :session_id])
+    Runtime.tool("flow.compile", fields(spec, opts), runtime(opts))
+  end
+
+  @doc """
+  Minimises the energy of a spec, and waits for the result.
+
+  Options of the run: `iterations:` (1000), `tol:` (of the relative residual, 1.0e-6), those of `compile/2`, `block:` (steps between two
+  reports; default: about a tenth of a second's worth), `redact:`, `save_every:` (seconds between checkpoints, 5.0). And:
+
+    * `on_progress:` - called in this process after each block, with `%{"iteration" => ..., "energy" => ..., "residual" => ...}`; `:cancel` ends the run
+    * `run_id:` - a name, under which it is recorded in the runs directory of the worker. Who runs it again gets its answer, or goes on with it
+      where it was cut off
+    * `record:` - true: under a name that is made up (`result.run_id`); false: not even with a name
+    * `idempotent: true` - when its worker dies, the next one goes on from the last checkpoint; bit for bit the same result
+    * `idempotency_key:` - a text that names this very run: it is idempotent, and who runs with that key later gets the answer again
+    * `retry:` (docs/retries.md), `pool:`, `timeout:` (ms, 30 minutes), `session_id:`
+  """
+  @spec run(description(), keyword()) :: {:ok, Result.t()} | failure()
+  def run(spec, opts \\ []) do
+    opts = checked(opts, @compiling ++ @running ++ @ours)
+    started(spec, with_id(opts))
+  end
+
+  @doc "As `run/2`; raises."
+  @spec run!(description(), keyword()) :: Result.t()
+  def run!(spec, opts \\ []), do: bang(run(spec, opts))
+
+  @doc "Starts a run in a task that is linked to this process, with the options of `run/2`. `on_progress:` is called in that task."
+  @spec start(description(), keyword()) :: Run.t()
+  def start(spec, opts \\ []) do
+    opts = opts |> checked(@compiling ++ @running ++ @ours) |> with_id()
+    client = RuntimeClient.current()
+    task = Task.async(fn -> RuntimeClient.with_client(client, fn -> started(spec, opts) end) end)
+    %Run{run_id: opts[:run_id], task: task, pool: opts[:pool]}
+  end
+
+  @doc "The result of a run that this process has started; exits like `Task.await/2` when it takes longer than `timeout`."
+  @spec await(Run.t(), timeout()) :: {:ok, Result.t()} | failure()
+  def await(%Run{task: task}, timeout \\ :infinity), do: Task.await(task, timeout)
+
+  @doc """
+  Ends a run, whoever started it, after the block that it is in: its result says `:cancelled`, and, if it is recorded, it can be resumed. The answer
+  tells whether there was such a run. Option: `pool:`; by default all pools are asked.
+  """
+  @spec cancel(Run.t() | String.t(), keyword()) :: {:ok, boolean()} | failure()
+  def cancel(run, opts \\ [])
+  def cancel(%Run{run_id: run_id, pool: pool}, opts), do: cancel(run_id, Keyword.put_new(opts, :pool, pool))
+
+  def cancel(run_id, opts) when is_binary(run_id) do
+    opts = checked(opts, [:pool])
+
+    with {:ok, answers} <- Workers.ask(opts[:pool], "flow.cancel", %{"run_id" => run_id}),
+         do: {:ok, Enum.any?(answers, & &1["cancelled"])}
+  end
+
+  @doc """
+  Goes on with a recorded run from its last checkpoint, whatever ended it. The spec is the one that it ran with: a capsule does not hold its arrays.
+  Options of `run/2`; `iterations:` counts from the start of the run, and is by default what it was to have.
+  """
+  @spec resume(Run.t() | String.t(), description(), keyword()) :: {:ok, Result.t()} | failure()
+  def resume(run, spec, opts \\ [])
+  def resume(%Run{run_id: run_id}, spec, opts), do: resume(run_id, spec, opts)
+
+  def resume(run_id, spec, opts) when is_binary(run_id) do
+    opts =
+      checked(opts, @compiling ++ (@running -- [:redact]) ++ (@ours -- [:run_id, :record, :idempotency_key]))
+
+    fields = spec |> fields(opts) |> Map.put("run_id", run_id)
+
+    with {:ok, answer} <- Runtime.tool("flow.resume", fields, runtime(opts)),
+         do: {:ok, Result.from_wire(answer)}
+  end
+
+  @doc """
+  The runs that go on in the workers of a pool, and those recorded in their runs directory, the latest first: maps with `run_id`, `status`
+  (`:running`, `:interrupted` when its process has died, else how it ended), `flow_name`, `iterations`, `energy`, `solver`, `started_at`,
+  `ended_at`, `capsule`. Option: `pool:` (`:default`).
+  """
+  @spec list(keyword()) :: {:ok, [map()]} | failure()
+  def list(opts \\ []) do
+    pool = opts |> checked([:pool]) |> Keyword.get(:pool, :default)
+
+    with {:ok, recorded} <-
+           Runtime.tool("flow.list", %{"idempotent" => true}, pool: pool, session_id: "snakebridge.flow"),
+         {:ok, live} <- Workers.ask(pool, "flow.list", %{"recorded" => false}) do
+      live = Map.new(List.flatten(live), &{&1["run_id"], &1})
+
+      known =
+        for entry <- recorded,
+            do: Map.merge(entry, Map.take(live[entry["run_id"]] || %{}, ~w(status iterations energy)))
+
+      new = live |> Map.drop(Enum.map(recorded, & &1["run_id"])) |> Map.values()
+      {:ok, Enum.map(new ++ known, &entry/1)}
+    end
+  end
+
+  @entry [:run_id, :status, :flow_name, :iterations, :energy, :solver, :started_at, :ended_at, :capsule]
+
+  defp entry(told) do
+    entry = Map.new(@entry, &{&1, told[Atom.to_string(&1)]})
+    %{entry | status: Result.status(entry.status)}
+  end
+
+  # --- the request ---
+
+  defp started(spec, opts) do
+    fields = Map.merge(fields(spec, opts), %{"run_id" => opts[:run_id], "record" => opts[:record]})
+    with {:ok, answer} <- Runtime.tool("flow.run", fields, runtime(opts)), do: {:ok, Result.from_wire(answer)}
+  end
+
+  # Every run has a name from here on, by which it can be cancelled; what is to survive a worker is recorded under it.
+  defp with_id(opts) do
+    named = opts[:run_id] || keyed(opts[:idempotency_key])
+    idempotent? = opts[:idempotent] == true or opts[:idempotency_key] != nil
+    record? = Keyword.get(opts, :record, named != nil or idempotent?)
+
+    Keyword.merge(opts, run_id: named || random(), record: record?, idempotent: idempotent?)
+  end
+
+  defp keyed(nil), do: nil
+
+  defp keyed(key) do
+    digest = :crypto.hash(:sha256, SnakeBridge.Pool.Journal.check!(key))
+    "key-" <> Base.encode16(digest, case: :lower)
+  end
+
+  defp random, do: "run-" <> Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+
+  defp fields(spec, opts) do
+    %{
+      "spec" => described(spec, "a spec"),
+      "options" => opts |> Keyword.take(@compiling ++ @running) |> described("the options"),
+      "on_progress" => opts[:on_progress],
+      "idempotent" => opts[:idempotent] == true
+    }
+  end
+
+  defp runtime(opts) do
+    timeout = opts[:timeout] || Application.get_env(:snakebridge, :stream_timeout, @default_timeout)
+    opts |> Keyword.take([:pool, :retry, :session_id]) |> Keyword.put(:timeout, timeout)
+  end
+
+  defp checked(opts, known) do
+    unless Keyword.keyword?(opts),
+      do: raise(ArgumentError, "options are a keyword list, not #{inspect(opts, limit: 5)}")
+
+    case Keyword.keys(opts) -- known do
+      [] ->
+        progress(opts[:on_progress])
+        opts
+
+      [unknown | _] ->
+        raise ArgumentError,
+              "there is no option #{inspect(unknown)}; the options are #{Enum.map_join(known, ", ", &inspect/1)}"
+    end
+  end
+
+  defp progress(nil), do: :ok
+  defp progress(function) when is_function(function, 1), do: :ok
+
+  defp progress(other),
+    do: raise(ArgumentError, "on_progress: is a function of one argument, not #{inspect(other)}")
+end

@@ -1,0 +1,62 @@
+defmodule SnakeBridge.Flow.Result do
+  @moduledoc """
+  What a run ended with.
+
+    * `run_id` - its name, for `SnakeBridge.Flow.resume/3`; `capsule` - the folder on the worker's machine where it is recorded, or nil
+    * `state` - of each variable its value, a `SnakeBridge.Tensor`
+    * `stopped` - why it ended: `:converged`, `:stagnated` (the energy changed by no more than its rounding), `:budget` (of iterations), `:cancelled`
+    * `iterations`, `energy`, `residual`, `elapsed_s`
+    * `history` - of each metric (`"energy"`, `"residual"`, `"alpha"`, ...) a tensor with a value for each step that this call made
+    * `report` - what the compiler chose and why, as `SnakeBridge.Flow.compile/2` tells it
+    * `device`, `dtype` - where and in what it was computed
+  """
+
+  @fields [
+    :run_id,
+    :state,
+    :stopped,
+    :iterations,
+    :energy,
+    :residual,
+    :elapsed_s,
+    :history,
+    :report,
+    :device,
+    :dtype,
+    :capsule
+  ]
+  @enforce_keys @fields
+  defstruct @fields
+
+  @type t :: %__MODULE__{
+          run_id: String.t(),
+          state: %{String.t() => SnakeBridge.Tensor.t() | term()},
+          stopped: atom() | String.t(),
+          iterations: non_neg_integer(),
+          energy: float() | atom() | nil,
+          residual: float() | atom() | nil,
+          elapsed_s: float(),
+          history: %{String.t() => SnakeBridge.Tensor.t() | term()},
+          report: map(),
+          device: String.t(),
+          dtype: String.t(),
+          capsule: String.t() | nil
+        }
+
+  @statuses Map.new(
+              ~w(converged stagnated budget completed cancelled timeout cert_fail failed running interrupted)a,
+              &{Atom.to_string(&1), &1}
+            )
+
+  @doc "The result in an answer of the worker."
+  @spec from_wire(map()) :: t()
+  def from_wire(answer) do
+    fields = for field <- @fields, do: {field, answer[Atom.to_string(field)]}
+    result = struct!(__MODULE__, fields)
+    %{result | stopped: status(result.stopped)}
+  end
+
+  @doc "How a run ended or stands, as an atom; one that this version does not know stays a text."
+  @spec status(String.t()) :: atom() | String.t()
+  def status(text), do: Map.get(@statuses, text, text)
+end

@@ -1,0 +1,182 @@
+defmodule SnakeBridge.FlowTest do
+  @moduledoc "Flows from Elixir: described, compiled, run, cancelled, resumed, and gone on with when their worker is killed."
+  use ExUnit.Case, async: false
+
+  import SnakeBridge.Flow, only: [spec: 1, slot: 1, term: 3, op: 2]
+  import SnakeBridge.Test.Eventually
+
+  alias SnakeBridge.{Error, Flow, Pool, Tensor}
+
+  @moduletag :capture_log
+
+  # One pool for all: JAX is slow to start.
+  setup_all do
+    directory = Path.join(System.tmp_dir!(), "flows-#{System.pid()}")
+    File.mkdir_p!(directory)
+    options = Application.fetch_env!(:snakebridge, :pools)[:single]
+    env = [{"BRIDGE_ADAPTER_FLOW_RUNS", directory} | options[:env]]
+    on_exit(fn -> File.rm_rf!(directory) end)
+    start_supervised!({Pool, Keyword.merge(options, name: :flows, size: 1, env: env)})
+    :ok
+  end
+
+  defp small do
+    spec(
+      slots: [x: slot(shape: {3}), y: slot(value: Tensor.from_list([1.0, -0.2, 3.0]), role: :data)],
+      terms: [term(:quadratic, :x, target: :y), term(:l1, :x, weight: 0.5)]
+    )
+  end
+
+  # Its energy falls for longer than any test has patience.
+  defp endless do
+    entries = for index <- 0..199, do: :math.pow(10, -6 + 6 * index / 199)
+
+    spec(
+      name: "endless",
+      slots: [x: slot(shape: [200])],
+      terms: [
+        term(:quadratic, :x,
+          op: op(:diagonal, entries: Tensor.from_list(entries)),
+          target: List.duplicate(1.0, 200)
+        )
+      ]
+    )
+  end
+
+  @forever [iterations: 1_000_000_000, tol: 1.0e-300, solver: :ista, block: 200, save_every: 0, pool: :flows]
+
+  test "a spec is maps, keywords, structs and tensors" do
+    tensor = Tensor.from_list([1.0])
+
+    assert spec(%{slots: %{"x" => [manifold: {:sphere, radius: 2.0}]}, terms: []}) ==
+             %{"slots" => %{"x" => %{"manifold" => ["sphere", %{"radius" => 2.0}]}}, "terms" => []}
+
+    assert term(:l1, :x, op: op(:compose, of: [op(:identity, []), op(:diagonal, entries: tensor)])) == %{
+             "type" => "l1",
+             "variable" => "x",
+             "op" => %{
+               "kind" => "compose",
+               "of" => [%{"kind" => "identity"}, %{"kind" => "diagonal", "entries" => tensor}]
+             }
+           }
+
+    assert slot(%URI{host: "h", port: 1}) == %{"host" => "h", "port" => 1}
+    assert term("tie", [:x, :y], [])["variable"] == ["x", "y"]
+    assert_raise ArgumentError, ~r/a slot is a keyword list or a map, not 3/, fn -> slot(3) end
+  end
+
+  test "compile tells what was chosen and why" do
+    assert {:ok, report} = Flow.compile(small(), pool: :flows)
+    assert %{"solver" => "mfista", "beta" => %{"value" => 1.0, "kind" => "exact"}} = report
+  end
+
+  test "a run answers with tensors, and records nothing unless it is asked to" do
+    me = self()
+    report = fn info -> send(me, {:progress, info["iteration"], info["energy"]}) && :cont end
+    assert {:ok, result} = Flow.run(small(), pool: :flows, on_progress: report, block: 1)
+    assert [0.5, zero, 2.5] = Tensor.to_list(result.state["x"])
+    assert abs(zero) < 1.0e-6
+    assert {result.stopped, result.capsule, result.dtype} == {:converged, nil, "float64"}
+    assert_received {:progress, 1, energy} when is_float(energy)
+    assert Tensor.size(result.history["energy"]) == result.iterations
+  end
+
+  test "mistakes name their place" do
+    broken = put_in(small()["terms"], [term(:l1, :x, wieght: 2)])
+    assert {:error, %Error{category: :python_error} = error} = Flow.run(broken, pool: :flows)
+    assert error.message =~ "terms[0].wieght: there is no such key; did you mean weight?"
+    assert error.python_type =~ "FlowInputError"
+    assert error.context.elixir_function == "flow.run"
+    assert_raise ArgumentError, ~r/there is no option :iteration;/, fn -> Flow.run(small(), iteration: 3) end
+    assert_raise ArgumentError, ~r/on_progress: is a function/, fn -> Flow.run(small(), on_progress: 3) end
+  end
+
+  test "a run is cancelled by its progress function" do
+    assert {:ok, result} = Flow.run(endless(), [on_progress: fn _ -> :cancel end] ++ @forever)
+    assert {result.stopped, result.iterations} == {:cancelled, 200}
+  end
+
+  test "a run is cancelled from another process, listed, and resumed" do
+    me = self()
+    run = Flow.start(endless(), [run_id: "evening", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+    assert_receive :goes_on, 20_000
+    assert {:ok, [%{run_id: "evening", status: :running} | _]} = Flow.list(pool: :flows)
+    assert {:ok, false} = Flow.cancel("morning")
+    assert {:ok, true} = Flow.cancel(run)
+    assert {:ok, %{stopped: :cancelled, run_id: "evening"} = result} = Flow.await(run)
+
+    assert {:ok, [%{run_id: "evening", status: :cancelled, iterations: count, flow_name: "endless"} | _]} =
+             Flow.list(pool: :flows)
+
+    assert count == result.iterations
+
+    assert {:ok, more} = Flow.resume(run, endless(), pool: :flows, iterations: count + 100, block: 100)
+
+    assert {more.stopped, more.iterations} == {:budget, count + 100}
+    assert {:error, %Error{message: message}} = Flow.resume("morning", endless(), pool: :flows)
+    assert message =~ "there is no run 'morning'"
+    assert {:error, %Error{python_type: type}} = Flow.resume(run, small(), pool: :flows)
+    assert type =~ "CheckpointRefused"
+  end
+
+  test "a run whose caller dies is saved where it stands" do
+    me = self()
+
+    caller =
+      spawn(fn ->
+        Flow.run(endless(), [run_id: "left", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+      end)
+
+    assert_receive :goes_on, 20_000
+    Process.exit(caller, :kill)
+
+    stands = fn ->
+      {:ok, runs} = Flow.list(pool: :flows)
+      Enum.find(runs, &(&1.run_id == "left" and &1.status == :cancelled))
+    end
+
+    assert eventually(stands)
+    assert stands.().iterations > 0
+    assert {:ok, more} = Flow.resume("left", endless(), pool: :flows, iterations: stands.().iterations + 10)
+    assert Tensor.size(more.history["energy"]) == 10
+  end
+
+  test "a run whose worker is killed goes on in the next one, bit for bit, and gives its answer again" do
+    options = Keyword.put(@forever, :iterations, 6_000)
+    {:ok, undisturbed} = Flow.run(endless(), options)
+    told = :counters.new(1, [])
+
+    kill = fn info ->
+      :counters.add(told, 1, 1)
+
+      # Between two reports of the first attempt: the checkpoint is that of an earlier block.
+      if :counters.get(told, 1) == 8 do
+        [%{os_pid: pid}] = Pool.info(:flows)
+        System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid}"])
+        assert eventually(fn -> not File.exists?("/proc/#{pid}/status") end)
+      end
+
+      send(self(), {:iteration, info["iteration"]})
+      :cont
+    end
+
+    assert {:ok, result} = Flow.run(endless(), [idempotency_key: "job 7", on_progress: kill] ++ options)
+    assert {result.stopped, result.iterations} == {:budget, 6_000}
+    assert result.state == undisturbed.state and result.energy == undisturbed.energy
+    assert Tensor.size(result.history["energy"]) < 6_000
+    iterations = received([])
+    assert Enum.count(iterations, &(&1 == 200)) == 1
+    assert List.last(iterations) == 6_000
+
+    assert {:ok, again} = Flow.run(endless(), [idempotency_key: "job 7"] ++ options)
+    assert {again.state, again.capsule, again.history} == {result.state, result.capsule, %{}}
+  end
+
+  defp received(iterations) do
+    receive do
+      {:iteration, iteration} -> received([iteration | iterations])
+    after
+      0 -> Enum.reverse(iterations)
+    end
+  end
+end

@@ -1,0 +1,176 @@
+"""Specs as plain data: equal to those written in Python, and errors that name the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge_adapter.kernels import flow
+from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term
+from bridge_adapter.kernels.flow.described import spec_from
+from bridge_adapter.kernels.flow.named_runs import NamedRuns
+from bridge_adapter.kernels.flow.recorder.errors import CapsuleLocked, CheckpointRefused
+from bridge_adapter.kernels.flow.spec import Coupling
+
+Y = np.array([1.0, -0.2, 3.0])
+PLAIN: dict[str, Any] = {
+    "slots": {"x": {"shape": [3]}, "y": {"value": Y, "role": "data"}},
+    "terms": [{"type": "quadratic", "variable": "x", "target": "y"}, {"type": "l1", "variable": "x", "weight": 0.5}],
+}
+
+
+def slow(scale: float = 1.0) -> FlowSpec:
+    """A least squares problem on which a thousand steps are nothing."""
+    matrix = np.diag(np.linspace(1e-3, 1.0, 6)) * scale
+    return spec_from(
+        {
+            "slots": {"x": {"shape": [6]}},
+            "terms": [{"type": "quadratic", "variable": "x", "op": {"kind": "dense", "matrix": matrix}, "target": [1, 2, 3, 4, 5, 6]}],
+        }
+    )
+
+
+def test_a_described_spec_is_the_one_written_in_python() -> None:
+    described = spec_from(
+        {
+            "name": "all",
+            "dtype": "float32",
+            "slots": {
+                "x": {"shape": [4], "manifold": ["sphere", {"radius": 2.0}]},
+                "y": {"value": [1.0, 2.0, 3.0, 4.0], "role": "data", "units": "K"},
+                "p": {"shape": np.array([4]), "role": "momentum", "value": None},
+            },
+            "operators": {"blur": {"kind": "convolution", "kernel": [0.25, 0.5, 0.25], "centred": True}},
+            "terms": [
+                {"type": "quadratic", "variable": "x", "op": "blur", "target": "y", "name": "fit", "group": "data", "units": "1"},
+                {"type": "l1", "variable": "x", "op": {"kind": "compose", "of": [{"kind": "identity"}, {"kind": "scale", "factor": 2}]}},
+                {"type": "coupling", "variable": ["x", "p"], "weight": 2, "params": {"order": 1}},
+            ],
+            "pairs": [["x", "p", 1]],
+            "couplings": [{"parts": {"x": 1, "p": {"kind": "identity"}}, "target": 0.0}],
+            "symmetries": ["rotation"],
+            "allow_nonconvex": True,
+            "normalise": False,
+        }
+    )
+    written = FlowSpec(
+        name="all",
+        dtype="float32",
+        slots={
+            "x": Slot(shape=(4,), manifold=("sphere", {"radius": 2.0})),
+            "y": Slot(value=np.array([1.0, 2.0, 3.0, 4.0]), role="data", units="K"),
+            "p": Slot(shape=(4,), role="momentum"),
+        },
+        operators={"blur": Op("convolution", kernel=[0.25, 0.5, 0.25], centred=True)},
+        terms=[
+            Term("quadratic", "x", op="blur", target="y", name="fit", group="data", units="1"),
+            Term("l1", "x", op=Op("compose", of=[Op("identity"), Op("scale", factor=2)])),
+            Term("coupling", ("x", "p"), weight=2.0, params={"order": 1}),
+        ],
+        pairs=[("x", "p", 1.0)],
+        couplings=[Coupling({"x": 1.0, "p": Op("identity")}, np.array(0.0))],
+        symmetries=["rotation"],
+        allow_nonconvex=True,
+    )
+    assert described.plain() == written.plain()
+    assert spec_from(described) is described
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ([], "spec is [] of type list; it must be a dictionary"),
+        ({"slotz": {}}, "slotz: there is no such key; did you mean slots?"),
+        ({"slots": {}}, "terms: it is missing, and spec needs it"),
+        ({"slots": {"x": {"shap": [1]}}}, "slots.x.shap: there is no such key; did you mean shape?"),
+        ({"slots": {"x": {"shape": [1.5]}}}, "slots.x.shape is [1.5] of type list; it must be a list of whole numbers"),
+        ({"slots": {"x": {"value": [[1.0], [1.0, 2.0]]}}}, "slots.x.value: its lists are ragged"),
+        ({"slots": {"x": {"value": "photo.png"}}}, "slots.x.value is 'photo.png' of type str; it must be an array of real numbers"),
+        ({"terms": [{"type": "l1"}]}, "terms[0].variable: it is missing, and terms[0] needs it"),
+        ({"terms": [{"type": "l1", "variable": "x", "weight": "2"}]}, "terms[0].weight is '2' of type str; it must be a number"),
+        ({"terms": [{"type": "l1", "variable": "x", "op": {"sigma": 2}}]}, 'terms[0].op: it has no "kind"'),
+        ({"terms": [{"type": "l1", "variable": "x", "op": {"kind": "blur", "sigma": print}}]}, "terms[0].op.sigma is a function"),
+        ({"couplings": [{"parts": {"x": "1"}}]}, "couplings[0].parts.x is '1' of type str; it must be a number"),
+        ({"invariants": [{"name": "mass"}]}, "invariants: an invariant is a function of the state"),
+        ({"normalise": 1}, "normalise is 1 of type int; it must be true or false"),
+        ({1: 2}, "spec: its key 1 is of type int; keys are strings"),
+    ],
+)
+def test_an_error_names_the_place(data: Any, told: str) -> None:
+    with pytest.raises(FlowInputError) as raised:
+        spec_from(data)
+    assert told in str(raised.value)
+
+
+def test_a_named_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    compiled = flow.compile_flow(slow(), tol=1e-300, solver="ista")
+    whole = flow.run(compiled, iterations=60, block=10)
+    runs = NamedRuns(tmp_path)
+    seen: list[int] = []
+
+    def stumble(info: dict[str, Any]) -> None:
+        seen.append(info["iteration"])
+        if info["iteration"] == 30:
+            raise RuntimeError("the caller stumbles")
+
+    with pytest.raises(RuntimeError, match="stumbles"):
+        runs.run("r", compiled, iterations=60, block=10, save_every=0.0, on_progress=stumble)
+    assert runs.list()[0]["status"] == "failed"
+    done = runs.run("r", compiled, iterations=60, block=10, on_progress=lambda info: seen.append(info["iteration"]))
+    assert seen == [10, 20, 30, 30, 40, 50, 60]
+    assert done["stopped"] == "budget" and np.array_equal(done["state"]["x"], whole["state"]["x"])
+
+    again = runs.run("r", compiled, iterations=60, on_progress=stumble)
+    assert np.array_equal(again["state"]["x"], whole["state"]["x"]) and again["history"] == {}
+    assert (again["energy"], again["iterations"], again["capsule"]) == (done["energy"], 60, done["capsule"])
+    more = runs.resume("r", slow(), iterations=80, block=10)
+    assert more["iterations"] == 80
+    assert np.array_equal(more["state"]["x"], flow.run(compiled, iterations=80, block=10)["state"]["x"])
+    (entry,) = runs.list()
+    assert (entry["run_id"], entry["status"], entry["iterations"]) == ("r", "budget", 80)
+
+
+def test_an_interrupted_run_is_saved_where_it_stands(tmp_path: Path) -> None:
+    compiled = flow.compile_flow(slow(), tol=1e-300, solver="ista")
+    runs, seen = NamedRuns(tmp_path), list[int]()
+
+    def interrupt(info: dict[str, Any]) -> None:
+        seen.append(info["iteration"])
+        if seen == [10, 20, 30]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.run("r", compiled, iterations=60, block=10, on_progress=interrupt)
+    (entry,) = runs.list()
+    assert (entry["status"], entry["iterations"]) == ("cancelled", 30)
+    done = runs.run("r", compiled, iterations=60, block=10, on_progress=interrupt)
+    assert seen == [10, 20, 30, 40, 50, 60]
+    assert np.array_equal(done["state"]["x"], flow.run(compiled, iterations=60)["state"]["x"])
+
+
+def test_a_named_run_refuses_another_spec_another_worker_and_other_names(tmp_path: Path) -> None:
+    runs, compiled = NamedRuns(tmp_path), flow.compile_flow(spec_from(PLAIN))
+    assert runs.run("r", compiled)["stopped"] == "converged"
+    with pytest.raises(CheckpointRefused, match="spec"):
+        runs.run("r", flow.compile_flow(slow()))
+    for name in ("../r", "", "a/b", ".hidden"):
+        with pytest.raises(FlowInputError, match="a run is called"):
+            runs.run(name, compiled)
+    with pytest.raises(FlowInputError, match=r"no run 's'.*latest runs are: r"):
+        runs.resume("s", spec_from(PLAIN))
+
+    def meddle(info: dict[str, Any]) -> None:
+        with pytest.raises(CapsuleLocked):
+            NamedRuns(tmp_path).run("busy", compiled)
+
+    assert runs.run("busy", compiled, on_progress=meddle)["stopped"] == "converged"
+
+
+def test_what_was_recorded_straight_into_the_directory_is_a_run_too(tmp_path: Path) -> None:
+    capsule = Path(flow.run(slow(), iterations=20, tol=1e-300, out_dir=tmp_path)["capsule"])
+    (entry,) = NamedRuns(tmp_path).list()
+    assert entry["run_id"] == capsule.name and entry["iterations"] == 20
+    assert NamedRuns(tmp_path).resume(capsule.name, slow(), iterations=25)["iterations"] == 25
