@@ -90,7 +90,8 @@ def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest
 def test_control_c_ends_a_run_with_a_checkpoint_and_one_end(tmp_path: Path) -> None:
     spec, base = written(tmp_path, iterations=50_000_000), tmp_path / "runs"
     # Plain steps on a hard problem: it will not be done before it is interrupted.
-    spec.write_text(spec.read_text().replace("sigma=1.0", "sigma=3.0").replace("weight=0.01", "weight=1e-9") + 'solver = "ista"\n')
+    slow = spec.read_text().replace("sigma=1.0", "sigma=3.0").replace("weight=0.01", "weight=1e-9").replace("(16, 16)", "(512, 512)")
+    spec.write_text(slow + 'solver = "ista"\n')
     command = [sys.executable, "-c", "from bridge_adapter.kernels.flow.cli import main; main()", "flow", "run", str(spec), "-o", str(base)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         while not list(base.glob("*/telemetry/part-*")):
