@@ -223,9 +223,10 @@ WRITER = """
 import sys, numpy as np
 from bridge_adapter.kernels.flow.recorder import streams
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule
+from bridge_adapter.kernels.flow.recorder.sampling import Sampling
 streams.FLUSH_AFTER = (0.002, 0.002)
 spec = {"name": "killed", "dtype": "float64", "slots": {}}
-with Capsule.create(sys.argv[1], spec) as capsule:
+with Capsule.create(sys.argv[1], spec, sampling=Sampling(first=10_000_000)) as capsule:  # every step, however fast it is
     print(capsule.path, flush=True)
     for block in range(100_000):
         at = np.arange(10 * block + 1, 10 * block + 11)
