@@ -25,7 +25,7 @@ def priors() -> dict[str, flow.Term]:
     return {
         "total variation": flow.Term("tv", "x", weight=0.9 * NOISE),
         "wavelet sym8": flow.Term("wavelet_l1", "x", weight=1.5 * NOISE, params={"wavelet": "sym8", "levels": 4}),
-        "undecimated haar": flow.Term("wavelet_l1", "x", weight=1.8 * NOISE, params=undecimated),
+        "undecimated haar": flow.Term("wavelet_l1", "x", weight=1.1 * NOISE, params=undecimated),
     }
 
 

@@ -60,7 +60,7 @@ def main() -> None:
             f"{run['iterations']} steps of {run['report'].solver}"
         )
         filled.append((f"{name}, {found['psnr'][name]:.1f} dB", x))
-    made = figure(16, 6.6, "Inpainting: the page of a book taken off a photograph")
+    made = figure(16, 5.6, "Inpainting: the page of a book taken off a photograph")
     bottom = [("enlarged", covered[:, 30:130, 90:258])] + [("enlarged", x[:, 30:130, 90:258]) for _, x in filled]
     missed = ("error × 4 (total variation)", error(filled[0][1], clean))
     images(made, [[("written over", covered), *filled, ("the photograph", clean)], [*bottom, missed]])

@@ -38,7 +38,7 @@ def specs(counts: Any) -> dict[str, flow.FlowSpec]:
     positive = flow.Term("nonnegative", "x")
     counted = flow.Term("poisson", "x", op=BLUR, target="b", params={"background": SKY})
     squares = flow.Term("quadratic", "x", op=BLUR, target=counts - SKY, weight=1 / float(counts.mean()))
-    tv = flow.Term("tv", "x", weight=0.03, params={"boundary": "periodic"})
+    tv = flow.Term("tv", "x", weight=0.05, params={"boundary": "periodic"})
     return {
         "least squares": flow.FlowSpec({"x": slots["x"]}, [squares, tv, positive], name="squares"),
         "photon counts": flow.FlowSpec(slots, [counted, tv, positive], name="poisson"),
