@@ -1,6 +1,6 @@
 """Undoing a blur: least squares alone is not certified, and its picture shows why; a ridge makes it so, and total variation makes it sharp.
 
-    E(x) = 1/2 ||k * x - y||^2  [+ ridge/2 ||x||^2]  or  [+ w TV(x), 0 <= x <= 1]
+E(x) = 1/2 ||k * x - y||^2  [+ ridge/2 ||x||^2]  or  [+ w TV(x), 0 <= x <= 1]
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ def experiment(side: int = 256, iterations: int = 400) -> dict[str, Any]:
     """Blurs a part of a photograph, then restores it three times; for each the picture, the verdict and the PSNR."""
     clean = camera()[80 : 80 + side, 140 : 140 + side] / 255.0
     blurred = flow.degrade(clean, blur_sigma=SIGMA, noise_sigma=NOISE, seed=1).astype(np.float64)
-    found: dict[str, Any] = {"clean": clean, "blurred": blurred, "psnr": {"blurred": flow.psnr(blurred, clean)}, "verdict": {}, "restored": {}}
+    found: dict[str, Any] = {
+        "clean": clean,
+        "blurred": blurred,
+        "psnr": {"blurred": flow.psnr(blurred, clean)},
+        "verdict": {},
+        "restored": {},
+    }
     for name, spec in specs(blurred).items():
         compiled = flow.compile_flow(spec, tol=1e-5)
         found["verdict"][name] = certify(compiled, convex() if name == "total variation" else None)

@@ -1,6 +1,6 @@
 """Removing noise from a photograph: total variation, an orthonormal wavelet, and a redundant (undecimated) wavelet as analysis prior.
 
-    E(x) = 1/2 ||x - y||^2 + w R(x),   R = TV, ||W x||_1 of the details
+E(x) = 1/2 ||x - y||^2 + w R(x),   R = TV, ||W x||_1 of the details
 """
 
 from __future__ import annotations

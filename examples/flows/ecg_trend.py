@@ -62,7 +62,7 @@ def main() -> None:
     found = experiment()
     x, run = found["x"], found["run"]
     print(f"error {1000 * found['rms']['noisy']:.0f} µV before, {1000 * found['rms']['filtered']:.0f} µV after")
-    print(f"{len(x)} samples, {len(found['corners'])} corners; {run['iterations']} steps of {run['report'].solver} in {run['elapsed_s']:.1f} s")
+    print(f"{len(x)} samples, {len(found['corners'])} corners, {run['iterations']} steps of {run['report'].solver}")
     print(f"relative duality gap {found['gap']:.1e}")
     seconds = np.arange(len(x)) / RATE
     made = figure(14, 7.5, "Trend filtering of an electrocardiogram")

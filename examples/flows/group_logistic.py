@@ -1,6 +1,6 @@
 """Which measurements tell a tumour: logistic regression on ten of them, each with its mean, spread and worst value, kept or dropped whole.
 
-    E(x) = 1/m sum log(1 + exp(-y_i (A x)_i)) + lambda sum_g sqrt(3) ||x_g||_2,  the constant is free
+E(x) = 1/m sum log(1 + exp(-y_i (A x)_i)) + lambda sum_g sqrt(3) ||x_g||_2,  the constant is free
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     best = int(np.flatnonzero(accuracy >= accuracy.max() - 0.01)[0])
     chosen = [found["names"][group] for group in np.flatnonzero(norms[best] > 0)]
     print(f"conditions of a minimum hold to {max(found['optimality']):.1e} on the whole path")
-    print(f"best accuracy on unseen patients {100 * accuracy.max():.1f} %; {used[best]} of {GROUPS} measurements give {100 * accuracy[best]:.1f} %:")
+    print(f"unseen patients: {100 * accuracy.max():.1f} % right; with {used[best]} of {GROUPS} measurements {100 * accuracy[best]:.1f} %:")
     print("  " + ", ".join(chosen))
     made = figure(14, 5.2, "Group-sparse logistic regression: which measurements of a cell tell that a tumour is malignant")
     left, right = made.subplots(1, 2, width_ratios=(3, 2))

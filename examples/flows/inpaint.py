@@ -1,6 +1,6 @@
 """Taking writing off a photograph: what lies under it is filled in so that the whole has the least variation, or bends least.
 
-    min TV(x) or ||Laplacian x||^2   subject to x = y where nothing is written
+min TV(x) or ||Laplacian x||^2   subject to x = y where nothing is written
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A telescope counts photons: deconvolution with the likelihood of counts, beside Richardson-Lucy and beside least squares.
 
-    E(x) = sum (k * x + d) - b log(k * x + d) + w TV(x),  x >= 0
+E(x) = sum (k * x + d) - b log(k * x + d) + w TV(x),  x >= 0
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ def specs(counts: Any) -> dict[str, flow.FlowSpec]:
     positive = flow.Term("nonnegative", "x")
     counted = flow.Term("poisson", "x", op=BLUR, target="b", params={"background": SKY})
     squares = flow.Term("quadratic", "x", op=BLUR, target=counts - SKY, weight=1 / float(counts.mean()))
-    tv = flow.Term("tv", "x", weight=0.05, params={"boundary": "periodic"})
+
+    def tv(weight: float) -> flow.Term:
+        return flow.Term("tv", "x", weight=weight, params={"boundary": "periodic"})
+
     return {
-        "least squares": flow.FlowSpec({"x": slots["x"]}, [squares, tv, positive], name="squares"),
-        "photon counts": flow.FlowSpec(slots, [counted, tv, positive], name="poisson"),
+        "least squares": flow.FlowSpec({"x": slots["x"]}, [squares, tv(0.06), positive], name="squares"),
+        "photon counts": flow.FlowSpec(slots, [counted, tv(0.03), positive], name="poisson"),
     }
 
 

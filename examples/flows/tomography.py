@@ -1,6 +1,6 @@
 """A scan with few angles: filtered back projection, a ridge, and total variation, which recovers the phantom from a sixth of the views.
 
-    E(x) = 1/2 ||P x - s||^2 + w TV(x),  0 <= x <= 1,  P = line integrals at `views` angles
+E(x) = 1/2 ||P x - s||^2 + w TV(x),  0 <= x <= 1,  P = line integrals at `views` angles
 """
 
 from __future__ import annotations
