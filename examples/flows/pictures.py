@@ -36,7 +36,7 @@ def show(axis: Axes, caption: str, image: Any, **how: Any) -> None:
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] == 3:
         array = np.moveaxis(array, 0, -1)
-    options = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0, "interpolation": "nearest"} | how
+    options: dict[str, Any] = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0, "interpolation": "nearest"} | how
     axis.imshow(np.clip(array, options["vmin"], options["vmax"]) if array.ndim == 3 else array, **options)
     axis.set_title(caption, fontsize=10)
     axis.set_axis_off()
