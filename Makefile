@@ -1,16 +1,22 @@
-# make demo: set up what is missing and run the demo.   make test: set up and run every test, Python and Elixir.
+# make demo: set up what is missing and run the demo.   make examples: energies minimised, with pictures in out/flows.   make test: set up and run every test, Python and Elixir.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export LC_ALL ?= C.UTF-8
 PY := .venv/bin/python
+FLOWS := deblur denoise inpaint poisson tomography lasso_path group_logistic ecg_trend covariance digits
 
-.PHONY: setup demo test chaos soak soak-codec fuzz lint bench clean proto
+.PHONY: setup demo examples test chaos soak soak-codec fuzz lint bench clean proto
 
 setup:
 	@.ci/setup
 
 demo: setup
 	@mix run examples/demo.exs
+
+# Each program prints its figures and leaves a picture in out/flows: docs/flow/examples.md. EXAMPLES=name runs one.
+examples: export JAX_PLATFORMS ?= cpu
+examples: setup
+	@for name in $${EXAMPLES:-$(FLOWS)}; do echo "== $$name"; $(PY) examples/flows/$$name.py || exit 1; done
 
 test: lint
 	@.ci/test
@@ -44,6 +50,7 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy -p bridge_adapter -p bench
 	MYPYPATH=examples/generate/python $(PY) -m mypy -p smollm
+	MYPYPATH=examples/flows $(PY) -m mypy --allow-untyped-calls examples/flows
 	mix format --check-formatted
 	mix compile --warnings-as-errors
 

@@ -117,6 +117,15 @@ def test_fista_keeps_its_rate_and_mfista_never_rises() -> None:
     assert (np.diff(run(monotone, iterations=300)["history"]["energy"]) <= 0).all()
 
 
+def test_mfista_converges_beyond_what_the_rounding_of_the_energy_can_tell() -> None:
+    rng = np.random.default_rng(11)
+    matrix = rng.standard_normal((60, 20)) * np.geomspace(1, 0.05, 20)
+    target = matrix @ rng.standard_normal(20) + rng.standard_normal(60)
+    terms = [Term("quadratic", "x", op=Op("dense", matrix=matrix), target=target), Term("l1", "x", weight=0.3)]
+    result = minimised(FlowSpec({"x": Slot(shape=(20,))}, terms), "mfista")
+    assert result["residual"] <= 1e-11 and (np.diff(result["history"]["energy"]) <= 0).all()
+
+
 def test_strongly_convex_momentum_converges_at_the_rate_of_the_root_of_the_condition() -> None:
     eigenvalues = np.geomspace(1e-3, 1.0, N)
     spec = FlowSpec(

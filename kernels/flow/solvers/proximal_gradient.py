@@ -16,6 +16,9 @@ import numpy as np
 from ..problem import Problem, State
 from .base import Controls, Metrics, Solver, inner, norm
 
+# Two values of E that differ by no more than this many units of rounding count as equal.
+ROUNDING = 4
+
 
 class Point(NamedTuple):
     """A point and its lift."""
@@ -66,7 +69,7 @@ def fista(backtracking: bool = False) -> Solver:
 
 @cache
 def mfista(backtracking: bool = False) -> Solver:
-    """FISTA that keeps the better of the new and the old point, so E never rises."""
+    """FISTA that keeps the better of the new and the old point, so E never rises, but for its rounding."""
     return _solver("mfista", momentum=True, monotone=True, backtracking=backtracking)
 
 
@@ -117,8 +120,11 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
         metrics = metrics._replace(restarts=metrics.restarts + against)
         return Proximally(reached, x, jnp.where(against, 0, back), t, made.carries, metrics)
 
-    taken = metrics.energy <= old.energy
-    energy, smooth, nonsmooth = (jnp.where(taken, new, before) for new, before in zip(metrics[:3], old[:3], strict=True))
+    # E tells points apart only to its rounding, within which x is still off by the root of that: there, steps go on being taken. They are
+    # held against the least E so far, so that no error adds up.
+    taken = metrics.energy <= old.energy + ROUNDING * float(np.finfo(old.energy.dtype).eps) * jnp.abs(old.energy)
+    smooth, nonsmooth = (jnp.where(taken, new, before) for new, before in zip(metrics[1:3], old[1:3], strict=True))
+    energy = jnp.minimum(metrics.energy, old.energy)
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
     # A branch copies whole arrays, which is faster than choosing element by element, above all for complex ones.
     at, other = jax.lax.cond(taken, lambda new, before: (new, before), lambda new, before: (before, new), reached, x)
