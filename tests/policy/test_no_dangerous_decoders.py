@@ -21,6 +21,7 @@ ALLOWED = {
     ("tools/modules.py", "exec"): "reload: runs the source of a module that the user's program has imported, from its own file",
     ("tools/modules.py", "compile"): "the same",
     ("bridge_adapter/compat/__init__.py", "exec"): "a module of the same name that is installed further down the path, run under its name",
+    ("kernels/flow/cli.py", "runpy"): "a specification is a Python file, which its user names on the command line",
     ("bridge_adapter/lifeline.py", "ctypes"): "prctl: the process ends with its parent",
     ("bridge_adapter/calls.py", "ctypes"): "PyThreadState_SetAsyncExc: interrupts a call",
     ("bridge_adapter/memory.py", "ctypes"): "malloc_trim: gives memory back to the system",

@@ -98,14 +98,14 @@ defmodule SnakeBridge.FlowTest do
 
   test "a run is cancelled from another process, listed, and resumed" do
     me = self()
-    run = Flow.start(endless(), [run_id: "evening", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+    run = Flow.start(endless(), [run_id: "afternoon", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
     assert_receive :goes_on, 20_000
-    assert {:ok, [%{run_id: "evening", status: :running} | _]} = Flow.list(pool: :flows)
+    assert {:ok, [%{run_id: "afternoon", status: :running} | _]} = Flow.list(pool: :flows)
     assert {:ok, false} = Flow.cancel("morning")
     assert {:ok, true} = Flow.cancel(run)
-    assert {:ok, %{stopped: :cancelled, run_id: "evening"} = result} = Flow.await(run)
+    assert {:ok, %{stopped: :cancelled, run_id: "afternoon"} = result} = Flow.await(run)
 
-    assert {:ok, [%{run_id: "evening", status: :cancelled, iterations: count, flow_name: "endless"} | _]} =
+    assert {:ok, [%{run_id: "afternoon", status: :cancelled, iterations: count, flow_name: "endless"} | _]} =
              Flow.list(pool: :flows)
 
     assert count == result.iterations
