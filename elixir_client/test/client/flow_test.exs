@@ -98,7 +98,10 @@ defmodule SnakeBridge.FlowTest do
 
   test "a run is cancelled from another process, listed, and resumed" do
     me = self()
-    run = Flow.start(endless(), [run_id: "afternoon", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+
+    run =
+      Flow.start(endless(), [run_id: "afternoon", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+
     assert_receive :goes_on, 20_000
     assert {:ok, [%{run_id: "afternoon", status: :running} | _]} = Flow.list(pool: :flows)
     assert {:ok, false} = Flow.cancel("morning")
