@@ -94,7 +94,7 @@ class SpectralSquare:
 
 
 def _square(array: jax.Array) -> jax.Array:
-    return jnp.vdot(array, array).real
+    return jnp.sum(array.real**2 + array.imag**2)
 
 
 AnySmooth = SmoothTerm | SpectralSquare
