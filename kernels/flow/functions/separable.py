@@ -29,7 +29,7 @@ class Separable(Function):
     proximable = separable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return jnp.asarray(jnp.sum(self.threshold * jnp.abs(u) + self.ridge / 2 * u**2))
+        return _weighted(self.threshold, jnp.abs(u)) + _weighted(self.ridge / 2, u**2)
 
     def curvature(self) -> tuple[Bound, Bound]:
         ridge = Bound(float(jnp.min(self.ridge)), "lower_bound", "ridge")
@@ -100,6 +100,11 @@ def bounded(phi: Function, other: Function) -> Function | None:
     if not phi.separable or not isinstance(other, Separable) or bool(jnp.any(other.threshold != 0)) or bool(jnp.any(other.ridge != 0)):
         return None
     return Bounded(phi, other.lower, other.upper)
+
+
+def _weighted(weight: jax.Array, parts: jax.Array) -> jax.Array:
+    """sum weight parts. One weight for all stands before the sum, which spares an array of it in every step."""
+    return jnp.sum(weight * parts) if jnp.ndim(weight) else weight * jnp.sum(parts)
 
 
 def soft_threshold(v: jax.Array, t: jax.Array) -> jax.Array:

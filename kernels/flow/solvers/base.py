@@ -83,13 +83,15 @@ class Solver(NamedTuple):
     """init(problem, controls, x) stands at x; step(problem, controls, state) makes one step from there. Both pure.
 
     descent: what is promised of the energy, within the condition on steps: that it never rises ("monotone"), that it tends to the minimum
-    ("limit"), or nothing ("suspended").
+    ("limit"), or nothing ("suspended"). stride: steps per turn of the loop. A step that leaves the old point beside the new one swaps the
+    places of two arrays, which a loop does by copying both; two such steps bring each back to its place, and nothing is copied.
     """
 
     name: str
     init: Callable[[Problem, Controls, State], Any]
     step: Callable[[Problem, Controls, Any], Any]
     descent: Literal["monotone", "limit", "suspended"] = "limit"
+    stride: int = 1
 
 
 class Run(NamedTuple):
@@ -110,9 +112,9 @@ def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run
 
 
 def advance(
-    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int, stride: int = 1
 ) -> tuple[Run, jax.Array, jax.Array]:
-    """Makes up to `steps` (<= capacity) further steps.
+    """Makes up to `steps` (<= capacity) further steps, `stride` at a time: whether the run is over is asked after each stride.
 
     Returns the run, how many steps it made, and their metrics, an array of (capacity, len(Metrics._fields)).
     """
@@ -120,7 +122,7 @@ def advance(
     trace = jnp.zeros((capacity, len(Metrics._fields)), real)
 
     def unfinished(carry: tuple[Run, jax.Array, jax.Array]) -> jax.Array:
-        return (carry[1] < steps) & (carry[0].status == RUNNING)
+        return (carry[1] + stride <= steps) & (carry[0].status == RUNNING)
 
     def one(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
         current, count, written = carry
@@ -139,7 +141,12 @@ def advance(
         row = jnp.stack([jnp.asarray(value, real) for value in metrics])
         return Run(state, flat, status, mark), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
 
-    return jax.lax.while_loop(unfinished, one, (run, jnp.int32(0), trace))
+    def turn(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
+        for _ in range(stride):
+            carry = one(carry)
+        return carry
+
+    return jax.lax.while_loop(unfinished, turn, (run, jnp.int32(0), trace))
 
 
 def largest(*values: jax.Array | float) -> jax.Array:

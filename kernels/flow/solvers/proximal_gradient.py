@@ -80,6 +80,7 @@ def _solver(name: str, *, momentum: bool, monotone: bool, backtracking: bool) ->
         partial(_init, momentum=momentum),
         step,
         "limit" if momentum and not monotone else "monotone",
+        stride=2 if momentum else 1,
     )
 
 
@@ -101,12 +102,14 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     <y - z, z - x> > 0, that is when the step went against it.
     """
     x, old = state.at, state.metrics
-    y = jax.tree.map(lambda here, there: here + state.toward * (there - here), x, state.other) if momentum else x
+    y = _between(x, state.other, state.toward)
     slope = problem.gradient_lifted(y.lifted, y.x)
     tried = partial(_tried, problem, y.x, slope, state.carries)
     made = _backtracked(problem, y, slope, tried, jnp.minimum(old.alpha, controls.alpha)) if backtracking else tried(controls.alpha)
     z, reached, smooth, nonsmooth, alpha = made.reached.x, made.reached, made.smooth, made.nonsmooth, made.alpha
-    moved = {slot: y.x[slot] - z[slot] for slot in z}
+    # As they stand in memory: else the compiler would work z out once more to subtract it.
+    at, other, toward, to = jax.lax.optimization_barrier((x.x, state.other and state.other.x, state.toward, z))
+    moved = jax.tree.map(jnp.subtract, _between(at, other, toward), to)
     grad_norm = norm(slope)
     residual = norm(moved) / (alpha * jnp.maximum(1, grad_norm))
     metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, made.gap, old.restarts, alpha)
@@ -126,10 +129,25 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     smooth, nonsmooth = (jnp.where(taken, new, before) for new, before in zip(metrics[1:3], old[1:3], strict=True))
     energy = jnp.minimum(metrics.energy, old.energy)
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
-    # A branch copies whole arrays, which is faster than choosing element by element, above all for complex ones.
-    at, other = jax.lax.cond(taken, lambda new, before: (new, before), lambda new, before: (before, new), reached, x)
+    at, other = _swapped(reached, x, ~taken)
     toward = jnp.where(against, 0, jnp.where(taken, back, state.t / t))
     return Proximally(at, other, toward, t, made.carries, metrics)
+
+
+def _between(one: Any, other: Any | None, toward: jax.Array) -> Any:
+    """The point one + toward (other - one); the first where there is no other."""
+    return one if other is None else jax.tree.map(lambda here, there: here + toward * (there - here), one, other)
+
+
+def _swapped(one: Point, other: Point, wanted: jax.Array) -> tuple[Point, Point]:
+    """The two points, the other way round if wanted. A loop of one turn or none: where there is none, nothing is copied, as choosing
+    between the points by a branch or element by element would."""
+
+    def swap(carry: tuple[Point, Point, jax.Array]) -> tuple[Point, Point, jax.Array]:
+        return carry[1], carry[0], jnp.zeros_like(carry[2])
+
+    one, other, _ = jax.lax.while_loop(lambda carry: carry[2], swap, (one, other, wanted))
+    return one, other
 
 
 def _tried(problem: Problem, y: State, slope: State, carries: dict[str, Any], alpha: jax.Array) -> Trial:
