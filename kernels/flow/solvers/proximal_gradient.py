@@ -108,7 +108,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     made = _backtracked(problem, y, slope, tried, jnp.minimum(old.alpha, controls.alpha)) if backtracking else tried(controls.alpha)
     z, reached, smooth, nonsmooth, alpha = made.reached.x, made.reached, made.smooth, made.nonsmooth, made.alpha
     # As they stand in memory: else the compiler would work z out once more to subtract it.
-    at, other, toward, to = jax.lax.optimization_barrier((x.x, state.other and state.other.x, state.toward, z))
+    at, other, toward, to = jax.lax.optimization_barrier((x.x, state.other and state.other.x, state.toward, z))  # type: ignore[no-untyped-call]
     moved = jax.tree.map(jnp.subtract, _between(at, other, toward), to)
     grad_norm = norm(slope)
     residual = norm(moved) / (alpha * jnp.maximum(1, grad_norm))
