@@ -96,13 +96,15 @@ def run_certified(
     on_progress: Progress | None = None,
     out_dir: str | Path | None = None,
     redact: bool = False,
+    save_every: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Runs a flow under certificates.
 
     compiled: the spec compiled already; else it is compiled here, with the solver of `flow` if a policy is given. cert_profile: what must
     be shown (the strict gate eta_dd <= 0.9 and gamma >= 1e-6 by default; `certificates.convex()` for energies without strong convexity).
     multiscale: unlocks the scales of the wavelet term one after the other. gap_dial: turns weights once the run is GREEN. config: limits
-    and what happens on failure. on_progress: as of `run`, with "phase". out_dir: where the capsule is kept.
+    and what happens on failure. on_progress: as of `run`, with "phase". out_dir: where the capsule is kept. save_every: seconds between
+    its checkpoints; 0: after each block.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
     remediation has added)}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
@@ -125,6 +127,7 @@ def run_certified(
             iterations=iterations,
             tol=tol,
             block=block,
+            save_every=save_every,
         )
         with precision(spec.dtype):
             return run.to_the_end(on_progress)
@@ -148,11 +151,13 @@ class CertifiedRun:
         iterations: int,
         tol: float,
         block: int | None,
+        save_every: float,
     ) -> None:
         self.spec, self.profile, self.config = spec, profile, config
         self._policy, self._schedule, self._dial, self._sparsity = policy, schedule, dial, sparsity
         self._compiled, self._recorder = compiled, recorder
         self._iterations, self._tol, self._block = iterations, tol, block
+        self._save_every = save_every
         self.controller = ControllerState()
         self.verdict: Verdict | None = None
         self._tuner = TunerState(width=dial.proposal if dial else 0.1)
@@ -250,7 +255,7 @@ class CertifiedRun:
         if cancelled and not self.controller.ended:
             execution.cancel()
             self._happen(Cancelled("by the caller"))
-        elif not self.controller.ended and time.perf_counter() - self._saved >= CHECKPOINT_SECONDS:
+        elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
             self._save()
 
     def _findings(self) -> tuple[Finding, ...]:

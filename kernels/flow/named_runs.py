@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .certified import run_certified
 from .compiler import CompiledFlow
 from .errors import FlowInputError
 from .precision import device
@@ -44,18 +45,25 @@ class NamedRuns:
         iterations: int = 1000,
         on_progress: Progress | None = None,
         redact: bool = False,
+        certified: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """The run of this name: begun, gone on with, or, if it is over, its answer once more (with an empty history).
 
-        options: as of `runs.run`. Raises CapsuleLocked while another process has it, CheckpointRefused when it is one of another spec.
+        certified: makes it a certified run; what `run_certified` takes of "cert_profile", "multiscale", "flow", "gap_dial", "sparsity" and
+        "config". A run that was begun goes on as it was begun. options: as of `runs.run`. Raises CapsuleLocked while another process has
+        it, CheckpointRefused when it is one of another spec.
         """
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _held(folder):
             found = self._saved(folder)
             if found is None:
-                return run(compiled, iterations=iterations, out_dir=folder, redact=redact, on_progress=on_progress, **options)
+                asked: dict[str, Any] = {"iterations": iterations, "out_dir": folder, "redact": redact, "on_progress": on_progress}
+                asked |= options
+                if certified is not None:
+                    return run_certified(compiled.spec, compiled, **asked, **certified)
+                return run(compiled, **asked)
             answer = _answer(found, compiled, iterations)
             return answer or resume_run(found, compiled, iterations=iterations, on_progress=on_progress, **options)
 
