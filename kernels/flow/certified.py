@@ -41,6 +41,7 @@ from .controller import (
     Certified,
     ControllerConfig,
     ControllerState,
+    Diverged,
     Failed,
     FlowPolicy,
     GapDial,
@@ -64,11 +65,12 @@ from .controller import (
     step,
     tried,
     weights,
+    with_alpha,
     with_ridge,
 )
 from .controller.phases import Action, Happening
 from .controller.remediation import ridge_of
-from .errors import FlowInputError
+from .errors import FlowDiverged, FlowInputError
 from .kept import OPEN_ENDS, Asked, Changes, asked_again, packed, place_from, place_record, told_descents, unpacked
 from .lint import SpecLintFailed
 from .precision import device, precision
@@ -79,7 +81,7 @@ from .spec import FlowSpec
 from .transforms import TransformOp, level_masks
 
 # The capsule tells of these itself.
-_OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED")
+_OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "RUN_FAILED")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
 _CLASSES = {"B": "primal_dual", "C": "primal_dual", "D": "splitting", "E": "splitting", "R": "riemannian", "motion": "hamiltonian_damped"}
 
@@ -264,6 +266,10 @@ class CertifiedRun:
         except StopIteration:
             self._happen(BlockDone(execution.done, before, Descent(True, "no step was made"), (), execution.stopped or "budget"))
             return
+        except FlowDiverged as error:
+            self._happen(Diverged(int(error.step or 0), str(error)))
+            self._judged = True
+            return
         latest = execution.latest
         assert latest is not None
         descent = check_block(
@@ -391,6 +397,8 @@ class CertifiedRun:
 
     def _restore(self, to: str, alpha: float | None) -> None:
         place = self._before if to == "block" else self._good
+        if alpha is not None and alpha != float(self.compiled.controls.alpha):
+            self._compiled = self.execution.compiled = with_alpha(self.compiled, alpha)  # what the tuner tries, it tries with this step
         if place is not None:
             # The scales that were unlocked since stay so: the place lies in all later ones.
             self.execution.stand_at(place._replace(problem=self._on_scales(self.compiled.problem)), alpha)
@@ -548,7 +556,8 @@ class CertifiedRun:
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         self._recorder.update(certificates=_certificates(self.verdict))
-        self._recorder.finish(status, energy=result["energy"], residual=result["residual"], elapsed_s=result["elapsed_s"], card=card)
+        told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
+        self._recorder.finish(status, **told, card=card)
         return result | {
             "stopped": status,
             "phase": self.controller.phase,

@@ -99,7 +99,7 @@ def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | No
     drive(execution, on_progress)
     result = execution.result() | {"report": execution.compiled.report, "capsule": getattr(recorder, "path", None)}
     _pictures(recorder, execution, result["state"])
-    recorder.finish(execution.stopped, energy=result["energy"], residual=result["residual"], elapsed_s=result["elapsed_s"])
+    recorder.finish(execution.stopped, **{name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")})
     return result
 
 
