@@ -136,7 +136,7 @@ class Execution:
         status, count = int(run.status), int(made)
         elapsed = time.perf_counter() - started
         if status == NOT_FINITE:
-            raise self._diverged(run, np.asarray(trace[:count]))
+            raise self._diverged(run, np.asarray(trace)[:count])
         self.whole = False
         first, self.run, self.done = self.done, run, self.done + count
         if status != RUNNING or self.done >= self.iterations:

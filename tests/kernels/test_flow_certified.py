@@ -57,6 +57,12 @@ def test_a_blur_has_no_gap_and_becomes_green_by_the_ridge_that_is_recorded(tmp_p
     rows = pq.read_table(Path(result["capsule"]) / "telemetry.parquet").to_pylist()
     assert [row["iter"] for row in rows] == list(range(1, 61))
     assert {row["phase"] for row in rows} == {"GREEN"} and all(row["gamma"] >= 1e-6 for row in rows)
+    manifest = load_run_manifest(result["capsule"])
+    assert manifest["certified"] and manifest["phase"] == "GREEN" and manifest["gates"] == {"eta_max": 0.9, "gamma_min": 1e-6}
+    # Those of the flow that ran, with its ridge, and not of the one that was given.
+    assert manifest["alpha"] == result["history"]["alpha"][-1] and "remedy_ridge_x" in manifest["effective_weights"]
+    assert {record["name"] for record in manifest["certificates"] if record["passed"]} >= {"eta_dd", "gamma"}
+    assert manifest["environment"]["x64"] and manifest["latest_checkpoint"]["iter"] == 60
 
 
 def test_without_leave_to_change_the_energy_the_same_blur_fails_with_the_reason(tmp_path: Path) -> None:
@@ -185,12 +191,16 @@ def test_lint_is_recorded_and_raised(tmp_path: Path) -> None:
 
 
 def test_a_callback_cancels_and_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    flow = spec(BLURRED, WAVELETS)
+    flow = spec(BLURRED, WAVELETS, invariants=[Invariant("sum", lambda state: state["x"].sum())])
     whole = run(flow, iterations=90, tol=0.0, block=10)
     cut = run(
         flow, iterations=90, tol=0.0, block=10, out_dir=tmp_path, on_progress=lambda info: "cancel" if info["iteration"] == 40 else None
     )
     assert (cut["stopped"], cut["iterations"]) == ("cancelled", 40)
+    told = load_run_manifest(cut["capsule"])
+    assert (told["phase"], told["budgets"], told["invariants"]) == ("AMBER", {"iterations": 90}, {"sum": 0.0})
+    assert told["determinism"] == {"deterministic": False, "xla": False, "block": 10} and told["seeds"] == {"seed": 0}
+    assert told["transforms"]["x"]["orthonormal"] and told["residual"]["tol"] == 0.0
     rest = resume_run(cut["capsule"], flow)
     assert rest["iterations"] == 90
     assert np.array_equal(rest["state"]["x"], whole["state"]["x"])

@@ -388,6 +388,13 @@ _INHERITED = (
     "gates",
     "budgets",
     "seeds",
+    "residual",
+    "transforms",
+    "invariants",
+    "unit_normalization_table",
+    "effective_weights",
+    "certificates",
+    "warnings",
     "source",
     "extra",
 )
