@@ -45,6 +45,7 @@ from .controller import (
     FlowPolicy,
     GapDial,
     Linted,
+    Move,
     MoveProposed,
     MoveTried,
     MultiscaleSchedule,
@@ -68,7 +69,7 @@ from .controller import (
 )
 from .controller.phases import Action, Happening
 from .errors import FlowDiverged, FlowInputError
-from .kept import OPEN_ENDS, Asked, Changes, asked_again, counts, packed, place_from, place_record, told_descents, unpacked
+from .kept import OPEN_ENDS, Asked, Changes, asked_again, counts, packed, place_from, place_record, told_descents, told_moves, unpacked
 from .lint import SpecLintFailed
 from .precision import device, precision
 from .problem import Problem
@@ -111,7 +112,9 @@ def run_certified(
     out_dir: where the capsule is kept. save_every: seconds between its checkpoints; 0: after each block.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
-    remediation has added)}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
+    remediation has added), "weights" (of each knob of a dial, at the end), "turned" (by which factor the tuner has changed each)}. A run
+    that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one whose numbers stay infinite however short
+    its steps with "diverged"; nothing is raised.
     Raises SpecLintFailed for a spec that is none.
     """
     made = compiled if compiled is not None and flow is None else None
@@ -171,7 +174,7 @@ class CertifiedRun:
         self.controller = ControllerState()
         self.verdict: Verdict | None = None
         self._tuner = TunerState(width=self._dial.proposal if self._dial else 0.1)
-        self._moves: list[Mapping[str, float]] = []
+        self._moves: list[Move] = []
         self._scales: ScheduleState | None = None
         self._execution: Execution | None = None
         self._good: Snapshot | None = None
@@ -424,7 +427,7 @@ class CertifiedRun:
         best, trial = self._best, self._trial
         assert best is not None and trial is not None
         self._compiled = trial
-        self._moves.append(best.move.factors)
+        self._moves.append(best.move)
         self.execution.compiled = trial
         self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=best.state)
 
@@ -488,7 +491,8 @@ class CertifiedRun:
                 "scales": packed(self._scales),
                 "verdict": packed(self.verdict),
                 "descents": packed(self._descents),
-                "changes": Changes.between(self.asked, self.profile, self.compiled, self._moves).record(),
+                "changes": packed(Changes.between(self.asked, self.profile, self.compiled, self._moves)),
+                "weights": weights(self.compiled),
                 "good": here if good is None or here else place_record(good),
                 "elapsed_ms": self._elapsed_ms(),
             },
@@ -499,7 +503,7 @@ class CertifiedRun:
         kept = record["certified"]
         self.controller, self._tuner, self._scales = (unpacked(kept[name]) for name in ("controller", "tuner", "scales"))
         self.verdict, self._descents, self._references = unpacked(kept["verdict"]), unpacked(kept["descents"]), record["references"]
-        changes = Changes(**kept["changes"])
+        changes: Changes = unpacked(kept["changes"])
         self.profile = replace(self.profile, **changes.profile)
         self._compiled, self._moves = changes.again(self.asked, given, self._recompiled), list(changes.moves)
         self.spec = self._compiled.spec
@@ -549,6 +553,8 @@ class CertifiedRun:
             "verdict": self.verdict,
             "card": card,
             "controller": counts(self.controller),
+            "weights": weights(self.compiled),
+            "turned": told_moves(self._moves),
             "report": self.compiled.report,
             "spec": self.spec,
             "capsule": getattr(self._recorder, "path", None),

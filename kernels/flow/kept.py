@@ -44,6 +44,7 @@ from .spec import FlowSpec
 
 _MARK = "is_a"
 _LOST = "what a checkpoint cannot hold"
+_ITEMS = "a mapping by other keys than strings"
 # An end of these kinds came from outside: such a run may go on.
 OPEN_ENDS = ("cancelled", "budget", "timeout")
 
@@ -85,6 +86,7 @@ _CLASSES: dict[str, type] = {
         Finding,
         FlowPolicy,
         GapDial,
+        Move,
         MultiscaleSchedule,
         RefinementTest,
         ScheduleState,
@@ -102,7 +104,9 @@ def packed(value: Any) -> Any:
     if type(value).__name__ in _CLASSES:
         return {_MARK: type(value).__name__} | {one.name: packed(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): packed(item) for key, item in value.items()}
+        if not all(isinstance(key, str) for key in value):
+            return {_MARK: _ITEMS, "items": [[packed(key), packed(item)] for key, item in value.items()]}
+        return {key: packed(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(packed(item) for item in value)
     if isinstance(value, np.generic):
@@ -129,6 +133,8 @@ def unpacked(value: Any, where: str = "certified", given: Mapping[str, Any] | No
     found = {name: unpacked(item, f"{where}.{name}") for name, item in items.items() if not given or given.get(name) is None}
     if kind is None:
         return found
+    if kind == _ITEMS:
+        return dict(found["items"])
     if kind == "Op":
         return Op(found["kind"], **found["params"])
     try:
@@ -167,28 +173,33 @@ def told_descents(blocks: Iterable[Descent]) -> list[Descent]:
     return ([] if failed is None or failed is held[-1] else [failed]) + held[-1:]
 
 
+def told_moves(moves: Iterable[Move]) -> dict[str, float]:
+    """By how much the tuner has turned each knob in all."""
+    turned: dict[str, float] = {}
+    for move in moves:
+        for knob, factor in move.factors.items():
+            turned[knob] = turned.get(knob, 1.0) * float(factor)
+    return turned
+
+
 @dataclass(frozen=True)
 class Changes:
     """What became of a flow under the controller. ridge: that remediation added. moves: of the tuner, in their order. lens, precondition:
     of the profile, where remediation changed it. controls: the leaves of its numbers after all of it."""
 
     ridge: float
-    moves: tuple[Mapping[str, float], ...]
+    moves: tuple[Move, ...]
     profile: Mapping[str, Any]
     controls: list[np.ndarray[Any, Any]]
 
-    def record(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-
     @classmethod
-    def between(cls, asked: Asked, profile: CertificationProfile, compiled: CompiledFlow, moves: Iterable[Mapping[str, float]]) -> Changes:
+    def between(cls, asked: Asked, profile: CertificationProfile, compiled: CompiledFlow, moves: Iterable[Move]) -> Changes:
         """From what was asked to what there is now."""
         changed = {
             name: getattr(profile, name) for name in ("lens", "precondition") if getattr(profile, name) != getattr(asked.cert_profile, name)
         }
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(compiled.controls)]
-        return cls(ridge_of(compiled.spec), tuple(dict(move) for move in moves), changed, leaves)
+        return cls(ridge_of(compiled.spec), tuple(moves), changed, leaves)
 
     def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[[FlowSpec], CompiledFlow]) -> CompiledFlow:
         """The changed flow, made anew; in `precision`."""
@@ -200,8 +211,11 @@ class Changes:
         else:
             compiled = compile_flow(spec, solver=asked.flow.solver if asked.flow else asked.solver, tol=asked.tol)
         for move in self.moves:
-            compiled = committed(compiled, Move(move))
+            compiled = committed(compiled, move)
         return replace(compiled, controls=refilled(compiled.controls, self.controls))
+
+
+_CLASSES["Changes"] = Changes
 
 
 def place_record(place: Snapshot) -> dict[str, Any]:
@@ -237,11 +251,14 @@ def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -
     from .recorder.manifest import load_run_manifest
 
     kept = record["certified"]
-    ridge, state = kept["changes"]["ridge"], unpacked(kept["controller"])
+    changes, state = unpacked(kept["changes"]), unpacked(kept["controller"])
+    ridge = changes.ridge
     return {
         "phase": load_run_manifest(capsule)["phase"],
         "verdict": unpacked(kept["verdict"]),
         "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
         "controller": counts(state),
+        "weights": kept["weights"],
+        "turned": told_moves(changes.moves),
         "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
     }
