@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .compiler import CompiledFlow
+from .divergence import diverged
 from .errors import FlowDiverged
 from .precision import device, precision
 from .problem import Problem, State
@@ -91,10 +92,11 @@ class Execution:
         recorder: Recorder | None = None,
         saved: Any = None,
         save_every: float = CHECKPOINT_SECONDS,
+        problem: Problem | None = None,
     ) -> None:
-        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there. save_every: seconds
-        between checkpoints."""
-        self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
+        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there in blocks as before.
+        save_every: seconds between checkpoints. problem: instead of the compiled one, of the same structure."""
+        self.compiled, self.controls, self.problem = compiled, compiled.controls, problem or compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
         self.whole = True  # not while a block is being taken over, where an interruption would leave half of it
@@ -103,6 +105,7 @@ class Execution:
         self.latest: Block | None = None
         self.columns: dict[str, Any] = {}  # of every row that is recorded, beside the metrics
         self.recorder = recorder or NoRecorder()
+        block = block or (saved or {}).get("block")
         self._block, self._steps = block, block or FIRST
         self._save_every = save_every
         self._blocks = 0
@@ -123,7 +126,8 @@ class Execution:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        """Runs a block. Raises FlowDiverged when a step is not finite; the state before that block is kept in `run`."""
+        """Runs a block. Raises FlowDiverged when a step is not finite: the finite steps of the block are recorded then, and so is what is
+        left of that one; `run` is where the block began."""
         if self.stopped or self.done >= self.iterations:
             self.stopped = self.stopped or "budget"
             raise StopIteration
@@ -133,10 +137,7 @@ class Execution:
         status, count = int(run.status), int(made)
         elapsed = time.perf_counter() - started
         if status == NOT_FINITE:
-            raise FlowDiverged(
-                f"step {self.done + count} of {self.compiled.spec.name} is not finite: its numbers are too large for "
-                f"{self.compiled.spec.dtype}, or its step is too long. Scale the data so that it is about 1, or take a smaller alpha"
-            )
+            raise self._diverged(run, np.asarray(trace)[:count])
         self.whole = False
         first, self.run, self.done = self.done, run, self.done + count
         if status != RUNNING or self.done >= self.iterations:
@@ -161,6 +162,27 @@ class Execution:
         )
         return made
 
+    def _diverged(self, run: Run, trace: np.ndarray[Any, Any]) -> FlowDiverged:
+        good, size = trace[:-1], len(trace) - 1
+        if size:
+            self._tell_rows(Block(self.done, size, dict(zip(Metrics._fields, good.T, strict=True))))
+        standing = dict(zip(Metrics._fields, (float(value) for value in self.run.state.metrics), strict=True))
+        return diverged(
+            self.recorder,
+            name=self.compiled.spec.name,
+            dtype=self.compiled.spec.dtype,
+            solver=self.compiled.solver.name,
+            step=self.done + len(trace),
+            alpha=float(self.controls.alpha),
+            state=run.state.x,
+            before={
+                "step": self.done + size,
+                "metrics": dict(zip(Metrics._fields, good[-1].tolist(), strict=True)) if size else standing,
+                "state": self.state(),
+            },
+            metrics=dict(zip(Metrics._fields, trace[-1].tolist(), strict=True)),
+        )
+
     def _tell(self, block: Block) -> None:
         last = block.last
         self.info = {
@@ -170,6 +192,9 @@ class Execution:
             **last,
             "elapsed_s": time.perf_counter() - self._began,
         }
+        self._tell_rows(block)
+
+    def _tell_rows(self, block: Block) -> None:
         metrics = block.metrics
         self.recorder.rows(
             {
@@ -238,14 +263,15 @@ class Execution:
             "segment": self.segment,
             "blocks": self._blocks,
             "steps": self._steps,
+            "block": self._block,
             "stopped": self.stopped,
             "info": dict(self.info),
             "elapsed_s": time.perf_counter() - self._began,
         }
 
     def _go_on_from(self, saved: Mapping[str, Any]) -> None:
-        self.run = _refilled(self.run, saved["run"])
-        self.controls = _refilled(self.controls, saved["controls"])
+        self.run = refilled(self.run, saved["run"])
+        self.controls = refilled(self.controls, saved["controls"])
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
         self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
         self.stopped = str(saved["stopped"]) if self.done >= self.iterations or saved["stopped"] not in ("budget", "cancelled") else ""
@@ -307,7 +333,8 @@ def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
     return max(1, min(wanted, 4 * steps, most))
 
 
-def _refilled(like: Any, leaves: list[Any]) -> Any:
+def refilled(like: Any, leaves: list[Any]) -> Any:
+    """A record of the structure and the types of `like` with other leaves."""
     structure = jax.tree.structure(like)
     fitting = [jnp.asarray(leaf, old.dtype) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
     return jax.tree.unflatten(structure, fitting)
