@@ -41,7 +41,8 @@ def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] 
 
 def value_of(term: Term, parts: Parts, x: State) -> jax.Array:
     """The energy of one term."""
-    return _evaluated(parts, taken(term.slots, x))
+    energy: jax.Array = _evaluated(parts, taken(term.slots, x))
+    return energy
 
 
 @jax.jit  # one small program, where each operation by itself would be one
