@@ -146,7 +146,7 @@ class Execution:
             self._steps = next_block(self._steps, elapsed, self._capacity)
         if not self.stopped:
             self._ahead = self._dispatch(run, self.done)
-        values = np.asarray(trace[:count])
+        values = np.asarray(trace)[:count].copy()  # cut on the host: on the device, each new count would compile a slice
         block = Block(first, count, dict(zip(Metrics._fields, values.T, strict=True)))
         self._blocks += 1
         self.latest = block

@@ -41,7 +41,13 @@ def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] 
 
 def value_of(term: Term, parts: Parts, x: State) -> jax.Array:
     """The energy of one term."""
-    return parts.phi.value(parts.op.matvec(taken(term.slots, x)))
+    energy: jax.Array = _evaluated(parts, taken(term.slots, x))
+    return energy
+
+
+@jax.jit  # one small program, where each operation by itself would be one
+def _evaluated(parts: Parts, x: Any) -> jax.Array:
+    return parts.phi.value(parts.op.matvec(x))
 
 
 def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any], *, relative: bool = False) -> Sorted:

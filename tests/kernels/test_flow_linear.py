@@ -69,8 +69,8 @@ def told(case: tuple[Op, tuple[int, ...]]) -> str:
     return f"{case[0].kind}-{'x'.join(map(str, case[1]))}"
 
 
-def units(shape: tuple[int, ...]) -> jax.Array:
-    return jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
+def units(shape: tuple[int, ...]) -> np.ndarray:
+    return np.eye(int(np.prod(shape))).reshape(-1, *shape)
 
 
 # The images of all unit arrays under A and A^T, the diagonal of A^T A and (I + tau A^T A)^-1 rhs, as a compiled step sees the operator.
@@ -83,10 +83,13 @@ FORMS = jax.jit(
     )
 )
 
+ROWS = jax.jit(lambda op: jax.vmap(op.matvec)(units(op.domain)))
+
 
 def dense(op: Operator) -> np.ndarray:
     """The matrix of an operator, column by column."""
-    return np.stack([np.asarray(op.matvec(unit)).ravel() for unit in units(op.domain)], axis=1)
+    rows = np.asarray(ROWS(op))
+    return rows.reshape(len(rows), -1).T
 
 
 @pytest.fixture(autouse=True)

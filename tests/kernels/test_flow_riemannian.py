@@ -89,7 +89,7 @@ def test_definite_matrices_find_the_covariance_of_greatest_likelihood(dtype: str
         def whole(x: dict[str, jax.Array]) -> Any:
             return advance(solver, problem, controls, begin(solver, problem, controls, x), jnp.int32(200), capacity=200)
 
-        ended, count, trace = whole({"x": jnp.eye(3, dtype=real)})
+        ended, count, trace = whole({"x": np.eye(3, dtype=real)})
         assert int(ended.status) == CONVERGED
         assert_allclose(ended.state.x["x"], sample, rtol=2e-3 if dtype == "float32" else 1e-6)
         assert ended.state.x["x"].dtype == trace.dtype == real
