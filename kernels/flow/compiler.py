@@ -19,6 +19,8 @@ from .bounds import Bound
 from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
 from .curvature import smoothness
 from .errors import FlowInputError
+from .functions.base import Function
+from .functions.separable import Separable
 from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
 from .operators.base import Operator
 from .precision import precision
@@ -151,7 +153,7 @@ def compile_flow(
         findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
         raise_errors(findings)
         report = _report(became, choice, scales, weights, findings)
-        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, start, report)
+        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report)
 
 
 def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
@@ -164,6 +166,25 @@ def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
         else:
             found[name] = manifolds.placed(name, manifolds.build(slot.manifold, spec.shape_of(name), real), slot.value, real)
     return found
+
+
+def _inside(choice: Choice, start: State) -> State:
+    """The start, moved by the prox into the set on which g is finite where it is outside. E counts no set, so a point outside may lie below
+    the minimum, and a solver that never lets E rise would stay there."""
+    found = dict(start)
+    for slot, term in choice.problem.prox.items():
+        if slot in choice.problem.second or slot in choice.problem.manifolds or _finite_everywhere(term.phi):
+            continue
+        if float(term.distance(start[slot])) > 0:
+            found[slot] = term.prox(start[slot], choice.controls.alpha, term.begin(start[slot])).point
+    return found
+
+
+def _finite_everywhere(phi: Function) -> bool:
+    """Of the usual functions, without the programs that measuring a distance would compile."""
+    if isinstance(phi, Separable):
+        return not (np.isfinite(phi.lower).any() or np.isfinite(phi.upper).any())
+    return type(phi).distance is Function.distance
 
 
 def _weighed(spec: FlowSpec, start: State, real: np.dtype[Any]) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float], dict[str, float]]:
