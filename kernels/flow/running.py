@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .compiler import CompiledFlow
-from .errors import FlowDiverged
+from .errors import FlowDiverged, FlowInputError
 from .precision import device, precision
 from .problem import Problem, State
 from .recorder import NoRecorder, Recorder
@@ -94,6 +94,8 @@ class Execution:
     ) -> None:
         """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there. save_every: seconds
         between checkpoints."""
+        if block is not None and block < 1:
+            raise FlowInputError(f"block is {block!r}; it must be 1 step or more, or None to let measured time choose")
         self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
