@@ -20,11 +20,13 @@ from .certificates import (
     CertificationProfile,
     Descent,
     Finding,
+    Gap,
     Verdict,
     block_findings,
     certify,
     check_block,
     freeze,
+    gap_where,
     largest_drift,
     physics_residuals,
     run_card,
@@ -275,6 +277,9 @@ class CertifiedRun:
         self._descents = told_descents([*self._descents, descent])
         findings = self._findings()
         stopped: str | None = execution.stopped or None
+        gap = self._gap()
+        if gap is not None and gap.relative <= self.profile.tolerance("duality_gap"):
+            stopped = stopped or "converged"
         if descent.passed and self._unlocked(info, before, converged=stopped in ("converged", "stagnated")):
             stopped = None
         told = {**info, "phase": self.controller.phase}
@@ -287,12 +292,17 @@ class CertifiedRun:
         elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
             self._save()
 
+    def _gap(self) -> Gap | None:
+        """The duality gap, where the profile asks for it. On the way to the minimum there may be none; at the end there must be."""
+        return gap_where(self.compiled.problem, self.execution.run.state) if "duality_gap" in self.profile.checks else None
+
     def _findings(self) -> tuple[Finding, ...]:
         if not {"invariant", "physics_residual"} & set(self.profile.checks):
             return ()
         x = self.execution.run.state.x
         residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
-        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals)
+        found = block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals)
+        return tuple(finding for finding in found if finding.check != "duality_gap")
 
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
@@ -534,12 +544,13 @@ class CertifiedRun:
             x = self._execution.run.state.x
             kept = drifts_of(self.spec, x, self._references)
             residuals = physics_residuals(self.compiled, x)
+            gap = self._gap()
         else:
             start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
             result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
             result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
-            kept, residuals = [], []
-        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals)
+            kept, residuals, gap = [], [], None
+        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         # A tuner or a shorter step has changed these since the gate was passed.

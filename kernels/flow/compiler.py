@@ -19,6 +19,8 @@ from .bounds import Bound
 from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
 from .curvature import smoothness
 from .errors import FlowInputError
+from .functions.base import Function
+from .functions.separable import Separable
 from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
 from .operators.base import Operator
 from .precision import precision
@@ -140,9 +142,11 @@ def compile_flow(
     mode = mode_of(validation)
     findings = lint_spec(spec, mode)
     raise_errors(findings)
+    if not tol >= 0:
+        raise FlowInputError(f"tol is {tol!r}; it must be 0 or more (0: the run ends by its budget, or where rounding stops it)")
     with precision(spec.dtype) as real:
         start = _start(spec, real)
-        terms, scales, weights = _weighed(spec, start, real)
+        terms, scales, weights = _weighed(spec, start, real, findings)
         problem, became = sort(spec, terms, real, relative=solver == "bregman")
         choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
         if choice is None:
@@ -151,7 +155,7 @@ def compile_flow(
         findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
         raise_errors(findings)
         report = _report(became, choice, scales, weights, findings)
-        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, start, report)
+        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report)
 
 
 def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
@@ -166,13 +170,38 @@ def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
     return found
 
 
-def _weighed(spec: FlowSpec, start: State, real: np.dtype[Any]) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float], dict[str, float]]:
-    """The terms with the weights in force, |E_i| of each where the flow starts, and the weights."""
-    terms = take_apart(spec, real)
+def _inside(choice: Choice, start: State) -> State:
+    """The start, moved by the prox into the set on which g is finite where it is outside, or on an edge where a logarithm is infinite. E
+    counts no set, so a point outside may lie below the minimum, and a solver that never lets E rise would stay there."""
+    found = dict(start)
+    for slot, term in choice.problem.prox.items():
+        if slot in choice.problem.second or slot in choice.problem.manifolds or _finite_everywhere(term.phi):
+            continue
+        outside = float(term.distance(start[slot])) > 0
+        if outside or (term.phi.differentiable and not bool(jnp.isfinite(term.value(start[slot])))):
+            found[slot] = term.prox(start[slot], choice.controls.alpha, term.begin(start[slot])).point
+    return found
+
+
+def _finite_everywhere(phi: Function) -> bool:
+    """Of the usual functions, without the programs that measuring a distance would compile."""
+    if isinstance(phi, Separable):
+        return not (np.isfinite(phi.lower).any() or np.isfinite(phi.upper).any())
+    return type(phi).distance is Function.distance
+
+
+def _weighed(
+    spec: FlowSpec, start: State, real: np.dtype[Any], findings: list[Finding]
+) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float], dict[str, float]]:
+    """The terms with the weights in force, |E_i| of each where the flow starts, and the weights. Raises SpecLintFailed, with these findings
+    too, for terms that cannot be built."""
+    terms, wrong = take_apart(spec, real)
+    told = {name: said.rpartition("; ") for name, said in wrong.items()}  # what is wrong; the cure
+    raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
     scales = {name: max(abs(float(value_of(term, parts, start))), SCALE_FLOOR) for name, (term, parts) in terms.items()}
     scales = {name: scale if np.isfinite(scale) else 1.0 for name, scale in scales.items()}
     weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
-    return (take_apart(spec, real, scales) if spec.normalise else terms), scales, weights
+    return (take_apart(spec, real, scales)[0] if spec.normalise else terms), scales, weights
 
 
 def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: float | None, tol: float) -> Choice:

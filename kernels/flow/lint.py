@@ -21,6 +21,7 @@ from .atoms.base import Parts
 from .errors import FlowInputError
 from .operators.base import Op, Operator, adjoint_error
 from .problem import Problem, State
+from .schema import holes, malformed
 from .spec import FlowSpec, Term
 
 Mode = Literal["basic", "flexible", "strict", "expert"]
@@ -46,7 +47,7 @@ class Finding:
     cure: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}; {self.cure} [{self.rule}]"
+        return f"{self.where}: {self.message}{'; ' if self.cure else ''}{self.cure} [{self.rule}]"
 
 
 class SpecLintFailed(FlowInputError):
@@ -116,6 +117,10 @@ def mode_of(asked: str | None) -> Mode:
 
 def lint_spec(spec: FlowSpec, mode: Mode = "flexible") -> list[Finding]:
     """What the description alone shows."""
+    if mode != "expert":
+        wrong = [Finding("spec.schema", "error", *told) for told in malformed(spec)]
+        if wrong:
+            return wrong
     return _asked(SPEC_RULES, spec, mode)
 
 
@@ -207,6 +212,18 @@ def _finite(spec: FlowSpec) -> Iterator[Complaint]:
             yield Complaint(
                 where, f"{count} of its {array.size} values are NaN or infinite", "remove them, or mask them out of the data term"
             )
+
+
+@rule("term.finite", "basic", "error")
+def _finite_parts(spec: FlowSpec) -> Iterator[Complaint]:
+    cure = "remove them: a bound may be infinite, and nothing else"
+    for where, term in _named(spec):
+        op = None if isinstance(term.op, str) else term.op
+        if missing := holes(term.params) + holes(op):
+            yield Complaint(where, f"{missing} of the numbers in its params or its operator are NaN or infinite", cure)
+    for name, described in spec.operators.items():
+        if missing := holes(described):
+            yield Complaint(f"the operator {name}", f"{missing} of its numbers are NaN or infinite", cure)
 
 
 @rule("slot.dtype", "flexible", "warning", strict="error")

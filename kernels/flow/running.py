@@ -18,7 +18,7 @@ import numpy as np
 
 from .compiler import CompiledFlow
 from .divergence import diverged
-from .errors import FlowDiverged
+from .errors import FlowDiverged, FlowInputError
 from .precision import device, precision
 from .problem import Problem, State
 from .recorder import NoRecorder, Recorder
@@ -40,12 +40,12 @@ def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) 
     return begin(solver, problem, controls, x)
 
 
-@partial(jax.jit, static_argnames=("solver", "capacity"))
+@partial(jax.jit, static_argnames=("solver", "capacity", "whole"))
 def advance_block(
-    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int, whole: bool = True
 ) -> tuple[Run, jax.Array, jax.Array]:
     """Up to `steps` steps on the device; see `solvers.base.advance`."""
-    return advance(solver, problem, controls, run, steps, capacity=capacity)
+    return advance(solver, problem, controls, run, steps, capacity=capacity, whole=whole)
 
 
 class Block(NamedTuple):
@@ -96,6 +96,8 @@ class Execution:
     ) -> None:
         """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there in blocks as before.
         save_every: seconds between checkpoints. problem: instead of the compiled one, of the same structure."""
+        if block is not None and block < 1:
+            raise FlowInputError(f"block is {block!r}; it must be 1 step or more, or None to let measured time choose")
         self.compiled, self.controls, self.problem = compiled, compiled.controls, problem or compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
@@ -106,6 +108,8 @@ class Execution:
         self.columns: dict[str, Any] = {}  # of every row that is recorded, beside the metrics
         self.recorder = recorder or NoRecorder()
         block = block or (saved or {}).get("block")
+        stride = compiled.solver.stride
+        block = block and -(-block // stride) * stride
         self._block, self._steps = block, block or FIRST
         self._save_every = save_every
         self._blocks = 0
@@ -156,14 +160,20 @@ class Execution:
         return dict(self.info)
 
     def _dispatch(self, run: Run, done: int) -> tuple[Run, jax.Array, jax.Array]:
-        steps = jnp.int32(min(self._steps, self.iterations - done))
+        stride = self.compiled.solver.stride
+        left, off = self.iterations - done, done % stride
+        whole = not off and left >= stride
+        # Strides begin at multiples of themselves, whatever the blocks, so that it does not matter where a run is cut.
+        steps = min(max(self._steps, stride), left) // stride * stride if whole else min(stride - off, left)
         made: tuple[Run, jax.Array, jax.Array] = advance_block(
-            self.compiled.solver, self.problem, self.controls, run, steps, capacity=self._capacity
+            self.compiled.solver, self.problem, self.controls, run, jnp.int32(steps), capacity=self._capacity, whole=whole
         )
         return made
 
     def _diverged(self, run: Run, trace: np.ndarray[Any, Any]) -> FlowDiverged:
-        good, size = trace[:-1], len(trace) - 1
+        # A stride goes on to its end.
+        size = int(np.argmin(np.isfinite(trace[:, 0] + trace[:, Metrics._fields.index("residual")])))
+        good = trace[:size]
         if size:
             self._tell_rows(Block(self.done, size, dict(zip(Metrics._fields, good.T, strict=True))))
         standing = dict(zip(Metrics._fields, (float(value) for value in self.run.state.metrics), strict=True))
@@ -172,7 +182,7 @@ class Execution:
             name=self.compiled.spec.name,
             dtype=self.compiled.spec.dtype,
             solver=self.compiled.solver.name,
-            step=self.done + len(trace),
+            step=self.done + size + 1,
             alpha=float(self.controls.alpha),
             state=run.state.x,
             before={
@@ -180,7 +190,7 @@ class Execution:
                 "metrics": dict(zip(Metrics._fields, good[-1].tolist(), strict=True)) if size else standing,
                 "state": self.state(),
             },
-            metrics=dict(zip(Metrics._fields, trace[-1].tolist(), strict=True)),
+            metrics=dict(zip(Metrics._fields, trace[size].tolist(), strict=True)),
         )
 
     def _tell(self, block: Block) -> None:

@@ -30,13 +30,27 @@ class Sorted(NamedTuple):
     parts: dict[str, str]
 
 
-def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] | None = None) -> dict[str, tuple[Term, Parts]]:
-    """A and phi of each term. scales: by which weights are divided (unit normalisation)."""
-    made = {}
+def take_apart(
+    spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] | None = None
+) -> tuple[dict[str, tuple[Term, Parts]], dict[str, str]]:
+    """A and phi of each term, and of those that cannot be built what is wrong, by the names of the terms. scales: by which weights are
+    divided (unit normalisation)."""
+    made, wrong = {}, {}
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
-        asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
-        made[name] = (term, atoms.take_apart(term.type, asked, term.params))
-    return made
+        try:
+            asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
+            made[name] = (term, atoms.take_apart(term.type, asked, term.params))
+        except FlowInputError as error:
+            wrong[name] = _without_name(str(error), f"the term {name}")
+    return made, wrong
+
+
+def _without_name(said: str, name: str) -> str:
+    """What an error says of a term, as it stands after "the term ...: "."""
+    if not said.startswith(name):
+        return said
+    rest = said.removeprefix(name)
+    return rest.lstrip(":, ") if rest[:1] in (":", ",") else f"it{rest}"
 
 
 def value_of(term: Term, parts: Parts, x: State) -> jax.Array:

@@ -232,6 +232,35 @@ def test_the_convex_profile_asks_for_a_sound_step_and_not_for_a_gap() -> None:
     assert certify(with_alpha(compiled, float(hasty.findings[0].limit or 0)), convex()).feasible
 
 
+def on_the_sphere(start: int, *terms: Term) -> CompiledFlow:
+    """-1/2 <x, A x> for A = diag(5, 3, 1, 0.5), up to a constant, at an eigenvector of A."""
+    root = np.diag(np.sqrt(6.0 - np.array([5.0, 3.0, 1.0, 0.5])))
+    slot = Slot(value=np.eye(4)[start], manifold="sphere")
+    return compile_flow(FlowSpec(slots={"x": slot}, terms=[Term("quadratic", "x", op=Op("dense", matrix=root)), *terms]))
+
+
+def test_on_a_manifold_the_curvature_is_that_along_it() -> None:
+    # Everywhere in space the energy is convex; on the sphere it has its minimum, a saddle and its maximum at eigenvectors.
+    least = certify(on_the_sphere(0))
+    assert least.phase == "GREEN" and least.scope == "at the reference point"
+    assert least.value("gamma") == pytest.approx(5 - 3, abs=1e-12)
+    saddle = certify(on_the_sphere(1))
+    assert saddle.phase == "AMBER" and saddle.value("gamma") == pytest.approx(3 - 5, abs=1e-12)
+    assert [finding.remedy for finding in saddle.findings] == ["none"]
+    assert [finding.check for finding in certify(on_the_sphere(0), convex()).findings] == ["convex"]
+    assert [finding.check for finding in certify(on_the_sphere(0, Term("l1", "x", weight=0.1))).findings] == ["gamma"]
+
+
+def test_a_step_that_rests_on_an_estimate_is_not_certified_unless_estimates_are_allowed() -> None:
+    double = Op("matvec", forward=lambda x: 2 * x)
+    compiled = compile_flow(FlowSpec(slots={"x": Slot(shape=(8,))}, terms=[Term("quadratic", "x", op=double)]), solver="ista")
+    assert compiled.report.beta.kind == "estimate"
+    assert [finding.check for finding in certify(compiled, convex()).findings] == ["alpha"]
+    assert certify(compiled, convex(allow_estimates=True)).feasible
+    behind = FlowSpec(slots={"x": Slot(shape=(8,))}, terms=[Term("quadratic", "x"), Term("l1", "x", op=double)])
+    assert [finding.check for finding in certify(compile_flow(behind), convex()).findings] == ["alpha"]
+
+
 def test_independence_of_the_grid_needs_the_finer_grid_and_fails_closed_without_it() -> None:
     profile = CertificationProfile(checks=("spectral_gap", "discretization_independence"))
     held = Term("tikhonov", "x", weight=0.1)

@@ -152,6 +152,15 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("term.slot", spec(Term("quadratic", "x", target="z"), slots={"x": Slot(shape=(N,)), "z": Slot(shape=(N,))})),
     ("term.weight", spec(Term("l1", "x", weight=-1.0))),
     ("term.weight", spec(Term("l1", "x", weight=float("nan")))),
+    ("term.finite", spec(Term("l1", "x", op=Op("dense", matrix=np.full((2, N), np.nan))))),
+    ("term.finite", spec(Term("weighted_l1", "x", params={"weights": [1.0, np.nan]}))),
+    ("term.parts", spec(Term("quadratic", "x", op=Op("matvec", forward=lambda x: 2 * x, adjoint=lambda y: 3 * y)))),
+    ("term.parts", spec(Term("quadratic", "x", op=Op("matvec", forward=lambda x: 2 * x, norm=1.0)))),
+    ("spec.schema", spec(Term("l1", "x", weight="2"))),  # type: ignore[arg-type]
+    ("spec.schema", spec("l1")),  # type: ignore[arg-type]
+    ("spec.schema", spec(FIDELITY, slots={"x": np.zeros(N)})),
+    ("spec.schema", spec(FIDELITY, slots={"x": Slot(shape=(2.5,))})),  # type: ignore[arg-type]
+    ("spec.schema", spec(FIDELITY, pairs=[("x", "p")])),
     ("pair.slots", spec(FIDELITY, pairs=[("x", "p", 1.0)])),
     ("invariant.checker", spec(FIDELITY, invariants=[Invariant("mass", None)])),  # type: ignore[arg-type]
     ("frame.kind", spec(Term("l1", "x", params={"frame": "loose"}))),
@@ -168,6 +177,12 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     assert found and all(finding.severity == "error" and finding.where and finding.cure for finding in found)
     assert isinstance(caught.value, FlowInputError)
     assert rule in str(caught.value)
+
+
+def test_bounds_that_exclude_each_other_are_refused() -> None:
+    low, high = Term("box", "x", params={"lower": 2.0}), Term("box", "x", params={"upper": 1.0})
+    with pytest.raises(FlowInputError, match="exclude each other"):
+        compile_flow(spec(FIDELITY, low, high))
 
 
 def test_all_errors_are_told_at_once() -> None:

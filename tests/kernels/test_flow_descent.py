@@ -124,7 +124,11 @@ def test_the_gap_of_other_energies_is_rigorous_and_small_at_the_minimum() -> Non
             assert duality_gap(problem, {"x": jnp.asarray(x_best["x"])}).gap <= 1e-7
             for _ in range(3):
                 x = {"x": jnp.clip(jnp.asarray(rng.standard_normal(problem.f_grad(compiled.start)["x"].shape)), -0.2, 0.3)}
-                assert duality_gap(problem, x).gap >= float(problem.f_value(x) + problem.g_value(x)) - best - 1e-10
+                assert duality_gap(problem, x).gap >= float(problem.f_value(x) + problem.g_value(x)) - best
+    with precision("float64"):
+        boxed = compile_flow(specs[1]).problem
+        outside = duality_gap(boxed, {"x": jnp.full(8, 0.4)})
+    assert np.isinf(outside.gap) and "outside the set" in outside.reason
 
 
 def test_where_there_is_no_gap_the_reason_is_told_and_curvature_gives_another_bound() -> None:

@@ -61,6 +61,8 @@ def test_the_laws_of_a_manifold(described: Any, shape: Shape) -> None:
         assert_allclose(retract(x, 0 * v), x, atol=1e-14, err_msg="R(0) = x")
         step = 1e-4
         assert_allclose((exp(x, step * v) - exp(x, -step * v)) / (2 * step), v, atol=1e-6, err_msg="exp leaves x with velocity v")
+        bend = (exp(x, 10 * step * v) + exp(x, -10 * step * v) - 2 * x) / (10 * step) ** 2
+        assert_allclose(compiled(made.acceleration)(x, v), bend, atol=1e-5, err_msg="the second derivative of the geodesic")
         assert np.max(np.abs(retract(x, step * v) - exp(x, step * v))) < 10 * step**2, "R agrees with exp to first order"
 
         tangent = project(x, ambient)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_adapter.kernels.flow.recorder import charts, manifest, pictures, report
+from bridge_adapter.kernels.flow.recorder import charts, manifest, pictures, reading, report
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError
 from bridge_adapter.kernels.flow.recorder.query import Runs
@@ -54,6 +54,17 @@ def test_the_usual_questions_have_the_right_answers(three: Path) -> None:
     assert [row["rows"] for row in runs.convergence_patterns().records()] == [20, 40]
     assert len(runs.performance_trends("blur").rows) == 3
     assert runs.parameter_correlations("blur").records()[0]["runs"] == 3
+
+
+@pytest.mark.parametrize("left", [0, 2, 2000])
+def test_a_damaged_file_hides_its_own_rows_only_and_is_named(three: Path, left: int) -> None:
+    broken = sorted(three.iterdir())[0] / "telemetry.parquet"
+    broken.write_bytes(broken.read_bytes()[:left])
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert Runs(three).query("SELECT count(*) FROM telemetry").rows == [(40,)]
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert reading.telemetry(broken.parent).num_rows == 0
+    assert reading.events(broken.parent)
 
 
 def test_sql_sees_a_run_while_it_goes_on(tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def total_variation(y: NDArray[np.float64], weight: float) -> NDArray[np.float64
 LASSO_SOLVERS = ("ista", "fista", "mfista", "condat_vu", "davis_yin", "preconditioned", "implicit")
 
 
+@pytest.mark.parametrize(
+    ("constraint", "nearest"),
+    [
+        (Term("simplex", "x"), [0.4, 0.4, 0.2]),
+        (Term("l2_ball", "x", target=np.array([0.2, 3.2, 0.0]), params={"radius": 1.0}), [0.2, 2.2, 0.0]),
+    ],
+)
+def test_a_start_outside_the_constraints_does_not_hold_up_a_solver_that_never_rises(constraint: Term, nearest: list[float]) -> None:
+    # Without the constraint the energy of the start, 0, is below the minimum.
+    spec = FlowSpec(slots={"x": Slot(shape=(3,))}, terms=[Term("quadratic", "x", target=np.array([0.2, 0.2, 0.0])), constraint])
+    np.testing.assert_allclose(minimised(spec, "mfista")["state"]["x"], nearest, atol=1e-12)
+
+
 @pytest.mark.parametrize("solver", LASSO_SOLVERS)
 def test_lasso_is_solved_to_a_gap_of_1e_10_by_every_class_that_can(solver: str) -> None:
     x = minimised(lasso(), solver)["state"]["x"]

@@ -13,6 +13,7 @@ from ..compiler import CompiledFlow
 from ..operators.base import Op, Operator
 from ..problem import Problem, State
 from . import dominance, gap
+from .charts import LARGEST, too_large
 from .curvature import Block, curvature
 from .lenses import lens_for
 from .profiles import CertificationProfile
@@ -39,17 +40,21 @@ def certify(
     if lens is not None:
         profile = replace(profile, lens=lens)
     point = compiled.start if at is None else at
-    limit = step_limit(compiled.solver.name, compiled.report.beta)
+    limit = min(step_limit(compiled.solver.name, compiled.report.beta), compiled.report.alpha_limit)
     certificates: dict[str, Bound] = {"beta": compiled.report.beta}
-    findings = _step_findings(compiled, limit)
+    findings = _step_findings(compiled, limit, profile)
     used, scope = "pixel", "everywhere"
     if profile.name == "convex":
         findings += _convexity_findings(compiled.problem)
-    if "spectral_gap" in profile.checks:
+    unseen = _unseen(compiled.problem, point) if "spectral_gap" in profile.checks else []
+    findings += unseen
+    if "spectral_gap" in profile.checks and not unseen:
         spectrum = examine(compiled.problem, point, profile, scale)
         used, scope = spectrum.lens, spectrum.scope
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
-        findings += spectral_findings(spectrum, profile)
+        against = spectral_findings(spectrum, profile)
+        # A ridge is no curvature on a manifold: on a sphere it is a constant.
+        findings += [replace(one, remedy="none") for one in against] if compiled.problem.manifolds else against
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
         findings += _refinement_findings(certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
@@ -66,7 +71,7 @@ class Spectrum:
 
 def examine(problem: Problem, point: State, profile: CertificationProfile, scale: Mapping[str, Any] | None = None) -> Spectrum:
     """The spectral certificates of L at a point."""
-    if profile.precondition and scale is None:
+    if profile.precondition and scale is None and not problem.manifolds:
         scale = _jacobi(problem, point)
     made = curvature(problem, point, scale)
     seen = [(block, known(block)) for block in made.blocks]
@@ -159,19 +164,43 @@ def spectral_findings(spectrum: Spectrum, profile: CertificationProfile) -> list
     return findings
 
 
-def _step_findings(compiled: CompiledFlow, limit: float) -> list[Finding]:
-    """Whether alpha is within what the solver needs; a solver that backtracks needs no beta."""
-    if compiled.solver.name.endswith("_bt"):
+def _step_findings(compiled: CompiledFlow, limit: float, profile: CertificationProfile) -> list[Finding]:
+    """Whether alpha is within what the solver needs, and whether that limit is known; a solver that backtracks needs no beta."""
+    if compiled.solver.name.endswith("_bt") or not np.isfinite(limit):
         return []
-    alpha, beta = float(compiled.controls.alpha), compiled.report.beta
+    alpha, beta, norm = float(compiled.controls.alpha), compiled.report.beta, compiled.report.operator_norm
     if alpha > limit * (1 + 1e-6):
         proven = f"{limit:.4g}, the most for which {compiled.solver.name} is proven with beta {beta.value:.4g}"
         reason = f"the step alpha {alpha:.4g} is above {proven}"
         return [Finding("alpha", reason, "set_alpha", f"Set alpha to {limit:.4g} or less", alpha, limit)]
+    guessed = [name for name, bound in (("beta", beta), ("||K||^2", norm)) if bound is not None and not bound.sound_above]
+    if guessed and not profile.allow_estimates:
+        reason = f"the step alpha {alpha:.4g} rests on {' and '.join(guessed)}, which is only estimated"
+        advice = "Declare a bound of the norm of the operator, use a solver that backtracks (_bt), or set allow_estimates=True"
+        return [Finding("alpha", reason, "none", advice, alpha, limit)]
     return []
 
 
+def _unseen(problem: Problem, point: State) -> list[Finding]:
+    """What keeps L of slots on manifolds from being examined."""
+    found = []
+    for slot, made in problem.manifolds.items():
+        if slot in problem.prox:
+            reason = f"{problem.prox[slot].name} has no second derivative, and along {made.name}, on which {slot} lives, no modulus either"
+            found.append(Finding("gamma", reason, "none", "Smooth it, as huber does"))
+    for slot in too_large(problem, point):
+        reason = (
+            f"{slot} has {point[slot].size} elements on {problem.manifolds[slot].name}, and tangent spaces of at most {LARGEST} are seen"
+        )
+        found.append(Finding("gamma", reason, "none", "Certify a smaller instance"))
+    return found
+
+
 def _convexity_findings(problem: Problem) -> list[Finding]:
+    curved = [f"{slot} lives on {made.name}" for slot, made in problem.manifolds.items() if made.name != "euclidean"]
+    if curved:
+        reason = f"{', '.join(curved)}: that an energy is convex in the embedding says nothing there"
+        return [Finding("convex", reason, "none", "Use the profile strict, which looks at the curvature along the manifold")]
     terms = [*problem.smooth, *problem.prox.values(), *problem.second.values(), *problem.composite]
     bent = [term.name for term in terms if hasattr(term, "phi") and not term.phi.convex]
     if not bent:

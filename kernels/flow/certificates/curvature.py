@@ -1,4 +1,5 @@
-"""The operator L that the spectral certificates are about: the second derivative of f plus the convexity moduli of g, over all variables.
+"""The operator L that the spectral certificates are about: the second derivative of f plus the convexity moduli of g, over all variables;
+of slots on manifolds the Riemannian one.
 
 L falls apart into blocks, one for each set of slots that some term couples. A block is known by what it does to a vector; everything here
 is host side and in float64, whatever the type of the flow, so that a certificate of a float32 flow is about its stored numbers.
@@ -20,6 +21,7 @@ from ..functions.squares import HalfSquare
 from ..operators.base import Shape
 from ..precision import precision
 from ..problem import AnySmooth, Problem, SmoothTerm, State
+from .charts import hessian, tangent_bases
 
 # How many vectors L is applied to at once: always this many or one, so that two programs serve all sizes.
 ROWS = 64
@@ -35,7 +37,7 @@ class Block:
     """L on some slots. apply and apply_many: L v of a flat vector, or of each row of an array.
 
     below: a sound lower bound of its smallest eigenvalue from the convexity moduli of the terms alone. above: of its norm, and whether that
-    is sound. scaled: whether L stands for D^-1/2 L D^-1/2. terms: the smooth terms that it is made of.
+    is sound. scaled: whether L stands for D^-1/2 L D^-1/2, or for L in a tangent space. terms: the smooth terms that it is made of.
     """
 
     slots: tuple[str, ...]
@@ -85,9 +87,14 @@ def curvature(problem: Problem, x: State, scale: Mapping[str, Any] | None = None
     with precision("float64"):
         problem, x = in_double(problem), in_double(x)
         moduli = {slot: _modulus(problem, slot) for slot in x}
-        roots = {slot: np.sqrt(np.broadcast_to(np.asarray((scale or {}).get(slot, 1.0), np.float64), x[slot].shape)) for slot in x}
-        constant = all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in problem.smooth)
-        blocks = tuple(_block(problem, x, slots, moduli=moduli, roots=roots, scaled=bool(scale)) for slots in _components(problem, x))
+        bases = tangent_bases(problem, x)
+        shapes = {slot: bases[slot].shape[:1] if slot in bases else at.shape for slot, at in x.items()}
+        roots = {slot: np.sqrt(np.broadcast_to(np.asarray((scale or {}).get(slot, 1.0), np.float64), shapes[slot])) for slot in x}
+        constant = not bases and all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in problem.smooth)
+        blocks = tuple(
+            _block(problem, x, {slot: shapes[slot] for slot in slots}, bases, moduli=moduli, roots=roots, scaled=bool(scale or bases))
+            for slots in _components(problem, x)
+        )
     return Curvature(blocks, constant)
 
 
@@ -100,11 +107,13 @@ def _components(problem: Problem, x: State) -> list[tuple[str, ...]]:
     return [tuple(slot for slot in x if slot in found) for found in sets if found]
 
 
-def _block(problem: Problem, x: State, slots: tuple[str, ...], *, moduli: dict[str, float], roots: dict[str, Any], scaled: bool) -> Block:
-    shapes = tuple(x[slot].shape for slot in slots)
-    modulus = np.concatenate([np.full(int(np.prod(x[slot].shape)), moduli[slot]) for slot in slots])
+def _block(
+    problem: Problem, x: State, shaped: dict[str, Shape], bases: State, *, moduli: dict[str, float], roots: dict[str, Any], scaled: bool
+) -> Block:
+    slots, shapes = tuple(shaped), tuple(shaped.values())
+    modulus = np.concatenate([np.full(int(np.prod(shape)), moduli[slot]) for slot, shape in shaped.items()])
     root = np.concatenate([roots[slot].ravel() for slot in slots])
-    below, above, sound = _bounds(problem, slots, moduli)
+    below, above, sound = (-np.inf, np.inf, False) if bases else _bounds(problem, slots, moduli)
     smallest, largest = float(root.min()) ** 2, float(root.max()) ** 2
 
     def apply(v: Vector) -> Vector:
@@ -118,7 +127,7 @@ def _block(problem: Problem, x: State, slots: tuple[str, ...], *, moduli: dict[s
             for first in range(0, count, step):
                 part = rows[first : first + step] * root
                 padded = np.pad(part, ((0, step - len(part)), (0, 0)))
-                image = np.asarray(_hessian_many(problem, x, jnp.asarray(padded), slots), np.float64)[: len(part)]
+                image = np.asarray(_hessian_many(problem, x, bases, jnp.asarray(padded), slots), np.float64)[: len(part)]
                 images.append(root * (image + modulus * part))
         return np.asarray(np.concatenate(images))
 
@@ -129,14 +138,16 @@ def _block(problem: Problem, x: State, slots: tuple[str, ...], *, moduli: dict[s
 
 
 @partial(jax.jit, static_argnames="slots")
-def _hessian_many(problem: Problem, x: State, rows: jax.Array, slots: tuple[str, ...]) -> jax.Array:
-    sizes = [int(np.prod(x[slot].shape)) for slot in slots]
-    cuts = list(np.cumsum(sizes)[:-1])
+def _hessian_many(problem: Problem, x: State, bases: State, rows: jax.Array, slots: tuple[str, ...]) -> jax.Array:
+    shapes = {slot: bases[slot].shape[:1] if slot in bases else at.shape for slot, at in x.items()}
+    cuts = list(np.cumsum([int(np.prod(shapes[slot])) for slot in slots])[:-1])
 
     def one(flat: jax.Array) -> jax.Array:
         pieces = dict(zip(slots, jnp.split(flat, cuts), strict=True))
-        direction = {slot: pieces[slot].reshape(at.shape) if slot in pieces else jnp.zeros_like(at) for slot, at in x.items()}
-        image = problem.hessian(x, direction)
+        direction = {
+            slot: pieces[slot].reshape(shape) if slot in pieces else jnp.zeros(shape, flat.dtype) for slot, shape in shapes.items()
+        }
+        image = hessian(problem, x, bases, direction) if bases else problem.hessian(x, direction)
         return jnp.concatenate([image[slot].ravel() for slot in slots])
 
     return jax.vmap(one)(rows)

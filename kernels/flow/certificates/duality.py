@@ -21,9 +21,12 @@ from ..functions.separable import Separable
 from ..functions.squares import HalfSquare
 from ..operators.base import Operator
 from ..problem import AnySmooth, Problem, ProxTerm, SmoothTerm, State, spread, taken
+from ..solvers.base import Standing
 from .records import lowest
 
 HALVINGS = 40
+# A point counts as inside a set up to this many units of rounding.
+ROUNDING = 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def duality_gap(problem: Problem, x: State, duals: Mapping[str, jax.Array] | Non
     Runs in the present precision, as one compiled program. Where a term stands in the way the gap is infinite and the reason is told.
     """
     known = dict(duals or {})
-    against = _obstacle(problem, x, known)
+    against = _obstacle(problem, x, known) or _outside(problem, x)
     if against:
         return Gap(np.inf, float(problem.f_value(x) + problem.g_value(x)), reason=against)
 
@@ -73,7 +76,26 @@ def duality_gap(problem: Problem, x: State, duals: Mapping[str, jax.Array] | Non
         primal, dual, scale = at(lower)
     if not np.isfinite(dual):
         return Gap(np.inf, primal, reason="a conjugate has no closed form, or no multiple of the dual point is feasible")
-    return Gap(max(primal + dual, 0.0), primal, scale)
+    # The two sides nearly cancel; what their rounding may hide is put on top.
+    hidden = ROUNDING * float(np.finfo(np.dtype(jnp.zeros(()).dtype)).eps) * (abs(primal) + abs(dual))
+    return Gap(max(primal + dual, 0.0) + hidden, primal, scale)
+
+
+def gap_where(problem: Problem, standing: Standing) -> Gap:
+    """The gap where a solver stands, with its dual variables if it has some."""
+    duals = getattr(standing, "u", ())
+    return duality_gap(problem, standing.x, {term.name: u for term, u in zip(problem.composite, duals, strict=False)})
+
+
+def _outside(problem: Problem, x: State) -> str:
+    """E counts no set: outside of one it says nothing of the energy, which is infinite there."""
+    held = [(term.name, term.distance(x[slot]), x[slot]) for slot, term in problem.prox.items() if slot in x]
+    images = [(term, term.op.matvec(taken(term.slots, x))) for term in (*problem.composite, *problem.couplings)]
+    for name, off, at in held + [(term.name, term.phi.distance(image), image) for term, image in images]:
+        apart, size = float(off), float(jnp.linalg.norm(jnp.ravel(at)))
+        if not apart <= ROUNDING * float(np.finfo(np.dtype(at.dtype)).eps) * np.sqrt(at.size) * (1 + size):
+            return f"the point is {apart:.1e} outside the set of {name}, where E is infinite"
+    return ""
 
 
 def _obstacle(problem: Problem, x: State, duals: Mapping[str, jax.Array]) -> str:

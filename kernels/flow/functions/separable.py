@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..bounds import Bound
+from ..errors import FlowInputError
 from ..pytrees import node
 from .base import Function, Proximal, exactly, length
 
@@ -57,12 +58,7 @@ class Separable(Function):
     def merged(self, other: Function) -> Function | None:
         if not isinstance(other, Separable):
             return None
-        return Separable(
-            self.threshold + other.threshold,
-            self.ridge + other.ridge,
-            jnp.maximum(self.lower, other.lower),
-            jnp.minimum(self.upper, other.upper),
-        )
+        return Separable(self.threshold + other.threshold, self.ridge + other.ridge, *_common(self, other))
 
 
 @node
@@ -92,7 +88,7 @@ class Bounded(Function):
         both = bounded(self.phi, other)
         if not isinstance(both, Bounded):
             return None
-        return Bounded(self.phi, jnp.maximum(self.lower, both.lower), jnp.minimum(self.upper, both.upper))
+        return Bounded(self.phi, *_common(self, both))
 
 
 def bounded(phi: Function, other: Function) -> Function | None:
@@ -105,6 +101,14 @@ def bounded(phi: Function, other: Function) -> Function | None:
 def _weighted(weight: jax.Array, parts: jax.Array) -> jax.Array:
     """sum weight parts. One weight for all stands before the sum, which spares an array of it in every step."""
     return jnp.sum(weight * parts) if jnp.ndim(weight) else weight * jnp.sum(parts)
+
+
+def _common(one: Separable | Bounded, other: Separable | Bounded) -> tuple[jax.Array, jax.Array]:
+    """The bounds of both. Raises FlowInputError where no number is within them. Host side."""
+    lower, upper = jnp.maximum(one.lower, other.lower), jnp.minimum(one.upper, other.upper)
+    if bool(jnp.any(lower > upper)):
+        raise FlowInputError("the bounds of two terms on one slot exclude each other somewhere, so no x is within both; widen one of them")
+    return lower, upper
 
 
 def soft_threshold(v: jax.Array, t: jax.Array) -> jax.Array:

@@ -34,6 +34,11 @@ class Manifold:
         """The end of the geodesic that leaves x with velocity v."""
         raise NotImplementedError
 
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """The second derivative at 0 of the geodesic t -> exp(x, t v): x + v + acceleration(x, v) / 2 agrees with exp to second order and
+        can be differentiated at v = 0, so the second derivative of f along it is the Riemannian Hessian of f (Bo23, section 5.9)."""
+        raise NotImplementedError
+
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The tangent vector at x with exp(x, v) = y, within the injectivity radius."""
         raise NotImplementedError

@@ -27,6 +27,10 @@ class PositiveDefinite(Manifold):
         root, inverse = _roots(x)
         return sym(root @ _spectral(sym(inverse @ v @ inverse), jnp.exp) @ root)
 
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """V X^-1 V."""
+        return sym(v @ jnp.linalg.solve(x, v))
+
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         root, inverse = _roots(x)
         return sym(root @ _spectral(sym(inverse @ y @ inverse), jnp.log) @ root)

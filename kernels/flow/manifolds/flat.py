@@ -24,6 +24,9 @@ class Euclidean(Manifold):
     def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
         return x + v
 
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x)
+
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         return y - x
 
@@ -62,6 +65,9 @@ class Sphere(Manifold):
         """cos(||v||/r) x + r sin(||v||/r) v/||v||."""
         angle = self._norm(v) / self.radius
         return jnp.cos(angle) * x + jnp.sinc(angle / math.pi) * v
+
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return -self._dot(v, v) / self.radius**2 * x
 
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """theta/sin(theta) (y - cos(theta) x), with theta from both sine and cosine, so that small angles keep their digits."""

@@ -59,6 +59,11 @@ class SpecialOrthogonal(Manifold):
     def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
         return straightened(x @ rotation_exp(skew(turned(x) @ v)))
 
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """X S^2 for V = X S."""
+        turn = skew(turned(x) @ v)
+        return x @ (turn @ turn)
+
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         return x @ rotation_log(turned(x) @ y)
 
@@ -104,6 +109,9 @@ class SpecialEuclidean(Manifold):
 
     def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
         return self._joined(x, self.rotations.exp(_turn(x), _turn(v)), x[..., :-1, -1] + v[..., :-1, -1])
+
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x).at[..., :-1, :-1].set(self.rotations.acceleration(_turn(x), _turn(v)))
 
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         return self._tangent(y - x, self.rotations.log(_turn(x), _turn(y)))

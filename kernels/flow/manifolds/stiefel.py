@@ -55,6 +55,11 @@ class Stiefel(Manifold):
     def exp(self, x: jax.Array, v: jax.Array) -> jax.Array:
         return straightened(self._moved(x, v, x))
 
+    def acceleration(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """-V V^T X - X ((X^T V)^2 + V^T V) (Edelman, Arias & Smith, equation 2.41)."""
+        within = turned(x) @ v
+        return -v @ turned(within) - x @ (within @ within + turned(v) @ v)
+
     def log(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """By the iteration of Zimmermann (SIMAX 38(2), 2017, algorithm 3.1), which turns the complement of X until the lower right block of
         the logarithm is 0."""

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..bounds import Bound
 from ..errors import FlowInputError
 from ..pytrees import node, static
 from .base import Operator, Shape, operator
+from .spectra import largest_of_positive
 
 
 @node
@@ -28,6 +30,11 @@ class ParallelProjection(Operator):
 
     def matvec(self, x: jax.Array) -> jax.Array:
         return jnp.asarray(jax.lax.map(lambda angle: self._one(x, angle), self.angles))
+
+    def norm_sq(self) -> Bound:
+        # All weights are 0 or more, which gives a sound bound where others only have an estimate.
+        longest = max(self.domain)
+        return largest_of_positive(lambda x: self.rmatvec(self.matvec(x)), self.domain, 4 * (longest + int(self.angles.size)))
 
     def _one(self, image: jax.Array, angle: jax.Array) -> jax.Array:
         """The projection at one angle: by rows where |cos a| >= |sin a|, else by columns. Both images are made square, so

@@ -16,6 +16,8 @@ from .base import Operator, Shape, adjoint_error, linearity_error, operator
 
 # Of the adjoint and the linearity test, relative to the sizes of what is compared.
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+# Of the power method that tries to refute a bound of the norm.
+POWER_STEPS = 4
 
 
 @node
@@ -63,7 +65,23 @@ def _matvec(
         raise FlowInputError(f"norm is {norm!r}; it must be a bound of ||A||, 0 or more")
     made = Written(domain, tuple(image.shape), forward, adjoint, None if norm is None else float(norm) ** 2, held)
     tested(made, real)
+    if norm is not None and (found := _refuted(made, real)) > norm * (1 + 1e-4):
+        raise FlowInputError(f"norm is {norm:.6g}, but ||A x|| is {found:.6g} ||x|| for some x; give a bound of ||A||, or leave it out")
     return made
+
+
+def _refuted(made: Written, real: np.dtype[Any]) -> float:
+    """The largest ||A x|| / ||x|| that a few steps of the power method find: no bound of ||A|| is below it."""
+    x = jnp.asarray(np.random.default_rng(7).standard_normal(made.domain), real)
+    found = 0.0
+    for _ in range(POWER_STEPS):
+        size = float(jnp.linalg.norm(jnp.ravel(x)))
+        if size == 0:
+            break
+        image = made.matvec(x / size)
+        found = max(found, float(jnp.linalg.norm(jnp.ravel(image))))
+        x = made.rmatvec(image)
+    return found
 
 
 def tested(made: Operator, real: np.dtype[Any]) -> None:

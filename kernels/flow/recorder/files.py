@@ -6,7 +6,8 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from .errors import CapsuleError, CapsuleFull, CapsuleLocked
 
 LOCK = ".lock"
+MAGIC = b"PAR1"  # at both ends of a Parquet file
 # No room: on the disk, in the quota, or under the file size limit of the process.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -50,6 +52,27 @@ def replace_bytes(path: Path, content: bytes) -> None:
     """Writes a whole file with `atomic`."""
     with atomic(path) as file:
         file.write(content)
+
+
+def whole_tables(paths: Iterable[Path]) -> list[Path]:
+    """The Parquet files among these that are there from their first to their last bytes. Of others a RuntimeWarning is given: one that was
+    damaged on the disk must not hide all the others."""
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                first = file.read(len(MAGIC))
+                file.seek(-len(MAGIC), os.SEEK_END)
+                last = file.read()
+        except FileNotFoundError:
+            continue
+        except OSError:  # shorter than its own ends
+            first = last = b""
+        if first == last == MAGIC:
+            found.append(path)
+        else:
+            warnings.warn(f"{path} is damaged, its rows are left out: restore it from a copy, or remove it", RuntimeWarning, stacklevel=3)
+    return found
 
 
 @contextmanager

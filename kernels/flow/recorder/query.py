@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from . import columns, events, manifest
 from .errors import CapsuleError
-from .files import writer_alive
+from .files import whole_tables, writer_alive
 
 RUNS = pa.schema(
     [
@@ -65,8 +65,8 @@ class Runs:
         # Parts become one file when a run ends, maybe between finding a part and reading it: then the second look finds the whole file.
         for patience in (0.05, 0.2, None):
             with duckdb.connect(":memory:") as connection:
-                self._views(connection)
                 try:
+                    self._views(connection)
                     done = connection.execute(sql, list(parameters))
                     return Answer(tuple(column[0] for column in done.description or ()), done.fetchall())
                 except duckdb.IOException:
@@ -86,10 +86,9 @@ class Runs:
 
     def _files(self, connection: Any, view: str, name: str, schema: pa.Schema) -> None:
         """A view of one table of all capsules; `union_by_name`, for a later version may have more columns."""
-        base = glob.escape(str(self.base))
-        patterns = [pattern for pattern in (f"{base}/*/{name}.parquet", f"{base}/*/{name}/part-*.parquet") if glob.glob(pattern)]
-        if patterns:
-            listed = ", ".join("'" + pattern.replace("'", "''") + "'" for pattern in patterns)
+        found = whole_tables([*self.base.glob(f"*/{name}.parquet"), *self.base.glob(f"*/{name}/part-*.parquet")])
+        if found:
+            listed = ", ".join("'" + glob.escape(str(path)).replace("'", "''") + "'" for path in found)
             connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{listed}], union_by_name = true)")
         else:
             connection.register(view, schema.empty_table())

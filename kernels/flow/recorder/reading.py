@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from . import columns, journal
 from . import events as kinds
+from .files import whole_tables
 
 
 def telemetry(capsule: str | Path) -> pa.Table:
@@ -44,7 +45,7 @@ def numbers(table: pa.Table, column: str) -> np.ndarray[Any, Any]:
 def _table(capsule: Path, name: str, schema: pa.Schema) -> pa.Table:
     # When a run ends its parts become one file; a part that is gone between listing and reading is in the file at the second look.
     for patience in (0.05, 0.2, None):
-        paths = [path for path in [capsule / f"{name}.parquet", *sorted((capsule / name).glob("part-*.parquet"))] if path.exists()]
+        paths = whole_tables([capsule / f"{name}.parquet", *sorted((capsule / name).glob("part-*.parquet"))])
         try:
             tables = [pq.read_table(path, partitioning=None) for path in paths]
         except FileNotFoundError:

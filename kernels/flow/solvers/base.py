@@ -1,7 +1,7 @@
 """What a solver is, what each of its steps leaves to be read, and the loop that runs a block of steps on the device.
 
-A block ends at the very step that converges, stagnates or stops being finite, so what a run computes does not depend on how it is cut into
-blocks.
+A block ends at the very step that converges, stagnates or stops being finite (at the very stride, of a solver with one), so what a run
+computes does not depend on how it is cut into blocks.
 """
 
 from __future__ import annotations
@@ -112,12 +112,15 @@ def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run
 
 
 def advance(
-    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int, stride: int = 1
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int, whole: bool = True
 ) -> tuple[Run, jax.Array, jax.Array]:
-    """Makes up to `steps` (<= capacity) further steps, `stride` at a time: whether the run is over is asked after each stride.
+    """Makes up to `steps` (<= capacity) further steps, in whole strides: after each of them it is asked whether the run is over.
+
+    whole: false for the part of a stride, made of single steps, after which only numbers that are not finite end a run.
 
     Returns the run, how many steps it made, and their metrics, an array of (capacity, len(Metrics._fields)).
     """
+    stride = solver.stride if whole else 1
     real = run.state.metrics.energy.dtype
     trace = jnp.zeros((capacity, len(Metrics._fields)), real)
 
@@ -133,11 +136,9 @@ def advance(
         still &= metrics.residual > current.mark / 2
         flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
         mark = jnp.where(still, current.mark, metrics.residual)
-        status = jnp.where(
-            jnp.isfinite(after + metrics.residual),
-            jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= STAGNATION_STEPS, STAGNATED, RUNNING)),
-            NOT_FINITE,
-        ).astype(jnp.int32)
+        over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= STAGNATION_STEPS, STAGNATED, RUNNING))
+        over = over if whole else RUNNING
+        status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(jnp.int32)
         row = jnp.stack([jnp.asarray(value, real) for value in metrics])
         return Run(state, flat, status, mark), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
 

@@ -1,0 +1,97 @@
+"""Whether a spec is made of what a spec is made of: records of the right classes, numbers where numbers belong.
+
+Asked before all other rules, which may then rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .operators.base import Op, Operator
+from .spec import Coupling, FlowSpec, Invariant, Slot, Term
+
+Told = tuple[str, str, str]  # where, what is wrong, the cure
+
+
+def malformed(spec: FlowSpec) -> Iterator[Told]:
+    """All that has the wrong type."""
+    lists = (("terms", Term, "a Term"), ("invariants", Invariant, "an Invariant"), ("couplings", Coupling, "a Coupling"))
+    for field, kind, said in lists:
+        for number, item in enumerate(getattr(spec, field)):
+            if not isinstance(item, kind):
+                yield f"{field}[{number}]", f"it is {_shown(item)}", f"give {said}"
+            elif isinstance(item, Term):
+                yield from _term(f"the term {item.name or item.type}, terms[{number}]", item)
+    for name, slot in spec.slots.items():
+        yield from _slot(f"the slot {name}", name, slot)
+    for name, op in spec.operators.items():
+        if not isinstance(op, (Op, Operator)):
+            yield f"the operator {name}", f"it is {_shown(op)}", "give an Op"
+    for pair in spec.pairs:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 3 and _is_number(pair[2])):
+            yield f"the pair {_shown(pair)}", "it is not (position slot, momentum slot, mass)", "give these three"
+
+
+def _term(where: str, term: Term) -> Iterator[Told]:
+    if not isinstance(term.type, str):
+        yield where, f"its type is {_shown(term.type)}", "give the name of an atom"
+    if not term.slots or not all(isinstance(slot, str) for slot in term.slots):
+        yield where, f"its variable is {_shown(term.variable)}", "give the name of a slot, or a tuple of names"
+    if not _is_number(term.weight):
+        yield where, f"its weight is {_shown(term.weight)}", "give a number"
+    if not isinstance(term.params, Mapping):
+        yield where, f"its params are {_shown(term.params)}", "give a dictionary"
+    if not (term.op is None or isinstance(term.op, (str, Op, Operator))):
+        yield where, f"its op is {_shown(term.op)}", "give an Op, or the name of one in operators"
+    if not isinstance(term.target, str) and not _is_array(term.target):
+        yield where, "its target is no array: its rows differ in length", "give an array of numbers, or the name of a slot"
+
+
+def _slot(where: str, name: Any, slot: Any) -> Iterator[Told]:
+    if not isinstance(name, str):
+        yield where, f"its name is {_shown(name)}", "give a string"
+    if not isinstance(slot, Slot):
+        yield where, f"it is {_shown(slot)}", "give a Slot, as Slot(value=...)"
+        return
+    sides = slot.shape
+    whole = isinstance(sides, (tuple, list)) and all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
+    if sides is not None and not whole:
+        yield where, f"its shape is {_shown(sides)}", "give a tuple of whole numbers"
+    if not _is_array(slot.value):
+        yield where, "its value is no array: its rows differ in length", "give an array of numbers"
+
+
+def holes(value: Any, infinite: bool = False) -> int:
+    """How many NaN there are in the arrays of a description, or also infinite numbers, in whatever it is nested."""
+    if isinstance(value, Op):
+        return holes(value.params, infinite=True)
+    if isinstance(value, Mapping):
+        return sum(holes(part, infinite) for part in value.values())
+    if isinstance(value, (list, tuple)) and not all(_is_number(part) for part in value):
+        return sum(holes(part, infinite) for part in value)
+    if not isinstance(value, (float, list, tuple, np.ndarray, np.floating)) and not hasattr(value, "__array__"):
+        return 0
+    array = np.asarray(value)
+    if array.dtype.kind not in "fc":
+        return 0
+    return int(array.size - (np.isfinite(array) if infinite else ~np.isnan(array)).sum())
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, (str, bytes, bool)) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+
+
+def _is_array(value: Any) -> bool:
+    try:
+        np.shape(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
