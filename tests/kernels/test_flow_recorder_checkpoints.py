@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -90,6 +90,7 @@ def test_another_structure_is_refused_by_place(tmp_path: Path, like: Any, told: 
 
 
 @given(st.floats(0, 1), st.integers(1, 255), st.booleans())
+@example(0.94921875, 1, False)  # says that a member is encrypted
 @settings(max_examples=40, deadline=None)
 def test_any_damage_is_noticed_and_the_one_before_is_taken(
     tmp_path_factory: pytest.TempPathFactory, where: float, change: int, cut: bool

@@ -137,7 +137,7 @@ def advance(
         flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
         mark = jnp.where(still, current.mark, metrics.residual)
         over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= STAGNATION_STEPS, STAGNATED, RUNNING))
-        over = over if whole else RUNNING
+        over = over if whole else jnp.full_like(over, RUNNING)
         status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(jnp.int32)
         row = jnp.stack([jnp.asarray(value, real) for value in metrics])
         return Run(state, flat, status, mark), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
