@@ -11,6 +11,7 @@ import platform
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,11 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Of the packages that a result depends on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _TOLD_VERSIONS:
         try:

@@ -55,7 +55,8 @@ class Controls:
     alpha: the primal step (tau of primal-dual ones), an upper limit where a solver backtracks. sigma: the dual step, rho of ADMM.
     relaxation: of splittings. momentum: of strongly convex problems (0: the usual sequence). tol: of the residual. modulus: of strong
     convexity, where a solver uses it. scale: for each slot the diagonal of P^-1, of preconditioned steps only. damping, temperature, seed:
-    of motion and of noise.
+    of motion and of noise. patience: after how many steps in a row that change nothing a run has stagnated. restarts: whether momentum
+    restarts when a step goes against it.
     """
 
     alpha: jax.Array
@@ -68,6 +69,8 @@ class Controls:
     damping: jax.Array | float = 0.0
     temperature: jax.Array | float = 0.0
     seed: jax.Array | int = 0
+    patience: jax.Array | int = STAGNATION_STEPS
+    restarts: jax.Array | bool = True
 
 
 class Standing(Protocol):
@@ -136,7 +139,7 @@ def advance(
         still &= metrics.residual > current.mark / 2
         flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
         mark = jnp.where(still, current.mark, metrics.residual)
-        over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= STAGNATION_STEPS, STAGNATED, RUNNING))
+        over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= controls.patience, STAGNATED, RUNNING))
         over = over if whole else jnp.full_like(over, RUNNING)
         status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(jnp.int32)
         row = jnp.stack([jnp.asarray(value, real) for value in metrics])

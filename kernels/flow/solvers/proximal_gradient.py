@@ -116,7 +116,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     if not momentum:
         return Proximally(reached, None, state.toward, state.t, made.carries, metrics)
 
-    against = inner(moved, {slot: z[slot] - x.x[slot] for slot in z}) > 0
+    against = (inner(moved, {slot: z[slot] - x.x[slot] for slot in z}) > 0) & controls.restarts
     t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
     back = jnp.where(controls.momentum > 0, -controls.momentum, (1 - state.t) / t)
     if not monotone:
