@@ -8,6 +8,7 @@ blocks, keeps places to go back to, tries moves of the tuner, and records all of
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,10 +21,12 @@ from .certificates import (
     CertificationProfile,
     Descent,
     Finding,
+    Gap,
     Verdict,
     block_findings,
     certify,
     check_block,
+    duality_gap,
     freeze,
     largest_drift,
     physics_residuals,
@@ -36,7 +39,6 @@ from .controller import (
     Accepted,
     BlockDone,
     Cancelled,
-    Candidate,
     Certified,
     ControllerConfig,
     ControllerState,
@@ -45,7 +47,6 @@ from .controller import (
     GapDial,
     Linted,
     MoveProposed,
-    MoveTried,
     MultiscaleSchedule,
     NoMove,
     Reading,
@@ -54,14 +55,11 @@ from .controller import (
     TunerState,
     advanced,
     begin,
-    committed,
-    evaluate,
     exhausted,
-    propose,
+    lambdas_of,
     remedied,
     restricted_to,
     step,
-    tried,
     weights,
 )
 from .controller.phases import Action, Happening
@@ -73,6 +71,7 @@ from .recorder import NoRecorder, Recorder
 from .running import CHECKPOINT_SECONDS, Execution, Progress, Snapshot, is_cancel
 from .spec import FlowSpec
 from .transforms import TransformOp, level_masks
+from .tuning import Tuning
 
 # The capsule tells of these itself.
 _OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED")
@@ -101,14 +100,19 @@ def run_certified(
 
     compiled: the spec compiled already; else it is compiled here, with the solver of `flow` if a policy is given. cert_profile: what must
     be shown (the strict gate eta_dd <= 0.9 and gamma >= 1e-6 by default; `certificates.convex()` for energies without strong convexity).
-    multiscale: unlocks the scales of the wavelet term one after the other. gap_dial: turns weights once the run is GREEN. config: limits
-    and what happens on failure. on_progress: as of `run`, with "phase". out_dir: where the capsule is kept.
+    multiscale: unlocks the scales of the wavelet term one after the other. gap_dial: turns weights once the run is GREEN. sparsity: of the
+    wavelet terms, and a rule by which their weight follows the noise where no gap_dial is given. config: limits and what happens on
+    failure. on_progress: as of `run`, with "phase". out_dir: where the capsule is kept.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
     remediation has added)}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
     Raises SpecLintFailed for a spec that is none.
     """
     profile = cert_profile or CertificationProfile()
+    if sparsity is not None:
+        asked, spec = spec, sparsity.applied(spec)
+        compiled = compiled if spec is asked else None
+        gap_dial = gap_dial or sparsity.dial()
     settings = replace(config or ControllerConfig(), tuning=gap_dial is not None)
     made = compiled if compiled is not None and flow is None else None
     with _capsule(spec, out_dir, redact, profile, iterations) as recorder:
@@ -150,18 +154,16 @@ class CertifiedRun:
         block: int | None,
     ) -> None:
         self.spec, self.profile, self.config = spec, profile, config
-        self._policy, self._schedule, self._dial, self._sparsity = policy, schedule, dial, sparsity
+        self._policy, self._schedule, self._sparsity = policy, schedule, sparsity
+        self._tuning = Tuning(dial) if dial is not None else None
         self._compiled, self._recorder = compiled, recorder
         self._iterations, self._tol, self._block = iterations, tol, block
         self.controller = ControllerState()
         self.verdict: Verdict | None = None
-        self._tuner = TunerState(width=dial.proposal if dial else 0.1)
         self._scales: ScheduleState | None = None
         self._execution: Execution | None = None
         self._good: Snapshot | None = None
         self._before: Snapshot | None = None  # where the last block began
-        self._best: Candidate | None = None
-        self._trial: CompiledFlow | None = None
         self._descents: list[Descent] = []
         self._lint: SpecLintFailed | None = None
         self._skip_certify = False
@@ -240,9 +242,12 @@ class CertifiedRun:
         if "lyapunov" not in self.profile.checks:
             descent = replace(descent, passed=True)
         self._descents.append(descent)
-        findings = self._findings()
+        gap = self._gap() if self._asks_gap() else None
+        findings = self._findings(gap)
         stopped: str | None = execution.stopped or None
-        if descent.passed and self._unlocked(info, before, converged=stopped in ("converged", "stagnated")):
+        if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
+            stopped = "converged"
+        if descent.passed and self._unlocked(info, before, gap, converged=stopped in ("converged", "stagnated")):
             stopped = None
         told = {**info, "phase": self.controller.phase}
         cancelled = on_progress is not None and is_cancel(on_progress(told))
@@ -253,12 +258,23 @@ class CertifiedRun:
         elif not self.controller.ended and time.perf_counter() - self._saved >= CHECKPOINT_SECONDS:
             self._save()
 
-    def _findings(self) -> tuple[Finding, ...]:
-        if not {"invariant", "physics_residual"} & set(self.profile.checks):
+    def _asks_gap(self) -> bool:
+        """Whether a check, or the rule of a schedule, goes by the duality gap."""
+        by_rule = self._schedule is not None and self._schedule.variable == "gap"
+        return by_rule or "duality_gap" in self.profile.checks
+
+    def _gap(self) -> Gap:
+        """The duality gap where the run stands, with the dual variables of a primal-dual solver."""
+        state, problem = self.execution.run.state, self.execution.problem
+        duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
+        return duality_gap(problem, state.x, duals)
+
+    def _findings(self, gap: Gap | None) -> tuple[Finding, ...]:
+        if not {"invariant", "physics_residual", "duality_gap"} & set(self.profile.checks):
             return ()
         x = self.execution.run.state.x
         residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
-        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals)
+        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals, gap=gap)
 
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
@@ -274,8 +290,11 @@ class CertifiedRun:
             made["level_active_max"] = self._scales.active
         if self._sparsity is not None:
             made["sparsity_mode"] = self._sparsity.sparsity_mode
-        if self._dial is not None:
+        if self._tuning is not None:
             made["lambda"] = weights(self.compiled)["lambda"]
+            levels = lambdas_of(self.compiled.problem)
+            if levels:
+                made["lambda_j"] = json.dumps(levels)
         if self.spec.invariants and self._execution is not None:
             made["invariant_drift_max"] = largest_drift(drifts_of(self.spec, self._execution.run.state.x, self._references))
         return made
@@ -356,43 +375,26 @@ class CertifiedRun:
     # The tuner.
 
     def _propose(self) -> None:
-        assert self._dial is not None
-        moves = propose(self._dial, self._tuner, weights(self.compiled))
-        if not moves:
-            self._happen(NoMove())
+        tuning, done = self._tuning, self.execution.done
+        assert tuning is not None
+        if not tuning.due(done):
             return
-        self._best = evaluate(self.compiled, self._dial, self.execution.run.state.x, moves)[0]
-        self._trial = committed(self.compiled, self._best.move)
-        self._happen(MoveProposed(self._best.move.record(), f"trial-{self._tuner.trials + 1}"))
+        move = tuning.proposed(self.compiled, self.execution.run.state.x, done)
+        self._happen(NoMove() if move is None else MoveProposed(move.record(), tuning.trial_id))
 
     def _try(self) -> None:
-        best, trial = self._best, self._trial
-        assert best is not None and trial is not None
-        verdict = certify(trial, self.profile)
-        better = bool(best.objective < self._tuner.best)
-        good = better and verdict.feasible and best.descended
-        self._tuner = tried(self._dial or GapDial(), self._tuner, best.move if good else None, best.objective if good else None)
-        happened = MoveTried(
-            best.move.record(),
-            verdict,
-            best.descended,
-            better,
-            objective=best.objective,
-            reanchors=best.move.reanchors,
-            trial_id=f"trial-{self._tuner.trials}",
-            elapsed_ms=self._elapsed_ms(),
-            alpha=float(trial.controls.alpha),
-        )
+        assert self._tuning is not None
+        told, good = self._tuning.judged(self.profile, self._elapsed_ms())
         if good:
-            self.verdict = verdict
-        self._happen(happened)
+            self.verdict = told.verdict
+        self._happen(told)
 
     def _commit(self) -> None:
-        best, trial = self._best, self._trial
-        assert best is not None and trial is not None
+        assert self._tuning is not None
+        trial = self._tuning.trial
         self._compiled = trial
         self.execution.compiled = trial
-        self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=best.state)
+        self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=self._tuning.best.state)
 
     # Scales.
 
@@ -406,12 +408,12 @@ class CertifiedRun:
                 return restricted_to(problem, slot, term.op, masks[min(self._scales.active, len(masks) - 1)])
         raise FlowInputError("a multiscale schedule unlocks the scales of a wavelet term; add a wavelet_l1 term, or leave the schedule out")
 
-    def _unlocked(self, info: Mapping[str, Any], before: float, *, converged: bool) -> bool:
+    def _unlocked(self, info: Mapping[str, Any], before: float, gap: Gap | None, *, converged: bool) -> bool:
         """Unlocks the next level where the schedule says so; True where it did."""
         if self._schedule is None or self._scales is None:
             return False
         fallen = (before - info["energy"]) / max(1.0, abs(before))
-        reading = Reading(info["iteration"], info["residual"], fallen)
+        reading = Reading(info["iteration"], info["residual"], fallen, np.inf if gap is None else gap.gap)
         onward, told = advanced(self._schedule, self._scales, reading, stopped=converged)
         if not told:
             return False
@@ -430,7 +432,7 @@ class CertifiedRun:
 
     def _save(self) -> None:
         record = self.execution.record() | {
-            "tuner_state": self._tuner.record(),
+            "tuner_state": self._tuning.record() if self._tuning is not None else TunerState().record(),
             "references": self._references,
             "active_level": self._scales.active if self._scales is not None else None,
             "controller": {"phase": self.controller.phase, "rollbacks": self.controller.rollbacks, "moves": self.controller.moves},
@@ -448,12 +450,13 @@ class CertifiedRun:
             x = self._execution.run.state.x
             kept = drifts_of(self.spec, x, self._references)
             residuals = physics_residuals(self.compiled, x)
+            gap = self._gap() if "duality_gap" in self.profile.checks else None
         else:
             start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
             result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
             result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
-            kept, residuals = [], []
-        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals)
+            kept, residuals, gap = [], [], None
+        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         self._recorder.update(certificates=_certificates(self.verdict))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -136,6 +136,36 @@ def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
     damping, temperature = jnp.asarray(steps.damping, real), jnp.asarray(steps.temperature, real)
     seed = jnp.asarray(steps.seed, jnp.uint32)
     return Controls(alpha, sigma, relaxation, momentum, limit, modulus, steps.scale or {}, damping, temperature, seed)
+
+
+class Again(NamedTuple):
+    """beta and mu after the weights of smooth terms have changed, and the controls that fit them."""
+
+    beta: Bound
+    mu: Bound
+    controls: Controls
+
+
+def again(name: str, problems: tuple[Problem, Problem], x: State, controls: Controls, real: np.dtype[Any]) -> Again:
+    """The steps of a solver for a problem that differs from the one before in weights of smooth terms only: alpha and sigma stay the same
+    part of what the class takes by itself, momentum and scale are its own. A solver of one's own keeps its controls. Host side."""
+    before, after = (Found(smoothness(problem), operator_norm(problem.composite), strong_convexity(problem, x)) for problem in problems)
+    if name not in CLASSES:
+        return Again(after.beta, after.mu, controls)
+    entry = CLASSES[name]
+    if entry.letter == "E":
+        before, after = (found._replace(norm=block_norm(problems[0].couplings, x)) for found in (before, after))
+    old, new = (entry.steps(problem, x, found) for problem, found in zip(problems, (before, after), strict=True))
+    changed = replace(
+        controls,
+        alpha=controls.alpha * jnp.asarray(new.alpha / old.alpha, real),
+        sigma=controls.sigma * jnp.asarray(new.sigma / old.sigma, real),
+        momentum=jnp.where(controls.momentum > 0, jnp.asarray(new.momentum, real), controls.momentum),
+        scale=new.scale or {},
+    )
+    if isinstance(changed, PrimalDualControls):
+        changed = replace(changed, share=jnp.minimum(changed.alpha * after.beta.value / 2, 1))
+    return Again(after.beta, after.mu, changed)
 
 
 def balancing(controls: Controls, share: float, balance: float, real: np.dtype[Any]) -> PrimalDualControls:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..functions.base import conjugate_prox
 from ..problem import Problem, State, spread, taken
@@ -101,7 +102,7 @@ def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerate
     balance = state.balance
     # 1/tau = beta/2 + sigma ||K||^2: of 1/alpha the share says what is beta/2, and sigma grows the rest.
     share = getattr(controls, "share", 0.0)
-    tau, theta = controls.alpha / (share + (1 - share) * balance.grown), 1.0
+    tau, theta = controls.alpha / (share + (1 - share) * balance.grown), jnp.ones((), controls.alpha.dtype)
     if accelerated:
         theta = 1 / jnp.sqrt(1 + 2 * controls.modulus * tau)
         balance = balance._replace(grown=balance.grown / theta)
@@ -149,7 +150,7 @@ def _balanced(controls: Controls, balance: Balance, primal: jax.Array, dual: jax
     """
     primal, dual, steps = balance.primal + primal, balance.dual + dual, balance.steps + 1
     look = steps % LOOK == 0
-    tiny = float(jnp.finfo(primal.dtype).tiny)
+    tiny = float(np.finfo(primal.dtype).tiny)
     ratio = jnp.maximum(dual, tiny) / jnp.maximum(primal, tiny)
     uneven = look & ((ratio > UNEVEN) | (ratio < 1 / UNEVEN))
     share = getattr(controls, "share", 0.0)
