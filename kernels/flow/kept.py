@@ -66,7 +66,15 @@ class Asked:
         """With some of it anew, by the names of `run_certified`; None leaves a thing as it was. Raises FlowInputError for other names."""
         _known(given)
         made = replace(self, **{name: value for name, value in given.items() if value is not None})
+        if made.gap_dial is None and made.sparsity is not None:
+            made = replace(made, gap_dial=made.sparsity.dial())
         return replace(made, config=replace(made.config, tuning=made.gap_dial is not None))
+
+    def applied(self, given: FlowSpec | CompiledFlow) -> FlowSpec | CompiledFlow:
+        """The flow with the sparsity that was asked for: as it was given, or the changed spec."""
+        spec = given.spec if isinstance(given, CompiledFlow) else given
+        sparse = spec if self.sparsity is None else self.sparsity.applied(spec)
+        return given if sparse is spec else sparse
 
     def record(self) -> dict[str, Any]:
         """For manifests: plain data, functions and operators by their names."""
@@ -211,7 +219,7 @@ class Changes:
         else:
             compiled = compile_flow(spec, solver=asked.flow.solver if asked.flow else asked.solver, tol=asked.tol)
         for move in self.moves:
-            compiled = committed(compiled, move)
+            compiled = committed(compiled, move, asked.gap_dial.step_rule if asked.gap_dial else "c/beta")
         return replace(compiled, controls=refilled(compiled.controls, self.controls))
 
 
@@ -251,8 +259,8 @@ def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -
     from .recorder.manifest import load_run_manifest
 
     kept = record["certified"]
-    changes, state = unpacked(kept["changes"]), unpacked(kept["controller"])
-    ridge = changes.ridge
+    changes, state, sparsity = (unpacked(item) for item in (kept["changes"], kept["controller"], kept["asked"]["sparsity"]))
+    spec, ridge = spec if sparsity is None else sparsity.applied(spec), changes.ridge
     return {
         "phase": load_run_manifest(capsule)["phase"],
         "verdict": unpacked(kept["verdict"]),

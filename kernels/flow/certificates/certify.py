@@ -10,6 +10,7 @@ import numpy as np
 
 from ..bounds import Bound
 from ..compiler import CompiledFlow
+from ..errors import FlowInputError
 from ..operators.base import Op, Operator
 from ..problem import Problem, State
 from . import dominance, gap
@@ -51,7 +52,7 @@ def certify(
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
         findings += spectral_findings(spectrum, profile)
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
-        findings += _refinement_findings(certificates, refined, profile)
+        findings += _refinement_findings(compiled, certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
     limits = {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min, "alpha_max": limit}
     return Verdict(profile.name, phase, certificates, tuple(findings), used, scope, limits)  # type: ignore[arg-type]
@@ -179,7 +180,9 @@ def _convexity_findings(problem: Problem) -> list[Finding]:
     return [Finding("convex", f"the terms {', '.join(bent)} are not convex", "none", "Use the profile strict, or replace these terms")]
 
 
-def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlow | None, profile: CertificationProfile) -> list[Finding]:
+def _refinement_findings(
+    compiled: CompiledFlow, certificates: Mapping[str, Bound], refined: CompiledFlow | None, profile: CertificationProfile
+) -> list[Finding]:
     check = "discretization_independence"
     if refined is None:
         advice = "Give `refined`, the flow compiled on the finer grid, or take the check out of the profile"
@@ -191,6 +194,7 @@ def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlo
                 advice,
             )
         ]
+    _check_grids(compiled, refined, profile)
     finer = examine(refined.problem, refined.start, profile)
     against = spectral_findings(finer, profile)
     if against:
@@ -207,6 +211,19 @@ def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlo
         )
         return [Finding(check, reason, "raise_ridge", "Scale the operators with the grid, or raise the ridge", finer.gamma.value, least)]
     return []
+
+
+def _check_grids(coarse: CompiledFlow, fine: CompiledFlow, profile: CertificationProfile) -> None:
+    """Raises FlowInputError unless the finer grid is `scale_factor` times as fine along the axes that it refines, of which there is one."""
+    factor = profile.refinement_test.scale_factor
+    here, there = ({slot: tuple(value.shape) for slot, value in flow.start.items()} for flow in (coarse, fine))
+    alike = here.keys() == there.keys() and all(len(here[slot]) == len(there[slot]) for slot in here)
+    sides = [pair for slot in here for pair in zip(here[slot], there[slot], strict=True)] if alike else []
+    if not any(side != finer for side, finer in sides) or any(finer not in {side, side * factor} for side, finer in sides):
+        raise FlowInputError(
+            f"refined has the slots {there}, and the flow {here}; it must be the same flow on a grid {factor} times as fine along the axes "
+            "that it refines (refinement_test.scale_factor)"
+        )
 
 
 def _told(bound: Bound) -> str:
