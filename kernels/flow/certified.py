@@ -393,8 +393,11 @@ class CertifiedRun:
                 return
         self._happen(Linted(()))
 
-    def _recompiled(self, spec: FlowSpec) -> CompiledFlow:
-        return compile_flow(spec, solver=self._policy.solver if self._policy is not None else None, tol=self.asked.tol)
+    def _recompiled(self, spec: FlowSpec, solver: str | None = None) -> CompiledFlow:
+        asked = self._policy.solver if self._policy is not None else None
+        if asked is not None and solver not in (None, asked):
+            raise FlowInputError(f"the policy stands for {asked}, so {solver} cannot be used; leave the policy out")
+        return compile_flow(spec, solver=solver or asked, tol=self.asked.tol)
 
     def _remedy(self, finding: Finding) -> None:
         change = remedied(self.compiled, self.profile, finding, ridge_cap=self.config.ridge_cap, recompile=self._recompiled)

@@ -192,10 +192,11 @@ def told_moves(moves: Iterable[Move]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of a flow under the controller. ridge: that remediation added. moves: of the tuner, in their order. lens, precondition:
-    of the profile, where remediation changed it. controls: the leaves of its numbers after all of it."""
+    """What became of a flow under the controller. ridge: that remediation added. solver: the one that ran in the end. moves: of the tuner,
+    in their order. profile: of its fields those that remediation changed. controls: the leaves of its numbers after all of it."""
 
     ridge: float
+    solver: str
     moves: tuple[Move, ...]
     profile: Mapping[str, Any]
     controls: list[np.ndarray[Any, Any]]
@@ -207,9 +208,9 @@ class Changes:
             name: getattr(profile, name) for name in ("lens", "precondition") if getattr(profile, name) != getattr(asked.cert_profile, name)
         }
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(compiled.controls)]
-        return cls(ridge_of(compiled.spec), tuple(moves), changed, leaves)
+        return cls(ridge_of(compiled.spec), compiled.solver.name, tuple(moves), changed, leaves)
 
-    def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[[FlowSpec], CompiledFlow]) -> CompiledFlow:
+    def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[..., CompiledFlow]) -> CompiledFlow:
         """The changed flow, made anew; in `precision`."""
         spec = given.spec if isinstance(given, CompiledFlow) else given
         if self.ridge != ridge_of(spec):
@@ -218,6 +219,8 @@ class Changes:
             compiled = given
         else:
             compiled = compile_flow(spec, solver=asked.flow.solver if asked.flow else asked.solver, tol=asked.tol)
+        if compiled.solver.name != self.solver:
+            compiled = recompile(compiled.spec, solver=self.solver)
         for move in self.moves:
             compiled = committed(compiled, move, asked.gap_dial.step_rule if asked.gap_dial else "c/beta")
         return replace(compiled, controls=refilled(compiled.controls, self.controls))

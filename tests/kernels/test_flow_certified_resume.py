@@ -145,6 +145,16 @@ def test_a_run_goes_on_from_right_behind_a_move_that_was_rolled_back(tmp_path: P
         same(resume_run(cut["capsule"], compiled, block=2), undisturbed)
 
 
+def test_steps_that_a_remedy_has_preconditioned_stay_so(tmp_path: Path) -> None:
+    matrix = np.linalg.cholesky(np.eye(4) + 0.05).T * np.logspace(0, 2, 4)
+    terms = [Term("quadratic", "x", op=Op("dense", matrix=matrix), target=np.ones(4)), Term("l1", "x", weight=0.01)]
+    spec = FlowSpec({"x": Slot(shape=(4,))}, terms)
+    undisturbed = run_certified(spec, iterations=6, block=2, tol=0.0)
+    assert undisturbed["report"].solver == "preconditioned"
+    cut = run_certified(spec, iterations=2, block=2, tol=0.0, out_dir=tmp_path)
+    same(resume_run(cut["capsule"], spec, iterations=6), undisturbed)
+
+
 def test_what_a_checkpoint_cannot_hold_is_asked_for_by_name(tmp_path: Path) -> None:
     spec = uneven()
     often = {"warmup_iterations": 0, "monitoring_interval": 1, "validation_iterations": 3}

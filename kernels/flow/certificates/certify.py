@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..bounds import Bound
+from ..choosing import CLASSES
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..operators.base import Op, Operator
@@ -34,7 +35,7 @@ def certify(
     """What can be certified of a flow before it moves.
 
     lens: instead of the profile's. at: the reference point of L, by default where the flow starts. scale: D^-1 for each slot, of a
-    preconditioned step. refined: the flow on a finer grid, for discretization_independence.
+    preconditioned step; that of the flow, if its steps are. refined: the flow on a finer grid, for discretization_independence.
     """
     profile = profile or CertificationProfile()
     if lens is not None:
@@ -47,10 +48,18 @@ def certify(
     if profile.name == "convex":
         findings += _convexity_findings(compiled.problem)
     if "spectral_gap" in profile.checks:
+        preconditioned = compiled.solver.name == "preconditioned"
+        if preconditioned and scale is None:
+            scale = compiled.controls.scale
         spectrum = examine(compiled.problem, point, profile, scale)
         used, scope = spectrum.lens, spectrum.scope
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
-        findings += spectral_findings(spectrum, profile)
+        against = spectral_findings(spectrum, profile)
+        if profile.precondition and not preconditioned:
+            against.append(_unscaled_steps(compiled))
+        elif not preconditioned:
+            against = [_preconditionable(compiled, point, profile, finding) for finding in against]
+        findings += against
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
         findings += _refinement_findings(compiled, certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
@@ -76,6 +85,26 @@ def examine(problem: Problem, point: State, profile: CertificationProfile, scale
     diagonal = basis.pop() if len(basis) == 1 and all(found.eigen is not None for _, found in seen) else None
     eta, name = _dominance(seen, profile, diagonal)
     return Spectrum(eta, gap.joined(gammas), name, "everywhere" if made.constant else "at the reference point", diagonal)
+
+
+def _unscaled_steps(compiled: CompiledFlow) -> Finding:
+    """A profile that looks at preconditioned steps says nothing about others."""
+    unfit = CLASSES["preconditioned"].unfit(compiled.problem)
+    reason = f"the spectrum is that of preconditioned steps, and {compiled.solver.name} makes others"
+    if unfit:
+        return Finding("precondition", f"{reason}: {unfit}", "none", "Set precondition=False")
+    return Finding("precondition", reason, "precondition", "Compile with solver='preconditioned', or set precondition=False")
+
+
+def _preconditionable(compiled: CompiledFlow, point: State, profile: CertificationProfile, finding: Finding) -> Finding:
+    """The finding, with the remedy to precondition where that would bring eta_dd within its limit and the prox allows it."""
+    if finding.check != "eta_dd" or finding.remedy != "raise_ridge" or CLASSES["preconditioned"].unfit(compiled.problem):
+        return finding
+    scaled = examine(compiled.problem, point, profile, _jacobi(compiled.problem, point))
+    if not (scaled.eta.sound_above or profile.allow_estimates) or highest(scaled.eta) > profile.eta_max:
+        return finding
+    advice = f"Precondition by the diagonal of L (solver='preconditioned'), which makes eta_dd {scaled.eta.value:.4g}"
+    return replace(finding, remedy="precondition", advice=advice)
 
 
 def _dominance(seen: list[tuple[Block, Known]], profile: CertificationProfile, diagonal: str | None) -> tuple[Bound, str]:
