@@ -8,6 +8,7 @@ blocks, keeps places to go back to, tries moves of the tuner, and records all of
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -63,9 +64,12 @@ from .controller import (
     step,
     tried,
     weights,
+    with_ridge,
 )
 from .controller.phases import Action, Happening
+from .controller.remediation import ridge_of
 from .errors import FlowInputError
+from .kept import OPEN_ENDS, Asked, Changes, asked_again, packed, place_from, place_record, told_descents, unpacked
 from .lint import SpecLintFailed
 from .precision import device, precision
 from .problem import Problem
@@ -91,43 +95,74 @@ def run_certified(
     sparsity: SparsityPolicy | None = None,
     config: ControllerConfig | None = None,
     iterations: int = 1000,
-    tol: float = 1e-6,
+    tol: float | None = None,
     block: int | None = None,
     on_progress: Progress | None = None,
     out_dir: str | Path | None = None,
     redact: bool = False,
+    save_every: float = CHECKPOINT_SECONDS,
 ) -> dict[str, Any]:
     """Runs a flow under certificates.
 
     compiled: the spec compiled already; else it is compiled here, with the solver of `flow` if a policy is given. cert_profile: what must
     be shown (the strict gate eta_dd <= 0.9 and gamma >= 1e-6 by default; `certificates.convex()` for energies without strong convexity).
     multiscale: unlocks the scales of the wavelet term one after the other. gap_dial: turns weights once the run is GREEN. config: limits
-    and what happens on failure. on_progress: as of `run`, with "phase". out_dir: where the capsule is kept.
+    and what happens on failure. tol: of the relative residual; None: that of `compiled`, or 1e-6. on_progress: as of `run`, with "phase".
+    out_dir: where the capsule is kept. save_every: seconds between its checkpoints; 0: after each block.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
     remediation has added)}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
     Raises SpecLintFailed for a spec that is none.
     """
-    profile = cert_profile or CertificationProfile()
-    settings = replace(config or ControllerConfig(), tuning=gap_dial is not None)
     made = compiled if compiled is not None and flow is None else None
-    with _capsule(spec, out_dir, redact, profile, iterations) as recorder:
-        run = CertifiedRun(
-            spec,
-            profile=profile,
-            config=settings,
-            policy=flow,
-            schedule=multiscale,
-            dial=gap_dial,
-            sparsity=sparsity,
-            compiled=made,
-            recorder=recorder,
-            iterations=iterations,
-            tol=tol,
-            block=block,
-        )
+    given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
+    if tol is None:
+        tol = 1e-6 if made is None else float(made.controls.tol)
+    asked = Asked(tol=tol, solver=made.solver.name if made else None).with_given({**given, "config": config})
+    with _capsule(spec, out_dir, redact, asked, iterations) as recorder:
+        run = CertifiedRun(spec, asked, compiled=made, recorder=recorder, iterations=iterations, block=block, save_every=save_every)
         with precision(spec.dtype):
             return run.to_the_end(on_progress)
+
+
+def resume_certified(
+    run_dir: str | Path,
+    spec: FlowSpec | CompiledFlow,
+    *,
+    iterations: int | None = None,
+    on_progress: Progress | None = None,
+    block: int | None = None,
+    save_every: float = CHECKPOINT_SECONDS,
+    certified: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """`runs.resume_run` of a certified run: the controller, the tuner and the schedule go on from where they stood, under the profile, the
+    dial and the limits that they had. certified: some of these anew; see there."""
+    from .recorder.capsule import Capsule, resume_state
+
+    given = spec.spec if isinstance(spec, CompiledFlow) else spec
+    found = resume_state(run_dir, spec_digest=given.digest())
+    record = found["record"]
+    asked = asked_again(record["certified"]["asked"], certified)
+    budget = int(record["iterations"]) if iterations is None else iterations
+    with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
+        run = CertifiedRun(given, asked, compiled=None, recorder=capsule, iterations=budget, block=block, save_every=save_every)
+        run.go_on_from(record, spec)
+        return run.to_the_end(on_progress)
+
+
+def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any]:
+    """What the answer of a certified run that is over says beyond that of any run; from its last checkpoint."""
+    from .recorder.manifest import load_run_manifest
+
+    kept = record["certified"]
+    ridge, state = kept["changes"]["ridge"], unpacked(kept["controller"])
+    return {
+        "phase": load_run_manifest(capsule)["phase"],
+        "verdict": unpacked(kept["verdict"]),
+        "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
+        "controller": _counts(state),
+        "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
+    }
 
 
 class CertifiedRun:
@@ -136,26 +171,22 @@ class CertifiedRun:
     def __init__(
         self,
         spec: FlowSpec,
+        asked: Asked,
         *,
-        profile: CertificationProfile,
-        config: ControllerConfig,
-        policy: FlowPolicy | None,
-        schedule: MultiscaleSchedule | None,
-        dial: GapDial | None,
-        sparsity: SparsityPolicy | None,
         compiled: CompiledFlow | None,
         recorder: Recorder,
         iterations: int,
-        tol: float,
         block: int | None,
+        save_every: float,
     ) -> None:
-        self.spec, self.profile, self.config = spec, profile, config
-        self._policy, self._schedule, self._dial, self._sparsity = policy, schedule, dial, sparsity
+        self.spec, self.asked, self.profile, self.config = spec, asked, asked.cert_profile, asked.config
+        self._policy, self._schedule, self._dial, self._sparsity = asked.flow, asked.multiscale, asked.gap_dial, asked.sparsity
         self._compiled, self._recorder = compiled, recorder
-        self._iterations, self._tol, self._block = iterations, tol, block
+        self._iterations, self._block, self._save_every = iterations, block, save_every
         self.controller = ControllerState()
         self.verdict: Verdict | None = None
-        self._tuner = TunerState(width=dial.proposal if dial else 0.1)
+        self._tuner = TunerState(width=self._dial.proposal if self._dial else 0.1)
+        self._moves: list[Mapping[str, float]] = []
         self._scales: ScheduleState | None = None
         self._execution: Execution | None = None
         self._good: Snapshot | None = None
@@ -165,6 +196,7 @@ class CertifiedRun:
         self._descents: list[Descent] = []
         self._lint: SpecLintFailed | None = None
         self._skip_certify = False
+        self._judged = True  # not while a block that was made is not told to the controller yet
         self._references: dict[str, float] = {}
         self._began = self._saved = time.perf_counter()
 
@@ -172,8 +204,9 @@ class CertifiedRun:
 
     def to_the_end(self, on_progress: Progress | None) -> dict[str, Any]:
         """Runs until the controller says that it is over."""
-        self._happen(Accepted({"flow_name": self.spec.name, "dtype": self.spec.dtype}, 1.0))
         try:
+            if not self.controller.started:
+                self._happen(Accepted({"flow_name": self.spec.name, "dtype": self.spec.dtype}, 1.0))
             while not self.controller.ended:
                 self._make_block(on_progress)
         except KeyboardInterrupt:
@@ -181,9 +214,15 @@ class CertifiedRun:
         except Exception as error:
             self._happen(Failed(type(error).__name__, str(error) or type(error).__name__))
             raise
+        except BaseException:  # a deadline, or whoever else runs the call has ended it
+            self._save()
+            raise
         if self._lint is not None:
             self._recorder.finish("lint_fail")
             raise self._lint
+        if self.verdict is None:  # interrupted before anything was certified: there is no result
+            self._recorder.finish(self.controller.status)
+            raise KeyboardInterrupt
         return self._finished()
 
     @property
@@ -217,6 +256,7 @@ class CertifiedRun:
     def _make_block(self, on_progress: Progress | None) -> None:
         execution = self.execution
         execution.columns = self._columns()
+        self._judged = False
         self._before = execution.snapshot()
         before = self._before.energy
         try:
@@ -239,7 +279,7 @@ class CertifiedRun:
         )
         if "lyapunov" not in self.profile.checks:
             descent = replace(descent, passed=True)
-        self._descents.append(descent)
+        self._descents = told_descents([*self._descents, descent])
         findings = self._findings()
         stopped: str | None = execution.stopped or None
         if descent.passed and self._unlocked(info, before, converged=stopped in ("converged", "stagnated")):
@@ -247,10 +287,11 @@ class CertifiedRun:
         told = {**info, "phase": self.controller.phase}
         cancelled = on_progress is not None and is_cancel(on_progress(told))
         self._happen(BlockDone(execution.done, info["energy"], descent, findings, stopped, self._elapsed_ms()))
+        self._judged = True
         if cancelled and not self.controller.ended:
             execution.cancel()
             self._happen(Cancelled("by the caller"))
-        elif not self.controller.ended and time.perf_counter() - self._saved >= CHECKPOINT_SECONDS:
+        elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
             self._save()
 
     def _findings(self) -> tuple[Finding, ...]:
@@ -336,7 +377,7 @@ class CertifiedRun:
         self._happen(Linted(()))
 
     def _recompiled(self, spec: FlowSpec) -> CompiledFlow:
-        return compile_flow(spec, solver=self._policy.solver if self._policy is not None else None, tol=self._tol)
+        return compile_flow(spec, solver=self._policy.solver if self._policy is not None else None, tol=self.asked.tol)
 
     def _remedy(self, finding: Finding) -> None:
         change = remedied(self.compiled, self.profile, finding, ridge_cap=self.config.ridge_cap, recompile=self._recompiled)
@@ -351,7 +392,8 @@ class CertifiedRun:
     def _restore(self, to: str, alpha: float | None) -> None:
         place = self._before if to == "block" else self._good
         if place is not None:
-            self.execution.stand_at(place, alpha)
+            # The scales that were unlocked since stay so: the place lies in all later ones.
+            self.execution.stand_at(place._replace(problem=self._on_scales(self.compiled.problem)), alpha)
 
     # The tuner.
 
@@ -391,6 +433,7 @@ class CertifiedRun:
         best, trial = self._best, self._trial
         assert best is not None and trial is not None
         self._compiled = trial
+        self._moves.append(best.move.factors)
         self.execution.compiled = trial
         self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=best.state)
 
@@ -429,15 +472,63 @@ class CertifiedRun:
         return (time.perf_counter() - self._began) * 1000.0
 
     def _save(self) -> None:
-        record = self.execution.record() | {
+        """Keeps a checkpoint, unless the run stands in the middle of something that no checkpoint could go on with."""
+        execution = self._execution
+        if execution is None or not execution.whole or not (self._judged or self._standing_before()):
+            return
+        certificates = self.verdict.record() if self.verdict is not None else None
+        self._recorder.checkpoint(self._record(execution), iteration=execution.done, certificates=certificates)
+        self._saved = time.perf_counter()
+
+    def _standing_before(self) -> bool:
+        """Whether the block that is under way has changed nothing yet."""
+        return self._before is not None and self._before.run is self.execution.run
+
+    def _record(self, execution: Execution) -> dict[str, Any]:
+        """All that is needed to go on under the controller, bit for bit."""
+        good, here = self._good, self._good is not None and self._good.run is execution.run
+        return execution.record() | {
             "tuner_state": self._tuner.record(),
             "references": self._references,
-            "active_level": self._scales.active if self._scales is not None else None,
-            "controller": {"phase": self.controller.phase, "rollbacks": self.controller.rollbacks, "moves": self.controller.moves},
+            "certified": {
+                "asked": packed(self.asked),
+                "controller": packed(self.controller),
+                "tuner": packed(self._tuner),
+                "scales": packed(self._scales),
+                "verdict": packed(self.verdict),
+                "descents": packed(self._descents),
+                "changes": Changes.between(self.asked, self.profile, self.compiled, self._moves).record(),
+                "good": here if good is None or here else place_record(good),
+                "elapsed_ms": self._elapsed_ms(),
+            },
         }
-        certificates = self.verdict.record() if self.verdict is not None else None
-        self._recorder.checkpoint(record, iteration=self.execution.done, certificates=certificates)
-        self._saved = time.perf_counter()
+
+    def go_on_from(self, record: Mapping[str, Any], given: FlowSpec | CompiledFlow) -> None:
+        """Takes over from a checkpoint. given: the spec of the run, perhaps compiled."""
+        kept = record["certified"]
+        self.controller, self._tuner, self._scales = (unpacked(kept[name]) for name in ("controller", "tuner", "scales"))
+        self.verdict, self._descents, self._references = unpacked(kept["verdict"]), unpacked(kept["descents"]), record["references"]
+        changes = Changes(**kept["changes"])
+        self.profile = replace(self.profile, **changes.profile)
+        self._compiled, self._moves = changes.again(self.asked, given, self._recompiled), list(changes.moves)
+        self.spec = self._compiled.spec
+        self._began -= float(kept["elapsed_ms"]) / 1000.0
+        problem = self._on_scales(self._compiled.problem)
+        execution = Execution(
+            self._compiled, iterations=self._iterations, block=self._block, recorder=self._recorder, saved=record, problem=problem
+        )
+        self._execution = execution
+        if isinstance(kept["good"], Mapping):
+            self._good = place_from(kept["good"], self._compiled, problem)
+        elif kept["good"]:
+            self._good = execution.snapshot()
+        status = self.controller.status
+        if self.controller.ended and status in OPEN_ENDS and execution.done < self._iterations:
+            self.controller = replace(self.controller, ended=False, status="")
+            if status != "cancelled":
+                # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
+                told = BlockDone(execution.done, float(record["info"]["energy"]), self._descents[-1], (), None, self._elapsed_ms())
+                self._happen(told)
 
     def _finished(self) -> dict[str, Any]:
         assert self.verdict is not None
@@ -463,16 +554,20 @@ class CertifiedRun:
             "phase": self.controller.phase,
             "verdict": self.verdict,
             "card": card,
-            "controller": {
-                "rollbacks": self.controller.rollbacks,
-                "moves": self.controller.moves,
-                "accepted_moves": self.controller.accepted_moves,
-                "remedies": self.controller.attempts,
-            },
+            "controller": _counts(self.controller),
             "report": self.compiled.report,
             "spec": self.spec,
             "capsule": getattr(self._recorder, "path", None),
         }
+
+
+def _counts(controller: ControllerState) -> dict[str, int]:
+    return {
+        "rollbacks": controller.rollbacks,
+        "moves": controller.moves,
+        "accepted_moves": controller.accepted_moves,
+        "remedies": controller.attempts,
+    }
 
 
 def _certificates(verdict: Verdict) -> list[dict[str, Any]]:
@@ -482,15 +577,19 @@ def _certificates(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _capsule(
-    spec: FlowSpec, out_dir: str | Path | None, redact: bool, profile: CertificationProfile, iterations: int
-) -> Iterator[Recorder]:
+def _capsule(spec: FlowSpec, out_dir: str | Path | None, redact: bool, asked: Asked, iterations: int) -> Iterator[Recorder]:
     if out_dir is None:
         yield NoRecorder()
         return
     from .recorder.capsule import Capsule
 
+    profile = asked.cert_profile
     gates = {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min}
-    fields = {"gates": gates, "budgets": {"iterations": iterations}, "extra": {"device": device(), "profile": profile.record()}}
+    fields = {
+        "certified": True,
+        "gates": gates,
+        "budgets": {"iterations": iterations},
+        "extra": {"device": device(), "asked": asked.record()},
+    }
     with Capsule.create(out_dir, spec.plain(), fields, redact=redact) as capsule:
         yield capsule

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .certified import certified_answer, run_certified
 from .compiler import CompiledFlow
 from .errors import FlowInputError
 from .precision import device
@@ -27,6 +28,7 @@ from .spec import FlowSpec
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Of a run that has ended so, nothing is left to do.
 _DONE = ("converged", "stagnated")
+_DONE_CERTIFIED = (*_DONE, "completed", "cert_fail", "timeout", "diverged")
 INTERRUPTED = "interrupted"
 
 
@@ -44,20 +46,27 @@ class NamedRuns:
         iterations: int = 1000,
         on_progress: Progress | None = None,
         redact: bool = False,
+        certified: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """The run of this name: begun, gone on with, or, if it is over, its answer once more (with an empty history).
 
-        options: as of `runs.run`. Raises CapsuleLocked while another process has it, CheckpointRefused when it is one of another spec.
+        certified: makes it a certified run; what `run_certified` takes of "cert_profile", "multiscale", "flow", "gap_dial", "sparsity" and
+        "config". A run that was begun certified goes on so, with or without it. options: as of `runs.run`. Raises CapsuleLocked while
+        another process has it, CheckpointRefused when it is one of another spec.
         """
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         with _held(folder):
             found = self._saved(folder)
             if found is None:
-                return run(compiled, iterations=iterations, out_dir=folder, redact=redact, on_progress=on_progress, **options)
+                asked: dict[str, Any] = {"iterations": iterations, "out_dir": folder, "redact": redact, "on_progress": on_progress}
+                asked |= options
+                if certified is not None:
+                    return run_certified(compiled.spec, compiled, **asked, **certified)
+                return run(compiled, **asked)
             answer = _answer(found, compiled, iterations)
-            return answer or resume_run(found, compiled, iterations=iterations, on_progress=on_progress, **options)
+            return answer or resume_run(found, compiled, iterations=iterations, on_progress=on_progress, certified=certified, **options)
 
     def resume(
         self,
@@ -151,12 +160,13 @@ def _entry(name: str, capsule: Path) -> dict[str, Any] | None:
 
 def _answer(capsule: Path, compiled: CompiledFlow, iterations: int) -> dict[str, Any] | None:
     """What the run of a capsule ended with, if it did not end too early. Raises CheckpointRefused for another spec."""
-    status = load_run_manifest(capsule)["status"]
+    told = load_run_manifest(capsule)
+    status, certified = told["status"], bool(told.get("certified"))
     record = resume_state(capsule, spec_digest=compiled.spec.digest())["record"]
-    if not (status in _DONE or (status == "budget" and int(record["iteration"]) >= iterations)):
+    if not (status in (_DONE_CERTIFIED if certified else _DONE) or (status == "budget" and int(record["iteration"]) >= iterations)):
         return None
     info: Mapping[str, Any] = record["info"]
-    return {
+    answer = {
         "state": record["state"],
         "stopped": status,
         "iterations": int(record["iteration"]),
@@ -169,3 +179,4 @@ def _answer(capsule: Path, compiled: CompiledFlow, iterations: int) -> dict[str,
         "report": compiled.report,
         "capsule": capsule,
     }
+    return answer | certified_answer(capsule, record, compiled.spec) if certified else answer

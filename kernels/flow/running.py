@@ -91,10 +91,11 @@ class Execution:
         recorder: Recorder | None = None,
         saved: Any = None,
         save_every: float = CHECKPOINT_SECONDS,
+        problem: Problem | None = None,
     ) -> None:
         """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there. save_every: seconds
-        between checkpoints."""
-        self.compiled, self.controls, self.problem = compiled, compiled.controls, compiled.problem
+        between checkpoints. problem: instead of the compiled one, of the same structure."""
+        self.compiled, self.controls, self.problem = compiled, compiled.controls, problem or compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
         self.whole = True  # not while a block is being taken over, where an interruption would leave half of it
@@ -244,8 +245,8 @@ class Execution:
         }
 
     def _go_on_from(self, saved: Mapping[str, Any]) -> None:
-        self.run = _refilled(self.run, saved["run"])
-        self.controls = _refilled(self.controls, saved["controls"])
+        self.run = refilled(self.run, saved["run"])
+        self.controls = refilled(self.controls, saved["controls"])
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
         self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
         self.stopped = str(saved["stopped"]) if self.done >= self.iterations or saved["stopped"] not in ("budget", "cancelled") else ""
@@ -307,7 +308,8 @@ def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
     return max(1, min(wanted, 4 * steps, most))
 
 
-def _refilled(like: Any, leaves: list[Any]) -> Any:
+def refilled(like: Any, leaves: list[Any]) -> Any:
+    """A record of the structure and the types of `like` with other leaves."""
     structure = jax.tree.structure(like)
     fitting = [jnp.asarray(leaf, old.dtype) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
     return jax.tree.unflatten(structure, fitting)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .certified import resume_certified
 from .compiler import CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import device, precision
@@ -60,18 +61,30 @@ def resume_run(
     on_progress: Progress | None = None,
     block: int | None = None,
     save_every: float = CHECKPOINT_SECONDS,
+    certified: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Goes on with a run from its last good checkpoint: bit for bit as if it had not been cut, on the same device.
 
     spec: that of the run; another one is refused by its digest. iterations: in all; None: as many as the run was to have. A run whose
     process was killed goes on in its own capsule; one that had ended gets a new one, with the old one as parent.
 
-    Returns what `run` returns; its history begins where it goes on. Raises CheckpointRefused, FlowInputError.
+    A certified run goes on under its controller, with the profile, the dial, the schedule and the limits that it had; bit for bit if its
+    blocks were of a fixed size (`block`), for decisions are made between blocks. certified: some of what it was asked for anew, by the
+    names of `run_certified`, as for functions, which a checkpoint cannot hold.
+
+    Returns what `run` or `run_certified` returns; its history begins where it goes on. Raises CheckpointRefused, FlowInputError.
     """
     from .recorder.capsule import Capsule, resume_state
     from .recorder.manifest import load_run_manifest
 
     manifest = load_run_manifest(run_dir)
+    if manifest.get("certified"):
+        budget = None if iterations is None else _steps(iterations)
+        return resume_certified(
+            run_dir, spec, iterations=budget, on_progress=on_progress, block=block, save_every=save_every, certified=certified
+        )
+    if certified is not None:
+        raise FlowInputError(f"{run_dir} is of a run without certificates; leave `certified` out, or start a certified run of the spec")
     given = spec.spec if isinstance(spec, CompiledFlow) else spec
     found = resume_state(run_dir, spec_digest=given.digest())
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=manifest.get("solver"))

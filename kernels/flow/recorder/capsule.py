@@ -367,7 +367,20 @@ class Capsule:
             error.add_note(f"and the end of the run could not be recorded: {second}")
 
 
-_INHERITED = ("solver", "solver_reason", "lens_name", "frame_type", "alpha", "beta", "gates", "budgets", "seeds", "source", "extra")
+_INHERITED = (
+    "certified",
+    "solver",
+    "solver_reason",
+    "lens_name",
+    "frame_type",
+    "alpha",
+    "beta",
+    "gates",
+    "budgets",
+    "seeds",
+    "source",
+    "extra",
+)
 
 
 def _fresh_folder(base: Path, name: str) -> Path:

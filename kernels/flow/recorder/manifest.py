@@ -42,6 +42,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "solver_reason": str,
     "redact_artifacts": bool,
     "invariants_present": bool,
+    "certified": bool,
     "lens_name": str,
     "frame_type": str,
     "alpha": (float, int),
