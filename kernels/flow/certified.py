@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ def run_certified(
     out_dir: where the capsule is kept. save_every: seconds between its checkpoints; 0: after each block.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
-    remediation has added)}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
+    remediation has added), "changes" ({"ridge": what it added, "factors": by which the tuner turned each knob})}. A run that is not
+    certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
     Raises SpecLintFailed for a spec that is none.
     """
     made = compiled if compiled is not None and flow is None else None
@@ -162,6 +163,7 @@ def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -
         "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
         "controller": _counts(state),
         "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
+        "changes": _changes(ridge, kept["changes"]["moves"]),
     }
 
 
@@ -557,6 +559,7 @@ class CertifiedRun:
             "controller": _counts(self.controller),
             "report": self.compiled.report,
             "spec": self.spec,
+            "changes": _changes(ridge_of(self.spec), self._moves),
             "capsule": getattr(self._recorder, "path", None),
         }
 
@@ -568,6 +571,15 @@ def _counts(controller: ControllerState) -> dict[str, int]:
         "accepted_moves": controller.accepted_moves,
         "remedies": controller.attempts,
     }
+
+
+def _changes(ridge: float, moves: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """How the energy differs from the one that was asked for: the ridge that was added, and by which factor each knob was turned."""
+    factors: dict[str, float] = {}
+    for move in moves:
+        for name, factor in move.items():
+            factors[name] = factors.get(name, 1.0) * float(factor)
+    return {"ridge": ridge, "factors": factors}
 
 
 def _certificates(verdict: Verdict) -> list[dict[str, Any]]:

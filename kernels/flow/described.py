@@ -60,7 +60,8 @@ def _target(value: Any, path: str) -> Any:
     return str(value) if isinstance(value, str) else array(value, path)
 
 
-def _op(value: Any, path: str) -> Op:
+def op_from(value: Any, path: str) -> Op:
+    """The operator that {"kind": ..., **parameters} describes."""
     said = mapping(value, path)
     if "kind" not in said:
         raise FlowInputError(f'{path}: it has no "kind"; an operator is {{"kind": name, parameter: value, ...}}')
@@ -72,17 +73,17 @@ def _op(value: Any, path: str) -> Op:
 
 
 def _op_or_name(value: Any, path: str) -> Op | str:
-    return str(value) if isinstance(value, str) else _op(value, path)
+    return str(value) if isinstance(value, str) else op_from(value, path)
 
 
 def _part(value: Any, path: str) -> Op | float:
-    return _op(value, path) if isinstance(value, Mapping) else number(value, path)
+    return op_from(value, path) if isinstance(value, Mapping) else number(value, path)
 
 
 def _parameter(value: Any, path: str) -> Any:
     """A parameter of an operator or an atom: numbers, texts, arrays; operators again, also in lists."""
     if isinstance(value, Mapping):
-        return _op(value, path) if "kind" in value else named(_parameter)(value, path)
+        return op_from(value, path) if "kind" in value else named(_parameter)(value, path)
     if isinstance(value, (list, tuple)):
         return [_parameter(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, np.generic)):
@@ -111,7 +112,7 @@ def _manifold(value: Any, path: str) -> str | tuple[str, dict[str, Any]]:
         return str(value)
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return text(value[0], f"{path}[0]"), named(_parameter)(value[1], f"{path}[1]")
-    described = _op(value, path)
+    described = op_from(value, path)
     return described.kind, described.params
 
 
@@ -157,7 +158,7 @@ _SPEC: dict[str, Reader] = {
     "terms": listed(_term),
     "name": text,
     "dtype": text,
-    "operators": named(_op),
+    "operators": named(op_from),
     "invariants": _invariants,
     "symmetries": listed(text, most=MOST),
     "pairs": listed(_pair, most=MOST),

@@ -58,7 +58,10 @@ def record(kind: Callable[..., T], readers: Mapping[str, Reader], data: Any, pat
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and field.name not in said:
             raise FlowInputError(f"{within}{field.name}: it is missing, and {path} needs it")
-    return kind(**said)
+    try:
+        return kind(**said)
+    except FlowInputError as error:
+        raise FlowInputError(f"{path}: {error}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from bridge_adapter.kernels import flow
 from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term
 from bridge_adapter.kernels.flow.described import spec_from
+from bridge_adapter.kernels.flow.described_runs import certified_from
 from bridge_adapter.kernels.flow.named_runs import NamedRuns
 from bridge_adapter.kernels.flow.operators.convolution import gaussian_kernel
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleLocked, CheckpointRefused
@@ -167,6 +168,58 @@ def test_nonsense_is_refused_before_it_costs_time_or_memory(data: Any, told: str
     finally:
         tracemalloc.stop()
     assert told in str(raised.value) and len(str(raised.value)) < 1000
+
+
+def test_what_a_certified_run_is_asked_for_may_be_plain_data() -> None:
+    assert certified_from(False) is None and certified_from(True) == {} == certified_from({"profile": None})
+    described = {
+        "profile": {"name": "convex", "eta_max": 0.5, "lens": {"kind": "wavelet"}, "refinement_test": {"scale_factor": 4}},
+        "policy": "preconditioned",
+        "multiscale": {"levels": 3, "mode": "residual_driven", "activate_rule": "rel_residual < 1e-3"},
+        "gap_dial": {"criterion": "gcv", "knobs": ["lambda", "lambda2"], "ratios": [0.25, 4]},
+        "sparsity": {"sparsity_mode": "tree"},
+        "config": {"max_tuner_moves": 2, "on_failure": "degrade"},
+    }
+    made = certified_from(described)
+    assert made is not None
+    profile = made["cert_profile"]
+    assert (profile.name, profile.checks, profile.eta_max, profile.lens.kind) == ("convex", ("lyapunov",), 0.5, "wavelet")
+    assert profile.refinement_test.scale_factor == 4
+    assert made["flow"] == flow.FlowPolicy("preconditioned", preconditioner="jacobi")
+    assert made["multiscale"] == flow.MultiscaleSchedule(3, "residual_driven", "rel_residual < 1e-3")
+    assert made["gap_dial"] == flow.GapDial(criterion="gcv", knobs=("lambda", "lambda2"), ratios=(0.25, 4.0))
+    assert made["sparsity"].sparsity_mode == "tree"
+    assert made["config"] == flow.ControllerConfig(max_tuner_moves=2, on_failure="degrade")
+    assert certified_from({"cert_profile": "strict", "flow": {"family": "basic"}}) == {
+        "cert_profile": flow.CertificationProfile(),
+        "flow": flow.FlowPolicy(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (3, "certified is 3 of type int; it must be true, false or a dictionary of profile, policy, multiscale"),
+        ({1: 2}, "certified: its key 1 of type int is no text"),
+        ({"profil": "strict"}, "certified.profil: there is no such key; did you mean profile?"),
+        ({"profile": "lax"}, "certified.profile.name is 'lax' of type str; it must be one of strict, convex"),
+        ({"profile": {"gamma_mni": 1}}, "certified.profile.gamma_mni: there is no such key; did you mean gamma_min?"),
+        ({"profile": {"eta_max": float("nan")}}, "certified.profile.eta_max is nan of type float; it must be a number, not NaN"),
+        ({"profile": {"checks": ["lyapunow"]}}, "certified.profile: the profile names 'lyapunow'; checks are"),
+        ({"policy": "basic", "flow": "basic"}, "certified says a thing under two names, of policy, flow; say it once"),
+        ({"policy": {"family": "accelerated", "preconditioner": "jacobi"}}, "certified.policy: the family accelerated takes no"),
+        ({"multiscale": {"levels": "3"}}, "certified.multiscale.levels is '3' of type str; it must be a whole number"),
+        ({"gap_dial": {"criterion": print}}, "certified.gap_dial.criterion is a function; what a client describes is data only"),
+        ({"gap_dial": {"ratios": [1]}}, "certified.gap_dial.ratios is [1] of type list; it must be a list of 2"),
+        ({"gap_dial": {"validation_iterations": 10**9}}, "it must be a whole number from 1 to 10000"),
+        ({"config": {"tuning": True}}, "certified.config.tuning: there is no such key"),
+        ({"profile": {"lens": DEEP}}, "nested deeper than 32 levels"),
+    ],
+)
+def test_a_mistake_in_what_is_asked_for_is_named(data: Any, told: str) -> None:
+    with pytest.raises(FlowInputError) as raised:
+        certified_from(data)
+    assert told in str(raised.value)
 
 
 def test_a_blur_that_is_wider_than_its_image_is_the_mean() -> None:
