@@ -40,10 +40,10 @@ def certified_from(data: Any, path: str = "certified") -> dict[str, Any] | None:
     "profile" ("strict", "convex", or its fields), "policy" (a family, or its fields), "multiscale", "gap_dial", "sparsity", "config"."""
     if isinstance(data, bool):
         return {} if data else None
-    if not isinstance(data, Mapping):
+    if not isinstance(data, Mapping) and data != []:
         raise wrong(path, data, f"true, false or a dictionary of {', '.join(_CERTIFIED)}")
     small(data, path)
-    said = {_ALIASES.get(name, name) if isinstance(name, str) else name: value for name, value in data.items()}
+    said = {_ALIASES.get(name, name) if isinstance(name, str) else name: value for name, value in dict(data).items()}
     if len(said) < len(data):
         raise FlowInputError(f"{path} says a thing under two names, of {', '.join(map(str, data))}; say it once")
     return {_ARGUMENTS.get(name, name): value for name, value in fields_of(_CERTIFIED, said, path).items()}

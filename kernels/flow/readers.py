@@ -86,7 +86,9 @@ def _told(value: Any) -> str:
 
 
 def mapping(value: Any, path: str) -> dict[str, Any]:
-    """A dictionary with texts as keys."""
+    """A dictionary with texts as keys. An empty list is an empty one: there are languages in which the two look the same."""
+    if isinstance(value, (list, tuple)) and not value:
+        return {}
     if not isinstance(value, Mapping):
         raise wrong(path, value, "a dictionary")
     for key in value:
@@ -108,10 +110,10 @@ def listed(of: Reader, *, most: int | None = None) -> Reader:
 
 
 def named(of: Reader, *, most: int | None = None) -> Reader:
-    """A dictionary by names of the user's. An empty list is an empty one: there are languages in which the two look the same."""
+    """A dictionary by names of the user's."""
 
     def read(value: Any, path: str) -> dict[str, Any]:
-        found = {} if isinstance(value, (list, tuple)) and not value else mapping(value, path)
+        found = mapping(value, path)
         _few(found, path, most)
         return {name: of(item, f"{path}.{name}") for name, item in found.items()}
 

@@ -86,7 +86,7 @@ def test_a_described_spec_is_the_one_written_in_python() -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ([], "spec is [] of type list; it must be a dictionary"),
+        (["x"], "spec is ['x'] of type list; it must be a dictionary"),
         ({"slotz": {}}, "slotz: there is no such key; did you mean slots?"),
         ({"slots": {}}, "terms: it is missing, and spec needs it"),
         ({"slots": {"x": {"shap": [1]}}}, "slots.x.shap: there is no such key; did you mean shape?"),
@@ -171,7 +171,7 @@ def test_nonsense_is_refused_before_it_costs_time_or_memory(data: Any, told: str
 
 
 def test_what_a_certified_run_is_asked_for_may_be_plain_data() -> None:
-    assert certified_from(False) is None and certified_from(True) == {} == certified_from({"profile": None})
+    assert certified_from(False) is None and certified_from(True) == {} == certified_from({"profile": None}) == certified_from([])
     described = {
         "profile": {"name": "convex", "eta_max": 0.5, "lens": {"kind": "wavelet"}, "refinement_test": {"scale_factor": 4}},
         "policy": "preconditioned",

@@ -52,6 +52,7 @@ defmodule SnakeBridge.Runtime.Request do
       "instance",
       "stream_ref",
       "spec",
+      "options",
       "on_progress"
     ])
   end
