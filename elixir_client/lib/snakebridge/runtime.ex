@@ -183,8 +183,9 @@ defmodule SnakeBridge.Runtime do
     request(name, nil, Map.merge(tool_fields(name), fields), runtime, {__MODULE__, name, []})
   end
 
-  # A breaker counts by the name of a function. What runs again by itself is nothing for a session to repeat.
-  defp tool_fields(name), do: %{"function" => name, "mutates" => false}
+  # A breaker counts by the name of a function. What runs again by itself is nothing for a session to repeat. A worker that has such tools speaks
+  # version 2, by which arrays travel as values with every client.
+  defp tool_fields(name), do: %{"function" => name, "mutates" => false, "protocol_version" => 2}
 
   # --- streams ---
 
