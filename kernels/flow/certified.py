@@ -8,9 +8,8 @@ blocks, keeps places to go back to, tries moves of the tuner, and records all of
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from .controller import (
     Certified,
     ControllerConfig,
     ControllerState,
+    Diverged,
     Failed,
     FlowPolicy,
     GapDial,
@@ -64,22 +64,23 @@ from .controller import (
     step,
     tried,
     weights,
-    with_ridge,
+    with_alpha,
 )
 from .controller.phases import Action, Happening
 from .controller.remediation import ridge_of
-from .errors import FlowInputError
-from .kept import OPEN_ENDS, Asked, Changes, asked_again, packed, place_from, place_record, told_descents, unpacked
+from .errors import FlowDiverged, FlowInputError
+from .kept import OPEN_ENDS, Asked, Changes, asked_again, counts, packed, place_from, place_record, told_changes, told_descents, unpacked
 from .lint import SpecLintFailed
 from .precision import device, precision
 from .problem import Problem
+from .recorded import asked_fields, certificate_fields, flow_fields, keep_pictures, reference_fields
 from .recorder import NoRecorder, Recorder
 from .running import CHECKPOINT_SECONDS, Execution, Progress, Snapshot, is_cancel
 from .spec import FlowSpec
 from .transforms import TransformOp, level_masks
 
 # The capsule tells of these itself.
-_OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED")
+_OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "RUN_FAILED")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
 _CLASSES = {"B": "primal_dual", "C": "primal_dual", "D": "splitting", "E": "splitting", "R": "riemannian", "motion": "hamiltonian_damped"}
 
@@ -120,10 +121,9 @@ def run_certified(
     if tol is None:
         tol = 1e-6 if made is None else float(made.controls.tol)
     asked = Asked(tol=tol, solver=made.solver.name if made else None).with_given({**given, "config": config})
-    with _capsule(spec, out_dir, redact, asked, iterations) as recorder:
+    with precision(spec.dtype), _capsule(spec, out_dir, redact, asked_fields(asked, iterations, block)) as recorder:
         run = CertifiedRun(spec, asked, compiled=made, recorder=recorder, iterations=iterations, block=block, save_every=save_every)
-        with precision(spec.dtype):
-            return run.to_the_end(on_progress)
+        return run.to_the_end(on_progress)
 
 
 def resume_certified(
@@ -147,24 +147,9 @@ def resume_certified(
     budget = int(record["iterations"]) if iterations is None else iterations
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
         run = CertifiedRun(given, asked, compiled=None, recorder=capsule, iterations=budget, block=block, save_every=save_every)
+        capsule.update(**asked_fields(asked, budget, block))
         run.go_on_from(record, spec)
         return run.to_the_end(on_progress)
-
-
-def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any]:
-    """What the answer of a certified run that is over says beyond that of any run; from its last checkpoint."""
-    from .recorder.manifest import load_run_manifest
-
-    kept = record["certified"]
-    ridge, state = kept["changes"]["ridge"], unpacked(kept["controller"])
-    return {
-        "phase": load_run_manifest(capsule)["phase"],
-        "verdict": unpacked(kept["verdict"]),
-        "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
-        "controller": _counts(state),
-        "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
-        "changes": _changes(ridge, kept["changes"]["moves"]),
-    }
 
 
 class CertifiedRun:
@@ -247,6 +232,7 @@ class CertifiedRun:
             self._tell("FLOW_POLICY_APPLIED", self._policy.applied(compiled.solver.name))
         execution = Execution(compiled, iterations=self._iterations, block=self._block, recorder=self._recorder)
         self._references = freeze(self.spec, compiled.start)
+        self._recorder.update(**reference_fields(compiled, self._references))
         if self._schedule is not None:
             self._scales, told = begin(self._schedule)
             for kind, payload in told:
@@ -265,6 +251,10 @@ class CertifiedRun:
             info = next(execution)
         except StopIteration:
             self._happen(BlockDone(execution.done, before, Descent(True, "no step was made"), (), execution.stopped or "budget"))
+            return
+        except FlowDiverged as error:
+            self._happen(Diverged(int(error.step or 0), str(error)))
+            self._judged = True
             return
         latest = execution.latest
         assert latest is not None
@@ -350,6 +340,7 @@ class CertifiedRun:
                 self._compile()
             case "certify":
                 self.verdict = certify(self.compiled, self.profile)
+                self._recorder.update(**flow_fields(self.compiled), certificates=certificate_fields(self.verdict))
                 self._happen(Certified(self.verdict, float(self.compiled.controls.alpha)))
             case "remedy":
                 self._remedy(action.details["finding"])
@@ -374,8 +365,6 @@ class CertifiedRun:
                 self._lint = failed
                 self._happen(Linted(tuple(str(finding) for finding in failed.findings)))
                 return
-        report = self.compiled.report
-        self._recorder.update(solver=report.solver, solver_reason=report.reason, alpha=report.alpha, beta=report.beta.record())
         self._happen(Linted(()))
 
     def _recompiled(self, spec: FlowSpec) -> CompiledFlow:
@@ -393,6 +382,8 @@ class CertifiedRun:
 
     def _restore(self, to: str, alpha: float | None) -> None:
         place = self._before if to == "block" else self._good
+        if alpha is not None and alpha != float(self.compiled.controls.alpha):
+            self._compiled = self.execution.compiled = with_alpha(self.compiled, alpha)  # what the tuner tries, it tries with this step
         if place is not None:
             # The scales that were unlocked since stay so: the place lies in all later ones.
             self.execution.stand_at(place._replace(problem=self._on_scales(self.compiled.problem)), alpha)
@@ -549,59 +540,30 @@ class CertifiedRun:
         card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
-        self._recorder.update(certificates=_certificates(self.verdict))
-        self._recorder.finish(status, energy=result["energy"], residual=result["residual"], elapsed_s=result["elapsed_s"], card=card)
+        # A tuner or a shorter step has changed these since the gate was passed.
+        self._recorder.update(alpha=float(self.compiled.controls.alpha), certificates=certificate_fields(self.verdict))
+        keep_pictures(self._recorder, self.compiled, result["state"])
+        told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
+        self._recorder.finish(status, **told, card=card)
         return result | {
             "stopped": status,
             "phase": self.controller.phase,
             "verdict": self.verdict,
             "card": card,
-            "controller": _counts(self.controller),
+            "controller": counts(self.controller),
             "report": self.compiled.report,
             "spec": self.spec,
-            "changes": _changes(ridge_of(self.spec), self._moves),
+            "changes": told_changes(ridge_of(self.spec), self._moves),
             "capsule": getattr(self._recorder, "path", None),
         }
 
 
-def _counts(controller: ControllerState) -> dict[str, int]:
-    return {
-        "rollbacks": controller.rollbacks,
-        "moves": controller.moves,
-        "accepted_moves": controller.accepted_moves,
-        "remedies": controller.attempts,
-    }
-
-
-def _changes(ridge: float, moves: Iterable[Mapping[str, float]]) -> dict[str, Any]:
-    """How the energy differs from the one that was asked for: the ridge that was added, and by which factor each knob was turned."""
-    factors: dict[str, float] = {}
-    for move in moves:
-        for name, factor in move.items():
-            factors[name] = factors.get(name, 1.0) * float(factor)
-    return {"ridge": ridge, "factors": factors}
-
-
-def _certificates(verdict: Verdict) -> list[dict[str, Any]]:
-    """For the manifest: each number with what it is, and whether a check failed by it."""
-    failed = {finding.check for finding in verdict.findings}
-    return [{"name": name, **bound.record(), "passed": name not in failed} for name, bound in verdict.certificates.items()]
-
-
 @contextlib.contextmanager
-def _capsule(spec: FlowSpec, out_dir: str | Path | None, redact: bool, asked: Asked, iterations: int) -> Iterator[Recorder]:
+def _capsule(spec: FlowSpec, out_dir: str | Path | None, redact: bool, told: Mapping[str, Any]) -> Iterator[Recorder]:
     if out_dir is None:
         yield NoRecorder()
         return
     from .recorder.capsule import Capsule
 
-    profile = asked.cert_profile
-    gates = {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min}
-    fields = {
-        "certified": True,
-        "gates": gates,
-        "budgets": {"iterations": iterations},
-        "extra": {"device": device(), "asked": asked.record()},
-    }
-    with Capsule.create(out_dir, spec.plain(), fields, redact=redact) as capsule:
+    with Capsule.create(out_dir, spec.plain(), told, redact=redact) as capsule:
         yield capsule

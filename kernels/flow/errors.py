@@ -12,7 +12,12 @@ class FlowInputError(FlowError, ValueError):
 
 
 class FlowDiverged(FlowError, ArithmeticError):
-    """The energy stopped being a finite number while the flow was running."""
+    """The energy stopped being a finite number while the flow was running. step: at which; slot: the first one with values that are not
+    finite; None where they are not known."""
+
+    def __init__(self, message: str, *, step: int | None = None, slot: str | None = None) -> None:
+        super().__init__(message)
+        self.step, self.slot = step, slot
 
 
 class MissingExtra(FlowError, ImportError):

@@ -8,8 +8,10 @@ from the same spec by the same operations, they give the same bits.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -218,3 +220,38 @@ def place_from(saved: Mapping[str, Any], compiled: CompiledFlow, problem: Proble
     x = {slot: jnp.asarray(value) for slot, value in saved["x"].items()}
     run = begin_block(compiled.solver, problem, controls, x)
     return Snapshot(run, problem, controls, int(saved["done"]), int(saved["segment"]))
+
+
+def counts(controller: ControllerState) -> dict[str, int]:
+    """What a controller did, for results."""
+    return {
+        "rollbacks": controller.rollbacks,
+        "moves": controller.moves,
+        "accepted_moves": controller.accepted_moves,
+        "remedies": controller.attempts,
+    }
+
+
+def told_changes(ridge: float, moves: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """How an energy differs from the one that was asked for: the ridge that was added, and by which factor each knob was turned."""
+    factors: dict[str, float] = {}
+    for move in moves:
+        for name, factor in move.items():
+            factors[name] = factors.get(name, 1.0) * float(factor)
+    return {"ridge": ridge, "factors": factors}
+
+
+def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any]:
+    """What the answer of a certified run that is over says beyond that of any run; from its last checkpoint."""
+    from .recorder.manifest import load_run_manifest
+
+    kept = record["certified"]
+    ridge, state = kept["changes"]["ridge"], unpacked(kept["controller"])
+    return {
+        "phase": load_run_manifest(capsule)["phase"],
+        "verdict": unpacked(kept["verdict"]),
+        "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
+        "controller": counts(state),
+        "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
+        "changes": told_changes(ridge, kept["changes"]["moves"]),
+    }

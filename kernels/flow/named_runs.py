@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .certified import certified_answer, run_certified
+from .certified import run_certified
 from .compiler import CompiledFlow
 from .errors import FlowInputError
+from .kept import certified_answer
 from .precision import device
 from .recorder.capsule import resume_state
 from .recorder.checkpoints import Checkpoints

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .compiler import CompiledFlow
+from .divergence import diverged
 from .errors import FlowDiverged
 from .precision import device, precision
 from .problem import Problem, State
@@ -124,7 +125,8 @@ class Execution:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        """Runs a block. Raises FlowDiverged when a step is not finite; the state before that block is kept in `run`."""
+        """Runs a block. Raises FlowDiverged when a step is not finite: the finite steps of the block are recorded then, and so is what is
+        left of that one; `run` is where the block began."""
         if self.stopped or self.done >= self.iterations:
             self.stopped = self.stopped or "budget"
             raise StopIteration
@@ -134,10 +136,7 @@ class Execution:
         status, count = int(run.status), int(made)
         elapsed = time.perf_counter() - started
         if status == NOT_FINITE:
-            raise FlowDiverged(
-                f"step {self.done + count} of {self.compiled.spec.name} is not finite: its numbers are too large for "
-                f"{self.compiled.spec.dtype}, or its step is too long. Scale the data so that it is about 1, or take a smaller alpha"
-            )
+            raise self._diverged(run, np.asarray(trace)[:count])
         self.whole = False
         first, self.run, self.done = self.done, run, self.done + count
         if status != RUNNING or self.done >= self.iterations:
@@ -162,6 +161,27 @@ class Execution:
         )
         return made
 
+    def _diverged(self, run: Run, trace: np.ndarray[Any, Any]) -> FlowDiverged:
+        good, size = trace[:-1], len(trace) - 1
+        if size:
+            self._tell_rows(Block(self.done, size, dict(zip(Metrics._fields, good.T, strict=True))))
+        standing = dict(zip(Metrics._fields, (float(value) for value in self.run.state.metrics), strict=True))
+        return diverged(
+            self.recorder,
+            name=self.compiled.spec.name,
+            dtype=self.compiled.spec.dtype,
+            solver=self.compiled.solver.name,
+            step=self.done + len(trace),
+            alpha=float(self.controls.alpha),
+            state=run.state.x,
+            before={
+                "step": self.done + size,
+                "metrics": dict(zip(Metrics._fields, good[-1].tolist(), strict=True)) if size else standing,
+                "state": self.state(),
+            },
+            metrics=dict(zip(Metrics._fields, trace[-1].tolist(), strict=True)),
+        )
+
     def _tell(self, block: Block) -> None:
         last = block.last
         self.info = {
@@ -171,6 +191,9 @@ class Execution:
             **last,
             "elapsed_s": time.perf_counter() - self._began,
         }
+        self._tell_rows(block)
+
+    def _tell_rows(self, block: Block) -> None:
         metrics = block.metrics
         self.recorder.rows(
             {

@@ -13,7 +13,8 @@ import numpy as np
 from .certified import resume_certified
 from .compiler import CompiledFlow, compile_flow
 from .errors import FlowInputError
-from .precision import device, precision
+from .precision import precision
+from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
 from .recorder import NoRecorder, Recorder
 from .running import CHECKPOINT_SECONDS, Execution, Progress, drive
 from .spec import FlowSpec
@@ -48,7 +49,7 @@ def run(
     Raises FlowInputError (SpecLintFailed with all findings) for a spec that cannot be used, FlowDiverged when a step is not finite.
     """
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol, alpha=alpha, validation=validation)
-    with precision(compiled.spec.dtype), _recorded(compiled, out_dir, redact, iterations) as recorder:
+    with precision(compiled.spec.dtype), _recorded(compiled, out_dir, redact, iterations, block) as recorder:
         execution = Execution(compiled, iterations=_steps(iterations), block=block, recorder=recorder, save_every=save_every)
         return _driven(execution, recorder, on_progress)
 
@@ -91,6 +92,7 @@ def resume_run(
     record = found["record"]
     budget = _steps(int(record["iterations"]) if iterations is None else iterations)
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
+        capsule.update(**budget_fields(budget, block))
         execution = Execution(compiled, iterations=budget, block=block, recorder=capsule, saved=record, save_every=save_every)
         return _driven(execution, capsule, on_progress)
 
@@ -98,49 +100,22 @@ def resume_run(
 def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | None) -> dict[str, Any]:
     drive(execution, on_progress)
     result = execution.result() | {"report": execution.compiled.report, "capsule": getattr(recorder, "path", None)}
-    _pictures(recorder, execution, result["state"])
-    recorder.finish(execution.stopped, energy=result["energy"], residual=result["residual"], elapsed_s=result["elapsed_s"])
+    keep_pictures(recorder, execution.compiled, result["state"])
+    recorder.finish(execution.stopped, **{name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")})
     return result
 
 
 @contextlib.contextmanager
-def _recorded(compiled: CompiledFlow, out_dir: str | Path | None, redact: bool, iterations: int) -> Iterator[Recorder]:
+def _recorded(compiled: CompiledFlow, out_dir: str | Path | None, redact: bool, iterations: int, block: int | None) -> Iterator[Recorder]:
     if out_dir is None:
         yield NoRecorder()
         return
     from .recorder.capsule import Capsule
 
-    with Capsule.create(out_dir, compiled.spec.plain(), manifest_fields(compiled, iterations), redact=redact) as capsule:
+    # Compiled, so sound, and not certified.
+    fields = {"phase": "AMBER", **budget_fields(iterations, block), **flow_fields(compiled), **reference_fields(compiled)}
+    with Capsule.create(out_dir, compiled.spec.plain(), fields, redact=redact) as capsule:
         yield capsule
-
-
-def manifest_fields(compiled: CompiledFlow, iterations: int) -> dict[str, Any]:
-    """What the manifest of a run says beyond the spec."""
-    report = compiled.report
-    return {
-        "solver": report.solver,
-        "solver_reason": report.reason,
-        "lens_name": report.lens_name or None,
-        "frame_type": report.frame_type,
-        "alpha": report.alpha,
-        "beta": report.beta.record(),
-        "unit_normalization_table": dict(report.unit_normalization_table),
-        "budgets": {"iterations": iterations},
-        "extra": {"device": device()},
-    }
-
-
-def _pictures(recorder: Recorder, execution: Execution, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Before and after of slots that look like images, for the report: the data beside what was made of it."""
-    spec = execution.compiled.spec
-    measured = [np.asarray(slot.value) for slot in spec.slots.values() if slot.role == "data"]
-    data = {value.shape: value for value in measured}
-    for slot, value in state.items():
-        flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
-        if flat and min(value.shape[:2]) >= 16:
-            before = data.get(value.shape)
-            recorder.artifact(f"{slot}.before", np.asarray(execution.compiled.start[slot] if before is None else before))
-            recorder.artifact(f"{slot}.after", value)
 
 
 def _steps(iterations: int) -> int:

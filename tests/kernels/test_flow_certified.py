@@ -3,18 +3,22 @@ run that was cut goes on bit for bit."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bridge_adapter.kernels.flow import FlowSpec, Invariant, Op, Slot, Term, resume_run, run
+from bridge_adapter.kernels.flow import FlowDiverged, FlowSpec, Invariant, Op, Slot, Term, resume_run, run
 from bridge_adapter.kernels.flow.certificates import CertificationProfile, convex
 from bridge_adapter.kernels.flow.certified import run_certified
 from bridge_adapter.kernels.flow.controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule
 from bridge_adapter.kernels.flow.lint import SpecLintFailed
+from bridge_adapter.kernels.flow.recorder import reading
+from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 
 N = 128
 NOISE = 0.1
@@ -53,6 +57,12 @@ def test_a_blur_has_no_gap_and_becomes_green_by_the_ridge_that_is_recorded(tmp_p
     rows = pq.read_table(Path(result["capsule"]) / "telemetry.parquet").to_pylist()
     assert [row["iter"] for row in rows] == list(range(1, 61))
     assert {row["phase"] for row in rows} == {"GREEN"} and all(row["gamma"] >= 1e-6 for row in rows)
+    manifest = load_run_manifest(result["capsule"])
+    assert manifest["certified"] and manifest["phase"] == "GREEN" and manifest["gates"] == {"eta_max": 0.9, "gamma_min": 1e-6}
+    # Those of the flow that ran, with its ridge, and not of the one that was given.
+    assert manifest["alpha"] == result["history"]["alpha"][-1] and "remedy_ridge_x" in manifest["effective_weights"]
+    assert {record["name"] for record in manifest["certificates"] if record["passed"]} >= {"eta_dd", "gamma"}
+    assert manifest["environment"]["x64"] and manifest["latest_checkpoint"]["iter"] == 60
 
 
 def test_without_leave_to_change_the_energy_the_same_blur_fails_with_the_reason(tmp_path: Path) -> None:
@@ -97,8 +107,6 @@ def test_the_tuner_moves_only_when_green_and_towards_the_noise(tmp_path: Path) -
 
 
 def accepted(result: dict[str, Any]) -> list[float]:
-    import json
-
     rows = pq.read_table(Path(result["capsule"]) / "events.parquet").to_pylist()
     return [json.loads(row["payload"])["move"]["lambda"] for row in rows if row["event"] == "TUNER_MOVE_ACCEPTED"]
 
@@ -123,6 +131,58 @@ def test_a_step_too_long_is_shortened_and_kept(tmp_path: Path) -> None:
     assert result["stopped"] in ("converged", "budget") and result["history"]["alpha"][-1] < 2
 
 
+def quartic() -> FlowSpec:
+    """sum of x^4 / 4 with a bound of its curvature that is wrong: it is 27 where the flow starts."""
+    steep = Term("function", "x", params={"of": lambda u: (u**4).sum() / 4, "beta": 1.0, "convex": True})
+    return FlowSpec(name="quartic", slots={"x": Slot(value=np.full(4, 3.0)), "z": Slot(shape=(2,))}, terms=[steep, Term("tikhonov", "z")])
+
+
+def dump(result: dict[str, Any] | Path) -> dict[str, Any]:
+    capsule = result if isinstance(result, Path) else Path(result["capsule"])
+    (path,) = capsule.glob("artifacts/diverged-?.json")
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def test_a_certified_run_whose_numbers_overflow_goes_back_and_takes_smaller_steps(tmp_path: Path) -> None:
+    # Without the check of descent, which would see the wrong bound before anything overflows.
+    steps: dict[str, Any] = {"cert_profile": CertificationProfile(name="convex", checks=()), "flow": FlowPolicy("basic"), "block": 8}
+    result = run_certified(quartic(), iterations=40, tol=0.0, out_dir=tmp_path, **steps)
+    told = events(result)
+    assert (result["phase"], result["stopped"], told.count("ROLLBACK"), told.count("STEP_NOT_FINITE")) == ("GREEN", "budget", 2, 2)
+    assert result["history"]["alpha"][-1] == 0.125 and np.all(np.isfinite(result["state"]["x"]))
+
+    once = ControllerConfig(max_rollbacks=0)
+    result = run_certified(quartic(), iterations=40, out_dir=tmp_path, config=once, **steps)
+    assert (result["phase"], result["stopped"], result["card"]["passed"]) == ("RED", "diverged", False)
+    assert np.array_equal(result["state"]["x"], np.full(4, 3.0))  # the last good state: where it started
+    assert load_run_manifest(result["capsule"])["status"] == "diverged"
+    found = dump(result)
+    assert found["slot"] is None and found["slots"]["x"]["not_finite"] == 0 and found["metrics"]["energy"] == "Infinity"
+    (finished,) = (event for event in reading.events(result["capsule"]) if event["event"] == "RUN_FINISHED")
+    assert finished["payload"]["total_iterations"] == result["iterations"] == 0
+
+
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_plain_run_with_a_step_that_is_not_finite_says_where_and_leaves_a_capsule(tmp_path: Path, redact: bool) -> None:
+    # The well known trap: the derivative of this norm at 0 is NaN, and the first step leads there.
+    trap = Term("function", "x", params={"of": lambda u: jnp.sqrt(u * u).sum(), "beta": 1.0, "convex": True})
+    flow = FlowSpec(
+        name="trap", slots={"x": Slot(value=np.ones(70)), "z": Slot(shape=(2,))}, terms=[trap, Term("tikhonov", "z", weight=1e-9)]
+    )
+    with pytest.raises(
+        FlowDiverged, match=r"step 2 of trap is not finite: 70 of 70 values of the slot x are NaN .* smaller alpha"
+    ) as raised:
+        run(flow, solver="ista", alpha=1.0, block=8, out_dir=tmp_path, redact=redact)
+    assert (raised.value.step, raised.value.slot) == (2, "x")
+    (capsule,) = tmp_path.iterdir()
+    assert load_run_manifest(capsule)["status"] == "diverged"
+    found, (row,) = dump(capsule), reading.telemetry(capsule).to_pylist()
+    assert (row["iter"], row["E"]) == (1, found["last_good"]["metrics"]["energy"]) == (1, 0.0)
+    assert (found["slots"]["x"]["not_finite"], found["slots"]["z"]["not_finite"]) == (70, 0)
+    assert (capsule / "artifacts/diverged-2.x.npy").exists() is not redact
+    assert [event["event"] for event in reading.events(capsule)][-3:] == ["STEP_NOT_FINITE", "RUN_FAILED", "RUN_FINISHED"]
+
+
 def test_lint_is_recorded_and_raised(tmp_path: Path) -> None:
     with pytest.raises(SpecLintFailed, match="there is no atom 'nope'"):
         run_certified(spec(Term("nope", "x")), out_dir=tmp_path)
@@ -131,12 +191,16 @@ def test_lint_is_recorded_and_raised(tmp_path: Path) -> None:
 
 
 def test_a_callback_cancels_and_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    flow = spec(BLURRED, WAVELETS)
+    flow = spec(BLURRED, WAVELETS, invariants=[Invariant("sum", lambda state: state["x"].sum())])
     whole = run(flow, iterations=90, tol=0.0, block=10)
     cut = run(
         flow, iterations=90, tol=0.0, block=10, out_dir=tmp_path, on_progress=lambda info: "cancel" if info["iteration"] == 40 else None
     )
     assert (cut["stopped"], cut["iterations"]) == ("cancelled", 40)
+    told = load_run_manifest(cut["capsule"])
+    assert (told["phase"], told["budgets"], told["invariants"]) == ("AMBER", {"iterations": 90}, {"sum": 0.0})
+    assert told["determinism"] == {"deterministic": False, "xla": False, "block": 10} and told["seeds"] == {"seed": 0}
+    assert told["transforms"]["x"]["orthonormal"] and told["residual"]["tol"] == 0.0
     rest = resume_run(cut["capsule"], flow)
     assert rest["iterations"] == 90
     assert np.array_equal(rest["state"]["x"], whole["state"]["x"])

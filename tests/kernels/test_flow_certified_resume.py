@@ -35,6 +35,13 @@ def blurred() -> FlowSpec:
     )
 
 
+def uneven() -> FlowSpec:
+    """Four numbers, GREEN as they are."""
+    matrix = Op("dense", matrix=np.diag(np.linspace(0.5, 1.0, 4)))
+    terms = [Term("quadratic", "x", op=matrix, target=np.arange(4.0)), Term("l1", "x", weight=0.1)]
+    return FlowSpec(slots={"x": Slot(shape=(4,))}, terms=terms)
+
+
 def asked() -> dict[str, Any]:
     """Everything that a controller may be asked for."""
     return {
@@ -117,10 +124,29 @@ def test_a_cancelled_run_and_one_with_too_small_a_budget_go_on_likewise(tmp_path
     assert load_run_manifest(rest["capsule"])["parent"]["run_id"] == Path(cut["capsule"]).name
 
 
+def test_a_run_goes_on_from_right_behind_a_move_that_was_rolled_back(tmp_path: Path) -> None:
+    # Longer steps are better by the criterion and refused by the gate, so the run stands anew where it was good.
+    dial = GapDial(knobs=("alpha",), sigma=0.01, validation_iterations=3)
+    spec, settings = uneven(), {"gap_dial": dial, "config": ControllerConfig(max_rollbacks=9)}
+    compiled = compile_flow(spec, tol=0.0)
+    undisturbed = run_certified(spec, compiled, iterations=8, block=2, **settings)
+    assert undisturbed["controller"]["rollbacks"] >= 2
+    for stop in (2, 4):
+        cut = run_certified(
+            spec,
+            compiled,
+            iterations=8,
+            block=2,
+            out_dir=tmp_path,
+            on_progress=lambda info, stop=stop: info["iteration"] < stop or "cancel",
+            **settings,
+        )
+        assert (cut["stopped"], cut["iterations"]) == ("cancelled", stop)
+        same(resume_run(cut["capsule"], compiled, block=2), undisturbed)
+
+
 def test_what_a_checkpoint_cannot_hold_is_asked_for_by_name(tmp_path: Path) -> None:
-    uneven = Op("dense", matrix=np.diag(np.linspace(0.5, 1.0, 4)))
-    terms = [Term("quadratic", "x", op=uneven, target=np.arange(4.0)), Term("l1", "x", weight=0.1)]
-    spec = FlowSpec(slots={"x": Slot(shape=(4,))}, terms=terms)
+    spec = uneven()
     dial = GapDial(criterion=lambda state: float(abs(state["x"].sum() - 5.0)), validation_iterations=3)
     cut = run_certified(spec, iterations=4, block=2, tol=0.0, out_dir=tmp_path, gap_dial=dial)
     with pytest.raises(CheckpointRefused, match=r'criterion of the run\'s gap_dial.*certified=\{"gap_dial": ...\}'):

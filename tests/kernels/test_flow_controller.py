@@ -22,6 +22,7 @@ from bridge_adapter.kernels.flow.controller import (
     Certified,
     ControllerConfig,
     ControllerState,
+    Diverged,
     Failed,
     Linted,
     MoveProposed,
@@ -117,6 +118,20 @@ def test_a_lost_certificate_ends_the_run_with_the_last_good_state_or_degrades_it
     assert state.phase == "AMBER" and not state.tuning and actions[-1] == "iterate"
 
 
+def test_numbers_that_are_not_finite_send_a_run_back_with_a_smaller_step_until_it_has_been_so_too_often() -> None:
+    bad = Diverged(17, "x is NaN")
+    state, events, actions = played(ControllerConfig(), *START, block(10, 3.0), bad)
+    assert (events[-1], actions[-2:], state.alpha) == ("ROLLBACK", ["restore", "iterate"], 0.5)
+    assert (state.phase, state.iteration, state.energy) == ("GREEN", 10, 3.0)
+    state, events, actions = played(ControllerConfig(), *START, block(10, 3.0), *[bad] * 5)
+    assert events.count("ROLLBACK") == 3 and actions[-2:] == ["restore", "stop"]
+    assert (state.phase, state.status, state.iteration, state.energy) == ("RED", "diverged", 10, 3.0)
+    # Where nothing was ever certified, back means to where the block began.
+    config = ControllerConfig(on_failure="degrade", max_rollbacks=1)
+    state, events, _ = played(config, *START[:2], Certified(verdict("AMBER", "none")), block(10, 3.0), bad, block(20, 2.0), bad)
+    assert (state.status, state.iteration, events.count("ROLLBACK")) == ("diverged", 20, 1)
+
+
 def test_moves_are_kept_only_if_certified_and_better_and_bad_ones_roll_back() -> None:
     config = ControllerConfig(tuning=True)
     proposed = MoveProposed({"lambda": 0.9}, "t1")
@@ -161,6 +176,7 @@ happenings = st.one_of(
         stopped=st.sampled_from([None] * 9 + ["converged"]),
         elapsed_ms=st.floats(0, 120),
     ),
+    st.builds(Diverged, st.integers(1, 50), st.just("NaN")),
     st.builds(lambda: MoveProposed({"lambda": 1.1})),
     st.builds(moved, st.booleans(), st.booleans(), reanchors=st.booleans()),
     st.sampled_from([NoMove()]),

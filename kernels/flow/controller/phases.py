@@ -119,6 +119,14 @@ class BlockDone:
 
 
 @dataclass(frozen=True)
+class Diverged:
+    """A step of a block was not finite; nothing of the block counts."""
+
+    iteration: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class MoveProposed:
     """The tuner would change something. Nothing was changed yet."""
 
@@ -162,7 +170,7 @@ class Failed:
     message: str
 
 
-Happening = Accepted | Linted | Certified | BlockDone | MoveProposed | MoveTried | NoMove | Cancelled | Failed
+Happening = Accepted | Linted | Certified | BlockDone | Diverged | MoveProposed | MoveTried | NoMove | Cancelled | Failed
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,8 @@ def step(config: ControllerConfig, state: ControllerState, happened: Happening) 
             return _certified(config, state if alpha is None else replace(state, alpha=alpha), verdict)
         case BlockDone() if state.stage >= 2 and not state.trying:
             return _block(config, state, happened)
+        case Diverged(_, reason) if state.stage >= 2 and not state.trying:
+            return _diverged(config, state, reason)
         case MoveProposed(move, trial) if not state.trying and state.stage >= 2:
             if state.phase != "GREEN" or not state.tuning:
                 why = "the phase is not GREEN" if state.phase != "GREEN" else "tuning is over"
@@ -278,10 +288,26 @@ def _no_descent(config: ControllerConfig, state: ControllerState, block: BlockDo
     failed: Event = ("STEP_FAIL", {"iter": block.iteration, "attempts": state.step_attempts, "E_prev": energy})
     reason = f"no step made the energy fall ({block.descent.rule})"
     if state.phase == "GREEN" and config.rollback_on_cert_failure and state.rollbacks < config.max_rollbacks and state.good is not None:
-        onward, event = _rolled_back(replace(state, step_attempts=0), reason)
+        onward, event = _rolled_back(replace(state, step_attempts=0), reason, state.good, state.good_energy)
         return Step(onward, (failed, event), (Action("restore", {"to": "good", "alpha": onward.alpha}), Action("iterate")))
     regressed = _regressed(replace(config, on_failure="abort"), state, reason)
     return replace(regressed, events=(failed, *regressed.events))
+
+
+def _diverged(config: ControllerConfig, state: ControllerState, reason: str) -> Step:
+    """Back to the last good state, or uncertified to where the block began, with a smaller step; once too often, the end, there."""
+    green = state.phase == "GREEN" and state.good is not None
+    to = "good" if green else "block"
+    state = replace(state, step_attempts=0)
+    if config.rollback_on_cert_failure and state.rollbacks < config.max_rollbacks:
+        smaller = replace(state, alpha=state.alpha * config.step_alpha_reduction_factor)
+        onward, event = _rolled_back(smaller, reason, *((state.good, state.good_energy) if green else (state.iteration, state.energy)))
+        return Step(onward, (event,), (Action("restore", {"to": to, "alpha": onward.alpha}), Action("iterate")))
+    events: tuple[Event, ...] = (("CERT_FAIL", {"reason": reason}),)
+    if green:
+        events = (*events, _transition("GREEN", "AMBER", state.stage))
+    back = (Action("restore", {"to": to, "alpha": state.alpha}),)
+    return _finish(replace(state, phase="RED"), "diverged", (*events, _transition("AMBER", "RED", state.stage)), back)
 
 
 def _regressed(config: ControllerConfig, state: ControllerState, reason: str) -> Step:
@@ -305,7 +331,7 @@ def _tried(config: ControllerConfig, state: ControllerState, tried: MoveTried) -
         if state.rollbacks >= config.max_rollbacks:
             # The best GREEN state is the result: a tuner that cannot keep a certificate is no reason to lose the run.
             return _finish(state, "completed", (rejected,), (back,))
-        state, event = _rolled_back(state, reason)
+        state, event = _rolled_back(state, reason, state.good, state.good_energy)
         state, events = _tuning_budget(config, state, tried.elapsed_ms)
         return Step(state, (event, rejected, *events), (back, Action("iterate")))
     if not tried.better:
@@ -340,15 +366,15 @@ def _tuning_budget(config: ControllerConfig, state: ControllerState, elapsed_ms:
     return state, ()
 
 
-def _rolled_back(state: ControllerState, reason: str) -> tuple[ControllerState, Event]:
-    onward = replace(state, rollbacks=state.rollbacks + 1, iteration=state.good or 0, energy=state.good_energy)
-    told = {"rollback_count": onward.rollbacks, "target_iteration": state.good or 0, "reason": reason}
+def _rolled_back(state: ControllerState, reason: str, place: int | None, energy: float | None) -> tuple[ControllerState, Event]:
+    onward = replace(state, rollbacks=state.rollbacks + 1, iteration=place or 0, energy=energy)
+    told = {"rollback_count": onward.rollbacks, "target_iteration": place or 0, "reason": reason}
     return onward, ("ROLLBACK", told)
 
 
 def _finish(state: ControllerState, status: str, events: tuple[Event, ...], actions: tuple[Action, ...] = ()) -> Step:
     ended = replace(state, ended=True, status=status, trying=False)
-    if any(action.act == "restore" for action in actions) and state.good is not None:
+    if any(action.details.get("to") == "good" for action in actions) and state.good is not None:
         ended = replace(ended, iteration=state.good, energy=state.good_energy)
     told = {
         "status": status,

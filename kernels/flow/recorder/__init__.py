@@ -23,7 +23,8 @@ class Recorder(Protocol):
         """Keeps all that a run needs to go on from here: "state" (slot to array), "tuner_state", "rng_key", and what else the loop has."""
 
     def artifact(self, name: str, value: Any) -> None:
-        """Keeps an array, bytes or a text by name; pairs named `<slot>.before` and `<slot>.after` are shown side by side in the report."""
+        """Keeps an array, bytes, a text or a mapping of plain data by name; pairs named `<slot>.before` and `<slot>.after` are shown side
+        by side in the report."""
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest."""

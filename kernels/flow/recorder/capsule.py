@@ -26,10 +26,11 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from ..errors import FlowDiverged
 from . import columns, events, journal, manifest
 from .checkpoints import Checkpoint, Checkpoints
 from .errors import CapsuleError, CheckpointRefused, RecordInvalid
-from .files import Lock, Reserve, replace_bytes, room_for
+from .files import Lock, Reserve, replace_bytes, room_for, undisturbed
 from .redaction import LIMIT, Redactor
 from .sampling import Sampling, picked
 from .streams import Stream, Writer
@@ -233,10 +234,13 @@ class Capsule:
 
     def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None:
         """Writes a checkpoint: first the rows and events before it, then the file, last the manifest's pointer to it. A redacted capsule
-        keeps none: a state is data. Raises CheckpointRefused for what a checkpoint cannot hold."""
+        keeps none: a state is data. What interrupts the caller waits until it is written. Raises CheckpointRefused for what a checkpoint
+        cannot hold."""
         self._open()
-        if self._redactor is not None:
-            return
+        if self._redactor is None:
+            undisturbed(lambda: self._write_checkpoint(record, iteration, certificates))
+
+    def _write_checkpoint(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
         with room_for(self.path):
             self._writer.flush()
             header = {
@@ -255,13 +259,18 @@ class Capsule:
         self.update(latest_checkpoint={"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration})
 
     def artifact(self, name: str, value: Any) -> None:
-        """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`)."""
+        """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`). A
+        mapping of plain data is kept as `artifacts/<name>.json`; redacted, with summaries in the place of its arrays."""
         self._open()
         if not _ARTIFACT.fullmatch(name):
             raise RecordInvalid(f"an artifact is called {name!r}; names are letters, digits, '.', '_' and '-', at most 100, no folders")
         content = value.encode() if isinstance(value, str) else value
+        told = isinstance(value, Mapping)
+        if told:
+            held = self._redactor.shrunk(value) if self._redactor is not None else value
+            name, content = f"{name}.json", json.dumps(events.plain(held, name), indent=1).encode()
         small = not isinstance(content, bytes) and np.size(content) <= LIMIT
-        if self._redactor is not None and not small:
+        if self._redactor is not None and not (small or told):
             name, content = f"{name}.json", json.dumps(self._redactor.summary(content), indent=1).encode()
         elif not isinstance(content, bytes):
             array, buffer = np.asarray(content), io.BytesIO()
@@ -281,7 +290,10 @@ class Capsule:
     # How it ends.
 
     def finish(self, status: str, **outcome: Any) -> None:
-        """Records the end: the last row, RUN_FINISHED, one file for each table, the final manifest, run_card.json with `outcome`."""
+        """Records the end: the last row, RUN_FINISHED, one file for each table, the final manifest, run_card.json with `outcome`.
+
+        outcome: "iterations" and "energy", if given, are those of the state that the run ends in; else those of its last row.
+        """
         self._open()
         if status not in events.STATUSES:
             raise RecordInvalid(f"status is {status!r}; a run ends with one of {', '.join(events.STATUSES)}")
@@ -290,6 +302,7 @@ class Capsule:
             self._tail = None
         with room_for(self.path):
             self._writer.flush()
+        self._iteration, self._energy = outcome.pop("iterations", self._iteration), outcome.get("energy", self._energy)
         if status == "cancelled":
             self._event("CANCELLED", {"iteration": self._iteration}, self._iteration)
         finished = {
@@ -330,7 +343,7 @@ class Capsule:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if not self._finished:
-                self._finish_after(error)
+                undisturbed(lambda: self._finish_after(error))
         finally:
             self._close()
 
@@ -362,7 +375,7 @@ class Capsule:
             self._event("RUN_FAILED", {"error": type(error).__name__, "message": message}, self._iteration)
             if not self._redactor:
                 self.log("error", "traceback", traceback="".join(traceback.format_exception(error))[-20_000:])
-            self.finish("failed")
+            self.finish("diverged" if isinstance(error, FlowDiverged) else "failed")
         except (CapsuleError, RecordInvalid) as second:
             error.add_note(f"and the end of the run could not be recorded: {second}")
 
@@ -378,6 +391,13 @@ _INHERITED = (
     "gates",
     "budgets",
     "seeds",
+    "residual",
+    "transforms",
+    "invariants",
+    "unit_normalization_table",
+    "effective_weights",
+    "certificates",
+    "warnings",
     "source",
     "extra",
 )

@@ -18,7 +18,18 @@ from .columns import CERT_KINDS, PHASES, SCHEMA_VERSION
 from .errors import RecordInvalid
 
 # How a run can end; the "status" of RUN_FINISHED and of the manifest.
-STATUSES = ("converged", "stagnated", "budget", "completed", "not finite", "timeout", "cancelled", "cert_fail", "lint_fail", "failed")
+STATUSES = (
+    "converged",
+    "stagnated",
+    "budget",
+    "completed",
+    "diverged",
+    "timeout",
+    "cancelled",
+    "cert_fail",
+    "lint_fail",
+    "failed",
+)
 PAYLOAD_LIMIT = 64 * 1024
 
 _CERTIFICATE = {
@@ -64,6 +75,7 @@ EVENTS: dict[str, dict[str, str]] = {
     },
     "STEP_REMEDIATION": {"iter": "whole", "attempt": "whole", "E_prev": "number", "E_new": "number", "alpha": "number"},
     "STEP_FAIL": {"iter": "whole", "attempts": "whole", "E_prev": "number"},
+    "STEP_NOT_FINITE": {"iter": "whole", "slot": "text?", "alpha": "number", "artifact": "text?"},
     "INVARIANT_VALIDATION_ERROR": {"name": "text", "reason": "text"},
     "ROLLBACK": {"rollback_count": "whole", "target_iteration": "whole", "reason": "text"},
     "CHECKPOINT_CREATED": {"checkpoint_id": "text", "iteration": "whole"},

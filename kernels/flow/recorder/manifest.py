@@ -54,6 +54,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "gates": dict,
     "budgets": dict,
     "seeds": dict,
+    "determinism": dict,
     "versions": dict,
     "environment": dict,
     "source": dict,

@@ -1,0 +1,96 @@
+"""What a run says of itself to its recorder: the fields of its manifest, and pictures of what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .certificates import Verdict, freeze
+from .compiler import CompiledFlow
+from .determinism import in_force
+from .kept import Asked
+from .precision import device
+from .recorder import Recorder
+
+_PRIMAL_DUAL = ("B", "C", "E")
+
+
+def budget_fields(iterations: int, block: int | None, **more: Any) -> dict[str, Any]:
+    """What is known of a run before its flow is compiled. more: further budgets."""
+    return {
+        "budgets": {"iterations": iterations} | {name: value for name, value in more.items() if value is not None},
+        "determinism": in_force(block),
+        "extra": {"device": device()},
+    }
+
+
+def flow_fields(compiled: CompiledFlow) -> dict[str, Any]:
+    """What a compiled flow is; in `precision`."""
+    report = compiled.report
+    bases = {slot: op for slot, op in compiled.bases().items() if op.structure != "identity"}
+    dual = report.solver_class in _PRIMAL_DUAL
+    return {
+        "solver": report.solver,
+        "solver_reason": report.reason,
+        "lens_name": report.lens_name or None,
+        "frame_type": report.frame_type,
+        "alpha": float(compiled.controls.alpha),
+        "beta": report.beta.record(),
+        "seeds": {"seed": int(compiled.controls.seed)},
+        "residual": {
+            "method": "the larger of the primal and the dual residual" if dual else "the length of a step over alpha",
+            "norm": "l2, relative",
+            "notes": "the column prox_residual; the run converges where it is at most tol",
+            "tol": float(compiled.controls.tol),
+        },
+        "transforms": {slot: {"structure": op.structure, "orthonormal": op.orthonormal()} for slot, op in bases.items()},
+        "unit_normalization_table": dict(report.unit_normalization_table),
+        "effective_weights": dict(report.weights),
+        "warnings": list(report.warnings),
+    }
+
+
+def reference_fields(compiled: CompiledFlow, references: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The numbers that invariants are measured against, by default those where the flow starts; nothing where none is declared."""
+    if not any(item.kind == "conserved" for item in compiled.spec.invariants):
+        return {}
+    return {"invariants": dict(freeze(compiled.spec, compiled.start) if references is None else references)}
+
+
+def asked_fields(asked: Asked, iterations: int, block: int | None) -> dict[str, Any]:
+    """For the manifest: what the run was asked for."""
+    profile, config = asked.cert_profile, asked.config
+    more = {
+        "max_iterations": config.max_iterations,
+        "max_wall_time_ms": config.max_wall_time_ms,
+        "max_tuner_moves": config.max_tuner_moves if config.tuning else None,
+        "max_tuning_ms": config.max_tuning_ms if config.tuning else None,
+        "max_rollbacks": config.max_rollbacks,
+    }
+    fields = budget_fields(iterations, block, **more)
+    return {
+        **fields,
+        "certified": True,
+        "gates": {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min},
+        "extra": {**fields["extra"], "asked": asked.record()},
+    }
+
+
+def certificate_fields(verdict: Verdict) -> list[dict[str, Any]]:
+    """For the manifest: each number with what it is, and whether a check failed by it."""
+    failed = {finding.check for finding in verdict.findings}
+    return [{"name": name, **bound.record(), "passed": name not in failed} for name, bound in verdict.certificates.items()]
+
+
+def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Before and after of slots that look like images, for the report: the data beside what was made of it."""
+    measured = [np.asarray(slot.value) for slot in compiled.spec.slots.values() if slot.role == "data"]
+    data = {value.shape: value for value in measured}
+    for slot, value in state.items():
+        flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
+        if flat and min(value.shape[:2]) >= 16:
+            before = data.get(value.shape)
+            recorder.artifact(f"{slot}.before", np.asarray(compiled.start[slot] if before is None else before))
+            recorder.artifact(f"{slot}.after", value)
