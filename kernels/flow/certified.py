@@ -66,8 +66,9 @@ from .controller import (
     with_alpha,
 )
 from .controller.phases import Action, Happening
+from .controller.remediation import ridge_of
 from .errors import FlowDiverged, FlowInputError
-from .kept import OPEN_ENDS, Asked, Changes, asked_again, counts, packed, place_from, place_record, told_descents, told_moves, unpacked
+from .kept import OPEN_ENDS, Asked, Changes, asked_again, counts, packed, place_from, place_record, told_changes, told_descents, unpacked
 from .lint import SpecLintFailed
 from .precision import device, precision
 from .problem import Problem
@@ -112,9 +113,9 @@ def run_certified(
     capsule is kept, of the spec as it was given. save_every: seconds between its checkpoints; 0: after each block.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
-    remediation has added), "weights" (of each knob of a dial, at the end), "turned" (by which factor the tuner has changed each)}. A run
-    that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one whose numbers stay infinite however short
-    its steps with "diverged"; nothing is raised.
+    remediation has added), "weights" (of each knob of a dial, at the end), "changes" ({"ridge": what remediation added, "factors": by
+    which the tuner turned each knob})}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one
+    whose numbers stay infinite however short its steps with "diverged"; nothing is raised.
     Raises SpecLintFailed for a spec that is none.
     """
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
@@ -568,9 +569,9 @@ class CertifiedRun:
             "card": card,
             "controller": counts(self.controller),
             "weights": weights(self.compiled),
-            "turned": told_moves(self._moves),
             "report": self.compiled.report,
             "spec": self.spec,
+            "changes": told_changes(ridge_of(self.spec), self._moves),
             "capsule": getattr(self._recorder, "path", None),
         }
 

@@ -181,15 +181,6 @@ def told_descents(blocks: Iterable[Descent]) -> list[Descent]:
     return ([] if failed is None or failed is held[-1] else [failed]) + held[-1:]
 
 
-def told_moves(moves: Iterable[Move]) -> dict[str, float]:
-    """By how much the tuner has turned each knob in all."""
-    turned: dict[str, float] = {}
-    for move in moves:
-        for knob, factor in move.factors.items():
-            turned[knob] = turned.get(knob, 1.0) * float(factor)
-    return turned
-
-
 @dataclass(frozen=True)
 class Changes:
     """What became of a flow under the controller. ridge: that remediation added. solver: the one that ran in the end. moves: of the tuner,
@@ -257,6 +248,15 @@ def counts(controller: ControllerState) -> dict[str, int]:
     }
 
 
+def told_changes(ridge: float, moves: Iterable[Move]) -> dict[str, Any]:
+    """How an energy differs from the one that was asked for: the ridge that was added, and by which factor each knob was turned."""
+    factors: dict[str, float] = {}
+    for move in moves:
+        for name, factor in move.factors.items():
+            factors[name] = factors.get(name, 1.0) * float(factor)
+    return {"ridge": ridge, "factors": factors}
+
+
 def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any]:
     """What the answer of a certified run that is over says beyond that of any run; from its last checkpoint."""
     from .recorder.manifest import load_run_manifest
@@ -270,6 +270,6 @@ def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -
         "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
         "controller": counts(state),
         "weights": kept["weights"],
-        "turned": told_moves(changes.moves),
         "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
+        "changes": told_changes(ridge, changes.moves),
     }

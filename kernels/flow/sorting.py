@@ -35,7 +35,14 @@ def take_apart(spec: FlowSpec, real: np.dtype[Any], scales: Mapping[str, float] 
     made = {}
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
         asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
-        made[name] = (term, atoms.take_apart(term.type, asked, term.params))
+        try:
+            parts = atoms.take_apart(term.type, asked, term.params)
+        except FlowInputError:
+            raise
+        except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError) as error:
+            # Of NumPy and JAX, about a parameter that no builder expected; they do not know which term it was.
+            raise FlowInputError(f"the term {name} cannot be built ({type(error).__name__}: {error}); check its parameters") from error
+        made[name] = (term, parts)
     return made
 
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from bridge_adapter.kernels.flow.recorder import NoRecorder, Recorder, columns, events, reading
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull, CapsuleLocked, CheckpointRefused, RecordInvalid
+from bridge_adapter.kernels.flow.recorder.files import undisturbed
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 from bridge_adapter.kernels.flow.recorder.sampling import Sampling
 
@@ -198,6 +199,32 @@ def test_however_the_block_ends_the_run_has_one_end(tmp_path: Path, error: BaseE
     assert kinds(capsule.path) == expected
     assert load_run_manifest(capsule.path)["status"] == status
     assert reading.telemetry(capsule.path).num_rows == 5
+
+
+def test_what_is_being_written_is_written_to_its_end_when_its_writer_is_interrupted() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    felt, written = threading.Event(), list[bool]()
+
+    def interrupt(*_: object) -> None:
+        felt.set()
+        raise Interrupted
+
+    def write() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        written.append(felt.wait(20))
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            undisturbed(write)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert written == [True]
+    assert undisturbed(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        undisturbed(lambda: 1 // 0)
 
 
 def test_runs_started_in_the_same_instant_have_capsules_of_their_own(tmp_path: Path) -> None:

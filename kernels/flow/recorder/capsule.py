@@ -30,7 +30,7 @@ from ..errors import FlowDiverged
 from . import columns, events, journal, manifest
 from .checkpoints import Checkpoint, Checkpoints
 from .errors import CapsuleError, CheckpointRefused, RecordInvalid
-from .files import Lock, Reserve, replace_bytes, room_for
+from .files import Lock, Reserve, replace_bytes, room_for, undisturbed
 from .redaction import LIMIT, Redactor
 from .sampling import Sampling, picked
 from .streams import Stream, Writer
@@ -234,10 +234,13 @@ class Capsule:
 
     def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None:
         """Writes a checkpoint: first the rows and events before it, then the file, last the manifest's pointer to it. A redacted capsule
-        keeps none: a state is data. Raises CheckpointRefused for what a checkpoint cannot hold."""
+        keeps none: a state is data. What interrupts the caller waits until it is written. Raises CheckpointRefused for what a checkpoint
+        cannot hold."""
         self._open()
-        if self._redactor is not None:
-            return
+        if self._redactor is None:
+            undisturbed(lambda: self._write_checkpoint(record, iteration, certificates))
+
+    def _write_checkpoint(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
         with room_for(self.path):
             self._writer.flush()
             header = {
@@ -340,7 +343,7 @@ class Capsule:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if not self._finished:
-                self._finish_after(error)
+                undisturbed(lambda: self._finish_after(error))
         finally:
             self._close()
 
