@@ -22,6 +22,7 @@ TOOLS: dict[str, Tool] = {
     "snakebridge.helpers": index,
     "snakebridge.reload": reload,
     "flow.compile": flow.compile,
+    "flow.certify": flow.certify,
     "flow.run": flow.run,
     "flow.resume": flow.resume,
     "flow.cancel": flow.cancel,

@@ -1,4 +1,5 @@
-"""The tools of the flow runtime: `flow.compile`, `flow.run`, `flow.resume`, `flow.cancel`, `flow.list`. JAX is loaded by the first call.
+"""The tools of the flow runtime: `flow.compile`, `flow.certify`, `flow.run`, `flow.resume`, `flow.cancel`, `flow.list`. JAX is loaded by
+the first call that computes.
 
 A run is answered with its result, or streamed: a report after each block of steps, the result last. Recorded runs are known by their
 `run_id` in the worker's runs directory (BRIDGE_ADAPTER_FLOW_RUNS, `runs` by default), where a run that was cut off is found again.
@@ -7,7 +8,6 @@ A run is answered with its result, or streamed: a report after each block of ste
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import queue
 import threading
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from .registry import Payload, ToolContext, invalid
 
 if TYPE_CHECKING:
+    from bridge_adapter.kernels.flow.certificates import Verdict
     from bridge_adapter.kernels.flow.compiler import CompiledFlow, CompileReport
 
 DIRECTORY = "BRIDGE_ADAPTER_FLOW_RUNS"
 _COMPILING = ("solver", "tol", "alpha", "sigma", "damping", "temperature", "seed", "validation")
-_RUNNING = ("iterations", "block", "save_every", "redact")
+_RESUMING = ("iterations", "block", "save_every", "certified")
+_RUNNING = (*_RESUMING, "redact")
 # A thread that waits for longer cannot be interrupted in the meantime.
 _PATIENCE = 0.1
 _GRACE = 1.0
@@ -49,10 +51,26 @@ def compile(payload: Payload, context: ToolContext) -> dict[str, Any]:
     return _report(_compiled(payload, _options(payload, _COMPILING)).report)
 
 
+def certify(payload: Payload, context: ToolContext) -> dict[str, Any]:
+    """What can be certified of a spec before it moves: the record of the verdict, with `told`, the verdict in words. Payload: `spec`, and
+    `options`: those of `compile`, and `profile` ("strict", "convex", or its fields)."""
+    _permit(context, "flow.certify")
+    options = _options(payload, (*_COMPILING, "profile"))
+    profile = options.pop("profile", None)
+    from bridge_adapter.kernels.flow import certificates
+    from bridge_adapter.kernels.flow.precision import precision
+
+    compiled = _compiled(payload, options)
+    with precision(compiled.spec.dtype):
+        return _verdict(certificates.certify(compiled, profile or certificates.CertificationProfile()))
+
+
 def run(payload: Payload, context: ToolContext) -> dict[str, Any]:
     """Minimises the energy of a spec; the result, as `kernels.flow.run` has it, with the report as a map and the `run_id`.
 
-    Payload: `spec`; `options` (iterations, tol, solver, alpha, block, validation, ...); `on_progress`, a function that gets a report after
+    Payload: `spec`; `options` (iterations, tol, solver, alpha, block, validation, ...), of which `certified`, true or the fields of a
+    certified run (profile, policy, multiscale, gap_dial, sparsity, config), makes it one, whose result also has phase, verdict, card,
+    controller and changes; `on_progress`, a function that gets a report after
     each block and may answer "cancel"; `run_id`, under which the run is recorded; `record`: true or false, default: if it has a run_id. A
     run that was asked for before goes on from its last checkpoint, and one that is over gives its answer again.
     """
@@ -114,26 +132,29 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
         raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
     with _Registered(named or os.urandom(8).hex()) as running:
-        compiled = _compiled(payload, {name: options.pop(name) for name in _COMPILING if name in options})
-        visit = _visit(running, report)
+        compiled = _compiled(payload, _taken(options, _COMPILING))
+        options["on_progress"] = _visit(running, report)
         if record:
             from bridge_adapter.kernels.flow.named_runs import NamedRuns
 
-            return _result(NamedRuns(_directory()).run(running.run_id, compiled, on_progress=visit, **options), running.run_id)
+            return _result(NamedRuns(_directory()).run(running.run_id, compiled, **options), running.run_id)
         from bridge_adapter.kernels import flow
 
-        return _result(flow.run(compiled, on_progress=visit, **options), running.run_id)
+        certified = options.pop("certified", None)
+        if certified is None:
+            return _result(flow.run(compiled, **options), running.run_id)
+        return _result(flow.run_certified(compiled.spec, compiled, **options, **certified), running.run_id)
 
 
 def _resume(payload: Payload, context: ToolContext, report: Report | None) -> dict[str, Any]:
     _permit(context, "flow.resume")
-    options = _options(payload, (*_COMPILING, *_RUNNING[:-1]))
+    options = _options(payload, (*_COMPILING, *_RESUMING))
     run_id = _name(payload, needed=True)
     from bridge_adapter.kernels.flow.described import spec_from
     from bridge_adapter.kernels.flow.named_runs import NamedRuns
 
     with _Registered(run_id) as running:
-        asked = {name: options.pop(name) for name in _COMPILING if name in options}
+        asked = _taken(options, _COMPILING)
         spec = _compiled(payload, asked) if asked else spec_from(payload.get("spec"))
         return _result(NamedRuns(_directory()).resume(run_id, spec, on_progress=_visit(running, report), **options), run_id)
 
@@ -236,8 +257,16 @@ def _compiled(payload: Payload, options: Mapping[str, Any]) -> CompiledFlow:
 
 
 def _result(result: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """The result as plain data. The spec of a certified run stays here: the caller has it, and `changes` tells how it differs."""
+    told = {name: value for name, value in result.items() if name != "spec"}
+    if "verdict" in told:
+        told["verdict"] = _verdict(told["verdict"])
     capsule = result["capsule"]
-    return {**result, "run_id": run_id, "report": _report(result["report"]), "capsule": None if capsule is None else str(capsule)}
+    return {**told, "run_id": run_id, "report": _report(result["report"]), "capsule": None if capsule is None else str(capsule)}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {**verdict.record(), "told": verdict.told()}
 
 
 def _report(report: CompileReport) -> dict[str, Any]:
@@ -270,14 +299,19 @@ def _progress(payload: Payload) -> Report | None:
 
 
 def _options(payload: Payload, known: tuple[str, ...]) -> dict[str, Any]:
-    options = payload.get("options")
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise invalid(f"options must be a map, not {str(options)[:80]}")
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            told = f"did you mean {near[0]}?" if near else f"the options are {', '.join(known)}"
-            raise invalid(f"options: there is no option {str(name)[:40]!r}; {told}")
-    return {name: value for name, value in options.items() if value is not None}
+    from bridge_adapter.kernels.flow.described_runs import options_from
+    from bridge_adapter.kernels.flow.errors import FlowInputError
+
+    try:
+        options = options_from(payload.get("options"), known)
+    except FlowInputError as error:
+        raise invalid(str(error)) from None
+    chosen = [name for name in ("solver", "alpha", "sigma") if name in options]
+    if chosen and "flow" in (options.get("certified") or {}):
+        raise invalid(f"options.{chosen[0]}: options.certified.policy says how the flow steps; leave out one of the two")
+    return options
+
+
+def _taken(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Takes those of the names out that are there."""
+    return {name: options.pop(name) for name in names if name in options}

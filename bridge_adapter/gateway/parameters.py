@@ -27,7 +27,7 @@ TRACE_HEADERS = ("traceparent", "tracestate", "baggage")  # W3C Trace Context an
 SNAKEBRIDGE_TOOLS = frozenset(
     (
         *(f"snakebridge.{name}" for name in ("call", "batch", "stream", "release_ref", "release_session", "helpers")),
-        *(f"flow.{name}" for name in ("compile", "run", "resume", "cancel", "list")),
+        *(f"flow.{name}" for name in ("compile", "certify", "run", "resume", "cancel", "list")),
     )
 )
 # Names of types that change how a parameter of an adapter of a user's is read.

@@ -41,6 +41,7 @@ OPERATIONS: dict[str, str | None] = {
     "snakebridge.stream": "kernel-execute",
     "snakebridge.helpers": "kernel-execute",
     "flow.compile": "kernel-execute",
+    "flow.certify": "kernel-execute",
     "flow.run": "kernel-execute",
     "flow.resume": "kernel-execute",
     "flow.cancel": "kernel-execute",

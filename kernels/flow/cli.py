@@ -157,7 +157,7 @@ def tune(
     table = Table("knob", "began at", "ended at", box=None)
     for name, value in result["weights"].items():
         if name in asked["gap_dial"].knobs:
-            table.add_row(name, number(value / result["turned"].get(name, 1.0)), number(value))
+            table.add_row(name, number(value / result["changes"]["factors"].get(name, 1.0)), number(value))
     console = Console()
     console.print(table)
     told = result["controller"]

@@ -66,7 +66,15 @@ class Asked:
         """With some of it anew, by the names of `run_certified`; None leaves a thing as it was. Raises FlowInputError for other names."""
         _known(given)
         made = replace(self, **{name: value for name, value in given.items() if value is not None})
+        if made.gap_dial is None and made.sparsity is not None:
+            made = replace(made, gap_dial=made.sparsity.dial())
         return replace(made, config=replace(made.config, tuning=made.gap_dial is not None))
+
+    def applied(self, given: FlowSpec | CompiledFlow) -> FlowSpec | CompiledFlow:
+        """The flow with the sparsity that was asked for: as it was given, or the changed spec."""
+        spec = given.spec if isinstance(given, CompiledFlow) else given
+        sparse = spec if self.sparsity is None else self.sparsity.applied(spec)
+        return given if sparse is spec else sparse
 
     def record(self) -> dict[str, Any]:
         """For manifests: plain data, functions and operators by their names."""
@@ -173,21 +181,13 @@ def told_descents(blocks: Iterable[Descent]) -> list[Descent]:
     return ([] if failed is None or failed is held[-1] else [failed]) + held[-1:]
 
 
-def told_moves(moves: Iterable[Move]) -> dict[str, float]:
-    """By how much the tuner has turned each knob in all."""
-    turned: dict[str, float] = {}
-    for move in moves:
-        for knob, factor in move.factors.items():
-            turned[knob] = turned.get(knob, 1.0) * float(factor)
-    return turned
-
-
 @dataclass(frozen=True)
 class Changes:
-    """What became of a flow under the controller. ridge: that remediation added. moves: of the tuner, in their order. lens, precondition:
-    of the profile, where remediation changed it. controls: the leaves of its numbers after all of it."""
+    """What became of a flow under the controller. ridge: that remediation added. solver: the one that ran in the end. moves: of the tuner,
+    in their order. profile: of its fields those that remediation changed. controls: the leaves of its numbers after all of it."""
 
     ridge: float
+    solver: str
     moves: tuple[Move, ...]
     profile: Mapping[str, Any]
     controls: list[np.ndarray[Any, Any]]
@@ -199,9 +199,9 @@ class Changes:
             name: getattr(profile, name) for name in ("lens", "precondition") if getattr(profile, name) != getattr(asked.cert_profile, name)
         }
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(compiled.controls)]
-        return cls(ridge_of(compiled.spec), tuple(moves), changed, leaves)
+        return cls(ridge_of(compiled.spec), compiled.solver.name, tuple(moves), changed, leaves)
 
-    def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[[FlowSpec], CompiledFlow]) -> CompiledFlow:
+    def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[..., CompiledFlow]) -> CompiledFlow:
         """The changed flow, made anew; in `precision`."""
         spec = given.spec if isinstance(given, CompiledFlow) else given
         if self.ridge != ridge_of(spec):
@@ -210,8 +210,10 @@ class Changes:
             compiled = given
         else:
             compiled = compile_flow(spec, solver=asked.flow.solver if asked.flow else asked.solver, tol=asked.tol)
+        if compiled.solver.name != self.solver:
+            compiled = recompile(compiled.spec, solver=self.solver)
         for move in self.moves:
-            compiled = committed(compiled, move)
+            compiled = committed(compiled, move, asked.gap_dial.step_rule if asked.gap_dial else "c/beta")
         return replace(compiled, controls=refilled(compiled.controls, self.controls))
 
 
@@ -246,19 +248,32 @@ def counts(controller: ControllerState) -> dict[str, int]:
     }
 
 
-def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any]:
-    """What the answer of a certified run that is over says beyond that of any run; from its last checkpoint."""
+def told_changes(ridge: float, moves: Iterable[Move]) -> dict[str, Any]:
+    """How an energy differs from the one that was asked for: the ridge that was added, and by which factor each knob was turned."""
+    factors: dict[str, float] = {}
+    for move in moves:
+        for name, factor in move.factors.items():
+            factors[name] = factors.get(name, 1.0) * float(factor)
+    return {"ridge": ridge, "factors": factors}
+
+
+def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any] | None:
+    """What the answer of a certified run that is over says beyond that of any run, from its last checkpoint; None where it was killed
+    before its run card was written."""
     from .recorder.manifest import load_run_manifest
 
+    card = json.loads((capsule / "run_card.json").read_text(encoding="utf-8")).get("card")
+    if card is None:
+        return None
     kept = record["certified"]
-    changes, state = unpacked(kept["changes"]), unpacked(kept["controller"])
-    ridge = changes.ridge
+    changes, state, sparsity = (unpacked(item) for item in (kept["changes"], kept["controller"], kept["asked"]["sparsity"]))
+    spec, ridge = spec if sparsity is None else sparsity.applied(spec), changes.ridge
     return {
         "phase": load_run_manifest(capsule)["phase"],
         "verdict": unpacked(kept["verdict"]),
-        "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
+        "card": card,
         "controller": counts(state),
         "weights": kept["weights"],
-        "turned": told_moves(changes.moves),
         "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
+        "changes": told_changes(ridge, changes.moves),
     }

@@ -42,6 +42,9 @@ def take_apart(
             made[name] = (term, atoms.take_apart(term.type, asked, term.params))
         except FlowInputError as error:
             wrong[name] = _without_name(str(error), f"the term {name}")
+        except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RecursionError) as error:
+            # Of NumPy and JAX, about a parameter that no builder expected; they do not know which term it was.
+            wrong[name] = f"it cannot be built ({type(error).__name__}: {error}); check its parameters"
     return made, wrong
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from bridge_adapter.kernels import flow
 from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term
 from bridge_adapter.kernels.flow.described import spec_from
+from bridge_adapter.kernels.flow.described_runs import certified_from
 from bridge_adapter.kernels.flow.named_runs import NamedRuns
+from bridge_adapter.kernels.flow.operators.convolution import gaussian_kernel
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleLocked, CheckpointRefused
 from bridge_adapter.kernels.flow.spec import Coupling
 
@@ -82,7 +86,7 @@ def test_a_described_spec_is_the_one_written_in_python() -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ([], "spec is [] of type list; it must be a dictionary"),
+        (["x"], "spec is ['x'] of type list; it must be a dictionary"),
         ({"slotz": {}}, "slotz: there is no such key; did you mean slots?"),
         ({"slots": {}}, "terms: it is missing, and spec needs it"),
         ({"slots": {"x": {"shap": [1]}}}, "slots.x.shap: there is no such key; did you mean shape?"),
@@ -96,13 +100,139 @@ def test_a_described_spec_is_the_one_written_in_python() -> None:
         ({"couplings": [{"parts": {"x": "1"}}]}, "couplings[0].parts.x is '1' of type str; it must be a number"),
         ({"invariants": [{"name": "mass"}]}, "invariants: an invariant is a function of the state"),
         ({"normalise": 1}, "normalise is 1 of type int; it must be true or false"),
-        ({1: 2}, "spec: its key 1 is of type int; keys are strings"),
+        ({1: 2}, "spec: its key 1 of type int is no text; keys are strings"),
     ],
 )
 def test_an_error_names_the_place(data: Any, told: str) -> None:
     with pytest.raises(FlowInputError) as raised:
         spec_from(data)
     assert told in str(raised.value)
+
+
+def nested(levels: int, wrap: Callable[[Any], Any], inside: Any) -> Any:
+    for _ in range(levels):
+        inside = wrap(inside)
+    return inside
+
+
+def of(type: str = "l1", side: int = 8, **fields: Any) -> dict[str, Any]:
+    """A spec of one term."""
+    return {"slots": {"x": {"shape": [side]}}, "terms": [{"type": type, "variable": "x", **fields}]}
+
+
+def op(kind: str, **params: Any) -> dict[str, Any]:
+    return of("quadratic", op={"kind": kind, **params})
+
+
+MILLION = 10**6
+DEEP = nested(400, lambda of: {"kind": "scale", "factor": 1.0, "of": of}, {"kind": "identity"})
+HOSTILE: list[tuple[Any, str]] = [
+    (of(op=DEEP), "nested deeper than 32 levels"),
+    (of(params={"a": nested(300, lambda value: [value], 1.0)}), "nested deeper than 32 levels"),
+    ({**of(), "terms": of()["terms"] * MILLION}, "more than 1000 parts"),
+    ({**of(), "terms": of()["terms"] * 200}, "it has 200 terms; give 1 to 50"),
+    (op("stack", of=[op("stack", of=[{"kind": "identity"}] * 100)["terms"][0]["op"]] * 100), "more than 1000 parts"),
+    (of(variable=["x"] * MILLION), "terms[0].variable has 1000000 entries; give at most 1000"),
+    (of(side=2**40), "slots.x has the shape (1099511627776,), and all slots together more than 268435456 numbers"),
+    ({**of(), "slots": {"x": {"shape": [2**32, 2**32]}}}, "slots.x has the shape (4294967296, 4294967296)"),
+    ({**of(), "slots": {"x": {"shape": [10**400]}}}, "slots.x has the shape"),
+    ({**of(), "slots": {"x": {"shape": [-3]}}}, "give 1 to 4 sides, each above 0"),
+    ({**of(), "slots": {"x": {}}}, "slots.x has neither a shape nor a value"),
+    ({**of(), "slots": {"x": {"value": [float("nan")] * 8}}}, "8 of its 8 values are NaN or infinite"),
+    ({**of(), "slots": {"x": {"value": [10**400]}}}, "it must be an array of real numbers"),
+    ({**of(), "slots": {"x": {"value": np.array(["1"])}}}, "an array of shape (1,) and type <U1; it must be an array of real numbers"),
+    ({**of(), "name": "x" * MILLION}, "its name has 1000000 characters"),
+    (of(weight=-1.0), "its weight is -1.0; give a number above 0"),
+    (of(weight=float("nan")), "its weight is nan"),
+    (of(weight=10**400), "terms[0].weight is a whole number of 1329 bits"),
+    (of("l12"), "there is no atom 'l12'"),
+    (of("huber", params={"kappa": "3"}), "terms[0].params.kappa is '3' of type str; it must be a number, not a text of one"),
+    (of("wavelet_l1", params={"levels": MILLION}), "it has 1000000 levels on sides (8,); give 1 to 3"),
+    (op("gaussian_blur", sigma="wide"), "the blur has sigma 'wide'"),
+    (op("scale", factor=1e308), "it must be one number below 1e+150"),
+    (op("scale", factor=1.0, self=1), "it has no parameter 'self'"),
+    (op("compose", of="blur"), "the term x_quadratic_0 cannot be built (AttributeError"),
+    (op("convolution", kernel={"a": 1}), "the term x_quadratic_0 cannot be built (TypeError"),
+    (op("convolution", kernel=[]), "the kernel has 0 values"),
+    (op("sparse", rows=[0], columns=[0], values=[1.0], shape=[10**12, 8]), "the most is 2147483648"),
+]
+
+
+@pytest.mark.parametrize(("data", "told"), HOSTILE, ids=[told[:30] for _, told in HOSTILE])
+def test_nonsense_is_refused_before_it_costs_time_or_memory(data: Any, told: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(FlowInputError) as raised:
+            flow.compile_flow(spec_from(data))
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    assert told in str(raised.value) and len(str(raised.value)) < 1000
+
+
+def test_what_a_certified_run_is_asked_for_may_be_plain_data() -> None:
+    assert certified_from(False) is None and certified_from(True) == {} == certified_from({"profile": None}) == certified_from([])
+    described = {
+        "profile": {"name": "convex", "eta_max": 0.5, "lens": {"kind": "wavelet"}, "refinement_test": {"scale_factor": 4}},
+        "policy": "preconditioned",
+        "multiscale": {"levels": 3, "mode": "residual_driven", "activate_rule": "rel_residual < 1e-3"},
+        "gap_dial": {"criterion": "gcv", "knobs": ["lambda", "lambda2"], "ratios": [0.25, 4]},
+        "sparsity": {"sparsity_mode": "tree"},
+        "config": {"max_tuner_moves": 2, "on_failure": "degrade"},
+    }
+    made = certified_from(described)
+    assert made is not None
+    profile = made["cert_profile"]
+    assert (profile.name, profile.checks, profile.eta_max, profile.lens.kind) == ("convex", ("lyapunov",), 0.5, "wavelet")
+    assert profile.refinement_test.scale_factor == 4
+    assert made["flow"] == flow.FlowPolicy("preconditioned", preconditioner="jacobi")
+    assert made["multiscale"] == flow.MultiscaleSchedule(3, "residual_driven", "rel_residual < 1e-3")
+    assert made["gap_dial"] == flow.GapDial(criterion="gcv", knobs=("lambda", "lambda2"), ratios=(0.25, 4.0))
+    assert made["sparsity"].sparsity_mode == "tree"
+    assert made["config"] == flow.ControllerConfig(max_tuner_moves=2, on_failure="degrade")
+    assert certified_from({"cert_profile": "strict", "flow": {"family": "basic"}}) == {
+        "cert_profile": flow.CertificationProfile(),
+        "flow": flow.FlowPolicy(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (3, "certified is 3 of type int; it must be true, false or a dictionary of profile, policy, multiscale"),
+        ({1: 2}, "certified: its key 1 of type int is no text"),
+        ({"profil": "strict"}, "certified.profil: there is no such key; did you mean profile?"),
+        ({"profile": "lax"}, "certified.profile.name is 'lax' of type str; it must be one of strict, convex"),
+        ({"profile": {"gamma_mni": 1}}, "certified.profile.gamma_mni: there is no such key; did you mean gamma_min?"),
+        ({"profile": {"eta_max": float("nan")}}, "certified.profile.eta_max is nan of type float; it must be a number, not NaN"),
+        ({"profile": {"checks": ["lyapunow"]}}, "certified.profile: the profile names 'lyapunow'; checks are"),
+        ({"policy": "basic", "flow": "basic"}, "certified says a thing under two names, of policy, flow; say it once"),
+        ({"policy": {"family": "accelerated", "preconditioner": "jacobi"}}, "certified.policy: the family accelerated takes no"),
+        ({"multiscale": {"levels": "3"}}, "certified.multiscale.levels is '3' of type str; it must be a whole number"),
+        ({"gap_dial": {"criterion": print}}, "certified.gap_dial.criterion is a function; what a client describes is data only"),
+        ({"gap_dial": {"ratios": [1]}}, "certified.gap_dial.ratios is [1] of type list; it must be a list of 2"),
+        ({"gap_dial": {"validation_iterations": 10**9}}, "it must be a whole number from 1 to 10000"),
+        ({"config": {"tuning": True}}, "certified.config.tuning: there is no such key"),
+        ({"profile": {"lens": DEEP}}, "nested deeper than 32 levels"),
+    ],
+)
+def test_a_mistake_in_what_is_asked_for_is_named(data: Any, told: str) -> None:
+    with pytest.raises(FlowInputError) as raised:
+        certified_from(data)
+    assert told in str(raised.value)
+
+
+def test_a_blur_that_is_wider_than_its_image_is_the_mean() -> None:
+    assert np.array_equal(gaussian_kernel((4,), 1e9), np.full(4, 0.25))
+    assert np.allclose(gaussian_kernel((4,), 7.99), gaussian_kernel((4,), 8.01), rtol=1e-12)
+
+
+def test_larger_slots_are_allowed_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_ADAPTER_FLOW_NUMBERS", "7")
+    with pytest.raises(FlowInputError, match=r"more than 7 numbers.*BRIDGE_ADAPTER_FLOW_NUMBERS"):
+        spec_from(of())
+    monkeypatch.setenv("BRIDGE_ADAPTER_FLOW_NUMBERS", "8")
+    assert spec_from({**of(), "operators": []}).shape_of("x") == (8,)
 
 
 def test_a_named_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from bridge_adapter.kernels.flow.recorder import NoRecorder, Recorder, columns, events, reading
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull, CapsuleLocked, CheckpointRefused, RecordInvalid
+from bridge_adapter.kernels.flow.recorder.files import undisturbed
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 from bridge_adapter.kernels.flow.recorder.sampling import Sampling
 
@@ -200,6 +201,32 @@ def test_however_the_block_ends_the_run_has_one_end(tmp_path: Path, error: BaseE
     assert reading.telemetry(capsule.path).num_rows == 5
 
 
+def test_what_is_being_written_is_written_to_its_end_when_its_writer_is_interrupted() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    felt, written = threading.Event(), list[bool]()
+
+    def interrupt(*_: object) -> None:
+        felt.set()
+        raise Interrupted
+
+    def write() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        written.append(felt.wait(20))
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            undisturbed(write)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert written == [True]
+    assert undisturbed(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        undisturbed(lambda: 1 // 0)
+
+
 def test_runs_started_in_the_same_instant_have_capsules_of_their_own(tmp_path: Path) -> None:
     def one(_: int) -> Path:
         with Capsule.create(tmp_path, SPEC) as capsule:
@@ -284,6 +311,24 @@ def test_a_run_that_had_ended_goes_on_in_a_capsule_of_its_own(tmp_path: Path) ->
         "fista",
         load_run_manifest(old.path)["spec_digest"],
     )
+
+
+def test_a_run_that_was_killed_while_it_ended_has_one_end_too(tmp_path: Path) -> None:
+    with Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.rows(steps(1, 10))
+        capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=10)
+        before = (capsule.path / "manifest.toml").read_bytes()
+        capsule.finish("converged", card={"passed": True})
+    # Told, and not put into the manifest yet.
+    (capsule.path / "manifest.toml").write_bytes(before)
+    (capsule.path / "run_card.json").unlink()
+    with Capsule.resume(capsule.path, resume_state(capsule.path)["checkpoint"]) as resumed:
+        resumed.finish("converged")
+    assert resumed.path != capsule.path and load_run_manifest(resumed.path)["parent"]["run_id"] == capsule.run_id
+    assert load_run_manifest(capsule.path)["status"] == "converged" and (capsule.path / "run_card.json").exists()
+    for path in (capsule.path, resumed.path):
+        assert kinds(path).count("RUN_FINISHED") == 1
+    assert reading.telemetry(capsule.path).num_rows == 10
 
 
 def test_a_crash_between_joining_and_removing_parts_doubles_nothing(tmp_path: Path) -> None:

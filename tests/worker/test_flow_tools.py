@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,35 @@ def test_a_run_answers_with_arrays_and_leaves_nothing_behind(client: Client, run
     assert sorted(runs.iterdir()) == before
 
 
+def test_certify_tells_what_can_be_shown_and_what_would_help(client: Client) -> None:
+    verdict = ask(client, "flow.certify", spec=SPEC)
+    assert (verdict["phase"], verdict["feasible"], verdict["told"]) == ("GREEN", True, "GREEN: every check of the profile strict passed")
+    assert verdict["certificates"]["gamma"] == {"value": 1.0, "kind": "exact", "method": "diagonal"} | verdict["certificates"]["gamma"]
+    open_gap = ask(client, "flow.certify", spec=ENDLESS)
+    assert (open_gap["phase"], [finding["remedy"] for finding in open_gap["findings"]]) == ("AMBER", ["raise_ridge"])
+    assert ask(client, "flow.certify", spec=ENDLESS, options={"profile": "convex"})["phase"] == "GREEN"
+
+
+def test_a_certified_run_tells_its_phase_and_what_it_changed(client: Client) -> None:
+    phases: list[str] = []
+    certified = {"config": {"max_tuner_moves": 2}, "gap_dial": {"criterion": "gcv"}}
+    spec = {**SPEC, "terms": [{**SPEC["terms"][0], "op": {"kind": "diagonal", "entries": [1.0, 1e-4, 1.0]}}, SPEC["terms"][1]]}
+    fields = {"protocol_version": 1, "min_supported_version": 1, "session_id": "s", "spec": spec}
+    id = client.open_stream({**fields, "options": {"certified": certified, "tol": 1e-9, "block": 8}}, tool="flow.run", timeout_ms=60_000)
+    items: list[dict[str, Any]] = []
+    client.answer(id, items.extend)
+    *progress, result = items
+    phases = [item["phase"] for item in progress]
+    assert phases and set(phases) == {"GREEN"}
+    assert (result["phase"], result["verdict"]["phase"], result["card"]["passed"]) == ("GREEN", "GREEN", True)
+    assert result["controller"]["remedies"] == 1 and 0 < result["changes"]["ridge"] < 1e-2
+    assert result["controller"]["moves"] <= 2 and result["changes"]["factors"].keys() <= {"lambda"} and "spec" not in result
+
+    refused = ask(client, "flow.run", spec=ENDLESS, options={"certified": {"config": {"ridge_cap": 0}}})
+    assert (refused["stopped"], refused["phase"], refused["iterations"]) == ("cert_fail", "RED", 0)
+    assert "gamma" in refused["verdict"]["told"]
+
+
 def test_mistakes_are_named(client: Client) -> None:
     with pytest.raises(LaneError, match=r"no parameter 'kernell'"):
         broken = {**SPEC, "terms": [{"type": "l1", "variable": "x", "op": {"kind": "convolution", "kernell": [1.0]}}]}
@@ -67,13 +97,18 @@ def test_mistakes_are_named(client: Client) -> None:
         ask(client, "flow.run", spec={**SPEC, "term": []})
     assert raised.value.fields["type"].endswith(".FlowInputError") and "did you mean terms?" in str(raised.value)
     for fields, told in (
-        ({"options": {"iteration": 3}}, "did you mean iterations?"),
-        ({"options": 3}, "options must be a map"),
+        ({"options": {"iteration": 3}}, "options.iteration: there is no such key; did you mean iterations?"),
+        ({"options": 3}, "options is 3 of type int; it must be a dictionary"),
+        ({"options": {"tol": float("nan")}}, "options.tol is nan of type float; it must be a number of at least 0"),
+        ({"options": {"block": 10**9}}, "options.block is 1000000000 of type int; it must be a whole number from 1 to 1048576"),
+        ({"options": {"certified": {"profil": "convex"}}}, "options.certified.profil: there is no such key; did you mean profile?"),
+        ({"options": {"certified": {"gap_dial": {}}}}, "options.certified.gap_dial: the criterion discrepancy needs sigma"),
+        ({"options": {"certified": {"policy": "basic"}, "solver": "ista"}}, "options.solver: options.certified.policy says how"),
         ({"run_id": 3}, "run_id must be the name of a run"),
         ({"record": "yes"}, "record must be true or false"),
         ({"on_progress": 3}, "on_progress must be a function"),
     ):
-        with pytest.raises(LaneError, match=told.replace("?", r"\?")) as raised:
+        with pytest.raises(LaneError, match=re.escape(told)) as raised:
             ask(client, "flow.run", spec=SPEC, **fields)
         assert raised.value.category == "invalid_request"
 
@@ -122,27 +157,37 @@ def test_a_stream_that_is_left_ends_its_run(worker: Worker, client: Client) -> N
         pytest.fail("the run went on")
 
 
-def test_a_run_whose_worker_is_killed_goes_on_in_the_next_bit_for_bit(tmp_path: Path) -> None:
-    options = {**FOREVER, "iterations": 20_000}
-    fields = {"protocol_version": 1, "min_supported_version": 1, "session_id": "s", "spec": ENDLESS, "run_id": "killed", "options": options}
+def test_runs_whose_worker_is_killed_go_on_in_the_next_bit_for_bit(tmp_path: Path) -> None:
+    """A plain run, and one under its controller."""
+    base = {"protocol_version": 1, "min_supported_version": 1, "spec": ENDLESS}
+    options = {**FOREVER, "iterations": 2_000}
+    asked = {"plain": options, "certified": {**options, "certified": True}}
+    requests = {name: {**base, "session_id": name, "run_id": name, "options": one} for name, one in asked.items()}
     environment = {"BRIDGE_ADAPTER_FLOW_RUNS": str(tmp_path)}
     with Worker(env=environment) as first:
-        connection = first.connect()
-        connection.open_stream(fields, credit=4, tool="flow.run")
-        told = 0
-        while told < 3:
-            message = connection.receive()
-            assert message is not None
-            told += 1
+        connections = [first.connect() for _ in requests]
+        for connection, fields in zip(connections, requests.values(), strict=True):
+            # With so little credit it comes to a rest in the middle.
+            connection.open_stream(fields, credit=3, tool="flow.run", timeout_ms=60_000)
+        for connection in connections:
+            for _ in range(3):
+                assert connection.receive() is not None
         first.process.kill()
         first.process.wait()
     with Worker(env=environment) as second:
         connection = second.connect()
-        assert ask(connection, "flow.list")[0]["status"] == "interrupted"
-        result = connection.tool("flow.run", fields, timeout_ms=60_000)
-        undisturbed = connection.tool("flow.run", {**fields, "run_id": None}, timeout_ms=60_000)
-    assert result["iterations"] == 20_000 and result["history"]["energy"].size < 20_000
-    assert np.array_equal(result["state"]["x"], undisturbed["state"]["x"])
+        assert {(entry["run_id"], entry["status"]) for entry in ask(connection, "flow.list")} == {(name, "interrupted") for name in asked}
+        resumed, undisturbed, again = (
+            {name: connection.tool("flow.run", {**fields, **changed}, timeout_ms=60_000) for name, fields in requests.items()}
+            for changed in ({}, {"run_id": None}, {})
+        )
+    told = ("phase", "energy", "controller", "changes", "verdict", "stopped")
+    for name, result in resumed.items():
+        assert 0 < result["history"]["energy"].size < 2_000 == result["iterations"]
+        for other in (undisturbed[name], again[name]):
+            assert np.array_equal(result["state"]["x"], other["state"]["x"])
+            assert {key: result.get(key) for key in told} == {key: other.get(key) for key in told}
+    assert resumed["certified"]["controller"]["remedies"] == 1 and resumed["certified"]["phase"] == "GREEN"
 
 
 def test_a_policy_names_the_tools(tmp_path: Path) -> None:

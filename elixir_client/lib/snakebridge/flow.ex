@@ -16,16 +16,19 @@ defmodule SnakeBridge.Flow do
       {:ok, result} = SnakeBridge.Flow.run(spec, iterations: 500)
       result.state["x"]
 
+      {:ok, result} = SnakeBridge.Flow.run(spec, certified: [gap_dial: [sigma: 0.01]])
+      {result.phase, result.card["passed"]}
+
   A spec is plain data: maps, keyword lists and structs will do wherever one is wanted, and atoms stand for texts. Python checks it, and names the
   place of a mistake (`terms[1].op.sigma`). Arrays are `SnakeBridge.Tensor`s, Nx tensors, values in shared memory, or lists.
   """
   import SnakeBridge.Wrapper, only: [bang: 1]
 
   alias SnakeBridge.{Error, Runtime, RuntimeClient}
-  alias SnakeBridge.Flow.{Plain, Result, Run, Workers}
+  alias SnakeBridge.Flow.{Plain, Result, Run, Verdict, Workers}
 
   @compiling [:solver, :tol, :alpha, :sigma, :damping, :temperature, :seed, :validation]
-  @running [:iterations, :block, :save_every, :redact]
+  @running [:iterations, :block, :save_every, :certified, :redact]
   @ours [:on_progress, :run_id, :record, :idempotent, :idempotency_key, :retry, :pool, :timeout, :session_id]
   @default_timeout 1_800_000
 
@@ -85,12 +88,30 @@ defmodule SnakeBridge.Flow do
   end
 
   @doc """
+  What can be certified of a spec before it moves. Options: `profile:` (`:strict`, `:convex`, or the fields of a profile), and those of `compile/2`.
+
+      {:ok, verdict} = SnakeBridge.Flow.certify(spec, profile: [eta_max: 0.5])
+      {verdict.phase, verdict.told}
+  """
+  @spec certify(description(), keyword()) :: {:ok, Verdict.t()} | failure()
+  def certify(spec, opts \\ []) do
+    opts = checked(opts, @compiling ++ [:profile, :pool, :timeout, :session_id])
+
+    with {:ok, answer} <- Runtime.tool("flow.certify", fields(spec, opts), runtime(opts)),
+         do: {:ok, Verdict.from_wire(answer)}
+  end
+
+  @doc """
   Minimises the energy of a spec, and waits for the result.
 
   Options of the run: `iterations:` (1000), `tol:` (of the relative residual, 1.0e-6), those of `compile/2`, `block:` (steps between two
   reports; default: about a tenth of a second's worth), `redact:`, `save_every:` (seconds between checkpoints, 5.0). And:
 
-    * `on_progress:` - called in this process after each block, with `%{"iteration" => ..., "energy" => ..., "residual" => ...}`; `:cancel` ends the run
+    * `certified:` - true, or what a certified run is asked for, as a keyword list: `profile:` (`:strict`, `:convex`, or its fields), `policy:`
+      (`:basic`, `:accelerated`, `:preconditioned`, or its fields), `multiscale:`, `gap_dial:`, `sparsity:`, `config:` (their fields, as docs/flow/elixir.md
+      has them)
+    * `on_progress:` - called in this process after each block, with `%{"iteration" => ..., "energy" => ..., "residual" => ...}`, of a certified run also
+      `"phase"`; `:cancel` ends the run
     * `run_id:` - a name, under which it is recorded in the runs directory of the worker. Who runs it again gets its answer, or goes on with it
       where it was cut off
     * `record:` - true: under a name that is made up (`result.run_id`); false: not even with a name
@@ -107,6 +128,38 @@ defmodule SnakeBridge.Flow do
   @doc "As `run/2`; raises."
   @spec run!(description(), keyword()) :: Result.t()
   def run!(spec, opts \\ []), do: bang(run(spec, opts))
+
+  @doc """
+  A run as a lazy enumerable: `{:progress, info}` after each block of steps, and `{:result, result}` at its end. It begins when it is first asked, and
+  whoever leaves it early ends the run, which is then saved where it stands, if it is recorded. Errors are raised.
+
+      spec
+      |> SnakeBridge.Flow.stream(iterations: 100_000)
+      |> Enum.find_value(fn
+        {:progress, info} -> info["residual"] < 1.0e-3
+        {:result, _} -> true
+      end)
+
+  Python waits for a reader that is 256 items behind. Options of `run/2` but `on_progress:` and `idempotency_key:`. One that is `idempotent:` goes on after
+  the death of its worker with the reports of the blocks after the last checkpoint.
+  """
+  @spec stream(description(), keyword()) :: Enumerable.t()
+  def stream(spec, opts \\ []) do
+    opts = checked(opts, @compiling ++ @running ++ (@ours -- [:on_progress, :idempotency_key]))
+    fields = fields(spec, opts)
+
+    # Each time that it is enumerated it is a run of its own, unless it has a name.
+    Stream.flat_map([fields], fn fields ->
+      opts = with_id(opts)
+
+      "flow.run"
+      |> Runtime.tool_stream(Map.merge(fields, identity(opts)), runtime(opts))
+      |> Stream.map(&told/1)
+    end)
+  end
+
+  defp told(%{"event" => "result"} = item), do: {:result, Result.from_wire(item)}
+  defp told(%{"event" => "progress"} = item), do: {:progress, Map.delete(item, "event")}
 
   @doc "Starts a run in a task that is linked to this process, with the options of `run/2`. `on_progress:` is called in that task."
   @spec start(description(), keyword()) :: Run.t()
@@ -187,9 +240,12 @@ defmodule SnakeBridge.Flow do
   # --- the request ---
 
   defp started(spec, opts) do
-    fields = Map.merge(fields(spec, opts), %{"run_id" => opts[:run_id], "record" => opts[:record]})
+    fields = Map.merge(fields(spec, opts), identity(opts))
     with {:ok, answer} <- Runtime.tool("flow.run", fields, runtime(opts)), do: {:ok, Result.from_wire(answer)}
   end
+
+  defp identity(opts),
+    do: %{"run_id" => opts[:run_id], "record" => opts[:record], "idempotent" => opts[:idempotent]}
 
   # Every run has a name from here on, by which it can be cancelled; what is to survive a worker is recorded under it.
   defp with_id(opts) do
@@ -212,7 +268,7 @@ defmodule SnakeBridge.Flow do
   defp fields(spec, opts) do
     %{
       "spec" => described(spec, "a spec"),
-      "options" => opts |> Keyword.take(@compiling ++ @running) |> described("the options"),
+      "options" => opts |> Keyword.take(@compiling ++ @running ++ [:profile]) |> described("the options"),
       "on_progress" => opts[:on_progress],
       "idempotent" => opts[:idempotent] == true
     }

@@ -180,10 +180,12 @@ defmodule SnakeBridge.Runtime do
   @doc "Asks for a tool by its name, as the flow runtime has them; `fields` are its parameters, `runtime` what is under `:__runtime__` elsewhere."
   @spec tool(String.t(), map(), keyword()) :: result()
   def tool(name, fields, runtime \\ []) do
-    # A breaker counts by the name of a function. What runs again by itself is nothing for a session to repeat.
-    fields = Map.merge(%{"function" => name, "mutates" => false}, fields)
-    request(name, nil, fields, runtime, {__MODULE__, name, []})
+    request(name, nil, Map.merge(tool_fields(name), fields), runtime, {__MODULE__, name, []})
   end
+
+  # A breaker counts by the name of a function. What runs again by itself is nothing for a session to repeat. A worker that has such tools speaks
+  # version 2, by which arrays travel as values with every client.
+  defp tool_fields(name), do: %{"function" => name, "mutates" => false, "protocol_version" => 2}
 
   # --- streams ---
 
@@ -236,9 +238,20 @@ defmodule SnakeBridge.Runtime do
   @spec lazy_stream(target() | Ref.t(), atom() | String.t(), [term()], keyword() | map()) :: Enumerable.t()
   def lazy_stream(target, function, args, opts) do
     {kind, fields, runtime} = stream_fields(target, function, args, opts)
+    lazily("snakebridge.stream", kind, fields, runtime, {target, function, args})
+  end
 
+  @doc "What a tool streams, as a lazy enumerable; `fields` and `runtime` as in `tool/3`. Errors are raised."
+  @spec tool_stream(String.t(), map(), keyword()) :: Enumerable.t()
+  def tool_stream(name, fields, runtime \\ []) do
+    runtime = Keyword.put(runtime, :timeout, stream_timeout(runtime))
+    fields = Map.merge(tool_fields(name), Map.put(fields, "streaming", true))
+    lazily(name, nil, fields, runtime, {__MODULE__, name, []})
+  end
+
+  defp lazily(tool, kind, fields, runtime, origin) do
     Stream.resource(
-      fn -> open(kind, fields, runtime, {target, function, args}) end,
+      fn -> open(tool, kind, fields, runtime, origin) end,
       fn
         {:failed, error, _} ->
           raise error
@@ -248,7 +261,7 @@ defmodule SnakeBridge.Runtime do
             {:items, items, stream} -> {items, stream}
             {:done, stream} -> {:halt, stream}
             # Raised at the next step: the accumulator of a step that raises is the one before it, a stream that still looks open.
-            {:error, error, stream} -> {[], {:failed, enrich(error, {target, function, args}), stream}}
+            {:error, error, stream} -> {[], {:failed, enrich(error, origin), stream}}
           end
       end,
       fn
@@ -258,14 +271,14 @@ defmodule SnakeBridge.Runtime do
     )
   end
 
-  defp open(kind, fields, runtime, origin) do
+  defp open(tool, kind, fields, runtime, origin) do
     # The session is looked up when the stream is opened: it is the consumer's.
     client = RuntimeClient.current()
     payload = payload(client, kind, fields, runtime)
     opts = options(runtime)
 
     if client == SnakeBridge.Pool do
-      case SnakeBridge.Pool.open_stream("snakebridge.stream", payload, opts) do
+      case SnakeBridge.Pool.open_stream(tool, payload, opts) do
         {:ok, stream} -> stream
         {:error, error} -> raise enrich(error, origin)
       end
@@ -273,7 +286,7 @@ defmodule SnakeBridge.Runtime do
       if RuntimeClient.has?(client, :track, 1), do: client.track(payload)
 
       PulledStream.open(fn hand_over ->
-        client.execute_stream("snakebridge.stream", payload, receiving(client, hand_over), opts)
+        client.execute_stream(tool, payload, receiving(client, hand_over), opts)
       end)
     end
   end

@@ -63,12 +63,123 @@ defmodule SnakeBridge.FlowTest do
     assert slot(%URI{host: "h", port: 1}) == %{"host" => "h", "port" => 1}
     assert term("tie", [:x, :y], [])["variable"] == ["x", "y"]
     assert_raise ArgumentError, ~r/a slot is a keyword list or a map, not 3/, fn -> slot(3) end
+
+    for twice <- [[slots: [x: [], x: []]], %{"name" => "a", name: "b"}],
+        do:
+          assert_raise(ArgumentError, ~r/the key "(x|name)" is said twice; say it once/, fn -> spec(twice) end)
   end
 
   test "compile tells what was chosen and why" do
     assert {:ok, report} = Flow.compile(small(), pool: :flows)
     assert %{"solver" => "mfista", "beta" => %{"value" => 1.0, "kind" => "exact"}} = report
   end
+
+  test "certify tells what can be shown, and what would help" do
+    assert {:ok, %{phase: :green, feasible: true, findings: []} = verdict} =
+             Flow.certify(small(), pool: :flows)
+
+    assert %{"value" => 1.0, "kind" => "exact"} = verdict.certificates["gamma"]
+
+    strict = [profile: [eta_max: 0.5, lens: :pixel], pool: :flows]
+    assert {:ok, %{phase: :amber, limits: %{"eta_max" => 0.5}} = verdict} = Flow.certify(endless(), strict)
+    assert [%{"check" => "gamma", "remedy" => "raise_ridge", "limit" => 1.0e-6}] = verdict.findings
+    assert verdict.told =~ "AMBER: gamma is"
+  end
+
+  test "a certified run tells its phase, its verdict and what it changed" do
+    me = self()
+
+    options = [
+      certified: [gap_dial: [sigma: 0.1], config: %{max_tuner_moves: 1}],
+      on_progress: &send(me, {:phase, &1["phase"]}),
+      pool: :flows,
+      block: 1
+    ]
+
+    # One of its directions is nearly flat: the gap takes a ridge.
+    flat = op(:diagonal, entries: [1.0, 1.0e-4, 1.0])
+    narrow = %{small() | "terms" => [term(:quadratic, :x, op: flat, target: :y), term(:l1, :x, weight: 0.5)]}
+
+    assert {:ok, %{phase: :green, verdict: %{phase: :green}, card: %{"passed" => true}} = result} =
+             Flow.run(narrow, options)
+
+    assert %{"moves" => 1, "remedies" => 1, "rollbacks" => 0} = result.controller
+    assert %{"ridge" => ridge, "factors" => %{"lambda" => factor}} = result.changes
+    assert ridge > 0.0 and factor != 1.0
+    assert_received {:phase, "GREEN"}
+
+    refused = [certified: [config: [ridge_cap: 0]], pool: :flows]
+    assert {:ok, %{stopped: :cert_fail, phase: :red} = result} = Flow.run(endless(), refused)
+    assert result.verdict.told =~ "gamma is"
+
+    assert {:error, %Error{category: :invalid_request, message: message}} =
+             Flow.run(small(), certified: [gap_dail: []], pool: :flows)
+
+    assert message =~ "options.certified.gap_dail: there is no such key; did you mean gap_dial?"
+  end
+
+  test "a stream tells the progress and then the result, and ends its run when it is left" do
+    assert [{:progress, %{"iteration" => 1}} | _] =
+             told = small() |> Flow.stream(block: 1, certified: true, pool: :flows) |> Enum.to_list()
+
+    assert {:result, %{stopped: :converged, phase: :green, state: %{"x" => %Tensor{}}}} = List.last(told)
+    assert Enum.all?(Enum.drop(told, -1), &match?({:progress, %{"phase" => "GREEN"}}, &1))
+
+    assert [{:progress, _}, {:progress, %{"iteration" => 400}}] =
+             endless() |> Flow.stream([run_id: "looked-at"] ++ @forever) |> Enum.take(2)
+
+    left = fn ->
+      {:ok, runs} = Flow.list(pool: :flows)
+      Enum.any?(runs, &(&1.run_id == "looked-at" and &1.status == :cancelled))
+    end
+
+    assert eventually(left)
+    wrong = Flow.stream(put_in(small()["dtype"], "float16"), pool: :flows)
+
+    assert_raise Error, ~r/its dtype is 'float16'; take one of float32, float64/, fn ->
+      Enum.to_list(wrong)
+    end
+  end
+
+  test "large arrays go there and back bit for bit, over the socket and in shared memory" do
+    :rand.seed(:exsss, 5)
+    data = for _ <- 1..(512 * 512), into: <<>>, do: <<:rand.normal()::float-little-64>>
+    photo = %Tensor{dtype: "float64", shape: {512, 512}, data: data}
+    {:ok, shared} = SnakeBridge.share(photo)
+
+    # It begins at its minimum, and no step changes anything.
+    for {given, kind} <- [{photo, Tensor}, {shared, SnakeBridge.ZeroCopyRef}] do
+      still = spec(slots: [x: slot(value: given)], terms: [term(:quadratic, :x, target: given)])
+      assert {:ok, %{stopped: :converged, state: %{"x" => %^kind{} = x}}} = Flow.run(still, pool: :flows)
+      assert {:ok, %Tensor{dtype: "float64", shape: {512, 512}, data: ^data}} = SnakeBridge.unshare(x)
+    end
+  end
+
+  test "nonsense is refused at once" do
+    deep = Enum.reduce(1..300, op(:identity, []), fn _, inner -> op(:scale, factor: 1.0, of: inner) end)
+    other = fn fields -> Map.merge(small(), Map.new(fields)) end
+
+    for {spec, told} <- [
+          {other.([{"terms", List.duplicate(term(:l1, :x, []), 100_000)}]), "more than 1000 parts"},
+          {other.([{"terms", [term(:l1, :x, op: deep)]}]), "nested deeper than 32 levels"},
+          {other.([{"terms", [term(:l1, :x, weight: "0.5")]}]),
+           "terms[0].weight is '0.5' of type str; it must be a number"},
+          {other.([{"terms", [term(:l1, :x, weight: :much)]}]), "terms[0].weight is 'much' of type str"},
+          {other.([{"terms", [term(:l1, :x, weight: -1)]}]), "its weight is -1.0; give a number above 0"},
+          {other.([{"slots", [x: slot(shape: {1_000_000_000, 1_000_000_000})] |> Map.new(&plain/1)}]),
+           "and all slots together more than"},
+          {other.([{"slots", [x: slot(shape: {0.5})] |> Map.new(&plain/1)}]),
+           "it must be a list of whole numbers"},
+          {other.([{"slots", [x: slot(value: &Function.identity/1)] |> Map.new(&plain/1)}]),
+           "slots.x.value is"},
+          {[], "slots: it is missing, and spec needs it"}
+        ] do
+      assert {:error, %Error{category: :python_error, message: message}} = Flow.compile(spec, pool: :flows)
+      assert message =~ told
+    end
+  end
+
+  defp plain({name, slot}), do: {Atom.to_string(name), slot}
 
   test "a run answers with tensors, and records nothing unless it is asked to" do
     me = self()

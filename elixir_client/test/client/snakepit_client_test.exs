@@ -267,6 +267,52 @@ defmodule SnakeBridge.SnakepitClientTest do
     assert over_snakepit == RuntimeClient.with_client(Pool, used)
   end
 
+  test "flows run, tell their progress, stream, and are certified, with tensors both ways" do
+    import SnakeBridge.Flow, only: [spec: 1, slot: 1, term: 3, op: 2]
+    alias SnakeBridge.{Flow, Tensor}
+
+    :rand.seed(:exsss, 5)
+    data = for _ <- 1..(512 * 512), into: <<>>, do: <<:rand.normal()::float-little-64>>
+    photo = %Tensor{dtype: "float64", shape: {512, 512}, data: data}
+    me = self()
+
+    # It begins at its minimum, and no step changes anything.
+    still = spec(slots: [x: slot(value: photo)], terms: [term(:quadratic, :x, target: photo)])
+    told = fn info -> send(me, {:phase, info["phase"], info["iteration"]}) end
+
+    assert {:ok, %{stopped: :converged, phase: :green} = result} =
+             Flow.run(still, certified: true, on_progress: told)
+
+    assert %{"x" => %Tensor{dtype: "float64", shape: {512, 512}, data: ^data}} = result.state
+    assert_received {:phase, "GREEN", 1}
+
+    narrow =
+      spec(
+        slots: [x: slot(shape: {2})],
+        terms: [
+          term(:quadratic, :x, op: op(:diagonal, entries: Tensor.from_list([1.0, 1.0e-6])), target: [1, 1])
+        ]
+      )
+
+    endless = [iterations: 1_000_000_000, tol: 1.0e-300, solver: :ista, block: 100]
+
+    assert {:ok, %{stopped: :cancelled, iterations: 100}} =
+             Flow.run(narrow, [on_progress: fn _ -> :cancel end] ++ endless)
+
+    assert [{:progress, %{"iteration" => 100}}, {:progress, %{"iteration" => 200}}] =
+             narrow |> Flow.stream(endless) |> Enum.take(2)
+
+    assert {:result, %{stopped: :converged}} = still |> Flow.stream() |> Enum.at(-1)
+    wavelets = [profile: [lens: op(:wavelet, wavelet: :haar)], pool: :default]
+    assert {:ok, %{phase: :amber, lens: _}} = Flow.certify(narrow, wavelets)
+
+    assert {:error, %Error{category: :python_error, python_type: type, message: message}} =
+             Flow.run(put_in(still["dtype"], "float16"))
+
+    assert type =~ "SpecLintFailed" and message =~ "its dtype is 'float16'"
+    assert {:ok, false} = Flow.cancel("nobody")
+  end
+
   test "a crash is told, and an idempotent call is made again by the worker", %{door: door} do
     {:ok, stuck} = fn -> SnakeBridge.call("time", "sleep", [30]) end |> Task.async() |> then(&{:ok, &1})
     kill = fn -> RuntimeClient.with_client(Pool, fn -> SnakeBridge.call_method!(door, :kill) end) end

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from ..errors import FlowInputError
 from ..pytrees import node, static
 
 Shape = tuple[int, ...]
+# Of what an operator makes: 16 GiB in float64. A few bytes of description could ask for any amount of memory.
+MOST_NUMBERS = 2**31
 
 
 @node
@@ -138,7 +141,12 @@ def build(described: Op | Operator, domain: Shape, real: np.dtype[Any]) -> Opera
     told = misfit(builder, described.params)
     if told:
         raise FlowInputError(f"the operator {described!r} cannot be built: {told}")
-    return builder(domain, real, **described.params)
+    made = builder(domain, real, **described.params)
+    size = math.prod(made.codomain)
+    if size > MOST_NUMBERS:
+        told = f"the operator {described.kind} makes an array of shape {made.codomain}, {size} numbers"
+        raise FlowInputError(f"{told}; the most is {MOST_NUMBERS}")
+    return made
 
 
 def misfit(builder: Callable[..., Any], params: Mapping[str, Any]) -> str | None:

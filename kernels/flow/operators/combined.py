@@ -15,6 +15,9 @@ from ..pytrees import node, static
 from .arrays import Identity
 from .base import Op, Operator, Shape, build, operator
 
+# Its square, the bound of a step, is a number still.
+LARGEST = 1e150
+
 
 @node
 class Scaled(Operator):
@@ -193,9 +196,9 @@ def beside(parts: Sequence[Operator], names: Sequence[str] = ()) -> Beside:
 @operator("scale")
 def _scale(domain: Shape, real: np.dtype[Any], *, factor: float, of: Op | Operator | None = None) -> Operator:
     """factor: a number. of: the operator that is scaled; the identity by default."""
-    number = np.asarray(factor, np.float64)
-    if number.ndim or not np.isfinite(number):
-        raise FlowInputError(f"scale has factor {factor!r}; it must be one finite number; use diagonal for an array")
+    number = np.asarray(factor)
+    if number.dtype.kind not in "biuf" or number.ndim or not abs(number) < LARGEST:
+        raise FlowInputError(f"scale has factor {factor!r:.80}; it must be one number below {LARGEST:g}; use diagonal for an array")
     return scaled(Identity(domain, domain) if of is None else build(of, domain, real), float(number))
 
 

@@ -79,6 +79,8 @@ def gaussian_kernel(sides: Shape, sigma: float) -> NDArray[np.float64]:
 def _profile(n: int, sigma: float) -> NDArray[np.float64]:
     if sigma == 0:
         return np.asarray(np.eye(1, n)[0])
+    if sigma > 2 * n:  # its first wave is 2 exp(-2 (pi sigma / n)^2) < 1e-33 of the mean; the sum below would be as long as sigma
+        return np.full(n, 1 / n)
     reach = int(np.ceil(10 * sigma / n)) + 1  # images of the period beyond which a Gaussian is below 1e-20
     offsets = np.arange(n)[:, None] + n * np.arange(-reach, reach + 1)[None, :]
     profile = np.exp(-0.5 * (offsets / sigma) ** 2).sum(axis=1)
@@ -99,6 +101,9 @@ def _convolution(domain: Shape, real: np.dtype[Any], *, kernel: ArrayLike, centr
     """kernel: no larger than the last axes; smaller ones are padded. centred: its middle is the origin (as of a drawn point spread
     function), else index 0 is."""
     given = np.asarray(kernel, np.float64)
+    if not given.size or not np.all(np.isfinite(given)):
+        finite = int(np.isfinite(given).sum())
+        raise FlowInputError(f"the kernel has {given.size} values, {finite} of them finite; give finite numbers, at least one")
     sides = domain[-given.ndim :] if given.ndim else ()
     if not given.ndim or len(sides) != given.ndim or any(have > most for have, most in zip(given.shape, sides, strict=True)):
         raise FlowInputError(f"the kernel has shape {given.shape} and its variable {domain}; it may be no larger than the last axes")
@@ -112,7 +117,7 @@ def _convolution(domain: Shape, real: np.dtype[Any], *, kernel: ArrayLike, centr
 @operator("gaussian_blur")
 def _gaussian_blur(domain: Shape, real: np.dtype[Any], *, sigma: float, axes: int | None = None) -> Operator:
     """axes: how many of the last axes are blurred; all by default, the last two of an image with channels first."""
-    if not (np.isfinite(sigma) and sigma >= 0):
+    if isinstance(sigma, str) or not (np.isfinite(sigma) and sigma >= 0):
         raise FlowInputError(f"the blur has sigma {sigma!r}; it must be a number of samples, 0 or more")
     count = min(len(domain), 2) if axes is None else axes
     return circulant(domain, real, gaussian_kernel(domain[len(domain) - count :], float(sigma)))

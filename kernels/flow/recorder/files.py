@@ -5,19 +5,56 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from .errors import CapsuleError, CapsuleFull, CapsuleLocked
+
+T = TypeVar("T")
 
 LOCK = ".lock"
 MAGIC = b"PAR1"  # at both ends of a Parquet file
 # No room: on the disk, in the quota, or under the file size limit of the process.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def undisturbed(work: Callable[[], T]) -> T:
+    """What `work` returns, run to its end in a thread of its own. Whatever is raised in this one meanwhile (SIGINT; the interruption of a
+    call, which comes again and again until the call ends) waits for that, and then goes its way."""
+    made: list[T] = []
+    failed: list[BaseException] = []
+    # Not Thread.join: interrupted once, it takes the thread for ended (bpo-45274).
+    begun, ended = threading.Lock(), threading.Lock()
+    ended.acquire()
+
+    def run() -> None:
+        # Whoever is interrupted while he starts a thread cannot tell whether he has: of two, one does the work.
+        if not begun.acquire(blocking=False):
+            return
+        try:
+            made.append(work())
+        except BaseException as error:
+            failed.append(error)
+        ended.release()
+
+    interrupted: BaseException | None = None
+    while not (made or failed):
+        try:
+            if not begun.locked():
+                threading.Thread(target=run, name="flow.record").start()
+            ended.acquire()
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 @contextmanager

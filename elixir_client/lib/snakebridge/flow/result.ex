@@ -4,12 +4,23 @@ defmodule SnakeBridge.Flow.Result do
 
     * `run_id` - its name, for `SnakeBridge.Flow.resume/3`; `capsule` - the folder on the worker's machine where it is recorded, or nil
     * `state` - of each variable its value, a `SnakeBridge.Tensor`
-    * `stopped` - why it ended: `:converged`, `:stagnated` (the energy changed by no more than its rounding), `:budget` (of iterations), `:cancelled`
+    * `stopped` - why it ended: `:converged`, `:stagnated` (the energy changed by no more than its rounding), `:budget` (of iterations), `:cancelled`;
+      certified runs also `:timeout` and `:cert_fail`
     * `iterations`, `energy`, `residual`, `elapsed_s`
     * `history` - of each metric (`"energy"`, `"residual"`, `"alpha"`, ...) a tensor with a value for each step that this call made
     * `report` - what the compiler chose and why, as `SnakeBridge.Flow.compile/2` tells it
     * `device`, `dtype` - where and in what it was computed
+
+  Of a certified run (`certified:`), else nil:
+
+    * `phase` - where it ended: `:green`, `:amber` or `:red`; `verdict` - a `SnakeBridge.Flow.Verdict`, of the energy as it ended
+    * `card` - what it was asked to show, what it showed, and whether that `"passed"`
+    * `controller` - how often it had to act: `"remedies"`, `"moves"`, `"accepted_moves"`, `"rollbacks"`
+    * `changes` - how the energy differs from the spec: `"ridge"` is the weight that remediation added, `"factors"` those by which the tuner turned
+      `"lambda"`, `"lambda2"` and `"alpha"`
   """
+
+  alias SnakeBridge.Flow.Verdict
 
   @fields [
     :run_id,
@@ -25,8 +36,9 @@ defmodule SnakeBridge.Flow.Result do
     :dtype,
     :capsule
   ]
+  @certified [:phase, :verdict, :card, :controller, :changes]
   @enforce_keys @fields
-  defstruct @fields
+  defstruct @fields ++ @certified
 
   @type t :: %__MODULE__{
           run_id: String.t(),
@@ -40,20 +52,31 @@ defmodule SnakeBridge.Flow.Result do
           report: map(),
           device: String.t(),
           dtype: String.t(),
-          capsule: String.t() | nil
+          capsule: String.t() | nil,
+          phase: Verdict.phase() | nil,
+          verdict: Verdict.t() | nil,
+          card: map() | nil,
+          controller: %{String.t() => non_neg_integer()} | nil,
+          changes: map() | nil
         }
 
   @statuses Map.new(
-              ~w(converged stagnated budget completed cancelled timeout cert_fail failed running interrupted)a,
+              ~w(converged stagnated budget completed cancelled timeout cert_fail diverged failed running interrupted)a,
               &{Atom.to_string(&1), &1}
             )
 
   @doc "The result in an answer of the worker."
   @spec from_wire(map()) :: t()
   def from_wire(answer) do
-    fields = for field <- @fields, do: {field, answer[Atom.to_string(field)]}
+    fields = for field <- @fields ++ @certified, do: {field, answer[Atom.to_string(field)]}
     result = struct!(__MODULE__, fields)
-    %{result | stopped: status(result.stopped)}
+
+    %{
+      result
+      | stopped: status(result.stopped),
+        phase: Verdict.phase(result.phase),
+        verdict: Verdict.from_wire(result.verdict)
+    }
   end
 
   @doc "How a run ended or stands, as an atom; one that this version does not know stays a text."

@@ -52,6 +52,7 @@ defmodule SnakeBridge.Runtime.Request do
       "instance",
       "stream_ref",
       "spec",
+      "options",
       "on_progress"
     ])
   end
@@ -75,12 +76,13 @@ defmodule SnakeBridge.Runtime.Request do
 
   defp encode_at(key, payload) do
     case payload do
-      %{^key => value} -> Map.put(payload, key, encoded(value))
+      %{^key => value} -> Map.put(payload, key, encoded(value, payload["protocol_version"]))
       _ -> payload
     end
   end
 
-  defp encoded(value), do: Types.encode(value, callback: &CallbackRegistry.register/1)
+  defp encoded(value, version),
+    do: Types.encode(value, callback: &CallbackRegistry.register/1, schema: if(version == 2, do: 2, else: 1))
 
   @doc "The answer of a client as Elixir terms."
   @spec decoded(module(), result) :: result when result: {:ok, term()} | {:error, term()}
