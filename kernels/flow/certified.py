@@ -8,6 +8,7 @@ blocks, keeps places to go back to, tries moves of the tuner, and records all of
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,10 +21,12 @@ from .certificates import (
     CertificationProfile,
     Descent,
     Finding,
+    Gap,
     Verdict,
     block_findings,
     certify,
     check_block,
+    duality_gap,
     freeze,
     largest_drift,
     physics_residuals,
@@ -36,7 +39,6 @@ from .controller import (
     Accepted,
     BlockDone,
     Cancelled,
-    Candidate,
     Certified,
     ControllerConfig,
     ControllerState,
@@ -45,8 +47,8 @@ from .controller import (
     FlowPolicy,
     GapDial,
     Linted,
+    Move,
     MoveProposed,
-    MoveTried,
     MultiscaleSchedule,
     NoMove,
     Reading,
@@ -55,14 +57,11 @@ from .controller import (
     TunerState,
     advanced,
     begin,
-    committed,
-    evaluate,
     exhausted,
-    propose,
+    lambdas_of,
     remedied,
     restricted_to,
     step,
-    tried,
     weights,
     with_alpha,
 )
@@ -78,6 +77,7 @@ from .recorder import NoRecorder, Recorder
 from .running import CHECKPOINT_SECONDS, Execution, Progress, Snapshot, is_cancel
 from .spec import FlowSpec
 from .transforms import TransformOp, level_masks
+from .tuning import Tuning
 
 # The capsule tells of these itself.
 _OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "RUN_FAILED")
@@ -107,22 +107,34 @@ def run_certified(
 
     compiled: the spec compiled already; else it is compiled here, with the solver of `flow` if a policy is given. cert_profile: what must
     be shown (the strict gate eta_dd <= 0.9 and gamma >= 1e-6 by default; `certificates.convex()` for energies without strong convexity).
-    multiscale: unlocks the scales of the wavelet term one after the other. gap_dial: turns weights once the run is GREEN. config: limits
-    and what happens on failure. tol: of the relative residual; None: that of `compiled`, or 1e-6. on_progress: as of `run`, with "phase".
-    out_dir: where the capsule is kept. save_every: seconds between its checkpoints; 0: after each block.
+    multiscale: unlocks the scales of the wavelet term one after the other. gap_dial: turns weights once the run is GREEN. sparsity: of the
+    wavelet terms, and a rule by which their weight follows the noise where no gap_dial is given. config: limits and what happens on
+    failure. tol: of the relative residual; None: that of `compiled`, or 1e-6. on_progress: as of `run`, with "phase". out_dir: where the
+    capsule is kept, of the spec as it was given. save_every: seconds between its checkpoints; 0: after each block.
 
     Returns what `run` returns and {"phase", "verdict", "card" (what was shown and what passed), "controller" (counts), "spec" (with what
-    remediation has added), "changes" ({"ridge": what it added, "factors": by which the tuner turned each knob})}. A run that is not
-    certified ends with "stopped": "cert_fail" and the reasons in the verdict; nothing is raised.
+    remediation has added), "weights" (of each knob of a dial, at the end), "changes" ({"ridge": what remediation added, "factors": by
+    which the tuner turned each knob})}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one
+    whose numbers stay infinite however short its steps with "diverged"; nothing is raised.
     Raises SpecLintFailed for a spec that is none.
     """
-    made = compiled if compiled is not None and flow is None else None
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
     if tol is None:
-        tol = 1e-6 if made is None else float(made.controls.tol)
-    asked = Asked(tol=tol, solver=made.solver.name if made else None).with_given({**given, "config": config})
+        tol = 1e-6 if compiled is None else float(compiled.controls.tol)
+    asked = Asked(tol=tol).with_given({**given, "config": config})
+    begun = asked.applied(spec if compiled is None else compiled)
+    made = begun if isinstance(begun, CompiledFlow) and flow is None else None
+    asked = replace(asked, solver=made.solver.name if made else None)
     with precision(spec.dtype), _capsule(spec, out_dir, redact, asked_fields(asked, iterations, block)) as recorder:
-        run = CertifiedRun(spec, asked, compiled=made, recorder=recorder, iterations=iterations, block=block, save_every=save_every)
+        run = CertifiedRun(
+            begun.spec if isinstance(begun, CompiledFlow) else begun,
+            asked,
+            compiled=made,
+            recorder=recorder,
+            iterations=iterations,
+            block=block,
+            save_every=save_every,
+        )
         return run.to_the_end(on_progress)
 
 
@@ -148,7 +160,7 @@ def resume_certified(
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
         run = CertifiedRun(given, asked, compiled=None, recorder=capsule, iterations=budget, block=block, save_every=save_every)
         capsule.update(**asked_fields(asked, budget, block))
-        run.go_on_from(record, spec)
+        run.go_on_from(record, asked.applied(spec))
         return run.to_the_end(on_progress)
 
 
@@ -167,19 +179,17 @@ class CertifiedRun:
         save_every: float,
     ) -> None:
         self.spec, self.asked, self.profile, self.config = spec, asked, asked.cert_profile, asked.config
-        self._policy, self._schedule, self._dial, self._sparsity = asked.flow, asked.multiscale, asked.gap_dial, asked.sparsity
+        self._policy, self._schedule, self._sparsity = asked.flow, asked.multiscale, asked.sparsity
+        self._tuning = Tuning(asked.gap_dial) if asked.gap_dial is not None else None
         self._compiled, self._recorder = compiled, recorder
         self._iterations, self._block, self._save_every = iterations, block, save_every
         self.controller = ControllerState()
         self.verdict: Verdict | None = None
-        self._tuner = TunerState(width=self._dial.proposal if self._dial else 0.1)
-        self._moves: list[Mapping[str, float]] = []
+        self._moves: list[Move] = []
         self._scales: ScheduleState | None = None
         self._execution: Execution | None = None
         self._good: Snapshot | None = None
         self._before: Snapshot | None = None  # where the last block began
-        self._best: Candidate | None = None
-        self._trial: CompiledFlow | None = None
         self._descents: list[Descent] = []
         self._lint: SpecLintFailed | None = None
         self._skip_certify = False
@@ -272,9 +282,12 @@ class CertifiedRun:
         if "lyapunov" not in self.profile.checks:
             descent = replace(descent, passed=True)
         self._descents = told_descents([*self._descents, descent])
-        findings = self._findings()
+        gap = self._gap() if self._asks_gap() else None
+        findings = self._findings(gap)
         stopped: str | None = execution.stopped or None
-        if descent.passed and self._unlocked(info, before, converged=stopped in ("converged", "stagnated")):
+        if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
+            stopped = "converged"
+        if descent.passed and self._unlocked(info, before, gap, converged=stopped in ("converged", "stagnated")):
             stopped = None
         told = {**info, "phase": self.controller.phase}
         cancelled = on_progress is not None and is_cancel(on_progress(told))
@@ -286,12 +299,23 @@ class CertifiedRun:
         elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
             self._save()
 
-    def _findings(self) -> tuple[Finding, ...]:
-        if not {"invariant", "physics_residual"} & set(self.profile.checks):
+    def _asks_gap(self) -> bool:
+        """Whether a check, or the rule of a schedule, goes by the duality gap."""
+        by_rule = self._schedule is not None and self._schedule.variable == "gap"
+        return by_rule or "duality_gap" in self.profile.checks
+
+    def _gap(self) -> Gap:
+        """The duality gap where the run stands, with the dual variables of a primal-dual solver."""
+        state, problem = self.execution.run.state, self.execution.problem
+        duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
+        return duality_gap(problem, state.x, duals)
+
+    def _findings(self, gap: Gap | None) -> tuple[Finding, ...]:
+        if not {"invariant", "physics_residual", "duality_gap"} & set(self.profile.checks):
             return ()
         x = self.execution.run.state.x
         residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
-        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals)
+        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals, gap=gap)
 
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
@@ -307,8 +331,11 @@ class CertifiedRun:
             made["level_active_max"] = self._scales.active
         if self._sparsity is not None:
             made["sparsity_mode"] = self._sparsity.sparsity_mode
-        if self._dial is not None:
+        if self._tuning is not None:
             made["lambda"] = weights(self.compiled)["lambda"]
+            levels = lambdas_of(self.compiled.problem)
+            if levels:
+                made["lambda_j"] = json.dumps(levels)
         if self.spec.invariants and self._execution is not None:
             made["invariant_drift_max"] = largest_drift(drifts_of(self.spec, self._execution.run.state.x, self._references))
         return made
@@ -367,8 +394,11 @@ class CertifiedRun:
                 return
         self._happen(Linted(()))
 
-    def _recompiled(self, spec: FlowSpec) -> CompiledFlow:
-        return compile_flow(spec, solver=self._policy.solver if self._policy is not None else None, tol=self.asked.tol)
+    def _recompiled(self, spec: FlowSpec, solver: str | None = None) -> CompiledFlow:
+        asked = self._policy.solver if self._policy is not None else None
+        if asked is not None and solver not in (None, asked):
+            raise FlowInputError(f"the policy stands for {asked}, so {solver} cannot be used; leave the policy out")
+        return compile_flow(spec, solver=solver or asked, tol=self.asked.tol)
 
     def _remedy(self, finding: Finding) -> None:
         change = remedied(self.compiled, self.profile, finding, ridge_cap=self.config.ridge_cap, recompile=self._recompiled)
@@ -391,44 +421,27 @@ class CertifiedRun:
     # The tuner.
 
     def _propose(self) -> None:
-        assert self._dial is not None
-        moves = propose(self._dial, self._tuner, weights(self.compiled))
-        if not moves:
-            self._happen(NoMove())
+        tuning, done = self._tuning, self.execution.done
+        assert tuning is not None
+        if not tuning.due(done):
             return
-        self._best = evaluate(self.compiled, self._dial, self.execution.run.state.x, moves)[0]
-        self._trial = committed(self.compiled, self._best.move)
-        self._happen(MoveProposed(self._best.move.record(), f"trial-{self._tuner.trials + 1}"))
+        move = tuning.proposed(self.compiled, self.execution.run.state.x, done)
+        self._happen(NoMove() if move is None else MoveProposed(move.record(), tuning.trial_id))
 
     def _try(self) -> None:
-        best, trial = self._best, self._trial
-        assert best is not None and trial is not None
-        verdict = certify(trial, self.profile)
-        better = bool(best.objective < self._tuner.best)
-        good = better and verdict.feasible and best.descended
-        self._tuner = tried(self._dial or GapDial(), self._tuner, best.move if good else None, best.objective if good else None)
-        happened = MoveTried(
-            best.move.record(),
-            verdict,
-            best.descended,
-            better,
-            objective=best.objective,
-            reanchors=best.move.reanchors,
-            trial_id=f"trial-{self._tuner.trials}",
-            elapsed_ms=self._elapsed_ms(),
-            alpha=float(trial.controls.alpha),
-        )
+        assert self._tuning is not None
+        told, good = self._tuning.judged(self.profile, self._elapsed_ms())
         if good:
-            self.verdict = verdict
-        self._happen(happened)
+            self.verdict = told.verdict
+        self._happen(told)
 
     def _commit(self) -> None:
-        best, trial = self._best, self._trial
-        assert best is not None and trial is not None
+        assert self._tuning is not None
+        trial = self._tuning.trial
         self._compiled = trial
-        self._moves.append(best.move.factors)
+        self._moves.append(self._tuning.best.move)
         self.execution.compiled = trial
-        self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=best.state)
+        self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=self._tuning.best.state)
 
     # Scales.
 
@@ -442,12 +455,12 @@ class CertifiedRun:
                 return restricted_to(problem, slot, term.op, masks[min(self._scales.active, len(masks) - 1)])
         raise FlowInputError("a multiscale schedule unlocks the scales of a wavelet term; add a wavelet_l1 term, or leave the schedule out")
 
-    def _unlocked(self, info: Mapping[str, Any], before: float, *, converged: bool) -> bool:
+    def _unlocked(self, info: Mapping[str, Any], before: float, gap: Gap | None, *, converged: bool) -> bool:
         """Unlocks the next level where the schedule says so; True where it did."""
         if self._schedule is None or self._scales is None:
             return False
         fallen = (before - info["energy"]) / max(1.0, abs(before))
-        reading = Reading(info["iteration"], info["residual"], fallen)
+        reading = Reading(info["iteration"], info["residual"], fallen, np.inf if gap is None else gap.gap)
         onward, told = advanced(self._schedule, self._scales, reading, stopped=converged)
         if not told:
             return False
@@ -481,16 +494,17 @@ class CertifiedRun:
         """All that is needed to go on under the controller, bit for bit."""
         good, here = self._good, self._good is not None and self._good.run is execution.run
         return execution.record() | {
-            "tuner_state": self._tuner.record(),
+            "tuner_state": self._tuning.record() if self._tuning is not None else TunerState().record(),
             "references": self._references,
             "certified": {
                 "asked": packed(self.asked),
                 "controller": packed(self.controller),
-                "tuner": packed(self._tuner),
+                "tuning": packed(self._tuning.kept()) if self._tuning is not None else None,
                 "scales": packed(self._scales),
                 "verdict": packed(self.verdict),
                 "descents": packed(self._descents),
-                "changes": Changes.between(self.asked, self.profile, self.compiled, self._moves).record(),
+                "changes": packed(Changes.between(self.asked, self.profile, self.compiled, self._moves)),
+                "weights": weights(self.compiled),
                 "good": here if good is None or here else place_record(good),
                 "elapsed_ms": self._elapsed_ms(),
             },
@@ -499,9 +513,11 @@ class CertifiedRun:
     def go_on_from(self, record: Mapping[str, Any], given: FlowSpec | CompiledFlow) -> None:
         """Takes over from a checkpoint. given: the spec of the run, perhaps compiled."""
         kept = record["certified"]
-        self.controller, self._tuner, self._scales = (unpacked(kept[name]) for name in ("controller", "tuner", "scales"))
+        self.controller, self._scales = unpacked(kept["controller"]), unpacked(kept["scales"])
+        if self._tuning is not None and kept["tuning"] is not None:
+            self._tuning.go_on_from(unpacked(kept["tuning"]))
         self.verdict, self._descents, self._references = unpacked(kept["verdict"]), unpacked(kept["descents"]), record["references"]
-        changes = Changes(**kept["changes"])
+        changes: Changes = unpacked(kept["changes"])
         self.profile = replace(self.profile, **changes.profile)
         self._compiled, self._moves = changes.again(self.asked, given, self._recompiled), list(changes.moves)
         self.spec = self._compiled.spec
@@ -532,12 +548,13 @@ class CertifiedRun:
             x = self._execution.run.state.x
             kept = drifts_of(self.spec, x, self._references)
             residuals = physics_residuals(self.compiled, x)
+            gap = self._gap() if "duality_gap" in self.profile.checks else None
         else:
             start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
             result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
             result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
-            kept, residuals = [], []
-        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals)
+            kept, residuals, gap = [], [], None
+        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         # A tuner or a shorter step has changed these since the gate was passed.
@@ -551,6 +568,7 @@ class CertifiedRun:
             "verdict": self.verdict,
             "card": card,
             "controller": counts(self.controller),
+            "weights": weights(self.compiled),
             "report": self.compiled.report,
             "spec": self.spec,
             "changes": told_changes(ridge_of(self.spec), self._moves),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from .solvers.bregman import bregman
 from .solvers.dynamics import langevin, symplectic
 from .solvers.manpg import manpg, suits
 from .solvers.preconditioned import preconditioned
-from .solvers.primal_dual import chambolle_pock, chambolle_pock_accelerated, condat_vu
+from .solvers.primal_dual import PrimalDualControls, chambolle_pock, chambolle_pock_accelerated, condat_vu
 from .solvers.proximal_gradient import fista, ista, mfista
 from .solvers.riemannian import riemannian_gradient
 from .solvers.splitting import davis_yin, implicit
@@ -30,6 +30,9 @@ from .solvers.splitting import davis_yin, implicit
 WELL_CONDITIONED = 1e-4
 # An implicit step is this many times longer than 1/beta: it is stable for any, and the longer, the more a step costs to solve.
 IMPLICIT_STEP = 10.0
+
+# The first change of the steps of a primal-dual solver that balances its residuals, as a part of them.
+BALANCE = 0.5
 
 
 class Found(NamedTuple):
@@ -117,6 +120,12 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
                 f"alpha is {alpha:.6g}; {name} converges for {entry.condition}, here {limit:.6g}: take a smaller one, or none"
             )
     controls = controls_of(steps, tol, real)
+    if entry.letter in ("B", "C"):
+        # Steps of the user's own stay as they are, and so do those of an f that has no beta.
+        share = found.beta.value * steps.alpha / 2
+        balance = BALANCE if own.alpha is None and own.sigma is None and share < 1 else 0.0
+        share = share if share < 1 else 0.0
+        controls = balancing(controls, share, balance, real)
     return Choice(entry.make(), entry.letter, arranged, controls, found, limit, entry.condition, reason)
 
 
@@ -127,6 +136,42 @@ def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
     damping, temperature = jnp.asarray(steps.damping, real), jnp.asarray(steps.temperature, real)
     seed = jnp.asarray(steps.seed, jnp.uint32)
     return Controls(alpha, sigma, relaxation, momentum, limit, modulus, steps.scale or {}, damping, temperature, seed)
+
+
+class Again(NamedTuple):
+    """beta and mu after the weights of smooth terms have changed, and the controls that fit them."""
+
+    beta: Bound
+    mu: Bound
+    controls: Controls
+
+
+def again(name: str, problems: tuple[Problem, Problem], x: State, controls: Controls, real: np.dtype[Any]) -> Again:
+    """The steps of a solver for a problem that differs from the one before in weights of smooth terms only: alpha and sigma stay the same
+    part of what the class takes by itself, momentum and scale are its own. A solver of one's own keeps its controls. Host side."""
+    before, after = (Found(smoothness(problem), operator_norm(problem.composite), strong_convexity(problem, x)) for problem in problems)
+    if name not in CLASSES:
+        return Again(after.beta, after.mu, controls)
+    entry = CLASSES[name]
+    if entry.letter == "E":
+        before, after = (found._replace(norm=block_norm(problems[0].couplings, x)) for found in (before, after))
+    old, new = (entry.steps(problem, x, found) for problem, found in zip(problems, (before, after), strict=True))
+    changed = replace(
+        controls,
+        alpha=controls.alpha * jnp.asarray(new.alpha / old.alpha, real),
+        sigma=controls.sigma * jnp.asarray(new.sigma / old.sigma, real),
+        momentum=jnp.where(controls.momentum > 0, jnp.asarray(new.momentum, real), controls.momentum),
+        scale=new.scale or {},
+    )
+    if isinstance(changed, PrimalDualControls):
+        changed = replace(changed, share=jnp.minimum(changed.alpha * after.beta.value / 2, 1))
+    return Again(after.beta, after.mu, changed)
+
+
+def balancing(controls: Controls, share: float, balance: float, real: np.dtype[Any]) -> PrimalDualControls:
+    """Controls of primal-dual steps, which may trade tau for sigma."""
+    kept = {field.name: getattr(controls, field.name) for field in fields(controls)}
+    return PrimalDualControls(**kept, share=jnp.asarray(share, real), balance=jnp.asarray(balance, real))
 
 
 def behind_operators(problem: Problem) -> Problem:

@@ -1,20 +1,22 @@
 """`bridge-adapter flow ...`: runs specs from files, and looks at what was recorded.
 
-A spec file is a Python module that defines `spec` (a FlowSpec) and, if it likes, `iterations`, `tol`, `solver` and `alpha`. Exit codes: 0,
-1 when a flow cannot be used or did not pass, 2 for a wrong command line.
+A spec file is a Python module that defines `spec` (a FlowSpec) and, if it likes, `iterations`, `tol`, `solver`, `alpha` and `block`; for
+certified runs also `profile`, `config`, `multiscale`, `policy`, `gap_dial` and `sparsity`. Exit codes: 0, 1 when a flow cannot be used or
+did not pass, 2 for a wrong command line. JAX is loaded only by what computes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,9 +26,10 @@ from rich.table import Column, Table
 
 from .errors import FlowError
 from .recorder.charts import number
-from .spec import FlowSpec
 
 if TYPE_CHECKING:
+    from .certificates import CertificationProfile, Verdict
+    from .compiler import CompiledFlow
     from .recorder.query import Answer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Tools of bridge-adapter.", pretty_exceptions_enable=False)
@@ -35,6 +38,11 @@ app.add_typer(flow, name="flow")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.py", exists=True, dir_okay=False, help="defines `spec`")]
 CapsuleDir = Annotated[Path, typer.Argument(metavar="CAPSULE", exists=True, file_okay=False, help="the folder of a run")]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="strict or convex; by default that of the file, or strict")]
+Estimates = Annotated[bool, typer.Option("--allow-estimates", help="let numbers that are only estimates open the gate")]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="the same bits each time: one thread or no atomics, and blocks of a fixed size")
+]
 Base = Annotated[Path, typer.Option("--base", help="the folder that holds the capsules")]
 _PHASE_STYLE = {"RED": "bold red", "AMBER": "bold yellow", "GREEN": "bold green"}
 
@@ -53,24 +61,30 @@ def run(
     tol: Annotated[float | None, typer.Option(min=0.0)] = None,
     redact: Annotated[bool, typer.Option("--redact", help="record no data, only statistics; such a run cannot be resumed")] = False,
     record: Annotated[bool, typer.Option("--record/--no-record", help="whether to keep a capsule")] = True,
+    certified: Annotated[bool, typer.Option("--certified", help="under certificates; exit code 1 if it does not end GREEN")] = False,
+    profile: ProfileName = None,
+    allow_estimates: Estimates = False,
+    deterministic: Deterministic = False,
 ) -> None:
     """Runs a flow to its end. Ctrl-C ends it after the present block, with a checkpoint; a second one at once."""
+    if (profile or allow_estimates) and not certified:
+        raise typer.BadParameter("they are of certified runs; add --certified", param_hint="--profile, --allow-estimates")
+    given = _loaded(spec_file, deterministic=deterministic)
+    from .certified import run_certified
     from .runs import run as run_flow
 
-    given = _loaded(spec_file)
-    options = {name: given[name] for name in ("solver", "alpha") if name in given}
     budget = iterations or int(given.get("iterations", 1000))
+    options: dict[str, Any] = {"iterations": budget, "out_dir": out if record else None, "redact": redact, "block": given.get("block")}
+    compiled = _compiled(given, tol)
     with _progress(given["spec"].name, budget) as on_progress:
-        result = run_flow(
-            given["spec"],
-            iterations=budget,
-            tol=given.get("tol", 1e-6) if tol is None else tol,
-            out_dir=out if record else None,
-            redact=redact,
-            on_progress=on_progress,
-            **options,
-        )
+        if certified:
+            asked = {**_asked(given), "cert_profile": _profile(given, profile, allow_estimates)}
+            result = run_certified(given["spec"], compiled, tol=_tol(given, tol), on_progress=on_progress, **options, **asked)
+        else:
+            result = run_flow(compiled, on_progress=on_progress, **options)
     _print_result(result)
+    if certified:
+        _end_by(result["verdict"], result["phase"])
 
 
 @flow.command()
@@ -78,39 +92,98 @@ def resume(
     capsule: CapsuleDir,
     spec_file: SpecFile,
     iterations: Annotated[int | None, typer.Option(min=1, help="in all; by default as many as the run was to have")] = None,
+    deterministic: Deterministic = False,
 ) -> None:
-    """Goes on with a run from its last good checkpoint, with the spec that it had."""
+    """Goes on with a run from its last good checkpoint, with the spec that it had; a certified one under its controller."""
+    given = _loaded(spec_file, deterministic=deterministic)
+    from .recorder.manifest import load_run_manifest
     from .runs import resume_run
 
-    given = _loaded(spec_file)
+    certified = _asked(given) if load_run_manifest(capsule).get("certified") else None
     with _progress(given["spec"].name, iterations) as on_progress:
-        result = resume_run(capsule, given["spec"], iterations=iterations, on_progress=on_progress)
+        result = resume_run(
+            capsule, given["spec"], iterations=iterations, on_progress=on_progress, block=given.get("block"), certified=certified
+        )
     _print_result(result)
+    if certified is not None:
+        _end_by(result["verdict"], result["phase"])
+
+
+@flow.command()
+def tune(
+    spec_file: SpecFile,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="where the capsule goes")] = Path("runs"),
+    iterations: Annotated[int | None, typer.Option(min=1)] = None,
+    sigma: Annotated[float | None, typer.Option(min=0.0, help="the noise of the data, for discrepancy and sure")] = None,
+    criterion: Annotated[str | None, typer.Option(help="discrepancy (with sigma the default), gcv (else) or sure")] = None,
+    knob: Annotated[list[str] | None, typer.Option(help="lambda, lambda2 or alpha; may be given more than once")] = None,
+    rate: Annotated[float, typer.Option("--adaptation-rate", min=0.0, max=1.0, help="the first relative move of a weight")] = 0.1,
+    moves: Annotated[int, typer.Option(min=1, help="at most so many rounds of the tuner")] = 10,
+    profile: ProfileName = None,
+    allow_estimates: Estimates = False,
+    deterministic: Deterministic = False,
+) -> None:
+    """Turns the weights of a flow while it runs under certificates, and says where they ended: exit code 0 if it is GREEN then.
+
+    The dial of the spec file (`gap_dial`) is used if it defines one and no option about it is given.
+    """
+    given = _loaded(spec_file, deterministic=deterministic)
+    from .certified import run_certified
+    from .controller import ControllerConfig, GapDial
+
+    asked: dict[str, Any] = {**_asked(given), "cert_profile": _profile(given, profile, allow_estimates)}
+    if "gap_dial" not in asked or sigma is not None or criterion is not None or knob:
+        chosen: Any = criterion or ("gcv" if sigma is None else "discrepancy")
+        cap = max(rate, 0.2)
+        asked["gap_dial"] = GapDial(
+            knobs=tuple(knob or ("lambda",)), criterion=chosen, sigma=sigma or None, proposal=rate, lambda_move_cap=cap
+        )
+    asked["config"] = dataclasses.replace(asked.get("config", ControllerConfig()), max_tuner_moves=moves)
+    budget = iterations or int(given.get("iterations", 1000))
+    with _progress(given["spec"].name, budget) as on_progress:
+        result = run_certified(
+            given["spec"],
+            _compiled(given, None),
+            tol=_tol(given, None),
+            iterations=budget,
+            # A move is tried between blocks: half of the run has room for all of them, and the rest settles.
+            block=given.get("block") or max(5, budget // (2 * moves)),
+            on_progress=on_progress,
+            out_dir=out,
+            **asked,
+        )
+    _print_result(result)
+    table = Table("knob", "began at", "ended at", box=None)
+    for name, value in result["weights"].items():
+        if name in asked["gap_dial"].knobs:
+            table.add_row(name, number(value / result["changes"]["factors"].get(name, 1.0)), number(value))
+    console = Console()
+    console.print(table)
+    told = result["controller"]
+    console.print(f"{told['accepted_moves']} of {told['moves']} moves were kept")
+    _end_by(result["verdict"], result["phase"])
 
 
 @flow.command()
 def certify(
     spec_file: SpecFile,
-    profile: Annotated[str, typer.Option(help="strict or convex")] = "strict",
-    allow_estimates: Annotated[bool, typer.Option("--allow-estimates")] = False,
+    profile: ProfileName = None,
+    allow_estimates: Estimates = False,
 ) -> None:
     """Says what can be certified of a flow before it moves: exit code 0 if it is GREEN, 1 if not, with the reason and the remedy."""
-    from .certificates import CertificationProfile, certify
-    from .compiler import compile_flow
+    given = _loaded(spec_file)
+    from .certificates import certify
     from .precision import precision
 
-    given = _loaded(spec_file)
-    compiled = compile_flow(given["spec"])
+    compiled = _compiled(given, None)
     with precision(compiled.spec.dtype):
-        wanted: Any = profile
-        verdict = certify(compiled, CertificationProfile(name=wanted, allow_estimates=allow_estimates))
+        verdict = certify(compiled, _profile(given, profile, allow_estimates))
     table = Table("certificate", "value", "what it is", "method", box=None)
     for name, bound in verdict.certificates.items():
         table.add_row(name, number(bound.value), bound.kind, bound.method)
-    console = Console()
-    console.print(table)
-    console.print(f"[{_PHASE_STYLE[verdict.phase]}]{escape(verdict.told())}")
-    raise typer.Exit(0 if verdict.feasible else 1)
+    Console().print(table)
+    _end_by(verdict, verdict.phase)
 
 
 @flow.command()
@@ -177,12 +250,71 @@ def _print_json(answer: Answer) -> None:
 _FORMS: dict[str, Callable[[Answer], None]] = {"table": _print_table, "csv": _print_csv, "json": _print_json}
 
 
-def _loaded(path: Path) -> dict[str, Any]:
+def _loaded(path: Path, *, deterministic: bool = False) -> dict[str, Any]:
     """What a spec file defines. Raises FlowError where it defines no spec."""
+    if deterministic:
+        from . import determinism
+
+        determinism.deterministic()  # before the file loads JAX
     found = runpy.run_path(str(path))
+    from .spec import FlowSpec
+
     if not isinstance(found.get("spec"), FlowSpec):
         raise FlowError(f"{path} defines no `spec`, or one that is no FlowSpec; write spec = FlowSpec(...) at its top level")
+    if deterministic:
+        found.setdefault("block", determinism.BLOCK)
     return found
+
+
+def _compiled(given: Mapping[str, Any], tol: float | None) -> CompiledFlow:
+    """The flow with the solver, or that of the policy, and the step of the file."""
+    from .compiler import compile_flow
+
+    options = {name: given[name] for name in ("solver", "alpha") if name in given}
+    if "flow" in _asked(given):
+        options["solver"] = _asked(given)["flow"].solver
+    return compile_flow(given["spec"], tol=_tol(given, tol), **options)
+
+
+def _tol(given: Mapping[str, Any], tol: float | None) -> float:
+    return float(given.get("tol", 1e-6)) if tol is None else tol
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file asks of a certified run, by the names of `run_certified`; a name that holds something else is not meant so."""
+    from .certificates import CertificationProfile
+    from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
+
+    kinds = {
+        "profile": CertificationProfile,
+        "config": ControllerConfig,
+        "multiscale": MultiscaleSchedule,
+        "policy": FlowPolicy,
+        "gap_dial": GapDial,
+        "sparsity": SparsityPolicy,
+    }
+    names = {"profile": "cert_profile", "policy": "flow"}
+    return {names.get(name, name): given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
+
+
+def _profile(given: Mapping[str, Any], name: str | None, allow_estimates: bool) -> CertificationProfile:
+    from .certificates import CertificationProfile, convex
+
+    profile: CertificationProfile = _asked(given).get("cert_profile", CertificationProfile())
+    if name is not None:
+        if name not in ("strict", "convex"):
+            raise typer.BadParameter(f"it is {name!r}; it must be strict or convex", param_hint="--profile")
+        profile = convex() if name == "convex" else CertificationProfile()
+    return dataclasses.replace(profile, allow_estimates=profile.allow_estimates or allow_estimates)
+
+
+def _end_by(verdict: Verdict, phase: str) -> NoReturn:
+    """Says the verdict, and ends with 0 if the flow is GREEN, else with 1."""
+    told = verdict.told()
+    if phase != verdict.phase:  # the gate was passed, and something was lost on the way
+        told = f"{phase}: what was certified did not hold to the end; the events of the capsule say what was lost"
+    Console().print(f"[{_PHASE_STYLE[phase]}]{escape(told)}", soft_wrap=True)
+    raise typer.Exit(0 if phase == "GREEN" else 1)
 
 
 @contextlib.contextmanager

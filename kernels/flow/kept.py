@@ -44,6 +44,7 @@ from .spec import FlowSpec
 
 _MARK = "is_a"
 _LOST = "what a checkpoint cannot hold"
+_ITEMS = "a mapping by other keys than strings"
 # An end of these kinds came from outside: such a run may go on.
 OPEN_ENDS = ("cancelled", "budget", "timeout")
 
@@ -65,7 +66,15 @@ class Asked:
         """With some of it anew, by the names of `run_certified`; None leaves a thing as it was. Raises FlowInputError for other names."""
         _known(given)
         made = replace(self, **{name: value for name, value in given.items() if value is not None})
+        if made.gap_dial is None and made.sparsity is not None:
+            made = replace(made, gap_dial=made.sparsity.dial())
         return replace(made, config=replace(made.config, tuning=made.gap_dial is not None))
+
+    def applied(self, given: FlowSpec | CompiledFlow) -> FlowSpec | CompiledFlow:
+        """The flow with the sparsity that was asked for: as it was given, or the changed spec."""
+        spec = given.spec if isinstance(given, CompiledFlow) else given
+        sparse = spec if self.sparsity is None else self.sparsity.applied(spec)
+        return given if sparse is spec else sparse
 
     def record(self) -> dict[str, Any]:
         """For manifests: plain data, functions and operators by their names."""
@@ -85,6 +94,7 @@ _CLASSES: dict[str, type] = {
         Finding,
         FlowPolicy,
         GapDial,
+        Move,
         MultiscaleSchedule,
         RefinementTest,
         ScheduleState,
@@ -102,7 +112,9 @@ def packed(value: Any) -> Any:
     if type(value).__name__ in _CLASSES:
         return {_MARK: type(value).__name__} | {one.name: packed(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): packed(item) for key, item in value.items()}
+        if not all(isinstance(key, str) for key in value):
+            return {_MARK: _ITEMS, "items": [[packed(key), packed(item)] for key, item in value.items()]}
+        return {key: packed(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(packed(item) for item in value)
     if isinstance(value, np.generic):
@@ -129,6 +141,8 @@ def unpacked(value: Any, where: str = "certified", given: Mapping[str, Any] | No
     found = {name: unpacked(item, f"{where}.{name}") for name, item in items.items() if not given or given.get(name) is None}
     if kind is None:
         return found
+    if kind == _ITEMS:
+        return dict(found["items"])
     if kind == "Op":
         return Op(found["kind"], **found["params"])
     try:
@@ -169,28 +183,25 @@ def told_descents(blocks: Iterable[Descent]) -> list[Descent]:
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of a flow under the controller. ridge: that remediation added. moves: of the tuner, in their order. lens, precondition:
-    of the profile, where remediation changed it. controls: the leaves of its numbers after all of it."""
+    """What became of a flow under the controller. ridge: that remediation added. solver: the one that ran in the end. moves: of the tuner,
+    in their order. profile: of its fields those that remediation changed. controls: the leaves of its numbers after all of it."""
 
     ridge: float
-    moves: tuple[Mapping[str, float], ...]
+    solver: str
+    moves: tuple[Move, ...]
     profile: Mapping[str, Any]
     controls: list[np.ndarray[Any, Any]]
 
-    def record(self) -> dict[str, Any]:
-        """For checkpoints."""
-        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-
     @classmethod
-    def between(cls, asked: Asked, profile: CertificationProfile, compiled: CompiledFlow, moves: Iterable[Mapping[str, float]]) -> Changes:
+    def between(cls, asked: Asked, profile: CertificationProfile, compiled: CompiledFlow, moves: Iterable[Move]) -> Changes:
         """From what was asked to what there is now."""
         changed = {
             name: getattr(profile, name) for name in ("lens", "precondition") if getattr(profile, name) != getattr(asked.cert_profile, name)
         }
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(compiled.controls)]
-        return cls(ridge_of(compiled.spec), tuple(dict(move) for move in moves), changed, leaves)
+        return cls(ridge_of(compiled.spec), compiled.solver.name, tuple(moves), changed, leaves)
 
-    def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[[FlowSpec], CompiledFlow]) -> CompiledFlow:
+    def again(self, asked: Asked, given: FlowSpec | CompiledFlow, recompile: Callable[..., CompiledFlow]) -> CompiledFlow:
         """The changed flow, made anew; in `precision`."""
         spec = given.spec if isinstance(given, CompiledFlow) else given
         if self.ridge != ridge_of(spec):
@@ -199,9 +210,14 @@ class Changes:
             compiled = given
         else:
             compiled = compile_flow(spec, solver=asked.flow.solver if asked.flow else asked.solver, tol=asked.tol)
+        if compiled.solver.name != self.solver:
+            compiled = recompile(compiled.spec, solver=self.solver)
         for move in self.moves:
-            compiled = committed(compiled, Move(move))
+            compiled = committed(compiled, move, asked.gap_dial.step_rule if asked.gap_dial else "c/beta")
         return replace(compiled, controls=refilled(compiled.controls, self.controls))
+
+
+_CLASSES["Changes"] = Changes
 
 
 def place_record(place: Snapshot) -> dict[str, Any]:
@@ -232,11 +248,11 @@ def counts(controller: ControllerState) -> dict[str, int]:
     }
 
 
-def told_changes(ridge: float, moves: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+def told_changes(ridge: float, moves: Iterable[Move]) -> dict[str, Any]:
     """How an energy differs from the one that was asked for: the ridge that was added, and by which factor each knob was turned."""
     factors: dict[str, float] = {}
     for move in moves:
-        for name, factor in move.items():
+        for name, factor in move.factors.items():
             factors[name] = factors.get(name, 1.0) * float(factor)
     return {"ridge": ridge, "factors": factors}
 
@@ -246,12 +262,14 @@ def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -
     from .recorder.manifest import load_run_manifest
 
     kept = record["certified"]
-    ridge, state = kept["changes"]["ridge"], unpacked(kept["controller"])
+    changes, state, sparsity = (unpacked(item) for item in (kept["changes"], kept["controller"], kept["asked"]["sparsity"]))
+    spec, ridge = spec if sparsity is None else sparsity.applied(spec), changes.ridge
     return {
         "phase": load_run_manifest(capsule)["phase"],
         "verdict": unpacked(kept["verdict"]),
         "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
         "controller": counts(state),
+        "weights": kept["weights"],
         "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),
-        "changes": told_changes(ridge, kept["changes"]["moves"]),
+        "changes": told_changes(ridge, changes.moves),
     }

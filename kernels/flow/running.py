@@ -94,8 +94,8 @@ class Execution:
         save_every: float = CHECKPOINT_SECONDS,
         problem: Problem | None = None,
     ) -> None:
-        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there. save_every: seconds
-        between checkpoints. problem: instead of the compiled one, of the same structure."""
+        """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there in blocks as before.
+        save_every: seconds between checkpoints. problem: instead of the compiled one, of the same structure."""
         self.compiled, self.controls, self.problem = compiled, compiled.controls, problem or compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
@@ -105,6 +105,7 @@ class Execution:
         self.latest: Block | None = None
         self.columns: dict[str, Any] = {}  # of every row that is recorded, beside the metrics
         self.recorder = recorder or NoRecorder()
+        block = block or (saved or {}).get("block")
         self._block, self._steps = block, block or FIRST
         self._save_every = save_every
         self._blocks = 0
@@ -262,6 +263,7 @@ class Execution:
             "segment": self.segment,
             "blocks": self._blocks,
             "steps": self._steps,
+            "block": self._block,
             "stopped": self.stopped,
             "info": dict(self.info),
             "elapsed_s": time.perf_counter() - self._began,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import scipy.sparse
 
 from bridge_adapter.kernels.flow.bounds import Bound
-from bridge_adapter.kernels.flow.certificates import CertificationProfile, certify, convex, dominance, gap
+from bridge_adapter.kernels.flow.certificates import CertificationProfile, RefinementTest, certify, convex, dominance, gap
 from bridge_adapter.kernels.flow.certificates.certify import Spectrum, spectral_findings
 from bridge_adapter.kernels.flow.certificates.curvature import Block, curvature
 from bridge_adapter.kernels.flow.certificates.inertia import gamma_below
@@ -238,6 +239,8 @@ def test_independence_of_the_grid_needs_the_finer_grid_and_fails_closed_without_
     coarse, fine = blurred(1.0, held), blurred(1.0, held, shape=(32, 32))
     assert [finding.check for finding in certify(coarse, profile).findings] == ["discretization_independence"]
     assert certify(coarse, profile, refined=fine).feasible
+    with pytest.raises(FlowInputError, match="grid 4 times as fine"):
+        certify(coarse, replace(profile, refinement_test=RefinementTest(scale_factor=4)), refined=fine)
     poor = blurred(1.0, Term("tikhonov", "x", weight=1e-3), shape=(32, 32))
     assert "belongs to the grid" in certify(coarse, profile, refined=poor).told()
 

@@ -15,7 +15,7 @@ import pytest
 from bridge_adapter.kernels.flow import FlowDiverged, FlowSpec, Invariant, Op, Slot, Term, resume_run, run
 from bridge_adapter.kernels.flow.certificates import CertificationProfile, convex
 from bridge_adapter.kernels.flow.certified import run_certified
-from bridge_adapter.kernels.flow.controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule
+from bridge_adapter.kernels.flow.controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
 from bridge_adapter.kernels.flow.lint import SpecLintFailed
 from bridge_adapter.kernels.flow.recorder import reading
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
@@ -43,6 +43,10 @@ WAVELETS = Term("wavelet_l1", "x", weight=0.3, params={"wavelet": "haar", "level
 
 def events(result: dict[str, Any]) -> list[str]:
     return pq.read_table(Path(result["capsule"]) / "events.parquet")["event"].to_pylist()  # type: ignore[no-any-return]
+
+
+def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return pq.read_table(Path(result["capsule"]) / "events.parquet").to_pylist()  # type: ignore[no-any-return]
 
 
 def test_a_blur_has_no_gap_and_becomes_green_by_the_ridge_that_is_recorded(tmp_path: Path) -> None:
@@ -81,18 +85,25 @@ def test_a_run_that_may_degrade_goes_on_in_amber() -> None:
 
 
 def test_the_policy_that_is_told_is_the_one_that_ran(tmp_path: Path) -> None:
-    result = run_certified(spec(BLURRED, SPARSE), iterations=40, out_dir=tmp_path, cert_profile=convex(), flow=FlowPolicy("basic"))
+    asked: dict[str, Any] = {"flow": FlowPolicy("basic"), "sparsity": SparsityPolicy(sparsity_mode="tree")}
+    result = run_certified(spec(BLURRED, WAVELETS), iterations=40, out_dir=tmp_path, cert_profile=convex(), **asked)
+    rows = pq.read_table(Path(result["capsule"]) / "telemetry.parquet").to_pylist()
+    assert result["spec"].terms[1].params["sparsity"] == "tree" and {row["sparsity_mode"] for row in rows} == {"tree"}
     assert result["report"].solver == "ista" and "FLOW_POLICY_APPLIED" in events(result)
     assert np.all(np.diff(result["history"]["energy"]) <= 1e-12)
 
 
 def test_scales_are_unlocked_once_each_and_the_energy_never_rises(tmp_path: Path) -> None:
-    result = run_certified(spec(SEEN, WAVELETS), iterations=200, out_dir=tmp_path, multiscale=MultiscaleSchedule(levels=4))
+    whole = Term("wavelet_l1", "x", weight=0.3, params={"levels": 4, "threshold_approx": True})
+    schedule = MultiscaleSchedule(4, "residual_driven", "gap < 0.1")
+    result = run_certified(spec(SEEN, whole), iterations=200, out_dir=tmp_path, multiscale=schedule)
     told = events(result)
     assert told.count("SCALE_ACTIVATED") == 4 and told.count("MULTISCALE_SCHEDULE_INIT") == 1
+    rules = [json.loads(row["payload"]) for row in rows_of(result) if row["event"] == "SCALE_ACTIVATED"]
+    assert any(rule["rule"] == "gap < 0.1" and rule["value"] < 0.1 for rule in rules)
     assert result["stopped"] == "converged"
     assert np.all(np.diff(result["history"]["energy"]) <= 1e-9)
-    straight = run(spec(SEEN, WAVELETS), iterations=200)
+    straight = run(spec(SEEN, whole), iterations=200)
     np.testing.assert_allclose(result["state"]["x"], straight["state"]["x"], atol=1e-6)
 
 
@@ -106,9 +117,16 @@ def test_the_tuner_moves_only_when_green_and_towards_the_noise(tmp_path: Path) -
     assert weight == 0.4 and turned < 1
 
 
+def test_a_run_ends_where_its_duality_gap_is_small() -> None:
+    checks = ("lyapunov", "spectral_gap", "duality_gap")
+    profile = CertificationProfile(checks=checks, tolerances={"duality_gap": 1e-2})
+    early = run_certified(spec(BLURRED, SPARSE), iterations=400, tol=1e-300, block=5, cert_profile=profile)
+    assert early["stopped"] == "converged" and early["iterations"] < 400
+    assert early["card"]["passed"] and 0 <= early["card"]["duality_gap"]["relative"] <= 1e-2
+
+
 def accepted(result: dict[str, Any]) -> list[float]:
-    rows = pq.read_table(Path(result["capsule"]) / "events.parquet").to_pylist()
-    return [json.loads(row["payload"])["move"]["lambda"] for row in rows if row["event"] == "TUNER_MOVE_ACCEPTED"]
+    return [json.loads(row["payload"])["move"]["lambda"] for row in rows_of(result) if row["event"] == "TUNER_MOVE_ACCEPTED"]
 
 
 def test_a_lost_invariant_ends_the_run_in_the_last_good_state() -> None:

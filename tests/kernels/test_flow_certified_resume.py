@@ -45,7 +45,7 @@ def uneven() -> FlowSpec:
 def asked() -> dict[str, Any]:
     """Everything that a controller may be asked for."""
     return {
-        "gap_dial": GapDial(sigma=NOISE, proposal=0.2, validation_iterations=5),
+        "gap_dial": GapDial(sigma=NOISE, proposal=0.2, per_scale_seed="median", validation_iterations=5),
         "multiscale": MultiscaleSchedule(levels=3, activate_rule="level_iters >= 30"),
         "config": ControllerConfig(max_tuner_moves=6),
     }
@@ -126,7 +126,7 @@ def test_a_cancelled_run_and_one_with_too_small_a_budget_go_on_likewise(tmp_path
 
 def test_a_run_goes_on_from_right_behind_a_move_that_was_rolled_back(tmp_path: Path) -> None:
     # Longer steps are better by the criterion and refused by the gate, so the run stands anew where it was good.
-    dial = GapDial(knobs=("alpha",), sigma=0.01, validation_iterations=3)
+    dial = GapDial(knobs=("alpha",), sigma=0.01, warmup_iterations=0, monitoring_interval=1, validation_iterations=3)
     spec, settings = uneven(), {"gap_dial": dial, "config": ControllerConfig(max_rollbacks=9)}
     compiled = compile_flow(spec, tol=0.0)
     undisturbed = run_certified(spec, compiled, iterations=8, block=2, **settings)
@@ -145,9 +145,20 @@ def test_a_run_goes_on_from_right_behind_a_move_that_was_rolled_back(tmp_path: P
         same(resume_run(cut["capsule"], compiled, block=2), undisturbed)
 
 
+def test_steps_that_a_remedy_has_preconditioned_stay_so(tmp_path: Path) -> None:
+    matrix = np.linalg.cholesky(np.eye(4) + 0.05).T * np.logspace(0, 2, 4)
+    terms = [Term("quadratic", "x", op=Op("dense", matrix=matrix), target=np.ones(4)), Term("l1", "x", weight=0.01)]
+    spec = FlowSpec({"x": Slot(shape=(4,))}, terms)
+    undisturbed = run_certified(spec, iterations=6, block=2, tol=0.0)
+    assert undisturbed["report"].solver == "preconditioned"
+    cut = run_certified(spec, iterations=2, block=2, tol=0.0, out_dir=tmp_path)
+    same(resume_run(cut["capsule"], spec, iterations=6), undisturbed)
+
+
 def test_what_a_checkpoint_cannot_hold_is_asked_for_by_name(tmp_path: Path) -> None:
     spec = uneven()
-    dial = GapDial(criterion=lambda state: float(abs(state["x"].sum() - 5.0)), validation_iterations=3)
+    often = {"warmup_iterations": 0, "monitoring_interval": 1, "validation_iterations": 3}
+    dial = GapDial(criterion=lambda state: float(abs(state["x"].sum() - 5.0)), **often)
     cut = run_certified(spec, iterations=4, block=2, tol=0.0, out_dir=tmp_path, gap_dial=dial)
     with pytest.raises(CheckpointRefused, match=r'criterion of the run\'s gap_dial.*certified=\{"gap_dial": ...\}'):
         resume_run(cut["capsule"], spec, iterations=8)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from bridge_adapter.kernels.flow import cli
@@ -76,6 +77,28 @@ def test_certify_answers_by_its_exit_code(tmp_path: Path, monkeypatch: pytest.Mo
     assert "AMBER" in capsys.readouterr().out
 
 
+def test_a_certified_run_is_tuned_and_resumed_and_answers_by_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, base = written(tmp_path), tmp_path / "runs"
+    assert flow("run", str(spec), "--certified", "-o", str(base), monkeypatch=monkeypatch) == 0
+    assert "GREEN: every check of the profile strict passed" in capsys.readouterr().out
+    (capsule,) = base.iterdir()
+    assert load_run_manifest(capsule)["certified"]
+    assert flow("resume", str(capsule), str(spec), "--iterations", "40", monkeypatch=monkeypatch) == 0
+    assert "40 iterations" in capsys.readouterr().out
+    assert flow("tune", str(spec), "-o", str(base), "--sigma", "0.3", "--moves", "2", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "lambda" in told and "of 2 moves were kept" in told
+    spec.write_text(
+        spec.read_text() + "from bridge_adapter.kernels.flow import ControllerConfig\nconfig = ControllerConfig(ridge_cap=0.0)\n"
+    )
+    spec.write_text(spec.read_text().replace("sigma=1.0", "sigma=4.0"))
+    assert flow("run", str(spec), "--certified", "--no-record", monkeypatch=monkeypatch) == 1
+    assert "cert_fail" in capsys.readouterr().out
+    assert flow("run", str(spec), "--profile", "convex", monkeypatch=monkeypatch) == 2
+
+
 def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty.py"
     empty.write_text("")
@@ -85,6 +108,35 @@ def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest
     told = capsys.readouterr().err
     assert "DuckDB refused the query" in told and "Traceback" not in told
     assert flow("run", str(tmp_path / "none.py"), monkeypatch=monkeypatch) == 2
+
+
+def commands(*lines: tuple[str, ...]) -> str:
+    """Command lines in a process of their own; what they print, and last whether they have loaded JAX."""
+    calls = "".join(f"app({list(line)!r}, standalone_mode=False);" for line in lines)
+    code = f"import sys; from bridge_adapter.kernels.flow.cli import app; {calls} print('jax' in sys.modules)"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+def test_a_deterministic_run_sets_what_it_says_and_looking_at_it_loads_no_jax(tmp_path: Path) -> None:
+    base = str(tmp_path / "runs")
+    commands(("flow", "run", str(written(tmp_path)), "--deterministic", "-o", base))
+    (capsule,) = Path(base).iterdir()
+    told = load_run_manifest(capsule)
+    assert told["determinism"] == {"deterministic": True, "xla": True, "block": 64}
+    assert {"--xla_cpu_multi_thread_eigen=false", "--xla_gpu_deterministic_ops=true"} <= set(told["environment"]["xla_flags"].split())
+    base_of = ("--base", base)
+    printed = commands(("flow", "runs", *base_of), ("flow", "query", "SELECT 41 + 1", *base_of), ("flow", "report", str(capsule)))
+    assert "42" in printed and "report.html" in printed and printed.splitlines()[-1] == "False"
+
+
+def test_a_deterministic_run_is_refused_where_jax_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jax.devices()
+    assert flow("run", str(written(tmp_path)), "--deterministic", "--no-record", monkeypatch=monkeypatch) == 1
+    assert "XLA_FLAGS=" in capsys.readouterr().err
 
 
 def test_control_c_ends_a_run_with_a_checkpoint_and_one_end(tmp_path: Path) -> None:

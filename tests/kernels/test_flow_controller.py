@@ -14,6 +14,7 @@ from bridge_adapter.kernels.flow.bounds import Bound
 from bridge_adapter.kernels.flow.certificates import CertificationProfile, certify
 from bridge_adapter.kernels.flow.certificates.descent import Descent
 from bridge_adapter.kernels.flow.certificates.records import Finding, Phase, Remedy, Verdict
+from bridge_adapter.kernels.flow.certified import run_certified
 from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.controller import (
     Accepted,
@@ -24,6 +25,7 @@ from bridge_adapter.kernels.flow.controller import (
     ControllerState,
     Diverged,
     Failed,
+    FlowPolicy,
     Linted,
     MoveProposed,
     MoveTried,
@@ -35,6 +37,7 @@ from bridge_adapter.kernels.flow.controller import (
 )
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.operators import Op
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 
 TOLD = {"flow_name": "test", "dtype": "float64"}
@@ -241,6 +244,30 @@ def test_remediation_turns_to_the_lens_in_which_the_operator_is_diagonal() -> No
     changed = remedied(compiled, profile, found.findings[0], ridge_cap=0.0, recompile=compile_flow)
     assert changed is not None and certify(changed.compiled, changed.profile).lens == "dft"
     assert certify(changed.compiled, changed.profile).feasible
+
+
+def test_remediation_preconditions_a_badly_scaled_flow_and_its_steps_are_those_that_are_certified() -> None:
+    scales = np.logspace(0, 2, 12)
+    matrix = np.linalg.cholesky(np.eye(12) + 0.05).T * scales  # A^T A is nearly diagonal, once scaled
+    terms = [Term("quadratic", "x", op=Op("dense", matrix=matrix), target=np.ones(12)), Term("l1", "x", weight=0.01)]
+    spec = FlowSpec({"x": Slot(shape=(12,))}, terms)
+    compiled, profile = compile_flow(spec), CertificationProfile()
+    (finding,) = certify(compiled, profile).findings
+    assert (finding.check, finding.remedy) == ("eta_dd", "precondition") and (finding.value or 0) > 10
+    assert certify(compiled, CertificationProfile(precondition=True)).findings[0].check == "precondition"
+    changed = remedied(compiled, profile, finding, ridge_cap=0.0, recompile=compile_flow)
+    assert changed is not None and changed.compiled.solver.name == "preconditioned"
+    gram = matrix.T @ matrix
+    root = 1 / np.sqrt(np.diagonal(gram))
+    seen = root[:, None] * gram * root
+    verdict = certify(changed.compiled, changed.profile)
+    assert verdict.feasible and verdict.value("gamma") == pytest.approx(np.linalg.eigvalsh(seen)[0])
+    assert verdict.value("eta_dd") == pytest.approx((np.abs(seen).sum(axis=1) - 1).max())
+    result = run_certified(spec, iterations=300, tol=1e-10)
+    assert (result["phase"], result["report"].solver, result["stopped"]) == ("GREEN", "preconditioned", "converged")
+    assert result["energy"] == pytest.approx(run(spec, iterations=20000, tol=1e-12)["energy"], rel=1e-9)
+    asked = run_certified(spec, flow=FlowPolicy("basic"), iterations=10)
+    assert (asked["stopped"], asked["iterations"]) == ("cert_fail", 0)  # a policy is not changed behind one's back
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:

@@ -175,7 +175,10 @@ def test_the_run_card_says_of_each_check_whether_it_passed_and_is_json() -> None
     fell, drifted = Descent(True, "E+ <= E"), Drift("mass", float("inf"), 1e-9, "KeyError: x")
     with precision("float64"):
         gap_here = duality_gap(compiled.problem, compiled.start)
-    good = run_card(profile, certify(compiled, profile), descents=[fell], gap=gap_here)
+    wide = run_card(profile, certify(compiled, profile), descents=[fell], gap=gap_here)
+    assert not wide["passed"] and "of the energy, above 1e-06" in wide["findings"][0]["reason"]
+    near = replace(profile, tolerances={"duality_gap": gap_here.relative})
+    good = run_card(near, certify(compiled, profile), descents=[fell], gap=gap_here)
     assert good["passed"] and set(good["checks"]) == set(profile.checks) and all(good["checks"].values())
     bad = run_card(profile, certify(compiled, profile), descents=[fell, Descent(False, "E+ <= E", 3, 1.0)], drifts=[drifted])
     assert json.loads(json.dumps(bad, allow_nan=False))["checks"] == {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_adapter.kernels.flow.certificates import certify
+from bridge_adapter.kernels.flow.certificates import CertificationProfile, certify, convex
 from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.controller import (
     FlowPolicy,
@@ -26,10 +26,12 @@ from bridge_adapter.kernels.flow.controller import (
     committed,
     continuation,
     evaluate,
+    lambdas_of,
     objective,
     per_scale,
     propose,
     restricted_to,
+    seeded,
     suggested,
     tried,
     weights,
@@ -45,6 +47,8 @@ from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
 from bridge_adapter.kernels.flow.solvers import base
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
+from bridge_adapter.kernels.flow.transforms import TransformOp
+from bridge_adapter.kernels.flow.tuning import Tuning
 
 rng = np.random.default_rng(9)
 A = rng.standard_normal((40, 16))
@@ -68,7 +72,11 @@ def test_knobs_turn_what_they_name_and_a_committed_move_is_a_flow_with_those_wei
         x = {"x": jnp.asarray(rng.standard_normal(16))}
         for made in ("f_value", "g_value"):
             assert float(getattr(moved.problem, made)(x)) == pytest.approx(float(getattr(other.problem, made)(x)))
-    assert weights(moved)["alpha"] == pytest.approx(0.9 * weights(compiled)["alpha"])
+    assert moved.report.beta.value == pytest.approx(other.report.beta.value)
+    assert weights(moved)["alpha"] == pytest.approx(0.9 * weights(other)["alpha"]) == pytest.approx(moved.report.alpha)
+    fixed = committed(compiled, Move({"lambda2": 300.0}), "fixed")
+    assert weights(fixed)["alpha"] == weights(compiled)["alpha"]
+    assert [finding.check for finding in certify(fixed, convex()).findings] == ["alpha"]  # too long for the ridge
     assert certify(moved).value("gamma") == pytest.approx(certify(other).value("gamma") or 0.0)
 
 
@@ -103,6 +111,52 @@ def test_the_criteria_are_their_formulas() -> None:
             square - 40 * variance + 6 * variance
         )
         assert objective(compiled.problem, GapDial(criterion=lambda state: float(np.sum(state["x"]))), x) == 6.0
+
+
+def test_the_weights_of_scales_are_seeded_by_what_the_prox_sees_and_the_weight_of_groups_is_turned_too() -> None:
+    noisy = rng.standard_normal(64) + 6 * np.sin(np.arange(64) / 10)
+    terms = [Term("quadratic", "x", target=noisy), Term("wavelet_l1", "x", weight=0.5, params={"levels": 3})]
+    compiled = compile_flow(FlowSpec({"x": Slot(shape=(64,))}, terms))
+    dial = GapDial(criterion="discrepancy", sigma=1.0, per_scale_seed="median", validation_iterations=5)
+    move = seeded(compiled, dial, compiled.start)
+    assert move is not None and move.reanchors and move.scales["x"][1] == pytest.approx(1.0)  # the finest keeps its own
+    made = lambdas_of(committed(compiled, move).problem)["x"]
+    with precision("float64"):
+        transform = compiled.problem.prox["x"].op
+        assert isinstance(transform, TransformOp)
+        parts = {
+            band.level: part for band, part in zip(transform.bands, transform.parts(transform.matvec(jnp.asarray(noisy))), strict=True)
+        }
+    medians = [0.5 / np.median(np.abs(parts[1])) * np.median(np.abs(parts[level])) for level in (3, 2, 1)]
+    np.testing.assert_allclose([made[level] for level in (3, 2, 1)], within_ratios(np.array(medians), dial.ratios))
+    (found,) = evaluate(compiled, dial, compiled.start, [move])
+    assert found.descended and found.move.record()["lambda_j"]["x"]["1"] == pytest.approx(1.0)
+    assert seeded(flow(), dial, flow().start) is None  # no wavelet term
+
+    grouped = Term("group_l1", "x", weight=2.0, target=np.ones(16), params={"groups": np.arange(16) // 4})
+    groups = compile_flow(FlowSpec({"x": Slot(shape=(16,))}, [Term("quadratic", "x", target=B[:16]), grouped]))
+    assert weights(groups)["lambda"] == 2.0 and weights(committed(groups, Move({"lambda": 3.0})))["lambda"] == 6.0
+
+
+def test_a_dial_waits_for_its_warm_up_keeps_its_distance_and_has_a_gate_of_its_own() -> None:
+    compiled = flow(8.0)
+    for gate, holds in ((None, True), (1e3, False)):
+        dial = GapDial(sigma=SIGMA, warmup_iterations=20, monitoring_interval=7, gamma_min=gate)
+        tuning = Tuning(dial)
+        assert [tuning.due(iteration) for iteration in (0, 19, 20, 21)] == [False, False, True, True]
+        assert tuning.proposed(compiled, compiled.start, 21) is not None
+        assert [tuning.due(iteration) for iteration in (21, 27, 28)] == [False, False, True]
+        told, good = tuning.judged(CertificationProfile(eta_max=100.0), 0.0)
+        assert (good, told.verdict.feasible, tuning.state.failures) == (holds, holds, 0 if holds else 1)
+        assert told.descended and told.better
+
+
+def test_a_sparsity_policy_changes_the_wavelet_terms_and_brings_the_dial_of_its_rule() -> None:
+    tuned = SparsityPolicy(adaptive_rule="residual_adaptive", sparsity_mode="tree", sigma=SIGMA)
+    made = tuned.applied(FlowSpec({"x": Slot(shape=(16,))}, [Term("quadratic", "x", target=B[:16]), Term("wavelet_l1", "x")]))
+    assert [term.params for term in made.terms] == [{}, {"sparsity": "tree"}]
+    dial = tuned.dial()
+    assert dial is not None and (dial.criterion, dial.sigma) == ("discrepancy", SIGMA) and SparsityPolicy().dial() is None
 
 
 def test_sure_follows_the_risk_of_soft_thresholding() -> None:
@@ -161,7 +215,7 @@ def test_weights_of_neighbouring_scales_stay_within_their_ratios(values: list[fl
 
 def test_seeds_of_scales_continuation_and_suggestions() -> None:
     bands = [np.array([3.0, -3.0, 3.0]), 2.0 * np.ones((2, 2))]
-    np.testing.assert_allclose(per_scale(GapDial(criterion="gcv"), bands, 2.0), [6.0, 4.0])
+    np.testing.assert_allclose(per_scale(GapDial(criterion="gcv", per_scale_seed="median"), bands, 2.0), [6.0, 4.0])
     np.testing.assert_allclose(per_scale(GapDial(criterion="gcv", per_scale_seed="mad"), bands), [3 * 1.4826, 2 * 1.4826])
     steps = continuation(16.0, 0.5)
     assert steps == [4.0, 1.0, 0.5] and continuation(1.0, 2.0) == [2.0]
@@ -180,6 +234,11 @@ def test_dials_and_policies_refuse_what_makes_no_sense_and_say_what_does() -> No
         (GapDial, "needs sigma"),
         (lambda: GapDial(criterion="gcv", knobs=("volume",)), "lambda, lambda2, alpha"),
         (lambda: GapDial(criterion="gcv", proposal=0.5), "proposal <= cap"),
+        (lambda: GapDial(criterion="gcv", per_scale_seed="mode"), "median, mad"),  # type: ignore[arg-type]
+        (lambda: GapDial(criterion="gcv", step_rule="1/L"), "c/beta, fixed"),  # type: ignore[arg-type]
+        (lambda: SparsityPolicy(adaptive_rule="residual_adaptive"), "give the standard deviation"),
+        (lambda: SparsityPolicy().applied(FlowSpec({"x": Slot(shape=(4,))}, [Term("tikhonov", "x")])), "has none; add one"),
+        (lambda: SparsityPolicy(sparsity_mode="tree").applied(flow().spec), "use the atom group_l1"),
         (lambda: FlowPolicy(family="preconditioned"), "give one of jacobi"),
         (lambda: FlowPolicy(family="accelerated", preconditioner="jacobi"), "takes no preconditioner"),
         (lambda: FlowPolicy(family="accelerated", discretization="implicit"), "explicit steps only"),

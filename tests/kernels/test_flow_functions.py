@@ -12,12 +12,15 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
 from bridge_adapter.kernels.flow import functions as F
+from bridge_adapter.kernels.flow.functions.trees import Place
 from bridge_adapter.kernels.flow.functions.variation import denoise_line
 from bridge_adapter.kernels.flow.operators.base import Op, build
 from bridge_adapter.kernels.flow.precision import precision
 
 rng = np.random.default_rng(7)
 INF = np.inf
+# Two coefficients of an approximation, their two details, and three of the level below: the last has a parent of its own.
+CHAIN = ((Place(4, 3, (3,)), Place(2, 2, (2,))),)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,7 @@ def build_cases() -> dict[str, Case]:
         "entropy on the simplex": Case(F.SimplexEntropy(half, two), (4,)),
         "log barrier": Case(F.LogBarrier(half), (4,)),
         "groups": Case(F.GroupNorm(*a([0.5, 1.0, 2.0]), labels, *a(0.0, 0.0), 3), (6,)),
+        "tree of 7": Case(F.TreeNorm(*a([0.3, 0.5]), CHAIN), (7,)),
         "sparse groups with ridge": Case(F.GroupNorm(*a([0.5, 1.0, 0.2]), labels, *a(0.3, 0.6), 3), (6,)),
         "vectors along an axis": Case(F.AxisNorm(half), (2, 3)),
         "nuclear": Case(F.NuclearNorm(half, *a(0.0)), (3, 4)),
@@ -153,7 +157,7 @@ def test_a_gradient_is_that_of_the_value_and_its_curvature_is_within_the_bounds(
 
 def test_a_prox_reaches_what_brute_force_finds() -> None:
     """Nelder and Mead know neither gradients nor duality."""
-    for name in ("everything separable", "huber", "logistic", "entropy", "groups", "knapsack", "l1 behind a coisometry"):
+    for name in ("everything separable", "huber", "logistic", "entropy", "groups", "tree of 7", "knapsack", "l1 behind a coisometry"):
         phi, shape = CASES[name]
         v = rng.normal(scale=1.5, size=shape)
 

@@ -163,6 +163,34 @@ def test_primal_dual_steps_without_f_agree_with_admm_and_with_condat_vu_on_the_s
     np.testing.assert_allclose(minimised(split, "admm", tol=1e-10, iterations=60_000)["state"]["x"], x, atol=1e-7)
 
 
+def test_primal_dual_steps_that_balance_themselves_arrive_sooner_within_the_condition_and_whatever_the_units() -> None:
+    """An image, 1 and 1000 times as bright, started at 0: the steps divide the condition as the problem needs it."""
+    image = np.kron(np.array([[0.0, 1.0], [0.6, 0.2]]), np.ones((8, 8))) + 0.1 * RNG.standard_normal((16, 16))
+
+    def bright(unit: float) -> FlowSpec:
+        terms = [Term("quadratic", "x", target=unit * image), Term("tv", "x", weight=0.15 * unit)]
+        return FlowSpec({"x": Slot(shape=(16, 16))}, terms)
+
+    compiled = compile_flow(bright(1.0), tol=1e-9)
+    sigma = float(compiled.controls.sigma)
+    held = compile_flow(bright(1.0), tol=1e-9, sigma=sigma)  # the same first steps, which are one's own and stay
+    least = minimised(compiled)["energy"]
+    sooner, later, scaled = (run(flow, iterations=800)["history"] for flow in (compiled, held, compile_flow(bright(1e3), tol=1e-12)))
+    reached = [int(np.argmax(found["energy"] <= least * (1 + 1e-3))) for found in (sooner, later)]
+    assert 0 < 3 * reached[0] < reached[1]
+    assert set(later["alpha"]) == {float(held.controls.alpha)} and len(set(sooner["alpha"])) > 3
+    np.testing.assert_allclose(scaled["alpha"][:200], sooner["alpha"][:200], rtol=1e-6)
+    norm, beta = compiled.report.operator_norm, compiled.report.beta.value
+    assert norm is not None
+    with precision("float64"):
+        state = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
+        for _ in range(8):
+            grown = float(state.state.balance.grown)
+            state, _, _ = advance_block(compiled.solver, compiled.problem, compiled.controls, state, jnp.int32(1), capacity=10)
+            assert 1 / float(state.state.metrics.alpha) - grown * sigma * norm.value >= beta / 2 * (1 - 1e-9)
+            state, _, _ = advance_block(compiled.solver, compiled.problem, compiled.controls, state, jnp.int32(9), capacity=10)
+
+
 def test_accelerated_primal_dual_steps_close_in_like_one_over_the_iteration() -> None:
     spec = FlowSpec(
         {"x": Slot(shape=(N,))}, [Term("elastic_net", "x"), Term("box", "x", op=Op("dense", matrix=MATRIX), params={"lower": 0.3})]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FlowInputError
+from ..functions.base import Function
+from ..functions.groups import GroupNorm
 from ..functions.separable import Separable
+from ..functions.trees import Place, TreeNorm
 from ..operators.arrays import Identity
 from ..operators.base import Op, Shape
-from ..transforms.base import band_thresholds
+from ..transforms.base import TransformOp, band_thresholds
 from ..transforms.synthesis import transform_of
 from .base import Asked, Parts, atom
 
 FORMS = ("analysis", "synthesis")
+SPARSITIES = ("l1", "group_l1", "tree")
 
 
 @atom("wavelet_l1", r"w\sum_j\lambda_j\|W_jx\|_1")
@@ -29,13 +37,19 @@ def wavelet_l1(
     threshold_approx: bool = False,
     form: str | None = None,
     shape: Shape | None = None,
+    sparsity: str = "l1",
 ) -> Parts:
     """wavelet, levels, ndim: an orthonormal wavelet, "haar" with as many levels as fit if none is given; or `transform`, a description of
     any. lambdas: by level, by band, or one for all. threshold_approx: whether the approximation band pays too.
 
     form: a redundant transform needs one. "analysis": the variable is x. "synthesis": it is u, the coefficients of arrays of `shape`, and
     the other terms take x = W~^T u with Op("synthesis", of=transform, shape=shape).
+
+    sparsity: "l1" of the coefficients; "group_l1" of their Euclidean norms over the orientations and channels at one place of a level;
+    "tree" of the norms of each with its descendants (`functions.trees`). Both take one lambda for each level.
     """
+    if sparsity not in SPARSITIES:
+        raise FlowInputError(f"the term {asked.name}: sparsity is {sparsity!r}; it must be one of {', '.join(SPARSITIES)}")
     if asked.op is not None:
         raise FlowInputError(f"the term {asked.name}: wavelet_l1 has an operator W of its own; leave out op, or use l1 with both composed")
     if transform is not None and (wavelet is not None or levels is not None or ndim is not None):
@@ -56,7 +70,45 @@ def wavelet_l1(
             f"the term {asked.name}: its variable has shape {asked.shape}, but {described!r} has {made.codomain} coefficients of {shape}"
         )
     thresholds = asked.weight * band_thresholds(made, lambdas, threshold_approx)
+    if sparsity != "l1":
+        return Parts(Identity(asked.shape, asked.shape) if form == "synthesis" else made, _structured(asked, made, thresholds, sparsity))
     # One number is faster than an array of equal ones; axes in front of the coefficients share theirs.
     threshold = thresholds[0] if np.all(thresholds == thresholds[0]) else thresholds
     phi = Separable(*(asked.scalar(number) for number in (threshold, 0.0, -np.inf, np.inf)))
     return Parts(Identity(asked.shape, asked.shape) if form == "synthesis" else made, phi)
+
+
+def _structured(asked: Asked, made: TransformOp, thresholds: NDArray[Any], sparsity: str) -> Function:
+    """The norm of groups or of subtrees of the coefficients."""
+    per_band = [float(thresholds[band.offset]) for band in made.bands]
+    details = [(band, weight) for band, weight in zip(made.bands, per_band, strict=True) if not band.approximation]
+    levels = sorted({band.level for band, _ in details})
+    weights = [max(weight for band, weight in details if band.level == level) for level in levels]
+    unequal = any(weight != weights[levels.index(band.level)] for band, weight in details)
+    if unequal or any(weight for band, weight in zip(made.bands, per_band, strict=True) if band.approximation):
+        raise FlowInputError(
+            f"the term {asked.name}: sparsity {sparsity} joins the orientations of a level and leaves the approximation alone; "
+            "give one lambda for each level, without threshold_approx"
+        )
+    if sparsity == "group_l1":
+        labels, each = np.zeros(made.codomain[-1], np.int32), [0.0]  # group 0: the approximation, which costs nothing
+        for level, weight in zip(levels, weights, strict=True):
+            size = next(band.size for band, _ in details if band.level == level)
+            for band, _ in details:
+                if band.level == level:
+                    labels[band.offset : band.offset + band.size] = len(each) + np.arange(size)
+            each += [weight] * size
+        everywhere = np.broadcast_to(labels, made.codomain)
+        zero = asked.scalar(0.0)
+        return GroupNorm(asked.scalar(each), jnp.asarray(everywhere), zero, zero, len(each))
+    chains = []
+    for orientation in sorted({band.orientation for band, _ in details}):
+        bands = sorted((band for band, _ in details if band.orientation == orientation), key=lambda band: band.level)
+        for child, parent in pairwise(bands):
+            if any((side + 1) // 2 != coarser for side, coarser in zip(child.shape, parent.shape, strict=True)):
+                raise FlowInputError(
+                    f"the term {asked.name}: a tree has half as many parents as children, and {made.name} has bands of {parent.shape} over "
+                    f"{child.shape}; use an orthonormal wavelet, or sparsity='group_l1'"
+                )
+        chains.append(tuple(Place(band.offset, band.size, band.shape) for band in bands))
+    return TreeNorm(asked.scalar(weights), tuple(chains))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..bounds import Bound
+from ..choosing import CLASSES
 from ..compiler import CompiledFlow
+from ..errors import FlowInputError
 from ..operators.base import Op, Operator
 from ..problem import Problem, State
 from . import dominance, gap
@@ -33,7 +35,7 @@ def certify(
     """What can be certified of a flow before it moves.
 
     lens: instead of the profile's. at: the reference point of L, by default where the flow starts. scale: D^-1 for each slot, of a
-    preconditioned step. refined: the flow on a finer grid, for discretization_independence.
+    preconditioned step; that of the flow, if its steps are. refined: the flow on a finer grid, for discretization_independence.
     """
     profile = profile or CertificationProfile()
     if lens is not None:
@@ -46,12 +48,20 @@ def certify(
     if profile.name == "convex":
         findings += _convexity_findings(compiled.problem)
     if "spectral_gap" in profile.checks:
+        preconditioned = compiled.solver.name == "preconditioned"
+        if preconditioned and scale is None:
+            scale = compiled.controls.scale
         spectrum = examine(compiled.problem, point, profile, scale)
         used, scope = spectrum.lens, spectrum.scope
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
-        findings += spectral_findings(spectrum, profile)
+        against = spectral_findings(spectrum, profile)
+        if profile.precondition and not preconditioned:
+            against.append(_unscaled_steps(compiled))
+        elif not preconditioned:
+            against = [_preconditionable(compiled, point, profile, finding) for finding in against]
+        findings += against
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
-        findings += _refinement_findings(certificates, refined, profile)
+        findings += _refinement_findings(compiled, certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
     limits = {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min, "alpha_max": limit}
     return Verdict(profile.name, phase, certificates, tuple(findings), used, scope, limits)  # type: ignore[arg-type]
@@ -75,6 +85,26 @@ def examine(problem: Problem, point: State, profile: CertificationProfile, scale
     diagonal = basis.pop() if len(basis) == 1 and all(found.eigen is not None for _, found in seen) else None
     eta, name = _dominance(seen, profile, diagonal)
     return Spectrum(eta, gap.joined(gammas), name, "everywhere" if made.constant else "at the reference point", diagonal)
+
+
+def _unscaled_steps(compiled: CompiledFlow) -> Finding:
+    """A profile that looks at preconditioned steps says nothing about others."""
+    unfit = CLASSES["preconditioned"].unfit(compiled.problem)
+    reason = f"the spectrum is that of preconditioned steps, and {compiled.solver.name} makes others"
+    if unfit:
+        return Finding("precondition", f"{reason}: {unfit}", "none", "Set precondition=False")
+    return Finding("precondition", reason, "precondition", "Compile with solver='preconditioned', or set precondition=False")
+
+
+def _preconditionable(compiled: CompiledFlow, point: State, profile: CertificationProfile, finding: Finding) -> Finding:
+    """The finding, with the remedy to precondition where that would bring eta_dd within its limit and the prox allows it."""
+    if finding.check != "eta_dd" or finding.remedy != "raise_ridge" or CLASSES["preconditioned"].unfit(compiled.problem):
+        return finding
+    scaled = examine(compiled.problem, point, profile, _jacobi(compiled.problem, point))
+    if not (scaled.eta.sound_above or profile.allow_estimates) or highest(scaled.eta) > profile.eta_max:
+        return finding
+    advice = f"Precondition by the diagonal of L (solver='preconditioned'), which makes eta_dd {scaled.eta.value:.4g}"
+    return replace(finding, remedy="precondition", advice=advice)
 
 
 def _dominance(seen: list[tuple[Block, Known]], profile: CertificationProfile, diagonal: str | None) -> tuple[Bound, str]:
@@ -179,7 +209,9 @@ def _convexity_findings(problem: Problem) -> list[Finding]:
     return [Finding("convex", f"the terms {', '.join(bent)} are not convex", "none", "Use the profile strict, or replace these terms")]
 
 
-def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlow | None, profile: CertificationProfile) -> list[Finding]:
+def _refinement_findings(
+    compiled: CompiledFlow, certificates: Mapping[str, Bound], refined: CompiledFlow | None, profile: CertificationProfile
+) -> list[Finding]:
     check = "discretization_independence"
     if refined is None:
         advice = "Give `refined`, the flow compiled on the finer grid, or take the check out of the profile"
@@ -191,6 +223,7 @@ def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlo
                 advice,
             )
         ]
+    _check_grids(compiled, refined, profile)
     finer = examine(refined.problem, refined.start, profile)
     against = spectral_findings(finer, profile)
     if against:
@@ -207,6 +240,19 @@ def _refinement_findings(certificates: Mapping[str, Bound], refined: CompiledFlo
         )
         return [Finding(check, reason, "raise_ridge", "Scale the operators with the grid, or raise the ridge", finer.gamma.value, least)]
     return []
+
+
+def _check_grids(coarse: CompiledFlow, fine: CompiledFlow, profile: CertificationProfile) -> None:
+    """Raises FlowInputError unless the finer grid is `scale_factor` times as fine along the axes that it refines, of which there is one."""
+    factor = profile.refinement_test.scale_factor
+    here, there = ({slot: tuple(value.shape) for slot, value in flow.start.items()} for flow in (coarse, fine))
+    alike = here.keys() == there.keys() and all(len(here[slot]) == len(there[slot]) for slot in here)
+    sides = [pair for slot in here for pair in zip(here[slot], there[slot], strict=True)] if alike else []
+    if not any(side != finer for side, finer in sides) or any(finer not in {side, side * factor} for side, finer in sides):
+        raise FlowInputError(
+            f"refined has the slots {there}, and the flow {here}; it must be the same flow on a grid {factor} times as fine along the axes "
+            "that it refines (refinement_test.scale_factor)"
+        )
 
 
 def _told(bound: Bound) -> str:

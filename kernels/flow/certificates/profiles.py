@@ -30,11 +30,12 @@ class RefinementTest:
 @dataclass(frozen=True)
 class CertificationProfile:
     """checks: of CHECKS. tolerances: lyapunov, how much of max(1, |E|) the energy may rise within a block, rounding apart; invariant,
-    relative and absolute; physics_residual, of a residual relative to its data; duality_gap, relative, where a run stops by it.
+    relative and absolute; physics_residual, of a residual relative to its data; duality_gap, relative: a run ends there.
 
     lens: the coordinates of eta_dd: "pixel", "dft", "dct", "dst", an orthonormal operator, or "auto": pixel if that passes, else the basis
     in which L is diagonal, if there is one. allow_estimates: whether numbers of the kind "estimate" may open the gate.
-    precondition: eta_dd and gamma are those of D^-1/2 L D^-1/2, D = diag(L), which is what a preconditioned step sees.
+    precondition: asks for preconditioned steps, of which eta_dd and gamma are those of D^-1/2 L D^-1/2, D = diag(L). Of a flow whose
+    steps are preconditioned they are so in any case.
     """
 
     name: Literal["strict", "convex"] = "strict"

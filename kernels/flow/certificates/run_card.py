@@ -55,7 +55,7 @@ def run_card(
     """The card: the profile, the verdict, for each check whether it passed, and which rungs of evidence were reached (0 invariants, 1
     descent, 2 duality gap, 3 spectrum)."""
     blocks, kept, measured = list(descents), list(drifts), list(residuals)
-    against = block_findings(profile, drifts=kept, residuals=measured, gap=gap)
+    against = (*block_findings(profile, drifts=kept, residuals=measured, gap=gap), *_wide(profile, gap))
     failed = {finding.check for finding in (*verdict.findings, *against)}
     spectral = {"eta_dd", "gamma", "finite"}
     checks = {
@@ -81,6 +81,15 @@ def run_card(
         "duality_gap": None if gap is None else {"gap": _number(gap.gap), "relative": _number(gap.relative), "reason": gap.reason},
         "findings": [finding.record() for finding in (*verdict.findings, *against)],
     }
+
+
+def _wide(profile: CertificationProfile, gap: Gap | None) -> tuple[Finding, ...]:
+    """At the end the gap must not only be there but be small."""
+    limit = profile.tolerance("duality_gap")
+    if "duality_gap" not in profile.checks or gap is None or not math.isfinite(gap.gap) or gap.relative <= limit:
+        return ()
+    reason = f"the duality gap is {gap.relative:.3g} of the energy, above {limit:.3g}"
+    return (Finding("duality_gap", reason, "none", "Make more steps", gap.relative, limit),)
 
 
 def _number(value: float) -> float | None:

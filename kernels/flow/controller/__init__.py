@@ -22,7 +22,7 @@ from .phases import (
 from .policies import FlowPolicy, SparsityPolicy
 from .remediation import Remedied, exhausted, remedied, with_alpha, with_ridge
 from .schedule import MultiscaleSchedule, Reading, ScheduleState, advanced, begin, restricted_to
-from .tuner import Candidate, committed, evaluate, objective, weights
+from .tuner import Candidate, committed, evaluate, lambdas_of, objective, seeded, weights
 
 __all__ = [
     "Accepted",
@@ -56,11 +56,13 @@ __all__ = [
     "continuation",
     "evaluate",
     "exhausted",
+    "lambdas_of",
     "objective",
     "per_scale",
     "propose",
     "remedied",
     "restricted_to",
+    "seeded",
     "status",
     "step",
     "suggested",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import FlowInputError
 
 Criterion = Literal["discrepancy", "gcv", "sure"]
+StepRule = Literal["c/beta", "fixed"]
 Metric = Callable[[Mapping[str, Any]], float]
 KNOBS = ("lambda", "lambda2", "alpha")
 # Of a normal distribution: its standard deviation over the median of |x|.
@@ -29,15 +30,20 @@ class GapDial:
 
     knobs: of lambda (weights of l1 and the like), lambda2 (ridges), alpha. criterion: "discrepancy" (||Ax - b||^2 = m sigma^2), "gcv",
     "sure", or a function of the state, the smaller the better. sigma: of the noise, for discrepancy and sure. proposal: the first relative
-    move; lambda_move_cap: the largest of one trial. ratios: of the weights of neighbouring scales. step_rule: "c/beta" keeps alpha at the
-    limit of the solver. validation_iterations: of the short run that a candidate must pass.
+    move; lambda_move_cap: the largest of one trial. search: where the candidates of a round lie. ratios: of the weights of neighbouring
+    scales. validation_iterations: of the short run that a candidate must pass.
+
+    eta_max, gamma_min: what a move must keep where that is stricter than the profile. step_rule: "c/beta" keeps alpha the same part of
+    c/beta when a ridge moves beta; "fixed" leaves it, and a ridge that makes it too long is refused. per_scale_seed: the first move gives
+    each scale of a wavelet term the weight k median |W_j x| ("mad": k times the robust standard deviation, or a function of the
+    coefficients), k such that the finest keeps its own; None leaves the scales as they are. warmup_iterations, monitoring_interval:
+    before the first round, and between two.
     """
 
-    eta_max: float = 0.9
-    gamma_min: float = 1e-6
-    beta_estimator: Literal["power", "lanczos"] = "lanczos"
-    step_rule: Literal["c/beta"] = "c/beta"
-    per_scale_seed: Literal["median", "mad"] | Callable[[NDArray[Any]], float] = "median"
+    eta_max: float | None = None
+    gamma_min: float | None = None
+    step_rule: StepRule = "c/beta"
+    per_scale_seed: Literal["median", "mad"] | Callable[[NDArray[Any]], float] | None = None
     knobs: tuple[str, ...] = ("lambda",)
     criterion: Criterion | Metric = "discrepancy"
     sigma: float | None = None
@@ -48,8 +54,6 @@ class GapDial:
     ratios: tuple[float, float] = (0.5, 2.0)
     no_improve: int = 5
     search: Literal["grid", "golden"] = "grid"
-    target_gap: float = 0.1
-    gap_tolerance: float = 0.05
     monitoring_interval: int = 5
     warmup_iterations: int = 10
     validation_iterations: int = 10
@@ -68,22 +72,33 @@ class GapDial:
             raise FlowInputError(f"the criterion {self.criterion} needs sigma, the standard deviation of the noise; or use gcv")
         if isinstance(self.criterion, str) and self.criterion not in ("discrepancy", "gcv", "sure"):
             raise FlowInputError(f"the criterion is {self.criterion!r}; it must be discrepancy, gcv, sure or a function of the state")
+        for name, allowed in {"step_rule": ("c/beta", "fixed"), "search": ("grid", "golden")}.items():
+            if getattr(self, name) not in allowed:
+                raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        seed = self.per_scale_seed
+        if not (seed is None or callable(seed) or seed in ("median", "mad")):
+            raise FlowInputError(f"per_scale_seed is {seed!r}; it must be median, mad, a function of the coefficients of a scale, or None")
 
 
 @dataclass(frozen=True)
 class Move:
-    """Factors of the knobs; 1 leaves one alone."""
+    """Factors of the knobs; 1 leaves one alone. scales: the factors of the weights of the levels of a wavelet term, by slot, where a move
+    changes them one by one."""
 
     factors: Mapping[str, float]
+    scales: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def reanchors(self) -> bool:
         """Whether energies before and after do not compare: a weight changes."""
-        return any(self.factors.get(name, 1.0) != 1.0 for name in ("lambda", "lambda2"))
+        return bool(self.scales) or any(self.factors.get(name, 1.0) != 1.0 for name in ("lambda", "lambda2"))
 
-    def record(self) -> dict[str, float]:
+    def record(self) -> dict[str, Any]:
         """For events."""
-        return {name: float(factor) for name, factor in self.factors.items()}
+        told: dict[str, Any] = {name: float(factor) for name, factor in self.factors.items()}
+        if self.scales:
+            told["lambda_j"] = {slot: {str(level): float(by) for level, by in made.items()} for slot, made in self.scales.items()}
+        return told
 
 
 @dataclass(frozen=True)
@@ -138,15 +153,16 @@ def tried(dial: GapDial, state: TunerState, move: Move | None, objective: float 
 def per_scale(dial: GapDial, bands: Sequence[NDArray[Any]], k: float = 1.0) -> NDArray[np.float64]:
     """lambda_j = k median |W_j x| (or k times a robust standard deviation) for each band, coarse to fine, neighbours within the
     ratios."""
-    seeds = []
-    for band in bands:
-        size = np.abs(np.asarray(band, np.float64))
-        if callable(dial.per_scale_seed):
-            seeds.append(k * float(dial.per_scale_seed(np.asarray(band))))
-        else:
-            median = float(np.median(size)) if size.size else 0.0
-            seeds.append(k * median * (MAD if dial.per_scale_seed == "mad" else 1.0))
+    seeds = [k * seed(dial, band) for band in bands]
     return within_ratios(np.clip(seeds, dial.lambda_min, dial.lambda_max), dial.ratios)
+
+
+def seed(dial: GapDial, band: NDArray[Any]) -> float:
+    """The size of the coefficients of a band, by `per_scale_seed`."""
+    if callable(dial.per_scale_seed):
+        return float(dial.per_scale_seed(np.asarray(band)))
+    size = np.abs(np.asarray(band, np.float64))
+    return (float(np.median(size)) if size.size else 0.0) * (MAD if dial.per_scale_seed == "mad" else 1.0)
 
 
 def within_ratios(values: NDArray[Any], ratios: tuple[float, float]) -> NDArray[np.float64]:

@@ -36,7 +36,6 @@ class ControllerConfig:
     """
 
     max_remediation_attempts: int = 3
-    alpha_reduction_factor: float = 0.5
     max_wall_time_ms: float | None = None
     max_iterations: int | None = None
     max_tuner_moves: int = 10
@@ -50,9 +49,10 @@ class ControllerConfig:
     on_failure: Literal["abort", "degrade"] = "abort"
 
     def __post_init__(self) -> None:
-        for name in ("alpha_reduction_factor", "step_alpha_reduction_factor"):
-            if not 0 < getattr(self, name) < 1:
-                raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must be between 0 and 1")
+        if not 0 < self.step_alpha_reduction_factor < 1:
+            raise FlowInputError(
+                f"step_alpha_reduction_factor is {self.step_alpha_reduction_factor!r}; it must be between 0 and 1, 0.5 halves a step"
+            )
         for name in ("max_remediation_attempts", "max_tuner_moves", "max_rollbacks", "max_step_attempts", "ridge_cap"):
             if getattr(self, name) < 0:
                 raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must not be negative")

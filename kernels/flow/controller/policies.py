@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..errors import FlowInputError
+from ..spec import FlowSpec
+from .dial import GapDial
 
 Family = Literal["basic", "preconditioned", "accelerated"]
 Discretization = Literal["explicit", "implicit", "symplectic"]
@@ -62,23 +64,52 @@ class FlowPolicy:
         return {"family": self.family, "discretization": self.discretization, "preconditioner": self.preconditioner}
 
 
+SPARSE_ATOMS = ("l1", "weighted_l1", "elastic_net", "group_l1", "wavelet_l1")
+
+
 @dataclass(frozen=True)
 class SparsityPolicy:
-    """Which sparsity a flow seeks. mode: "l1" of coefficients, "group_l1" of groups of them, "tree" of wavelet coefficients with their
-    parents. adaptive_rule: "fixed", or "residual_adaptive": the weight follows the noise by the discrepancy principle."""
+    """Which sparsity a flow seeks, and who sets its weight.
 
-    penalty: Literal["l1"] = "l1"
-    thresholding: Literal["soft"] = "soft"
-    adaptive_rule: Literal["residual_adaptive", "fixed"] = "residual_adaptive"
+    sparsity_mode: of the wavelet terms, "l1" of coefficients, "group_l1" of the coefficients at one place of a level in all orientations
+    and channels, "tree" of coefficients with their descendants. adaptive_rule: "fixed" keeps the weights; "residual_adaptive" tunes them
+    once the run is GREEN until ||Ax - b||^2 = m sigma^2 (the discrepancy principle), sigma the standard deviation of the noise.
+    """
+
+    adaptive_rule: Literal["residual_adaptive", "fixed"] = "fixed"
     sparsity_mode: Literal["l1", "group_l1", "tree"] = "l1"
+    sigma: float | None = None
 
     def __post_init__(self) -> None:
-        allowed = {
-            "penalty": ("l1",),
-            "thresholding": ("soft",),
-            "adaptive_rule": ("residual_adaptive", "fixed"),
-            "sparsity_mode": ("l1", "group_l1", "tree"),
-        }
+        allowed = {"adaptive_rule": ("residual_adaptive", "fixed"), "sparsity_mode": ("l1", "group_l1", "tree")}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(values)}")
+        if self.adaptive_rule == "residual_adaptive" and not (self.sigma is not None and self.sigma > 0):
+            raise FlowInputError(
+                f"adaptive_rule residual_adaptive has sigma {self.sigma!r}; give the standard deviation of the noise, or use fixed"
+            )
+
+    def applied(self, spec: FlowSpec) -> FlowSpec:
+        """The spec with this sparsity in its wavelet terms. Raises FlowInputError where no term is sparse, or where none could be of this
+        mode."""
+        sparse = [term for term in spec.terms if term.type in SPARSE_ATOMS]
+        if not sparse:
+            raise FlowInputError(f"a sparsity policy is about terms such as {', '.join(SPARSE_ATOMS)}, and {spec.name} has none; add one")
+        if self.sparsity_mode == "l1":
+            return spec
+        grouped = any(term.type == "group_l1" for term in sparse) and self.sparsity_mode == "group_l1"
+        if not (grouped or any(term.type == "wavelet_l1" for term in sparse)):
+            raise FlowInputError(
+                f"sparsity_mode {self.sparsity_mode} groups the coefficients of a wavelet_l1 term, and {spec.name} has none; "
+                "add one, or use the atom group_l1 with groups of your own"
+            )
+        terms = [
+            replace(term, params={**term.params, "sparsity": self.sparsity_mode}) if term.type == "wavelet_l1" else term
+            for term in spec.terms
+        ]
+        return replace(spec, terms=terms)
+
+    def dial(self) -> GapDial | None:
+        """The dial of a rule that adapts; None of one that does not."""
+        return GapDial(criterion="discrepancy", sigma=self.sigma) if self.adaptive_rule == "residual_adaptive" else None

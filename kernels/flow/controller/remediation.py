@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..certificates.profiles import CertificationProfile
 from ..certificates.records import Finding, Verdict
 from ..compiler import CompiledFlow
+from ..errors import FlowInputError
 from ..precision import precision
 from ..spec import FlowSpec, Term
 
@@ -32,19 +33,27 @@ def remedied(
     finding: Finding,
     *,
     ridge_cap: float,
-    recompile: Callable[[FlowSpec], CompiledFlow],
+    recompile: Callable[..., CompiledFlow],
 ) -> Remedied | None:
-    """Applies the remedy of a finding; None where it is used up or not allowed. ridge_cap: the most ridge, as a part of beta."""
+    """Applies the remedy of a finding; None where it is used up or not allowed. ridge_cap: the most ridge, as a part of beta. recompile:
+    compiles a spec, if asked with the `solver` of a name; raises FlowInputError where it may not."""
     match finding.remedy:
         case "raise_ridge":
             weight = _next_ridge(compiled.spec, finding)
             if not 0 < weight <= ridge_cap * compiled.report.beta.value:
                 return None
-            return Remedied(recompile(with_ridge(compiled.spec, weight)), profile, {"ridge": weight})
+            held = with_ridge(compiled.spec, weight)
+            # Steps that an earlier remedy has preconditioned stay so.
+            made = recompile(held, solver=compiled.solver.name) if compiled.solver.name == "preconditioned" else recompile(held)
+            return Remedied(made, profile, {"ridge": weight})
         case "switch_lens":
             return None if profile.lens == "auto" else Remedied(compiled, replace(profile, lens="auto"), {"lens": "auto"})
-        case "precondition":
-            return None if profile.precondition else Remedied(compiled, replace(profile, precondition=True), {"precondition": True})
+        case "precondition" if compiled.solver.name != "preconditioned":
+            try:
+                made = recompile(compiled.spec, solver="preconditioned")
+            except FlowInputError:  # the user has asked for another solver, or P would leave the prox without a closed form
+                return None
+            return Remedied(made, profile, {"precondition": "jacobi"})
         case "set_alpha" if finding.limit is not None:
             return Remedied(with_alpha(compiled, finding.limit), profile, {"alpha": finding.limit})
     return None

@@ -76,6 +76,12 @@ class MultiscaleSchedule:
         except ValueError:
             raise FlowInputError(f"activate_rule is {self.activate_rule!r}; {found[3]!r} is no number") from None
 
+    @property
+    def variable(self) -> str | None:
+        """What the rule looks at; None of "level_complete"."""
+        parsed = self._parsed()
+        return None if parsed is None else parsed[0]
+
     def holds(self, reading: Reading, level_iters: int) -> tuple[bool, float]:
         """Whether the rule is true, and of which value."""
         parsed = self._parsed()

@@ -16,14 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..certificates.descent import check_block
+from ..choosing import again
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
+from ..functions.base import Function
 from ..functions.separable import Separable
 from ..functions.squares import HalfSquare
 from ..precision import precision
-from ..problem import AnySmooth, Problem, SmoothTerm, SpectralSquare, State, taken
+from ..problem import AnySmooth, Problem, ProxTerm, SmoothTerm, SpectralSquare, State, taken
 from ..solvers.base import Controls, Metrics, Solver
-from .dial import GapDial, Move
+from ..transforms.base import TransformOp, band_weights
+from .dial import GapDial, Move, StepRule, per_scale
+from .dial import seed as _seed
+
+# What the weight of a norm is called: of single elements, of all, of groups.
+SIZES = ("threshold", "weight", "weights")
 
 
 @dataclass(frozen=True)
@@ -65,38 +72,105 @@ def turned(problem: Problem, names: tuple[str, ...], factors: Mapping[str, Any])
     return replace(problem, smooth=smooth, prox=sides[0], second=sides[1], composite=composite)
 
 
-def committed(compiled: CompiledFlow, move: Move) -> CompiledFlow:
-    """The flow after a move: the same programs, other numbers."""
+def committed(compiled: CompiledFlow, move: Move, step_rule: StepRule = "c/beta") -> CompiledFlow:
+    """The flow after a move: the same programs, other numbers. A ridge moves beta; its new value is in the report, and by the rule "c/beta"
+    the steps follow it."""
+    with precision(compiled.spec.dtype) as real:
+        problem = turned(on_scales(compiled.problem, move), ridges(compiled), move.factors)
+        report, controls = compiled.report, compiled.controls
+        if move.factors.get("lambda2", 1.0) != 1.0:
+            stepped = again(compiled.solver.name, (compiled.problem, problem), compiled.start, controls, real)
+            report = replace(report, beta=stepped.beta, mu=stepped.mu)
+            controls = stepped.controls if step_rule == "c/beta" else controls
+        controls = replace(controls, alpha=controls.alpha * move.factors.get("alpha", 1.0))
+        return replace(compiled, problem=problem, controls=controls, report=replace(report, alpha=float(controls.alpha)))
+
+
+def on_scales(problem: Problem, move: Move) -> Problem:
+    """The problem with the weights of single levels turned."""
+    prox = dict(problem.prox)
+    for slot, factors in move.scales.items():
+        term = prox[slot]
+        assert isinstance(term.op, TransformOp) and isinstance(term.phi, Separable)
+        each = band_weights(term.op, np.array([1.0 if band.approximation else factors[band.level] for band in term.op.bands]))
+        prox[slot] = replace(term, phi=replace(term.phi, threshold=term.phi.threshold * jnp.asarray(each, term.phi.threshold.dtype)))
+    return replace(problem, prox=prox)
+
+
+def seeded(compiled: CompiledFlow, dial: GapDial, state: State) -> Move | None:
+    """The move that gives each scale its seed: lambda_j = k median |W_j v| of what the prox sees, v = x - alpha grad f(x), within the
+    ratios; k such that the finest scale keeps its weight. None where there is no wavelet term, or nothing on its finest scale."""
+    scales: dict[str, dict[int, float]] = {}
     with precision(compiled.spec.dtype):
-        problem = turned(compiled.problem, ridges(compiled), move.factors)
-        alpha = compiled.controls.alpha * move.factors.get("alpha", 1.0)
-        return replace(compiled, problem=problem, controls=replace(compiled.controls, alpha=alpha))
+        slope = compiled.problem.f_grad(state)
+        for slot, term in compiled.problem.prox.items():
+            if not (isinstance(term.op, TransformOp) and isinstance(term.phi, Separable)):
+                continue
+            seen = np.asarray(term.op.matvec(state[slot] - compiled.controls.alpha * slope[slot]), np.float64)
+            present = weights_of_levels(term)
+            levels = sorted(present, reverse=True)  # coarse to fine
+            coefficients = [_level(term.op, seen, level) for level in levels]
+            finest = float(_seed(dial, coefficients[-1]))
+            if not (finest > 0 and present[levels[-1]] > 0 and all(value > 0 for value in present.values())):
+                continue
+            wanted = per_scale(dial, coefficients, present[levels[-1]] / finest)
+            scales[slot] = {level: float(value / present[level]) for level, value in zip(levels, wanted, strict=True)}
+    return Move({"lambda": 1.0}, scales) if scales else None
+
+
+def weights_of_levels(term: ProxTerm) -> dict[int, float]:
+    """lambda_j of the details of each level of a wavelet term, the largest of its orientations."""
+    assert isinstance(term.op, TransformOp) and isinstance(term.phi, Separable)
+    each = np.broadcast_to(np.asarray(term.phi.threshold, np.float64), (term.op.codomain[-1],))
+    details = [band for band in term.op.bands if not band.approximation]
+    return {
+        level: max(float(each[band.offset : band.offset + band.size].max()) for band in details if band.level == level)
+        for level in {band.level for band in details}
+    }
+
+
+def lambdas_of(problem: Problem) -> dict[str, dict[int, float]]:
+    """lambda_j of the wavelet terms, by slot."""
+    found = {}
+    for slot, term in problem.prox.items():
+        if isinstance(term.op, TransformOp) and isinstance(term.phi, Separable):
+            found[slot] = weights_of_levels(term)
+    return found
+
+
+def _level(transform: TransformOp, coefficients: NDArray[np.float64], level: int) -> NDArray[np.float64]:
+    parts = [
+        coefficients[..., band.offset : band.offset + band.size].ravel()
+        for band in transform.bands
+        if band.level == level and not band.approximation
+    ]
+    return np.concatenate(parts)
 
 
 def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequence[Move]) -> list[Candidate]:
     """Runs every candidate from `start`, all in one program, best first. Whether the gate holds for it, the caller certifies: `committed`
-    is what to certify."""
+    is what to certify. Moves of single scales are tried alone."""
     if not moves:
         return []
-    names = ("lambda", "lambda2", "alpha")
+    if any(move.scales for move in moves) and len(moves) > 1:
+        raise FlowInputError(f"{len(moves)} moves were given, one of them of single scales; try that one alone")
     with precision(compiled.spec.dtype) as real:
-        table = jnp.asarray([[move.factors.get(name, 1.0) for name in names] for move in moves], real)
-        ends, traces, before = _short_runs(
-            compiled.solver, compiled.problem, compiled.controls, start, table, ridges(compiled), dial.validation_iterations
-        )
+        trials = [committed(compiled, move, dial.step_rule) for move in moves]
+        table = jnp.asarray([[move.factors.get(name, 1.0) for name in ("lambda", "lambda2")] for move in moves], real)
+        controls = jax.tree.map(lambda *each: jnp.stack([jnp.asarray(value) for value in each]), *[trial.controls for trial in trials])
+        base = on_scales(compiled.problem, moves[0])
+        ends, traces, before = _short_runs(compiled.solver, base, controls, start, table, ridges(compiled), dial.validation_iterations)
         table_of = np.asarray(traces, np.float64)
         found = []
-        for number, move in enumerate(moves):
+        for number, (move, trial) in enumerate(zip(moves, trials, strict=True)):
             state = {slot: value[number] for slot, value in ends.items()}
             trace = dict(zip(Metrics._fields, table_of[number].T, strict=True))
             size = sum(int(value.size) for value in state.values())
-            alpha = float(compiled.controls.alpha) * move.factors.get("alpha", 1.0)
+            alpha, energy = float(trial.controls.alpha), float(table_of[number, -1, 0])
             descent = check_block(
                 trace, compiled.solver.name, before=float(before[number]), alpha=alpha, size=size, dtype=compiled.spec.dtype
             )
-            problem = turned(compiled.problem, ridges(compiled), move.factors)
-            energy = float(table_of[number, -1, 0])
-            found.append(Candidate(move, state, energy, descent.passed, objective(problem, dial, state)))
+            found.append(Candidate(move, state, energy, descent.passed, objective(trial.problem, dial, state)))
     return sorted(found, key=lambda candidate: candidate.objective)
 
 
@@ -104,9 +178,8 @@ def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequenc
 def _short_runs(  # noqa: PLR0917  arguments of one compiled program
     solver: Solver, problem: Problem, controls: Controls, start: State, table: jax.Array, names: tuple[str, ...], steps: int
 ) -> tuple[State, jax.Array, jax.Array]:
-    def one(factors: jax.Array) -> tuple[State, jax.Array, jax.Array]:
+    def one(factors: jax.Array, steered: Controls) -> tuple[State, jax.Array, jax.Array]:
         changed = turned(problem, names, {"lambda": factors[0], "lambda2": factors[1]})
-        steered = replace(controls, alpha=controls.alpha * factors[2])
         first = solver.init(changed, steered, start)
 
         def onward(state: Any, _: None) -> tuple[Any, jax.Array]:
@@ -116,7 +189,7 @@ def _short_runs(  # noqa: PLR0917  arguments of one compiled program
         last, trace = jax.lax.scan(onward, first, None, length=steps)
         return last.x, trace, first.metrics.energy
 
-    return jax.vmap(one)(table)
+    return jax.vmap(one)(table, controls)
 
 
 def objective(problem: Problem, dial: GapDial, state: State) -> float:
@@ -167,12 +240,15 @@ def _freedom(problem: Problem, state: State) -> float:
 
 
 def _scaled(phi: Any, weight: Any, ridge: Any) -> Any:
-    held = {field.name for field in fields(phi)}
-    changes: dict[str, Any] = {name: getattr(phi, name) * weight for name in ("threshold", "weight") if name in held}
-    if "threshold" not in held and "weight" not in held and "weights" in held:
-        changes["weights"] = phi.weights * weight
-    if "ridge" in held:
-        changes["ridge"] = phi.ridge * ridge
+    changes: dict[str, Any] = {}
+    for part in fields(phi):
+        held = getattr(phi, part.name)
+        if part.name in SIZES:
+            changes[part.name] = held * weight
+        elif part.name == "ridge":
+            changes["ridge"] = held * ridge
+        elif isinstance(held, Function):  # a function of a translated or otherwise changed argument
+            changes[part.name] = _scaled(held, weight, ridge)
     return replace(phi, **changes) if changes else phi
 
 
@@ -187,4 +263,5 @@ def _ridge_size(term: AnySmooth) -> float:
 
 
 def _size(phi: Any) -> float:
-    return max((float(jnp.max(getattr(phi, name))) for name in ("threshold", "weight", "weights") if hasattr(phi, name)), default=0.0)
+    inner = [_size(getattr(phi, part.name)) for part in fields(phi) if isinstance(getattr(phi, part.name), Function)]
+    return max((float(jnp.max(getattr(phi, name))) for name in SIZES if hasattr(phi, name)), default=max(inner, default=0.0))

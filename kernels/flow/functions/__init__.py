@@ -9,6 +9,7 @@ from .losses import Huber, Logistic, Poisson
 from .separable import Bounded, Separable
 from .sets import Indicator, Knapsack, L1Ball, L2Ball, Simplex
 from .squares import HalfSquare
+from .trees import TreeNorm
 from .variation import LineVariation, Variation
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "SquareThrough",
     "ThroughCoisometry",
     "Translated",
+    "TreeNorm",
     "Variation",
     "Written",
     "affine",

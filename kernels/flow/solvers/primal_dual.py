@@ -10,24 +10,53 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..functions.base import conjugate_prox
 from ..problem import Problem, State, spread, taken
+from ..pytrees import node
 from .base import Controls, Metrics, Solver, largest, norm
 from .proximal_gradient import proximal_step
 
+# Steps between two looks at the balance, how uneven it must be to change anything, and by how much each change is less than the last.
+LOOK = 10
+UNEVEN = 1.5
+FADING = 0.95
+# The least part of the condition on steps that sigma ||K||^2 takes: below that a shorter sigma no longer buys a longer tau.
+LEAST_DUAL = 0.1
+
+
+@node
+class PrimalDualControls(Controls):
+    """share: alpha beta / 2, the part of the condition that the gradient of f takes. balance: how much the first change of the steps may
+    be, as a part of them; 0 keeps alpha and sigma as they are."""
+
+    share: jax.Array | float = 0.0
+    balance: jax.Array | float = 0.0
+
+
+class Balance(NamedTuple):
+    """How the next step divides its condition: sigma is `grown` times that of the controls, and tau what this leaves. most: by how much
+    `grown` may change; steps: made so far; primal, dual: how far x and u have gone since the last look, sums of ||dx||^2 / tau and
+    ||du||^2 / sigma."""
+
+    grown: jax.Array
+    most: jax.Array
+    steps: jax.Array
+    primal: jax.Array
+    dual: jax.Array
+
 
 class PrimalDual(NamedTuple):
-    """The state: x, a dual variable u_i for each h_i, and what the next step reads of both: K_i x, grad f(x), sum K_i^T u_i. tau and
-    sigma are those of the next step."""
+    """The state: x, a dual variable u_i for each h_i, what the next step reads of both (K_i x, grad f(x), sum K_i^T u_i), and how
+    it divides its condition."""
 
     x: State
     u: tuple[jax.Array, ...]
     image: tuple[jax.Array, ...]
     slope: State
     pull: State
-    tau: jax.Array
-    sigma: jax.Array
+    balance: Balance
     carries: dict[str, Any]
     dual_carries: tuple[Any, ...]
     metrics: Metrics
@@ -59,7 +88,9 @@ def _init(problem: Problem, controls: Controls, x: State) -> PrimalDual:
     dual_carries = tuple(term.phi.begin(at) for term, at in zip(problem.composite, image, strict=True))
     metrics = Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha)
     still = {slot: jnp.zeros_like(value) for slot, value in x.items()}
-    return PrimalDual(x, u, image, problem.f_grad(x), still, controls.alpha, controls.sigma, carries, dual_carries, metrics)
+    zero = jnp.zeros((), controls.alpha.dtype)
+    balance = Balance(zero + 1, zero + getattr(controls, "balance", 0.0), jnp.int32(0), zero, zero)
+    return PrimalDual(x, u, image, problem.f_grad(x), still, balance, carries, dual_carries, metrics)
 
 
 def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerated: bool) -> PrimalDual:
@@ -68,8 +99,14 @@ def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerate
     The residuals are those of the optimality conditions at (x+, u+), exactly: the step shows an element of dg(x+) and of dh*(u+), and what
     is left of 0 in dg(x+) + grad f(x+) + K^T u+ and of 0 in dh*(u+) - K x+ is measured.
     """
-    tau, theta = (state.tau, 1 / jnp.sqrt(1 + 2 * controls.modulus * state.tau)) if accelerated else (controls.alpha, 1.0)
-    sigma = state.sigma / theta if accelerated else controls.sigma
+    balance = state.balance
+    # 1/tau = beta/2 + sigma ||K||^2: of 1/alpha the share says what is beta/2, and sigma grows the rest.
+    share = getattr(controls, "share", 0.0)
+    tau, theta = controls.alpha / (share + (1 - share) * balance.grown), jnp.ones((), controls.alpha.dtype)
+    if accelerated:
+        theta = 1 / jnp.sqrt(1 + 2 * controls.modulus * tau)
+        balance = balance._replace(grown=balance.grown / theta)
+    sigma = controls.sigma * balance.grown
     downhill = {slot: state.slope[slot] + state.pull[slot] for slot in state.x}
     x, value, gap, carries = proximal_step(problem, state.x, downhill, tau, state.carries)
     lifted = problem.lift(x)
@@ -95,8 +132,37 @@ def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerate
     residual = norm(primal_miss) / largest(1.0, grad_norm, norm(pull))
     if misses:
         residual = jnp.maximum(residual, _norm(misses) / jnp.maximum(1, _norm(image)))
+    if misses and not accelerated:
+        far = sum(jnp.vdot(state.x[slot] - x[slot], state.x[slot] - x[slot]).real for slot in x)
+        dual_far = sum(jnp.vdot(new - old, new - old).real for new, old in zip(u, state.u, strict=True))
+        balance = _balanced(controls, balance, jnp.asarray(far) / tau, jnp.asarray(dual_far) / sigma)
     metrics = Metrics(smooth + value, smooth, value, residual, grad_norm, gap, state.metrics.restarts, tau)
-    return PrimalDual(x, tuple(u), tuple(image), slope, pull, tau * theta, sigma, carries, tuple(dual_carries), metrics)
+    return PrimalDual(x, tuple(u), tuple(image), slope, pull, balance, carries, tuple(dual_carries), metrics)
+
+
+def _balanced(controls: Controls, balance: Balance, primal: jax.Array, dual: jax.Array) -> Balance:
+    """The next steps: the side that has gone farther, in the metric of the iteration, gets the longer one. tau is always the longest that
+    the condition allows for sigma.
+
+    Balancing as of Goldstein, Li, Yuan, Esser & Studer (arXiv:1305.0546), with movements in the place of residuals: they have the same
+    unit, so that neither that of x nor that of E matters. The changes fade geometrically, so their sum is finite, under which a
+    forward-backward iteration in a variable metric, as this one is, converges (Combettes & Vu, Optimization 63, 2014, theorem 4.1).
+    """
+    primal, dual, steps = balance.primal + primal, balance.dual + dual, balance.steps + 1
+    look = steps % LOOK == 0
+    tiny = float(np.finfo(primal.dtype).tiny)
+    ratio = jnp.maximum(dual, tiny) / jnp.maximum(primal, tiny)
+    uneven = look & ((ratio > UNEVEN) | (ratio < 1 / UNEVEN))
+    share = getattr(controls, "share", 0.0)
+    least = jnp.minimum(LEAST_DUAL / (1 - LEAST_DUAL) * share / jnp.maximum(1 - share, tiny), 1.0)
+    grown = jnp.maximum(balance.grown * jnp.clip(jnp.sqrt(ratio), 1 - balance.most, 1 / (1 - balance.most)), least)
+    return Balance(
+        jnp.where(uneven, grown, balance.grown),
+        jnp.where(uneven, balance.most * FADING, balance.most),
+        steps,
+        jnp.where(look, 0, primal),
+        jnp.where(look, 0, dual),
+    )
 
 
 def _norm(arrays: list[jax.Array]) -> jax.Array:
