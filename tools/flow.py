@@ -178,7 +178,14 @@ class _Registered:
         return self._running
 
     def __exit__(self, *_: object) -> None:
-        with _guard:
+        try:
+            self._leave()
+        finally:  # a call that is interrupted is so again and again: here, too
+            self._leave()
+
+    def _leave(self) -> None:
+        # Without the guard, which an interruption might leave locked: this is one step of the dictionary.
+        if _running.get(self._running.run_id) is self._running:
             _running.pop(self._running.run_id, None)
         self._running.ended.set()
 

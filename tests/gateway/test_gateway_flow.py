@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beam_side import BeamSide
 from gateway_process import Gateway, raw_request, value_of
 
 SPEC = {
@@ -33,3 +36,36 @@ def test_a_run_is_called_streamed_and_listed(start: Callable[..., Gateway], tmp_
     listed = value_of(stub.ExecuteTool(ask("flow.list"), timeout=20))
     assert [(entry["run_id"], entry["status"]) for entry in listed] == [("r", "converged")]
     assert value_of(stub.ExecuteTool(ask("flow.cancel", run_id="r"), timeout=20))["cancelled"] is False
+    verdict = value_of(stub.ExecuteTool(ask("flow.certify", spec=SPEC, options={"profile": {"eta_max": 0.5}}), timeout=60))
+    assert (verdict["phase"], verdict["limits"]["eta_max"]) == ("GREEN", 0.5)
+
+
+def test_a_certified_run_whose_executor_is_killed_goes_on_in_the_next_bit_for_bit(
+    start: Callable[..., Gateway], beam: BeamSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_ADAPTER_FLOW_RUNS", str(tmp_path / "runs"))
+    gateway = start()
+    told: list[tuple[int, str]] = []
+
+    def watch(info: dict[str, Any]) -> None:
+        told.append((info["iteration"], info["phase"]))
+        if len(told) == 4:
+            os.kill(gateway.executor_pid(), signal.SIGKILL)
+
+    beam.functions = {"watch": watch}
+    function = {"__type__": "callback", "__schema__": 1, "ref_id": "watch", "pid": "#PID<0.123.0>", "arity": 1}
+    # Ill conditioned: it takes all of its steps, and the gate takes a ridge.
+    term = {"type": "quadratic", "variable": "x", "op": {"kind": "diagonal", "entries": [1.0, 1e-3, 1e-6]}, "target": [1.0, 1.0, 1.0]}
+    spec = {"slots": {"x": {"shape": [3]}}, "terms": [term]}
+    options = {"iterations": 1_000, "block": 100, "tol": 1e-300, "solver": "ista", "save_every": 0.0, "certified": {"profile": "strict"}}
+    fields = {"spec": spec, "options": options, "protocol_version": 2}
+    asked = ask("flow.run", **fields, run_id="killed", on_progress=function, idempotent=True)
+    result = value_of(gateway.stub.ExecuteTool(asked, timeout=90))
+    undisturbed = value_of(gateway.stub.ExecuteTool(ask("flow.run", **fields), timeout=60))
+
+    assert [count for count, _ in told].count(100) == 1 and told[-1] == (1_000, "GREEN")
+    assert (result["stopped"], result["iterations"], result["controller"]["remedies"]) == ("budget", 1_000, 1)
+    assert result["state"] == undisturbed["state"] and result["state"]["x"]["__type__"] == "ndarray"
+    assert {name: result[name] for name in ("energy", "phase", "verdict", "controller", "changes")} == {
+        name: undisturbed[name] for name in ("energy", "phase", "verdict", "controller", "changes")
+    }
