@@ -220,6 +220,13 @@ def test_a_large_sparse_flow_is_certified_by_the_entries_of_its_matrix_also_wher
     assert verdict.certificates["gamma"].sound_below
 
 
+def test_a_verdict_says_of_what_its_numbers_are() -> None:
+    terms = [Term("quadratic", "x", target=rng.standard_normal((8, 8))), Term("tv", "x", weight=0.1)]
+    verdict = certify(compile_flow(FlowSpec({"x": Slot(shape=(8, 8))}, terms)))
+    assert verdict.feasible and verdict.value("gamma") == 1.0
+    assert "gamma 1 everywhere, of the second derivative of f" in verdict.told() and "not smooth enter no further" in verdict.told()
+
+
 def test_slots_that_no_term_couples_are_certified_apart() -> None:
     matrix = rng.standard_normal((9, 5))
     terms = [Term("quadratic", "z", op=Op("dense", matrix=matrix)), Term("tikhonov", "x", weight=2.0)]
