@@ -11,21 +11,22 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from pictures import figure, save
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Lasso
 
 from bridge_adapter.kernels import flow
+from bridge_adapter.kernels.flow.certificates import duality_gap
+from bridge_adapter.kernels.flow.precision import precision
 
 
-def gap(a: Any, b: Any, x: Any, strength: float) -> float:
+def gap(compiled: flow.CompiledFlow, x: Any) -> float:
     """How much more than the minimum E(x) can be, relative to E(0)."""
-    rest = b - a @ x
-    theta = rest * min(1.0, strength / max(float(np.abs(a.T @ rest).max()), 1e-300))
-    primal = 0.5 * rest @ rest + strength * np.abs(x).sum()
-    dual = 0.5 * b @ b - 0.5 * (b - theta) @ (b - theta)
-    return float((primal - dual) / (0.5 * b @ b))
+    with precision(compiled.spec.dtype):
+        found = duality_gap(compiled.problem, {"x": jnp.asarray(x)})
+        return found.gap / float(compiled.f_value({"x": jnp.zeros(x.shape)}))
 
 
 def experiment(count: int = 40, tol: float = 1e-11) -> dict[str, Any]:
@@ -44,10 +45,11 @@ def experiment(count: int = 40, tol: float = 1e-11) -> dict[str, Any]:
                 flow.Term("l1", "x", weight=float(strength)),
             ]
             # Numbers are arguments of the compiled step: it is compiled for the first lambda and serves them all.
-            run = flow.run(flow.FlowSpec(slots, terms, name="lasso"), iterations=5000, tol=tol)
+            compiled = flow.compile_flow(flow.FlowSpec(slots, terms, name="lasso"), tol=tol)
+            run = flow.run(compiled, iterations=5000)
             x = run["state"]["x"]
             path.append(x)
-            gaps.append(gap(a, b, x, strength))
+            gaps.append(gap(compiled, x))
             steps.append(run["iterations"])
         found[start] = {"path": np.array(path), "gaps": np.array(gaps), "steps": np.array(steps), "seconds": time.perf_counter() - began}
     return found

@@ -158,8 +158,10 @@ def test_total_variation_takes_the_form_that_its_solver_is_best_with() -> None:
     assert part("tv", XX).op.structure == "stencil"
     assert isinstance(part("tv", XX, prox="inner").phi, Variation)
     assert part("tv", X, prox="composite").op.structure == "stencil"
-    assert isinstance(part("tv", XX, axes=1).phi, LineVariation)
-    with pytest.raises(FlowInputError, match="along the last axis alone"):
+    for axis in (0, 1):
+        phi = part("tv", XX, axes=axis).phi
+        assert isinstance(phi, LineVariation) and phi.axis == axis - 2
+    with pytest.raises(FlowInputError, match="exact prox along one axis"):
         part("tv", XX, prox="exact")
 
 

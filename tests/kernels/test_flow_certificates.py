@@ -200,6 +200,33 @@ def test_the_ridge_of_an_elastic_net_counts_as_curvature_and_float32_flows_are_c
         assert true == pytest.approx(0.05, rel=1e-3)
 
 
+def test_a_large_sparse_flow_is_certified_by_the_entries_of_its_matrix_also_where_terms_are_curved() -> None:
+    nodes = 2100
+    edges = np.unique(np.sort(rng.integers(nodes, size=(3000, 2)), axis=1), axis=0)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    terms = [
+        Term("graph_dirichlet", "x", weight=0.05, params={"edges": edges}),
+        Term("tikhonov", "x", weight=0.3),
+        Term("huber", "x", op=Op("incidence", edges=edges[:500]), weight=0.1),
+    ]
+    compiled = compile_flow(FlowSpec({"x": Slot(shape=(nodes,))}, terms))
+    degrees = np.bincount(edges.ravel(), minlength=nodes)
+    shared = np.bincount(edges[:500].ravel(), minlength=nodes)
+    # Row i: 2 w deg off the diagonal and 2 w deg + ridge on it, and Huber's curvature, which is 1 where the flow starts.
+    off = 0.1 * degrees + 0.1 * shared
+    verdict = certify(compiled, CertificationProfile(eta_max=0.99))
+    assert verdict.value("eta_dd") == pytest.approx((off / (off + 0.3)).max(), rel=1e-9)
+    assert verdict.feasible and verdict.certificates["eta_dd"].method == "rows by coloured probing"
+    assert verdict.certificates["gamma"].sound_below
+
+
+def test_a_verdict_says_of_what_its_numbers_are() -> None:
+    terms = [Term("quadratic", "x", target=rng.standard_normal((8, 8))), Term("tv", "x", weight=0.1)]
+    verdict = certify(compile_flow(FlowSpec({"x": Slot(shape=(8, 8))}, terms)))
+    assert verdict.feasible and verdict.value("gamma") == 1.0
+    assert "gamma 1 everywhere, of the second derivative of f" in verdict.told() and "not smooth enter no further" in verdict.told()
+
+
 def test_slots_that_no_term_couples_are_certified_apart() -> None:
     matrix = rng.standard_normal((9, 5))
     terms = [Term("quadratic", "z", op=Op("dense", matrix=matrix)), Term("tikhonov", "x", weight=2.0)]

@@ -18,6 +18,8 @@ from bridge_adapter.kernels.flow.transforms.base import band_thresholds
 from bridge_adapter.kernels.flow.transforms.filters import mirrored, symlet
 
 REAL = np.dtype("float64")
+# A ring of 14 nodes with two chords.
+RING = np.array([*[(node, (node + 1) % 14) for node in range(14)], (0, 5), (3, 11)])
 SMALL: list[tuple[Op, Shape]] = [
     (Op("wavelet", wavelet="haar"), (13,)),
     (Op("wavelet", wavelet="db3", levels=2), (7, 9)),
@@ -31,6 +33,7 @@ SMALL: list[tuple[Op, Shape]] = [
     (Op("undecimated", wavelet="haar", levels=1), (5, 6)),
     (Op("undecimated", wavelet="starlet", levels=2), (12,)),
     (Op("undecimated", wavelet="starlet", levels=2), (6, 7)),
+    (Op("graph_wavelet", edges=RING, levels=2), (14,)),
 ]
 
 
@@ -141,6 +144,52 @@ def test_validation_passes_in_both_precisions_and_records_its_figures(described:
     assert_allclose(found["measured_bounds"]["B"], found["bounds"]["B"], rtol=1e-2)
 
 
+def test_chebyshev_filters_of_a_graph_keep_the_bounds_that_they_state_and_are_those_of_its_eigenbasis() -> None:
+    weights = np.random.default_rng(5).uniform(0.5, 2, len(RING))
+    exact, short, fine = (
+        transform_of(Op("graph_wavelet", edges=RING, weights=weights, levels=2, degree=degree), (14,), REAL) for degree in (None, 24, 200)
+    )
+    dense = matrix(short)
+    lower, upper = (bound.value for bound in short.frame_bounds())
+    eigenvalues = np.linalg.eigvalsh(dense.T @ dense)
+    assert lower <= eigenvalues[0] <= eigenvalues[-1] <= upper and 0.9 < lower < upper < 1.1
+    u = np.random.default_rng(0).standard_normal(len(dense))
+    assert_allclose(jax.jit(short.adjoint)(u), dense.T @ u, atol=1e-12)
+    assert_allclose(jax.jit(short.inverse)(u), np.linalg.pinv(dense) @ u, atol=1e-12)
+    assert fine.frame == "general" and exact.frame == "tight" and validation(short)["passed"]
+    assert_allclose(matrix(fine), matrix(exact), atol=1e-4)
+    # Constants are in the approximation alone, and a filter is local: an impulse reaches no farther than its degree.
+    level = jax.jit(exact.forward)(jnp.ones(14))
+    assert_allclose(level[:14], 1.0, atol=1e-12)
+    assert_allclose(level[14:], 0.0, atol=1e-12)
+    line = transform_of(Op("graph_wavelet", edges=np.stack([np.arange(59), np.arange(1, 60)], 1), levels=1, degree=10), (60,), REAL)
+    assert not np.any(np.asarray(jax.jit(line.forward)(jnp.eye(60)[0])).reshape(2, 60)[:, 11:])
+
+
+@pytest.mark.parametrize(("length", "described"), [(37, Op("chirplet", window=12, hop=5)), (32, Op("chirplet", window=8, rates=(0.3,)))])
+def test_chirplets_are_tight_by_measurement_and_hold_a_chirp_in_few_coefficients(length: int, described: Op) -> None:
+    transform = transform_of(described, (length,), REAL)
+    dense = matrix(transform)
+    assert_allclose(dense.T @ dense, np.eye(length), atol=1e-13)
+    lower, upper = transform.frame_bounds()
+    assert "measured" in lower.method and abs(lower.value - 1) < 1e-14 and abs(upper.value - 1) < 1e-14
+    u = np.random.default_rng(0).standard_normal(len(dense))
+    assert_allclose(jax.jit(transform.adjoint)(u), dense.T @ u, atol=1e-13)
+    assert validation(transform)["passed"]
+    assert [band.offset for band in transform.bands] == list(np.cumsum([0, *[band.size for band in transform.bands[:-1]]]))
+    assert sum(band.size for band in transform.bands) == len(dense)
+
+
+def test_a_rising_wave_is_sparser_in_chirplets_of_its_rate_than_in_steady_ones() -> None:
+    time = np.arange(256)
+    chirp = jnp.asarray(np.cos(np.pi * 0.5 / 64 * time**2))  # sweeps through half of the band in 64 samples
+    kept = []
+    for rate in (0.0, 0.5):
+        u = np.sort(np.asarray(jax.jit(transform_of(Op("chirplet", rates=(rate,)), (256,), REAL).forward)(chirp)) ** 2)[::-1]
+        kept.append(float(np.sum(u[:16]) / np.sum(u)))
+    assert kept[1] > 1.8 * kept[0]
+
+
 def test_validation_refuses_a_frame_that_claims_to_be_tight() -> None:
     honest = transform_of(Op("undecimated", wavelet="starlet", levels=2), (32,), REAL)
     bragging = dataclasses.replace(honest, frame="tight")
@@ -207,6 +256,12 @@ def test_synthesis_of_a_tight_frame_is_a_coisometry() -> None:
         (Op("wavelet", wavelet="haar", ndim=3), "ndim must be from 1 to 1"),
         (Op("dct", levels=2), "cannot be built"),
         (Op("identity"), "no transform"),
+        (Op("chirplet"), "from 2 to 12"),
+        (Op("chirplet", window=8, hop=7), "from 1 to 4"),
+        (Op("chirplet", window=8, rates=(2.0,)), "numbers from 0 to 1"),
+        (Op("graph_wavelet", edges=RING), "outside 0..11"),
+        (Op("graph_wavelet", edges=RING[:5], levels=0), "1 to 12"),
+        (Op("graph_wavelet", edges=RING[:5], levels=6, degree=4), "fewer levels"),
         (Op("synthesis", of=Op("dct"), shape=(7,)), "has coefficients of"),
     ],
 )

@@ -78,6 +78,7 @@ def build_cases() -> dict[str, Case]:
         "affine": Case(F.affine(matrix, [1.0, 2.0, 0.5], np.dtype("float64")), (4,)),
         "flow conservation": Case(F.AffineNonnegative(mass, 2000), (4,)),
         "total variation on a line": Case(F.LineVariation(half, separable()), (7,)),
+        "total variation down the columns": Case(F.LineVariation(half, separable(), -2), (4, 3)),
         "fused lasso in a box": Case(F.LineVariation(half, separable(0.2, 0.4, -1.0, 0.9)), (2, 5)),
         "isotropic total variation": Case(F.Variation(half, (0, 1), True, "neumann", 400), (3, 4)),
         "anisotropic periodic total variation": Case(F.Variation(half, (0, 1), False, "periodic", 400), (3, 3)),

@@ -22,22 +22,23 @@ METHODS = ("auto", "exact", "composite", "inner")
 def tv(
     asked: Asked, *, isotropic: bool = True, axes: Any = None, boundary: str = "neumann", prox: str = "auto", inner_steps: int = 20
 ) -> Parts:
-    """axes: along which changes count; all if none. prox: "exact" (along the last axis alone), "composite" (a norm behind the operator of
-    differences, for primal-dual solvers), "inner" (an inner iteration of `inner_steps` that reports its gap); "auto" is exact where it can
-    be, else composite."""
+    """axes: along which changes count; all if none. prox: "exact" (along one axis, its ends free), "composite" (a norm behind the operator
+    of differences, for primal-dual solvers), "inner" (an inner iteration of `inner_steps` that reports its gap); "auto" is exact where it
+    can be, else composite."""
     asked.aimless("translate the variable instead")
     if prox not in METHODS:
         raise FlowInputError(f"the term {asked.name}: prox is {prox!r}; it must be one of {', '.join(METHODS)}")
     op = asked.operator()
     where = checked_axes(op.codomain, axes, 2)
     kind = checked_boundary(boundary, ("periodic", "neumann"))
-    lined = where == (len(op.codomain) - 1,) and kind == "neumann"
+    lined = len(where) == 1 and kind == "neumann"
     if prox == "exact" and not lined:
         raise FlowInputError(
-            f"the term {asked.name}: total variation has an exact prox along the last axis alone (neumann); use composite or inner"
+            f"the term {asked.name}: total variation has an exact prox along one axis (neumann), not along {where} ({kind}); "
+            "use composite or inner"
         )
     if prox == "exact" or (prox == "auto" and lined and op.orthonormal()):
-        return Parts(op, LineVariation(asked.scalar(asked.weight), separable(asked)))
+        return Parts(op, LineVariation(asked.scalar(asked.weight), separable(asked), where[0] - len(op.codomain)))
     if prox == "inner":
         if int(inner_steps) < 1:
             raise FlowInputError(f"the term {asked.name}: inner_steps is {inner_steps!r}; it must be 1 or more")

@@ -80,8 +80,18 @@ class Verdict:
     def told(self) -> str:
         """The verdict in a sentence."""
         if not self.findings:
-            return f"{self.phase}: every check of the profile {self.profile} passed"
+            return f"{self.phase}: every check of the profile {self.profile} passed{self._of_what()}"
         return f"{self.phase}: " + "; ".join(f"{finding.reason}. {finding.advice}" for finding in self.findings)
+
+    def _of_what(self) -> str:
+        """What the spectrum that was certified is the one of: terms without a second derivative are in it by their convexity alone."""
+        eta, gamma = self.value("eta_dd"), self.value("gamma")
+        if eta is None or gamma is None:
+            return ""
+        return (
+            f", with eta_dd {eta:.4g} (lens {self.lens}) and gamma {gamma:.4g} {self.scope}, of the second derivative of f and the "
+            "convexity moduli of g; terms that are not smooth enter no further"
+        )
 
     def payload(self) -> dict[str, Any]:
         """The keys that CERT_PASS, CERT_FAIL and CERT_CHECK share."""

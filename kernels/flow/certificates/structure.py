@@ -23,6 +23,7 @@ from ..operators.base import Shape
 from ..operators.convolution import Circulant
 from ..precision import precision
 from ..problem import SpectralSquare
+from .colouring import pattern_of, probed
 from .curvature import Block, Vector
 from .lenses import WAVES, CertificationLens, lens_for
 
@@ -82,7 +83,7 @@ def known(block: Block) -> Known:
         return Known(eigen=found)
     if block.size <= DENSE:
         return Known(dense=matrix(block))
-    return Known(sparse=local(block))
+    return Known(sparse=local(block) or patterned(block))
 
 
 def declared(block: Block) -> tuple[CertificationLens, Guess] | None:
@@ -183,6 +184,16 @@ def local(block: Block) -> tuple[scipy.sparse.csr_matrix, float] | None:
     )
     made = ((entries + entries.T) / 2).tocsr()
     made.eliminate_zeros()
+    radius = confirmed(block, lambda v: np.asarray(made @ v))
+    return None if radius is None else (made, radius)
+
+
+def patterned(block: Block) -> tuple[scipy.sparse.csr_matrix, float] | None:
+    """L as a sparse matrix, with its error radius, where the operators of its terms are sparse ones."""
+    pattern = pattern_of(block)
+    made = None if pattern is None else probed(block, pattern, COLOURS)
+    if made is None:
+        return None
     radius = confirmed(block, lambda v: np.asarray(made @ v))
     return None if radius is None else (made, radius)
 

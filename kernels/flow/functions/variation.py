@@ -19,7 +19,8 @@ from .separable import Separable, soft_threshold
 
 @node
 class LineVariation(Function):
-    """w sum |u[i+1] - u[i]| along the last axis, + what is merged into it: sum a|u| + r/2 u^2 and bounds, each the same for all elements.
+    """w sum |u[i+1] - u[i]| along `axis`, the last if not given, + what is merged into it: sum a|u| + r/2 u^2 and bounds, each the same for
+    all elements.
 
     The prox is exact. Total variation is the Lovasz extension of a cut, so that a further sum of one scalar function over the elements is
     served by the scalar prox after it ("fused lasso": Friedman et al., Ann. Appl. Stat. 1, 2007; Bach, FnT ML 6, 2013, section 8).
@@ -27,11 +28,12 @@ class LineVariation(Function):
 
     weight: jax.Array
     plus: Separable
+    axis: int = static(default=-1)
 
     proximable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(jnp.abs(jnp.diff(u, axis=-1))) + self.plus.value(u)
+        return self.weight * jnp.sum(jnp.abs(jnp.diff(u, axis=self.axis))) + self.plus.value(u)
 
     def curvature(self) -> tuple[Bound, Bound]:
         return self.plus.curvature()
@@ -39,13 +41,15 @@ class LineVariation(Function):
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
         shrunk = 1 + tau * self.plus.ridge
         step = tau / shrunk
-        rows = jnp.reshape(v / shrunk, (-1, v.shape[-1]))
+        turned = jnp.moveaxis(v / shrunk, self.axis, -1)
+        rows = jnp.reshape(turned, (-1, turned.shape[-1]))
         fitted = (
             jax.lax.map(lambda row: denoise_line(row, step * self.weight), rows)
             if len(rows) > 1
             else denoise_line(rows[0], step * self.weight)
         )
-        sparse = soft_threshold(jnp.reshape(fitted, v.shape), step * self.plus.threshold)
+        lines = jnp.moveaxis(jnp.reshape(fitted, turned.shape), -1, self.axis)
+        sparse = soft_threshold(lines, step * self.plus.threshold)
         return exactly(self, jnp.clip(sparse, self.plus.lower, self.plus.upper))
 
     def distance(self, u: jax.Array) -> jax.Array:
@@ -55,7 +59,7 @@ class LineVariation(Function):
         if not isinstance(other, Separable) or any(part.ndim for part in (other.threshold, other.ridge, other.lower, other.upper)):
             return None
         both = self.plus.merged(other)
-        return LineVariation(self.weight, both) if isinstance(both, Separable) else None
+        return LineVariation(self.weight, both, self.axis) if isinstance(both, Separable) else None
 
 
 def denoise_line(y: jax.Array, weight: jax.Array) -> jax.Array:
