@@ -20,13 +20,11 @@ from .certificates import (
     CertificationProfile,
     Descent,
     Finding,
-    Gap,
     Verdict,
     block_findings,
     certify,
     check_block,
     freeze,
-    gap_where,
     largest_drift,
     physics_residuals,
     run_card,
@@ -244,9 +242,6 @@ class CertifiedRun:
         self._descents.append(descent)
         findings = self._findings()
         stopped: str | None = execution.stopped or None
-        gap = self._gap()
-        if gap is not None and gap.relative <= self.profile.tolerance("duality_gap"):
-            stopped = stopped or "converged"
         if descent.passed and self._unlocked(info, before, converged=stopped in ("converged", "stagnated")):
             stopped = None
         told = {**info, "phase": self.controller.phase}
@@ -258,17 +253,12 @@ class CertifiedRun:
         elif not self.controller.ended and time.perf_counter() - self._saved >= CHECKPOINT_SECONDS:
             self._save()
 
-    def _gap(self) -> Gap | None:
-        """The duality gap, where the profile asks for it. On the way to the minimum there may be none; at the end there must be."""
-        return gap_where(self.compiled.problem, self.execution.run.state) if "duality_gap" in self.profile.checks else None
-
     def _findings(self) -> tuple[Finding, ...]:
         if not {"invariant", "physics_residual"} & set(self.profile.checks):
             return ()
         x = self.execution.run.state.x
         residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
-        found = block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals)
-        return tuple(finding for finding in found if finding.check != "duality_gap")
+        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals)
 
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
@@ -458,13 +448,12 @@ class CertifiedRun:
             x = self._execution.run.state.x
             kept = drifts_of(self.spec, x, self._references)
             residuals = physics_residuals(self.compiled, x)
-            gap = self._gap()
         else:
             start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
             result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
             result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
-            kept, residuals, gap = [], [], None
-        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
+            kept, residuals = [], []
+        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         self._recorder.update(certificates=_certificates(self.verdict))
