@@ -52,7 +52,7 @@ def certify(
         spectrum = examine(compiled.problem, point, profile, scale)
         used, scope = spectrum.lens, spectrum.scope
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
-        against = spectral_findings(spectrum, profile)
+        against = spectral_findings(spectrum, profile) + _beta_findings(spectrum, compiled.report.beta)
         # A ridge is no curvature on a manifold: on a sphere it is a constant.
         findings += [replace(one, remedy="none") for one in against] if compiled.problem.manifolds else against
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
@@ -63,10 +63,10 @@ def certify(
 
 
 class Spectrum:
-    """eta_dd and gamma of L, and in which coordinates."""
+    """eta_dd and gamma of L, and in which coordinates. steepest: a number that the largest eigenvalue of L reaches."""
 
-    def __init__(self, eta: Bound, gamma: Bound, lens: str, scope: str, eigenbasis: str | None) -> None:
-        self.eta, self.gamma, self.lens, self.scope, self.eigenbasis = eta, gamma, lens, scope, eigenbasis
+    def __init__(self, eta: Bound, gamma: Bound, lens: str, scope: str, eigenbasis: str | None, steepest: float = -np.inf) -> None:
+        self.eta, self.gamma, self.lens, self.scope, self.eigenbasis, self.steepest = eta, gamma, lens, scope, eigenbasis, steepest
 
 
 def examine(problem: Problem, point: State, profile: CertificationProfile, scale: Mapping[str, Any] | None = None) -> Spectrum:
@@ -79,7 +79,18 @@ def examine(problem: Problem, point: State, profile: CertificationProfile, scale
     basis = {found.eigen[0].name for _, found in seen if found.eigen is not None}
     diagonal = basis.pop() if len(basis) == 1 and all(found.eigen is not None for _, found in seen) else None
     eta, name = _dominance(seen, profile, diagonal)
-    return Spectrum(eta, gap.joined(gammas), name, "everywhere" if made.constant else "at the reference point", diagonal)
+    scope = "everywhere" if made.constant else "at the reference point"
+    steepest = -np.inf if scale is not None or problem.manifolds else max(_reached(block, found) for block, found in seen)
+    return Spectrum(eta, gap.joined(gammas), name, scope, diagonal, steepest)
+
+
+def _reached(block: Block, seen: Known) -> float:
+    """What the largest eigenvalue of the second derivative of f is at least: an eigenvalue, or an entry of the diagonal."""
+    modulus = max(block.modulus, 0.0) if np.isfinite(block.modulus) else np.inf
+    if seen.eigen is not None:
+        return float(seen.eigen[1].entries.max()) - seen.eigen[1].radius - modulus
+    entries = seen.dense if seen.dense is not None else seen.sparse[0] if seen.sparse is not None else None
+    return -np.inf if entries is None else float(entries.diagonal().max()) - (seen.sparse[1] if seen.sparse else 0.0) - modulus
 
 
 def _dominance(seen: list[tuple[Block, Known]], profile: CertificationProfile, diagonal: str | None) -> tuple[Bound, str]:
@@ -179,6 +190,14 @@ def _step_findings(compiled: CompiledFlow, limit: float, profile: CertificationP
         advice = "Declare a bound of the norm of the operator, use a solver that backtracks (_bt), or set allow_estimates=True"
         return [Finding("alpha", reason, "none", advice, alpha, limit)]
     return []
+
+
+def _beta_findings(spectrum: Spectrum, beta: Bound) -> list[Finding]:
+    """Whether L shows that beta is no bound: a term may declare one that is not true."""
+    if not spectrum.steepest > beta.value * (1 + 1e-4):
+        return []
+    reason = f"L reaches {spectrum.steepest:.4g}, above beta {beta.value:.4g} ({beta.method}), on which the step rests"
+    return [Finding("beta", reason, "none", "Correct the bound that a term declares, or leave it out", spectrum.steepest, beta.value)]
 
 
 def _unseen(problem: Problem, point: State) -> list[Finding]:
