@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,11 +62,16 @@ def certify(
     return Verdict(profile.name, phase, certificates, tuple(findings), used, scope, limits)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
 class Spectrum:
     """eta_dd and gamma of L, and in which coordinates. steepest: a number that the largest eigenvalue of L reaches."""
 
-    def __init__(self, eta: Bound, gamma: Bound, lens: str, scope: str, eigenbasis: str | None, steepest: float = -np.inf) -> None:
-        self.eta, self.gamma, self.lens, self.scope, self.eigenbasis, self.steepest = eta, gamma, lens, scope, eigenbasis, steepest
+    eta: Bound
+    gamma: Bound
+    lens: str
+    scope: str
+    eigenbasis: str | None
+    steepest: float = float("-inf")
 
 
 def examine(problem: Problem, point: State, profile: CertificationProfile, scale: Mapping[str, Any] | None = None) -> Spectrum:
