@@ -4,6 +4,7 @@ checkpoint of a capsule, whatever ended it."""
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,10 @@ def _pictures(recorder: Recorder, execution: Execution, state: Mapping[str, np.n
         flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
         if flat and min(value.shape[:2]) >= 16:
             before = data.get(value.shape)
-            recorder.artifact(f"{slot}.before", np.asarray(execution.compiled.start[slot] if before is None else before))
-            recorder.artifact(f"{slot}.after", value)
+            # A slot may be called as one likes, a file may not: a run that is over must not be lost to its name.
+            name = re.sub(r"[^A-Za-z0-9._-]", "_", slot).lstrip("._-") or "slot"
+            recorder.artifact(f"{name}.before", np.asarray(execution.compiled.start[slot] if before is None else before))
+            recorder.artifact(f"{name}.after", value)
 
 
 def _steps(iterations: int) -> int:

@@ -293,6 +293,12 @@ def test_numbers_that_are_not_finite_turn_the_verdict_red() -> None:
     assert [finding.check for finding in found] == ["finite"]
 
 
+def test_an_energy_that_is_infinite_where_the_flow_starts_is_no_flow() -> None:
+    term = Term("function", "x", params={"of": lambda u: (u**4).sum(), "convex": True})
+    verdict = certify(compile_flow(FlowSpec(slots={"x": Slot(value=np.full(3, 1e100))}, terms=[term])))
+    assert verdict.phase == "RED" and "inf where the flow starts" in verdict.told()
+
+
 def test_gamma_on_a_support_is_that_of_the_submatrix() -> None:
     matrix = rng.standard_normal((5, 8))
     gram = matrix.T @ matrix

@@ -11,6 +11,7 @@ import numpy as np
 from ..bounds import Bound
 from ..compiler import CompiledFlow
 from ..operators.base import Op, Operator
+from ..precision import precision
 from ..problem import Problem, State
 from . import dominance, gap
 from .charts import LARGEST, too_large
@@ -55,6 +56,7 @@ def certify(
         against = spectral_findings(spectrum, profile) + _beta_findings(spectrum, compiled.report.beta)
         # A ridge is no curvature on a manifold: on a sphere it is a constant.
         findings += [replace(one, remedy="none") for one in against] if compiled.problem.manifolds else against
+        findings += [] if scope == "everywhere" else _energy_findings(compiled, point)
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
         findings += _refinement_findings(certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
@@ -195,6 +197,15 @@ def _step_findings(compiled: CompiledFlow, limit: float, profile: CertificationP
         advice = "Declare a bound of the norm of the operator, use a solver that backtracks (_bt), or set allow_estimates=True"
         return [Finding("alpha", reason, "none", advice, alpha, limit)]
     return []
+
+
+def _energy_findings(compiled: CompiledFlow, point: State) -> list[Finding]:
+    """Whether E is a number where L was looked at; of a quadratic f it is."""
+    with precision(compiled.spec.dtype):
+        energy = float(compiled.problem.f_value(point) + compiled.problem.g_value(point))
+    if np.isfinite(energy):
+        return []
+    return [Finding("finite", f"E is {energy} where the flow starts", "none", "Give its slots a value at which every term is defined")]
 
 
 def _beta_findings(spectrum: Spectrum, beta: Bound) -> list[Finding]:
