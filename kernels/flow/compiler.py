@@ -22,7 +22,7 @@ from .errors import FlowInputError
 from .functions.base import Function
 from .functions.separable import Separable
 from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
-from .operators.base import Operator
+from .operators.base import Operator, owned
 from .precision import precision
 from .problem import Problem, ProxTerm, State
 from .solvers.base import Controls, Solver
@@ -164,9 +164,9 @@ def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
         if slot.role not in ("variable", "momentum"):
             continue
         if slot.manifold == "euclidean":
-            found[name] = jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else slot.value, real)
+            found[name] = jnp.asarray(np.zeros(spec.shape_of(name)) if slot.value is None else owned(slot.value), real)
         else:
-            found[name] = manifolds.placed(name, manifolds.build(slot.manifold, spec.shape_of(name), real), slot.value, real)
+            found[name] = manifolds.placed(name, manifolds.build(slot.manifold, spec.shape_of(name), real), owned(slot.value), real)
     return found
 
 

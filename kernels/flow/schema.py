@@ -51,8 +51,8 @@ def _term(where: str, term: Term) -> Iterator[Told]:
 
 
 def _slot(where: str, name: Any, slot: Any) -> Iterator[Told]:
-    if not isinstance(name, str):
-        yield where, f"its name is {_shown(name)}", "give a string"
+    if not isinstance(name, str) or not 1 <= len(name) <= 50:
+        yield where if len(where) < 70 else "a slot", f"its name is {_shown(name)}", "give a string of 1 to 50 characters"
     if not isinstance(slot, Slot):
         yield where, f"it is {_shown(slot)}", "give a Slot, as Slot(value=...)"
         return

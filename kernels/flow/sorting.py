@@ -18,7 +18,7 @@ from .functions.composed import through
 from .functions.separable import Separable
 from .operators.arrays import Diagonal, Identity
 from .operators.balance import Balance
-from .operators.base import Op, Operator, build
+from .operators.base import Op, Operator, build, owned
 from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
 from .spec import Coupling, FlowSpec, Term
 
@@ -148,7 +148,7 @@ def _asked(spec: FlowSpec, name: str, term: Term, real: np.dtype[Any], scale: fl
         if target not in spec.slots:
             raise FlowInputError(f"the term {name} has the target {target!r}, which is no slot of the spec")
         target = spec.slots[target].value
-    return Asked(name, tuple(spec.shape_of(slot) for slot in term.slots), float(term.weight) / scale, target, op, real)
+    return Asked(name, tuple(spec.shape_of(slot) for slot in term.slots), float(term.weight) / scale, owned(target), op, real)
 
 
 def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[Any]) -> CouplingTerm:
@@ -163,7 +163,7 @@ def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[An
         raise FlowInputError(f"{name} adds arrays of the shapes {', '.join(str(part.codomain) for part in made)}; they must be equal")
     codomain = made[0].codomain
     try:
-        goal = jnp.asarray(np.broadcast_to(np.asarray(coupling.target), codomain), real)
+        goal = jnp.asarray(np.broadcast_to(np.array(coupling.target), codomain), real)
     except ValueError as error:
         raise FlowInputError(f"{name}: its target has shape {np.shape(coupling.target)}, but its sum has shape {codomain}") from error
     only = Separable(jnp.zeros((), real), jnp.zeros((), real), goal, goal)

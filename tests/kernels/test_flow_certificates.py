@@ -289,6 +289,16 @@ def test_a_step_that_rests_on_an_estimate_is_not_certified_unless_estimates_are_
     assert [finding.check for finding in certify(compile_flow(behind), convex()).findings] == ["alpha"]
 
 
+def test_a_declared_bound_that_the_curvature_exceeds_is_found_out() -> None:
+    params = {"of": lambda u: 2.0 * (u**2).sum(), "convex": True}
+    told = [
+        certify(compile_flow(FlowSpec(slots={"x": Slot(shape=(8,))}, terms=[Term("function", "x", params={**params, "beta": beta})])))
+        for beta in (4.0, 1.0)
+    ]
+    assert told[0].feasible
+    assert [finding.check for finding in told[1].findings] == ["beta"]
+
+
 def test_independence_of_the_grid_needs_the_finer_grid_and_fails_closed_without_it() -> None:
     profile = CertificationProfile(checks=("spectral_gap", "discretization_independence"))
     held = Term("tikhonov", "x", weight=0.1)
@@ -311,6 +321,12 @@ def test_numbers_that_are_not_finite_turn_the_verdict_red() -> None:
         CertificationProfile(),
     )
     assert [finding.check for finding in found] == ["finite"]
+
+
+def test_an_energy_that_is_infinite_where_the_flow_starts_is_no_flow() -> None:
+    term = Term("function", "x", params={"of": lambda u: (u**4).sum(), "convex": True})
+    verdict = certify(compile_flow(FlowSpec(slots={"x": Slot(value=np.full(3, 1e100))}, terms=[term])))
+    assert verdict.phase == "RED" and "inf where the flow starts" in verdict.told()
 
 
 def test_gamma_on_a_support_is_that_of_the_submatrix() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bridge_adapter.kernels.flow.lint import PROBLEM_RULES, SPEC_RULES, SpecLint
 from bridge_adapter.kernels.flow.operators.arrays import Dense
 from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 N = 6
@@ -183,6 +185,15 @@ def test_bounds_that_exclude_each_other_are_refused() -> None:
     low, high = Term("box", "x", params={"lower": 2.0}), Term("box", "x", params={"upper": 1.0})
     with pytest.raises(FlowInputError, match="exclude each other"):
         compile_flow(spec(FIDELITY, low, high))
+
+
+def test_a_slot_may_be_called_as_one_likes_up_to_50_characters(tmp_path: Path) -> None:
+    image = Slot(value=np.eye(16))
+    found = run(FlowSpec(slots={"../bild ü": image}, terms=[Term("tikhonov", "../bild ü")]), out_dir=tmp_path)
+    assert found["stopped"] == "converged"
+    assert sorted(path.name for path in (found["capsule"] / "artifacts").iterdir()) == ["bild__.after.npy", "bild__.before.npy"]
+    with pytest.raises(SpecLintFailed, match="1 to 50 characters"):
+        compile_flow(FlowSpec(slots={"x" * 51: image}, terms=[Term("tikhonov", "x" * 51)]))
 
 
 def test_all_errors_are_told_at_once() -> None:

@@ -56,6 +56,14 @@ def test_the_usual_questions_have_the_right_answers(three: Path) -> None:
     assert runs.parameter_correlations("blur").records()[0]["runs"] == 3
 
 
+@pytest.mark.parametrize("sql", ["COPY (SELECT 1) TO '{}'", "SELECT 1; SELECT 2", "CREATE TABLE t (x INT)", ""])
+def test_a_query_that_would_write_is_refused(tmp_path: Path, sql: str) -> None:
+    target = tmp_path / "written"
+    with pytest.raises(CapsuleError, match="one SELECT"):
+        Runs(tmp_path).query(sql.format(target))
+    assert not target.exists()
+
+
 @pytest.mark.parametrize("left", [0, 2, 2000])
 def test_a_damaged_file_hides_its_own_rows_only_and_is_named(three: Path, left: int) -> None:
     broken = sorted(three.iterdir())[0] / "telemetry.parquet"

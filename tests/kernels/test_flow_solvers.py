@@ -82,6 +82,17 @@ def test_a_start_outside_the_constraints_does_not_hold_up_a_solver_that_never_ri
     np.testing.assert_allclose(minimised(spec, "mfista")["state"]["x"], nearest, atol=1e-12)
 
 
+def test_a_compiled_flow_does_not_change_with_the_arrays_that_it_was_made_of() -> None:
+    room = np.ones(N + 16)  # JAX takes the memory of aligned arrays as it is
+    first = -(room.ctypes.data // 8) % 8
+    target, start, scale = room[first : first + N], np.zeros(N), np.ones(N)
+    term = Term("weighted_ls", "x", target=target, op=Op("diagonal", entries=room[first : first + N]), params={"scale": scale})
+    compiled = compile_flow(FlowSpec(slots={"x": Slot(value=start)}, terms=[term]))
+    for mine in (target, start, scale):
+        mine[:] = 7.0
+    np.testing.assert_allclose(run(compiled)["state"]["x"], 1.0)
+
+
 @pytest.mark.parametrize("solver", LASSO_SOLVERS)
 def test_lasso_is_solved_to_a_gap_of_1e_10_by_every_class_that_can(solver: str) -> None:
     x = minimised(lasso(), solver)["state"]["x"]

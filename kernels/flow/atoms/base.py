@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import FlowInputError
 from ..functions.base import Function
-from ..operators.base import Op, Operator, Shape, build, misfit
+from ..operators.base import Op, Operator, Shape, build, misfit, owned
 
 
 class Parts(NamedTuple):
@@ -133,4 +133,4 @@ def take_apart(kind: str, asked: Asked, params: Mapping[str, Any]) -> Parts:
     told = misfit(found.build, params)
     if told:
         raise FlowInputError(f"the term {asked.name}, of the atom {kind!r}: {told}")
-    return found.build(asked, **params)
+    return found.build(asked, **owned(params))

@@ -2,7 +2,7 @@
 
 from .certify import certify, examine
 from .descent import Descent, check_block
-from .duality import Gap, duality_gap, gap_by_curvature, gap_where
+from .duality import Gap, duality_gap, gap_by_curvature
 from .invariants import Drift, Residual, drifts, finite, freeze, largest_drift, phi_residual, physics_residuals
 from .profiles import CertificationProfile, RefinementTest, convex
 from .records import Finding, Verdict
@@ -27,7 +27,6 @@ __all__ = [
     "finite",
     "freeze",
     "gap_by_curvature",
-    "gap_where",
     "largest_drift",
     "phi_residual",
     "physics_residuals",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..choosing import CLASSES
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..operators.base import Op, Operator
+from ..precision import precision
 from ..problem import Problem, State
 from . import dominance, gap
 from .charts import LARGEST, too_large
@@ -57,7 +58,7 @@ def certify(
         spectrum = examine(compiled.problem, point, profile, scale)
         used, scope = spectrum.lens, spectrum.scope
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
-        against = spectral_findings(spectrum, profile)
+        against = spectral_findings(spectrum, profile) + _beta_findings(spectrum, compiled.report.beta)
         if compiled.problem.manifolds:
             # A ridge is no curvature on a manifold: on a sphere it is a constant.
             against = [replace(one, remedy="none") for one in against]
@@ -66,6 +67,7 @@ def certify(
         elif not preconditioned:
             against = [_preconditionable(compiled, point, profile, finding) for finding in against]
         findings += against
+        findings += [] if scope == "everywhere" else _energy_findings(compiled, point)
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
         findings += _refinement_findings(compiled, certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
@@ -73,11 +75,16 @@ def certify(
     return Verdict(profile.name, phase, certificates, tuple(findings), used, scope, limits)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
 class Spectrum:
-    """eta_dd and gamma of L, and in which coordinates."""
+    """eta_dd and gamma of L, and in which coordinates. steepest: a number that the largest eigenvalue of L reaches."""
 
-    def __init__(self, eta: Bound, gamma: Bound, lens: str, scope: str, eigenbasis: str | None) -> None:
-        self.eta, self.gamma, self.lens, self.scope, self.eigenbasis = eta, gamma, lens, scope, eigenbasis
+    eta: Bound
+    gamma: Bound
+    lens: str
+    scope: str
+    eigenbasis: str | None
+    steepest: float = float("-inf")
 
 
 def examine(problem: Problem, point: State, profile: CertificationProfile, scale: Mapping[str, Any] | None = None) -> Spectrum:
@@ -90,7 +97,18 @@ def examine(problem: Problem, point: State, profile: CertificationProfile, scale
     basis = {found.eigen[0].name for _, found in seen if found.eigen is not None}
     diagonal = basis.pop() if len(basis) == 1 and all(found.eigen is not None for _, found in seen) else None
     eta, name = _dominance(seen, profile, diagonal)
-    return Spectrum(eta, gap.joined(gammas), name, "everywhere" if made.constant else "at the reference point", diagonal)
+    scope = "everywhere" if made.constant else "at the reference point"
+    steepest = -np.inf if scale is not None or problem.manifolds else max(_reached(block, found) for block, found in seen)
+    return Spectrum(eta, gap.joined(gammas), name, scope, diagonal, steepest)
+
+
+def _reached(block: Block, seen: Known) -> float:
+    """What the largest eigenvalue of the second derivative of f is at least: an eigenvalue, or an entry of the diagonal."""
+    modulus = max(block.modulus, 0.0) if np.isfinite(block.modulus) else np.inf
+    if seen.eigen is not None:
+        return float(seen.eigen[1].entries.max()) - seen.eigen[1].radius - modulus
+    entries = seen.dense if seen.dense is not None else seen.sparse[0] if seen.sparse is not None else None
+    return -np.inf if entries is None else float(entries.diagonal().max()) - (seen.sparse[1] if seen.sparse else 0.0) - modulus
 
 
 def _unscaled_steps(compiled: CompiledFlow) -> Finding:
@@ -210,6 +228,23 @@ def _step_findings(compiled: CompiledFlow, limit: float, profile: CertificationP
         advice = "Declare a bound of the norm of the operator, use a solver that backtracks (_bt), or set allow_estimates=True"
         return [Finding("alpha", reason, "none", advice, alpha, limit)]
     return []
+
+
+def _energy_findings(compiled: CompiledFlow, point: State) -> list[Finding]:
+    """Whether E is a number where L was looked at; of a quadratic f it is."""
+    with precision(compiled.spec.dtype):
+        energy = float(compiled.problem.f_value(point) + compiled.problem.g_value(point))
+    if np.isfinite(energy):
+        return []
+    return [Finding("finite", f"E is {energy} where the flow starts", "none", "Give its slots a value at which every term is defined")]
+
+
+def _beta_findings(spectrum: Spectrum, beta: Bound) -> list[Finding]:
+    """Whether L shows that beta is no bound: a term may declare one that is not true."""
+    if not spectrum.steepest > beta.value * (1 + 1e-4):
+        return []
+    reason = f"L reaches {spectrum.steepest:.4g}, above beta {beta.value:.4g} ({beta.method}), on which the step rests"
+    return [Finding("beta", reason, "none", "Correct the bound that a term declares, or leave it out", spectrum.steepest, beta.value)]
 
 
 def _unseen(problem: Problem, point: State) -> list[Finding]:

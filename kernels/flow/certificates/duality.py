@@ -21,7 +21,6 @@ from ..functions.separable import Separable
 from ..functions.squares import HalfSquare
 from ..operators.base import Operator
 from ..problem import AnySmooth, Problem, ProxTerm, SmoothTerm, State, spread, taken
-from ..solvers.base import Standing
 from .records import lowest
 
 HALVINGS = 40
@@ -79,12 +78,6 @@ def duality_gap(problem: Problem, x: State, duals: Mapping[str, jax.Array] | Non
     # The two sides nearly cancel; what their rounding may hide is put on top.
     hidden = ROUNDING * float(np.finfo(np.dtype(jnp.zeros(()).dtype)).eps) * (abs(primal) + abs(dual))
     return Gap(max(primal + dual, 0.0) + hidden, primal, scale)
-
-
-def gap_where(problem: Problem, standing: Standing) -> Gap:
-    """The gap where a solver stands, with its dual variables if it has some."""
-    duals = getattr(standing, "u", ())
-    return duality_gap(problem, standing.x, {term.name: u for term, u in zip(problem.composite, duals, strict=False)})
 
 
 def _outside(problem: Problem, x: State) -> str:

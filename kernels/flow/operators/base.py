@@ -141,12 +141,24 @@ def build(described: Op | Operator, domain: Shape, real: np.dtype[Any]) -> Opera
     told = misfit(builder, described.params)
     if told:
         raise FlowInputError(f"the operator {described!r} cannot be built: {told}")
-    made = builder(domain, real, **described.params)
+    made = builder(domain, real, **owned(described.params))
     size = math.prod(made.codomain)
     if size > MOST_NUMBERS:
         told = f"the operator {described.kind} makes an array of shape {made.codomain}, {size} numbers"
         raise FlowInputError(f"{told}; the most is {MOST_NUMBERS}")
     return made
+
+
+def owned(value: Any) -> Any:
+    """A description with copies of its NumPy arrays. JAX may take the memory of an array as it is, and a flow must not change because the
+    caller's array does."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {name: owned(part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(owned(part) for part in value)
+    return value
 
 
 def misfit(builder: Callable[..., Any], params: Mapping[str, Any]) -> str | None:

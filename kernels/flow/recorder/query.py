@@ -39,6 +39,8 @@ RUNS = pa.schema(
         ("manifest", pa.string()),
     ]
 )
+# Kinds of statements that write no file. DESCRIBE, SUMMARIZE and VALUES are among the first.
+READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 # What a running manifest means when nobody holds the lock: the process was killed.
 INTERRUPTED = "interrupted"
 
@@ -61,10 +63,15 @@ class Runs:
         self.base = Path(base)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Answer:
-        """Runs one statement; `?` stands for a parameter. Raises duckdb.Error as DuckDB words it."""
+        """Runs one statement that reads; `?` stands for a parameter. Raises duckdb.Error as DuckDB words it, and CapsuleError for a
+        statement that would write (COPY, CREATE, ...) or for several."""
         # Parts become one file when a run ends, maybe between finding a part and reading it: then the second look finds the whole file.
         for patience in (0.05, 0.2, None):
             with duckdb.connect(":memory:") as connection:
+                found = connection.extract_statements(sql)
+                if len(found) != 1 or found[0].type not in READING:
+                    told = ", ".join(statement.type.name for statement in found) or "nothing"
+                    raise CapsuleError(f"the query is {told}; it must be one SELECT: runs are read here, and nothing is changed")
                 try:
                     self._views(connection)
                     done = connection.execute(sql, list(parameters))
