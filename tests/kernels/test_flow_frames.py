@@ -24,6 +24,7 @@ SMALL: list[tuple[Op, Shape]] = [
     (Op("wavelet", wavelet="haar"), (13,)),
     (Op("wavelet", wavelet="db3", levels=2), (7, 9)),
     (Op("wavelet", wavelet="sym4", levels=2), (12, 10)),
+    (Op("wavelet", wavelet="db4", levels=1), (12, 2)),  # the filter goes around the shorter side four times
     (Op("wavelet", wavelet="haar", levels=1, ndim=3), (4, 3, 5)),
     (Op("dct"), (9,)),
     (Op("dct"), (4, 7)),
@@ -207,6 +208,14 @@ def test_a_circular_blur_is_diagonal_in_the_dft_and_a_reflecting_laplacian_in_th
     dense = matrix(transform_of(Op("dct"), (7,), REAL))
     turned = dense @ difference.T @ difference @ dense.T
     assert_allclose(turned, np.diag(4 * np.sin(np.pi * np.arange(7) / 14) ** 2), atol=1e-14)
+
+
+def test_bands_hold_what_their_orientation_says() -> None:
+    stripes = np.tile([1.0, -1.0], (8, 4))  # alternates along the last axis: high-pass there, low-pass down the columns
+    transform = transform_of(Op("wavelet", wavelet="haar", levels=1), (8, 8), REAL)
+    u = np.asarray(jax.jit(transform.forward)(stripes))
+    energy = {band.orientation: float(np.sum(u[band.offset : band.offset + band.size] ** 2)) for band in transform.bands}
+    assert energy == pytest.approx({"LL": 0, "LH": 64, "HL": 0, "HH": 0}, abs=1e-12)
 
 
 def test_level_masks_are_nested_and_open_the_coarsest_scale_first() -> None:

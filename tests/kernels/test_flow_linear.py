@@ -8,10 +8,13 @@ import scipy.sparse
 from numpy.testing import assert_allclose
 
 from bridge_adapter.kernels.flow.errors import FlowInputError
+from bridge_adapter.kernels.flow.functions.squares import HalfSquare
 from bridge_adapter.kernels.flow.operators import spectra
 from bridge_adapter.kernels.flow.operators.base import Op, Operator, build, names
 from bridge_adapter.kernels.flow.operators.combined import beside, scaled
+from bridge_adapter.kernels.flow.operators.convolution import gaussian_kernel
 from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.problem import SpectralSquare, smooth_term
 
 rng = np.random.default_rng(11)
 REAL = np.dtype("float64")
@@ -122,6 +125,35 @@ def test_an_operator_has_the_adjoint_the_norm_and_the_closed_forms_of_its_matrix
     if solved is not None:
         expected = np.linalg.solve(np.eye(matrix.shape[1]) + 0.7 * matrix.T @ matrix, rhs.ravel())
         assert_allclose(np.ravel(solved), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("sides", [(3, 4), (5, 3)])
+def test_a_convolution_is_circular_and_its_square_is_the_same_in_the_fourier_domain(sides: tuple[int, int]) -> None:
+    kernel = rng.standard_normal(sides)  # not symmetric, so that a missing conjugate shows
+    matrix = np.stack([np.roll(kernel, (i, j), (0, 1)).ravel() for i in range(sides[0]) for j in range(sides[1])], axis=1)
+    op = build(Op("convolution", kernel=kernel), (2, *sides), REAL)
+    x, y = rng.standard_normal((2, 2, *sides))
+    term = smooth_term("data", ("x",), op, HalfSquare(jnp.asarray(1.0), jnp.asarray(y), jnp.asarray(1.0)))
+    assert isinstance(term, SpectralSquare)
+    image, value, slope = CONVOLVED(term, x)
+    seen = x.reshape(2, -1) @ matrix.T
+    assert_allclose(np.reshape(image, seen.shape), seen, atol=1e-12)
+    misfit = seen - y.reshape(2, -1)
+    assert_allclose(value, 0.5 * np.sum(misfit**2), rtol=1e-12)
+    assert_allclose(np.reshape(slope, seen.shape), misfit @ matrix, atol=1e-11)
+    assert_allclose(op.norm_sq().value, np.linalg.norm(matrix, 2) ** 2, rtol=1e-12)
+
+
+CONVOLVED = jax.jit(lambda term, x: (term.op.matvec(x), term.value(term.lift(x)), term.drop(term.cotangent(term.lift(x)))))
+
+
+def test_the_gaussian_is_a_wrapped_density_and_sigma_zero_is_the_identity() -> None:
+    kernel = gaussian_kernel((16, 21), 1.5)
+    assert kernel.sum() == pytest.approx(1, abs=1e-14)
+    assert_allclose(kernel[1:], kernel[:0:-1], atol=1e-16)  # even about index 0
+    assert kernel[1, 0] / kernel[0, 0] == pytest.approx(np.exp(-0.5 / 1.5**2))
+    assert_allclose(gaussian_kernel((16, 21), 500), 1 / (16 * 21), rtol=1e-6)  # much wider than the torus: flat
+    assert_allclose(gaussian_kernel((4, 6), 0), np.eye(1, 24).reshape(4, 6))
 
 
 def test_the_table_names_every_operator_that_is_tested_here() -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from ..compiler import CompiledFlow
 from ..functions.squares import HalfSquare
 from ..precision import precision
-from ..problem import Problem, SpectralSquare, State, taken
+from ..problem import AnySmooth, Problem, SpectralSquare, State, taken
 from ..spec import FlowSpec
 
 
@@ -97,18 +98,26 @@ def _residuals(problem: Problem, x: State) -> dict[str, tuple[Residual, float]]:
     """Of each squared term, with the size of its target."""
     found = {}
     for term in problem.smooth:
-        if isinstance(term, SpectralSquare):
-            target = term.op.signal(term.data)
-        elif isinstance(term.phi, HalfSquare):
-            target = term.phi.target
-        else:
+        squared = misfit_of(term, x)
+        if squared is None:
             continue
-        misfit = np.asarray(term.op.matvec(taken(term.slots, x)) - target, np.float64)
-        size = float(np.linalg.norm(np.broadcast_to(np.asarray(target, np.float64), misfit.shape)))
-        norm = float(np.linalg.norm(misfit))
+        misfit, target = squared
+        size, norm = float(np.linalg.norm(target)), float(np.linalg.norm(misfit))
         largest = float(np.abs(misfit).max(initial=0.0))
         found[term.name] = (Residual(term.name, norm, norm / size if size > 0 else norm, largest), size)
     return found
+
+
+def misfit_of(term: AnySmooth, x: State) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """A x - b and b of a squared term, arrays of the codomain of A on the host, in the `precision` of the flow; None of another term."""
+    if isinstance(term, SpectralSquare):
+        target = term.op.signal(term.data)
+    elif isinstance(term.phi, HalfSquare):
+        target = term.phi.target
+    else:
+        return None
+    misfit = np.asarray(term.op.matvec(taken(term.slots, x)) - target, np.float64)
+    return misfit, np.broadcast_to(np.asarray(target, np.float64), misfit.shape)
 
 
 def phi_residual(compiled: CompiledFlow, x: State) -> float | None:

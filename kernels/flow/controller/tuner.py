@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..certificates.descent import check_block
+from ..certificates.invariants import misfit_of
 from ..choosing import again
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..functions.base import Function
 from ..functions.separable import Separable
-from ..functions.squares import HalfSquare
 from ..precision import precision
-from ..problem import AnySmooth, Problem, ProxTerm, SmoothTerm, SpectralSquare, State, taken
+from ..problem import AnySmooth, Problem, ProxTerm, SmoothTerm, State
 from ..solvers.base import Controls, Metrics, Solver
 from ..transforms.base import TransformOp, band_weights
 from .dial import GapDial, Move, StepRule, per_scale
@@ -214,14 +214,9 @@ def objective(problem: Problem, dial: GapDial, state: State) -> float:
 
 def _misfit(problem: Problem, state: State) -> NDArray[np.float64]:
     for term in problem.smooth:
-        if isinstance(term, SpectralSquare):
-            target = term.op.signal(term.data)
-        elif isinstance(term.phi, HalfSquare):
-            target = term.phi.target
-        else:
-            continue
-        if bool(jnp.any(target != 0)):
-            return np.asarray(term.op.matvec(taken(term.slots, state)) - target, np.float64)
+        squared = misfit_of(term, state)
+        if squared is not None and np.any(squared[1] != 0):
+            return squared[0]
     raise FlowInputError(
         "discrepancy, gcv and sure go by a squared data term with a target, and there is none; give a function as criterion"
     )

@@ -16,6 +16,8 @@ from ..pytrees import node, static
 from .base import Function, Proximal, exactly
 from .separable import Separable, soft_threshold
 
+Field = tuple[jax.Array, ...]  # a vector at each element, part by part
+
 
 @node
 class LineVariation(Function):
@@ -166,37 +168,53 @@ class Variation(Function):
     proximable = True
     exact = False
 
-    def _apply(self, u: jax.Array) -> jax.Array:
-        return jnp.stack([ahead(u, axis, self.boundary) for axis in self.axes])
+    # The parts of a vector field are separate arrays throughout: stacked, XLA would store each stack instead of computing with it.
 
-    def _transposed(self, p: jax.Array) -> jax.Array:
+    def _apply(self, u: jax.Array) -> Field:
+        return tuple(ahead(u, axis, self.boundary) for axis in self.axes)
+
+    def _transposed(self, p: Field) -> jax.Array:
         return jnp.asarray(sum(back(part, axis, self.boundary) for part, axis in zip(p, self.axes, strict=True)))
 
-    def _sizes(self, differences: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.sum(differences**2, axis=0)) if self.isotropic else jnp.abs(differences)
+    def _sizes(self, field: Field) -> Field:
+        """Of the vectors, one array; or of each part, as many arrays."""
+        if not self.isotropic:
+            return tuple(jnp.abs(part) for part in field)
+        return (jnp.sqrt(sum((part**2 for part in field[1:]), start=field[0] ** 2)),)
+
+    def _projected(self, field: Field) -> Field:
+        scales = [1 / jnp.maximum(1, size) for size in self._sizes(field)] * (len(field) if self.isotropic else 1)
+        return tuple(part * scale for part, scale in zip(field, scales, strict=True))
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(self._sizes(self._apply(u)))
+        return self.weight * _total(self._sizes(self._apply(u)))
 
-    def begin(self, u: jax.Array) -> jax.Array:
-        return jnp.zeros((len(self.axes), *u.shape), u.dtype)
+    def begin(self, u: jax.Array) -> Field:
+        return tuple(jnp.zeros_like(u) for _ in self.axes)
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: Any = ()) -> Proximal:
         m = tau * self.weight
-        start = self.begin(v) if isinstance(carry, tuple) else carry
+        start: Field = tuple(carry) or self.begin(v)
         ascent = 1 / (4 * len(self.axes) * m)
 
-        def climb(_: int, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def climb(_: int, state: tuple[Field, Field, jax.Array]) -> tuple[Field, Field, jax.Array]:
             p, r, t = state
-            risen = r + ascent * self._apply(v - m * self._transposed(r))
-            following = risen / jnp.maximum(1, self._sizes(risen))
+            slopes = self._apply(v - m * self._transposed(r))
+            following = self._projected(tuple(part + ascent * slope for part, slope in zip(r, slopes, strict=True)))
             grown = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
-            return following, following + (t - 1) / grown * (following - p), grown
+            pull = (t - 1) / grown
+            return following, tuple(new + pull * (new - old) for new, old in zip(following, p, strict=True)), grown
 
         p, _, _ = jax.lax.fori_loop(0, self.inner_steps, climb, (start, start, jnp.ones((), v.dtype)))
         point = v - m * self._transposed(p)
         differences = self._apply(point)
         sizes = self._sizes(differences)
-        along = jnp.sum(differences * p, axis=0) if self.isotropic else differences * p
-        gap = jnp.sum(jnp.maximum(sizes - along, 0))  # term by term, so that rounding in a large total does not hide it
-        return Proximal(point, self.weight * jnp.sum(sizes), self.weight * gap, p)
+        along = [part * dual for part, dual in zip(differences, p, strict=True)]
+        along = [sum(along[1:], start=along[0])] if self.isotropic else along
+        # Term by term, so that rounding in a large total does not hide it.
+        gap = _total(tuple(jnp.maximum(size - part, 0) for size, part in zip(sizes, along, strict=True)))
+        return Proximal(point, self.weight * _total(sizes), self.weight * gap, p)
+
+
+def _total(field: Field) -> jax.Array:
+    return jnp.asarray(sum(jnp.sum(part) for part in field))

@@ -1,1 +1,1 @@
-"""Image restoration as an energy descent: the first job of the flow runtime, with a solver of its own."""
+"""Image restoration as an energy descent: the first job of the flow runtime, as a spec and its run."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FlowInputError
-from .operators import gaussian_kernel, transfer_function
+from ..operators.convolution import gaussian_kernel
 
 
 def as_image(image: ArrayLike, name: str) -> NDArray[Any]:
@@ -66,7 +66,7 @@ def degrade(image: ArrayLike, blur_sigma: float, noise_sigma: float, seed: int =
     white = range_of(array, data_range)
     planes = to_planes(array, white)
     height, width = planes.shape[-2:]
-    transfer = transfer_function(gaussian_kernel((height, width), blur))
+    transfer = np.fft.rfft2(gaussian_kernel((height, width), blur))
     blurred = np.fft.irfft2(transfer * np.fft.rfft2(planes), s=(height, width))
     noisy = blurred + noise * np.random.default_rng(seed).standard_normal(planes.shape)
     return from_planes(noisy, white).astype(np.float32)

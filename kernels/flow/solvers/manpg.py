@@ -6,7 +6,7 @@ along it with a line search. Source: Chen, Ma, Man-Cho So & Zhang, SIAM J. Optim
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,39 +17,14 @@ from ..manifolds.flat import Sphere
 from ..manifolds.stiefel import Stiefel
 from ..problem import Problem, ProxTerm, State
 from .base import Controls, Metrics, Solver, norm
+from .line_search import Descending, Trial, energies, halved, rounding
 from .proximal_gradient import Point
 
-SUFFICIENT, SHRINK, GROW = 1e-2, 0.5, 1.25
-MOST_TRIALS = 40
+SUFFICIENT, GROW = 1e-2, 1.25
 NEWTON_STEPS = 30
 
 # Manifolds whose tangent vectors are those with X^T V + V^T X = 0.
 SUPPORTED = (Sphere, Stiefel)
-
-
-class Descending(NamedTuple):
-    """The state: the point and its lift, the step t of the tangent problem, its multipliers, what inexact proxes go on from."""
-
-    at: Point
-    alpha: jax.Array
-    multipliers: dict[str, jax.Array]
-    carries: dict[str, Any]
-    metrics: Metrics
-
-    @property
-    def x(self) -> State:
-        return self.at.x
-
-
-class Trial(NamedTuple):
-    """A point of the line search, gamma of the way along the direction."""
-
-    gamma: jax.Array
-    at: Point
-    smooth: jax.Array
-    nonsmooth: jax.Array
-    trials: jax.Array
-    accepted: jax.Array
 
 
 def manpg() -> Solver:
@@ -70,10 +45,7 @@ def suits(made: Manifold, term: ProxTerm) -> bool:
 
 def _init(problem: Problem, controls: Controls, x: State) -> Descending:
     point = Point(x, problem.lift(x))
-    real = controls.alpha.dtype
-    zero = jnp.zeros((), real)
-    smooth, nonsmooth = problem.f_lifted(point.lifted).astype(real), problem.g_value(x).astype(real)
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero, controls.alpha)
+    metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     multipliers = {}
     for slot in problem.manifolds:
         if slot in problem.prox:
@@ -90,10 +62,10 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
     multipliers, carries = {}, {}
     gap = length_sq = jnp.zeros((), real)
     for slot, here in x.items():
-        if slot in state.multipliers:
+        if slot in state.remembered:
             made = problem.manifolds[slot]
             tangent = TangentProblem(made, problem.prox[slot], here, slope[slot], t)
-            multipliers[slot], direction[slot], missed = tangent.solved(state.multipliers[slot])
+            multipliers[slot], direction[slot], missed = tangent.solved(state.remembered[slot])
             carries[slot] = state.carries[slot]
             length_sq, gap = length_sq + jnp.sum(direction[slot] ** 2), gap + missed
         elif slot in problem.manifolds:
@@ -107,43 +79,26 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
                 goal, carries[slot], gap = found.point, found.carry, gap + found.gap
             direction[slot] = goal - here
             length_sq = length_sq + jnp.sum(direction[slot] ** 2)
-    rounding = 4 * float(np.finfo(real).eps) * jnp.abs(old.energy)
 
-    def tried(gamma: jax.Array, trials: jax.Array) -> Trial:
+    def tried(gamma: jax.Array) -> Trial:
         reached = {
             slot: problem.manifolds[slot].retract(here, gamma * direction[slot])
             if slot in problem.manifolds
             else here + gamma * direction[slot]
             for slot, here in x.items()
         }
-        at = Point(reached, problem.lift(reached))
-        smooth, nonsmooth = problem.f_lifted(at.lifted).astype(real), problem.g_value(reached).astype(real)
+        at, smooth, nonsmooth = energies(problem, reached, real)
         change = smooth + nonsmooth - old.energy
         # Where the decrease drowns in the rounding of E, a full step is trusted: there the steps shrink by themselves.
-        accepted = (change + SUFFICIENT * gamma * length_sq / t <= 0) | ((jnp.abs(change) <= rounding) & (gamma == 1))
-        return Trial(gamma, at, smooth, nonsmooth, trials, accepted)
+        accepted = (change + SUFFICIENT * gamma * length_sq / t <= 0) | ((jnp.abs(change) <= rounding(old)) & (gamma == 1))
+        return Trial(gamma, at, smooth, nonsmooth, accepted, ())
 
-    def refused(trial: Trial) -> jax.Array:
-        return ~trial.accepted & (trial.trials < MOST_TRIALS)
-
-    trial = jax.lax.while_loop(refused, lambda last: tried(last.gamma * SHRINK, last.trials + 1), tried(jnp.ones((), real), jnp.int32(1)))
+    trial = halved(tried, jnp.ones((), real))
     grad_norm = norm(slope)
-
-    def kept(new: Any, before: Any) -> Any:
-        return jax.tree.map(lambda one, other: jnp.where(trial.accepted, one, other), new, before)
-
-    metrics = Metrics(
-        kept(trial.smooth + trial.nonsmooth, old.energy),
-        kept(trial.smooth, old.smooth),
-        kept(trial.nonsmooth, old.nonsmooth),
-        jnp.sqrt(length_sq) / (t * jnp.maximum(1, grad_norm)),
-        grad_norm,
-        gap,
-        old.restarts,
-        t,
-    )
-    following = jnp.where(trial.gamma == 1, GROW, trial.gamma) * t
-    return Descending(kept(trial.at, state.at), following, multipliers, carries, metrics)
+    residual = jnp.sqrt(length_sq) / (t * jnp.maximum(1, grad_norm))
+    metrics = trial.metrics(old, residual=residual, grad_norm=grad_norm, inner_gap=gap, alpha=t)
+    following = jnp.where(trial.length == 1, GROW, trial.length) * t
+    return Descending(trial.kept(trial.at, state.at), following, multipliers, carries, metrics)
 
 
 class TangentProblem(NamedTuple):

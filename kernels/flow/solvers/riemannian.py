@@ -9,47 +9,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..problem import Problem, State
 from .base import Controls, Metrics, Solver
+from .line_search import Descending, Trial, energies, halved, rounding
 from .proximal_gradient import Point
 
 # Armijo's constant: which part of the decrease that the gradient promises must come.
 SUFFICIENT = 1e-4
-SHRINK = 0.5
 # By how much the first trial of a step may differ from the step before.
 WIDEST = 10.0
-MOST_TRIALS = 40
 
 
-class Descending(NamedTuple):
-    """The state: the point, its lift and its gradient, the step that the next search starts from, what inexact proxes go on from."""
+class Found(NamedTuple):
+    """Of a trial: the gradients there, what inexact proxes go on from and missed, and how far slots without a manifold moved."""
 
-    at: Point
-    slope: State
-    alpha: jax.Array
-    carries: dict[str, Any]
-    metrics: Metrics
-
-    @property
-    def x(self) -> State:
-        return self.at.x
-
-
-class Trial(NamedTuple):
-    """A step of the line search: its length, where it led, and whether it is accepted."""
-
-    alpha: jax.Array
-    at: Point
     slope: State
     carries: dict[str, Any]
-    smooth: jax.Array
-    nonsmooth: jax.Array
     inner_gap: jax.Array
     moved_sq: jax.Array
-    trials: jax.Array
-    accepted: jax.Array
 
 
 def riemannian_gradient() -> Solver:
@@ -70,7 +48,7 @@ def _init(problem: Problem, controls: Controls, x: State) -> Descending:
     point = Point(x, problem.lift(x))
     metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Descending(point, gradients(problem, point), controls.alpha, carries, metrics)
+    return Descending(point, controls.alpha, gradients(problem, point), carries, metrics)
 
 
 def gradients(problem: Problem, point: Point) -> State:
@@ -81,12 +59,11 @@ def gradients(problem: Problem, point: Point) -> State:
 
 def _step(problem: Problem, controls: Controls, state: Descending) -> Descending:
     old, real = state.metrics, state.metrics.energy.dtype
-    slope = state.slope
+    slope = state.remembered
     zero = jnp.zeros((), real)
     curved_sq, free_sq, constrained_sq = _squares(problem, state.x, slope)
-    rounding = 4 * float(np.finfo(real).eps) * jnp.abs(old.energy)
 
-    def tried(alpha: jax.Array, trials: jax.Array) -> Trial:
+    def tried(alpha: jax.Array) -> Trial:
         reached: State = {}
         carries: dict[str, Any] = {}
         gap = moved_sq = zero
@@ -100,56 +77,41 @@ def _step(problem: Problem, controls: Controls, state: Descending) -> Descending
                 reached[slot], carries[slot] = made.point, made.carry
                 gap = gap + made.gap
             moved_sq = moved_sq + jnp.sum((reached[slot] - here) ** 2)
-        at = Point(reached, problem.lift(reached))
-        smooth, nonsmooth = problem.f_lifted(at.lifted).astype(real), problem.g_value(reached).astype(real)
+        at, smooth, nonsmooth = energies(problem, reached, real)
         promised = SUFFICIENT * (alpha * curved_sq + moved_sq / alpha)
         change = smooth + nonsmooth - old.energy
         there = gradients(problem, at)
         curved_there, free_there, _ = _squares(problem, reached, there)
-        flatter = (jnp.abs(change) <= rounding) & (curved_there + free_there <= curved_sq + free_sq)
+        flatter = (jnp.abs(change) <= rounding(old)) & (curved_there + free_there <= curved_sq + free_sq)
         accepted = (change + promised <= 0) | flatter
-        return Trial(alpha, at, there, carries, smooth, nonsmooth, gap, moved_sq, trials, accepted)
+        return Trial(alpha, at, smooth, nonsmooth, accepted, Found(there, carries, gap, moved_sq))
 
-    def refused(trial: Trial) -> jax.Array:
-        return ~trial.accepted & (trial.trials < MOST_TRIALS)
-
-    trial = jax.lax.while_loop(refused, lambda last: tried(last.alpha * SHRINK, last.trials + 1), tried(state.alpha, jnp.int32(1)))
-    energy = trial.smooth + trial.nonsmooth
+    trial = halved(tried, state.alpha)
+    found: Found = trial.found
     grad_norm = jnp.sqrt(curved_sq + free_sq + constrained_sq)
-    residual = jnp.sqrt(curved_sq + trial.moved_sq / trial.alpha**2) / jnp.maximum(1, grad_norm)
-
-    def kept(new: Any, before: Any) -> Any:
-        return jax.tree.map(lambda one, other: jnp.where(trial.accepted, one, other), new, before)
-
-    metrics = Metrics(
-        kept(energy, old.energy),
-        kept(trial.smooth, old.smooth),
-        kept(trial.nonsmooth, old.nonsmooth),
-        residual,
-        grad_norm,
-        trial.inner_gap,
-        old.restarts,
-        trial.alpha,
-    )
+    residual = jnp.sqrt(curved_sq + found.moved_sq / trial.length**2) / jnp.maximum(1, grad_norm)
+    metrics = trial.metrics(old, residual=residual, grad_norm=grad_norm, inner_gap=found.inner_gap, alpha=trial.length)
     following = jnp.where(trial.accepted, _next_alpha(problem, state.at, slope, trial), state.alpha)
-    return Descending(kept(trial.at, state.at), kept(trial.slope, slope), following, kept(trial.carries, state.carries), metrics)
+    at, remembered, carries = trial.kept((trial.at, found.slope, found.carries), (state.at, slope, state.carries))
+    return Descending(at, following, remembered, carries, metrics)
 
 
 def _next_alpha(problem: Problem, here: Point, slope: State, trial: Trial) -> jax.Array:
     """The step of Barzilai & Borwein, kept within a factor of the last one; longer by that factor where the curvature is not positive."""
-    longest = along = jnp.zeros_like(trial.alpha)
+    there: State = trial.found.slope
+    longest = along = jnp.zeros_like(trial.length)
     for slot, x in trial.at.x.items():
         if slot in problem.manifolds:
             made = problem.manifolds[slot]
             before = made.proj_tangent(x, slope[slot])
-            moved = -trial.alpha * before
+            moved = -trial.length * before
             longest = longest + made.inner(x, moved, moved)
-            along = along + made.inner(x, moved, trial.slope[slot] - before)
+            along = along + made.inner(x, moved, there[slot] - before)
         else:
             moved = x - here.x[slot]
             longest = longest + jnp.sum(moved**2)
-            along = along + jnp.sum(moved * (trial.slope[slot] - slope[slot]))
-    least, most = trial.alpha / WIDEST, trial.alpha * WIDEST
+            along = along + jnp.sum(moved * (there[slot] - slope[slot]))
+    least, most = trial.length / WIDEST, trial.length * WIDEST
     return jnp.where(along > 0, jnp.clip(longest / jnp.where(along > 0, along, 1), least, most), most)
 
 
