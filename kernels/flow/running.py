@@ -346,5 +346,5 @@ def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
 def refilled(like: Any, leaves: list[Any]) -> Any:
     """A record of the structure and the types of `like` with other leaves."""
     structure = jax.tree.structure(like)
-    fitting = [jnp.asarray(leaf, old.dtype) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
+    fitting = [jnp.asarray(leaf, jnp.result_type(old)) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
     return jax.tree.unflatten(structure, fitting)
