@@ -11,6 +11,7 @@ from .certificates import Verdict, freeze
 from .certificates.records import weakest
 from .compiler import CompiledFlow
 from .determinism import in_force
+from .divergence import file_name
 from .kept import Asked
 from .precision import device
 from .recorder import Recorder
@@ -109,5 +110,5 @@ def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str
         flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
         if flat and min(value.shape[:2]) >= 16:
             before = data.get(value.shape)
-            recorder.artifact(f"{slot}.before", np.asarray(compiled.start[slot] if before is None else before))
-            recorder.artifact(f"{slot}.after", value)
+            recorder.artifact(f"{file_name(slot)}.before", np.asarray(compiled.start[slot] if before is None else before))
+            recorder.artifact(f"{file_name(slot)}.after", value)
