@@ -96,7 +96,7 @@ def resume_certified(
     budget = int(record["iterations"]) if iterations is None else iterations
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
         run = CertifiedRun(given, asked, compiled=None, recorder=capsule, iterations=budget, block=block, save_every=save_every)
-        capsule.update(**asked_fields(asked, budget, block))
+        capsule.update(**asked_fields(asked, budget, block or record.get("block")))
         run.go_on_from(record, asked.applied(spec))
         return run.to_the_end(on_progress)
 

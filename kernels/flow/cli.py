@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from . import determinism
 from .errors import FlowError
 from .recorder.charts import number
 
@@ -74,7 +75,8 @@ def run(
     from .runs import run as run_flow
 
     budget = iterations or int(given.get("iterations", 1000))
-    options: dict[str, Any] = {"iterations": budget, "out_dir": out if record else None, "redact": redact, "block": given.get("block")}
+    block = given.get("block") or (determinism.BLOCK if deterministic else None)
+    options: dict[str, Any] = {"iterations": budget, "out_dir": out if record else None, "redact": redact, "block": block}
     compiled = _compiled(given, tol)
     with _progress(given["spec"].name, budget) as on_progress:
         if certified:
@@ -253,16 +255,12 @@ _FORMS: dict[str, Callable[[Answer], None]] = {"table": _print_table, "csv": _pr
 def _loaded(path: Path, *, deterministic: bool = False) -> dict[str, Any]:
     """What a spec file defines. Raises FlowError where it defines no spec."""
     if deterministic:
-        from . import determinism
-
         determinism.deterministic()  # before the file loads JAX
     found = runpy.run_path(str(path))
     from .spec import FlowSpec
 
     if not isinstance(found.get("spec"), FlowSpec):
         raise FlowError(f"{path} defines no `spec`, or one that is no FlowSpec; write spec = FlowSpec(...) at its top level")
-    if deterministic:
-        found.setdefault("block", determinism.BLOCK)
     return found
 
 

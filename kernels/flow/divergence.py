@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,11 @@ from .errors import FlowDiverged
 from .problem import State
 from .recorder import Recorder
 from .recorder.redaction import statistics
+
+
+def file_name(slot: str) -> str:
+    """What a file about a slot is called: a slot may be called as one likes, a file may not."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", slot)[:60].lstrip("._-") or "slot"
 
 
 def diverged(
@@ -54,7 +60,7 @@ def diverged(
     artifact = f"diverged-{step}.json"
     recorder.artifact(artifact.removesuffix(".json"), dump)
     for slot, value in values.items():
-        recorder.artifact(f"diverged-{step}.{slot}", value)
+        recorder.artifact(f"diverged-{step}.{file_name(slot)}", value)
     recorder.event("STEP_NOT_FINITE", {"iter": step, "slot": first, "alpha": alpha, "artifact": artifact}, iteration=step)
     return FlowDiverged(
         f"step {step} of {name} is not finite: {where}, in {dtype} with alpha {alpha:.4g}. Take a smaller alpha, check functions of your "

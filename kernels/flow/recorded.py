@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from .certificates import Verdict, freeze
 from .certificates.records import weakest
 from .compiler import CompiledFlow
 from .determinism import in_force
+from .divergence import file_name
 from .kept import Asked
 from .precision import device
 from .recorder import Recorder
@@ -110,7 +110,5 @@ def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str
         flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
         if flat and min(value.shape[:2]) >= 16:
             before = data.get(value.shape)
-            # A slot may be called as one likes, a file may not: a run that is over must not be lost to its name.
-            name = re.sub(r"[^A-Za-z0-9._-]", "_", slot).lstrip("._-") or "slot"
-            recorder.artifact(f"{name}.before", np.asarray(compiled.start[slot] if before is None else before))
-            recorder.artifact(f"{name}.after", value)
+            recorder.artifact(f"{file_name(slot)}.before", np.asarray(compiled.start[slot] if before is None else before))
+            recorder.artifact(f"{file_name(slot)}.after", value)

@@ -92,7 +92,7 @@ def resume_run(
     record = found["record"]
     budget = _steps(int(record["iterations"]) if iterations is None else iterations)
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
-        capsule.update(**budget_fields(budget, block))
+        capsule.update(**budget_fields(budget, block or record.get("block")))
         execution = Execution(compiled, iterations=budget, block=block, recorder=capsule, saved=record, save_every=save_every)
         return _driven(execution, capsule, on_progress)
 

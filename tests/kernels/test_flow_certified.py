@@ -185,7 +185,7 @@ def test_a_plain_run_with_a_step_that_is_not_finite_says_where_and_leaves_a_caps
     # The well known trap: the derivative of this norm at 0 is NaN, and the first step leads there.
     trap = Term("function", "x", params={"of": lambda u: jnp.sqrt(u * u).sum(), "beta": 1.0, "convex": True})
     flow = FlowSpec(
-        name="trap", slots={"x": Slot(value=np.ones(70)), "z": Slot(shape=(2,))}, terms=[trap, Term("tikhonov", "z", weight=1e-9)]
+        name="trap", slots={"x": Slot(value=np.ones(70)), "a/z": Slot(shape=(2,))}, terms=[trap, Term("tikhonov", "a/z", weight=1e-9)]
     )
     with pytest.raises(
         FlowDiverged, match=r"step 2 of trap is not finite: 70 of 70 values of the slot x are NaN .* smaller alpha"
@@ -196,8 +196,9 @@ def test_a_plain_run_with_a_step_that_is_not_finite_says_where_and_leaves_a_caps
     assert load_run_manifest(capsule)["status"] == "diverged"
     found, (row,) = dump(capsule), reading.telemetry(capsule).to_pylist()
     assert (row["iter"], row["E"]) == (1, found["last_good"]["metrics"]["energy"]) == (1, 0.0)
-    assert (found["slots"]["x"]["not_finite"], found["slots"]["z"]["not_finite"]) == (70, 0)
+    assert (found["slots"]["x"]["not_finite"], found["slots"]["a/z"]["not_finite"]) == (70, 0)
     assert (capsule / "artifacts/diverged-2.x.npy").exists() is not redact
+    assert (capsule / "artifacts/diverged-2.a_z.npy").exists()  # two numbers tell nothing
     assert [event["event"] for event in reading.events(capsule)][-3:] == ["STEP_NOT_FINITE", "RUN_FAILED", "RUN_FINISHED"]
 
 
