@@ -257,17 +257,21 @@ def told_changes(ridge: float, moves: Iterable[Move]) -> dict[str, Any]:
     return {"ridge": ridge, "factors": factors}
 
 
-def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any]:
-    """What the answer of a certified run that is over says beyond that of any run; from its last checkpoint."""
+def certified_answer(capsule: Path, record: Mapping[str, Any], spec: FlowSpec) -> dict[str, Any] | None:
+    """What the answer of a certified run that is over says beyond that of any run, from its last checkpoint; None where it was killed
+    before its run card was written."""
     from .recorder.manifest import load_run_manifest
 
+    card = json.loads((capsule / "run_card.json").read_text(encoding="utf-8")).get("card")
+    if card is None:
+        return None
     kept = record["certified"]
     changes, state, sparsity = (unpacked(item) for item in (kept["changes"], kept["controller"], kept["asked"]["sparsity"]))
     spec, ridge = spec if sparsity is None else sparsity.applied(spec), changes.ridge
     return {
         "phase": load_run_manifest(capsule)["phase"],
         "verdict": unpacked(kept["verdict"]),
-        "card": json.loads((capsule / "run_card.json").read_text(encoding="utf-8"))["card"],
+        "card": card,
         "controller": counts(state),
         "weights": kept["weights"],
         "spec": spec if ridge == ridge_of(spec) else with_ridge(spec, ridge),

@@ -180,4 +180,7 @@ def _answer(capsule: Path, compiled: CompiledFlow, iterations: int) -> dict[str,
         "report": compiled.report,
         "capsule": capsule,
     }
-    return answer | certified_answer(capsule, record, compiled.spec) if certified else answer
+    if not certified:
+        return answer
+    more = certified_answer(capsule, record, compiled.spec)
+    return None if more is None else answer | more

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .certificates import Verdict, freeze
+from .certificates.records import weakest
 from .compiler import CompiledFlow
 from .determinism import in_force
 from .kept import Asked
@@ -15,6 +16,8 @@ from .precision import device
 from .recorder import Recorder
 
 _PRIMAL_DUAL = ("B", "C", "E")
+_FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
+_CLASSES = {"B": "primal_dual", "C": "primal_dual", "D": "splitting", "E": "splitting", "R": "riemannian", "motion": "hamiltonian_damped"}
 
 
 def budget_fields(iterations: int, block: int | None, **more: Any) -> dict[str, Any]:
@@ -82,6 +85,20 @@ def certificate_fields(verdict: Verdict) -> list[dict[str, Any]]:
     """For the manifest: each number with what it is, and whether a check failed by it."""
     failed = {finding.check for finding in verdict.findings}
     return [{"name": name, **bound.record(), "passed": name not in failed} for name, bound in verdict.certificates.items()]
+
+
+def flow_columns(compiled: CompiledFlow, verdict: Verdict | None) -> dict[str, Any]:
+    """What the rows of a certified run say of the flow and its certificates, beside the metrics."""
+    report = compiled.report
+    made: dict[str, Any] = {"flow_family": _FAMILIES.get(report.solver.removesuffix("_bt"), _CLASSES.get(report.solver_class, "gradient"))}
+    if verdict is not None:
+        found = [verdict.certificates[name] for name in ("eta_dd", "gamma") if name in verdict.certificates]
+        if len(found) == 2 and all(np.isfinite(bound.value) for bound in found):
+            made |= {"eta_dd": found[0].value, "gamma": found[1].value}
+            made["cert_kind"] = weakest([bound.kind for bound in found], "lower_bound")
+    if report.lens_name:
+        made["lens_name"] = report.lens_name
+    return made
 
 
 def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -313,6 +313,24 @@ def test_a_run_that_had_ended_goes_on_in_a_capsule_of_its_own(tmp_path: Path) ->
     )
 
 
+def test_a_run_that_was_killed_while_it_ended_has_one_end_too(tmp_path: Path) -> None:
+    with Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.rows(steps(1, 10))
+        capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=10)
+        before = (capsule.path / "manifest.toml").read_bytes()
+        capsule.finish("converged", card={"passed": True})
+    # Told, and not put into the manifest yet.
+    (capsule.path / "manifest.toml").write_bytes(before)
+    (capsule.path / "run_card.json").unlink()
+    with Capsule.resume(capsule.path, resume_state(capsule.path)["checkpoint"]) as resumed:
+        resumed.finish("converged")
+    assert resumed.path != capsule.path and load_run_manifest(resumed.path)["parent"]["run_id"] == capsule.run_id
+    assert load_run_manifest(capsule.path)["status"] == "converged" and (capsule.path / "run_card.json").exists()
+    for path in (capsule.path, resumed.path):
+        assert kinds(path).count("RUN_FINISHED") == 1
+    assert reading.telemetry(capsule.path).num_rows == 10
+
+
 def test_a_crash_between_joining_and_removing_parts_doubles_nothing(tmp_path: Path) -> None:
     with Capsule.create(tmp_path, SPEC) as capsule:
         capsule.rows(steps(1, 20))

@@ -120,6 +120,8 @@ class Capsule:
         a new one, with the old one as parent, if its run has ended. Raises CapsuleLocked while another process writes it."""
         path = Path(run_dir)
         fields = manifest.load_run_manifest(path)
+        if fields["status"] == manifest.RUNNING:
+            fields = cls._completed(path, fields)
         if fields["status"] != manifest.RUNNING:
             spec = json.loads((path / "spec.json").read_text())
             kept = {name: fields[name] for name in _INHERITED if name in fields}
@@ -139,6 +141,21 @@ class Capsule:
             start.iteration,
         )
         return self
+
+    @classmethod
+    def _completed(cls, path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of a run whose process was killed, once its end, if it had told one, is put everywhere: a run has one end."""
+        told = next((record["payload"] for record in journal.events(path) if record["event"] == "RUN_FINISHED"), None)
+        if told is None:
+            return fields
+        self = cls(path, {**fields, "phase": told["final_phase"]}, Sampling(**fields["sampling"]), None)
+        try:
+            with room_for(path):
+                self._catch_up()
+            self._seal(told["status"], told)
+        finally:
+            self._close()
+        return manifest.load_run_manifest(path)
 
     def _catch_up(self) -> None:
         """Takes over from a process that was killed: its counters, its clock, and the events that it had told but not put into a part."""
@@ -314,12 +331,16 @@ class Capsule:
             "tuner_moves": self._tuner_moves,
         }
         self._event("RUN_FINISHED", finished, self._iteration)
+        self._seal(status, {**finished, **outcome})
+
+    def _seal(self, status: str, outcome: Mapping[str, Any]) -> None:
+        """What comes after RUN_FINISHED: a process that is killed here has told its end and not put it everywhere yet."""
         with room_for(self.path):
             self._writer.flush()
             self._journal.sync()
             self._rows.join()
             self._events.join()
-            told = events.plain(self._redactor.shrunk({**finished, **outcome}) if self._redactor else {**finished, **outcome}, "outcome")
+            told = events.plain(self._redactor.shrunk(outcome) if self._redactor else outcome, "outcome")
             replace_bytes(self.path / "run_card.json", json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
             self._fields = manifest.merged(self._fields, {"status": status, "ended_at": manifest.now(), "outcome": told})
             manifest.save(self.path, self._fields)

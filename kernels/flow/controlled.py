@@ -1,0 +1,456 @@
+"""One run under the controller. The controller (`controller.phases`) decides; this module does what it says and tells it what came of it:
+it compiles, certifies, makes blocks, keeps places to go back to, tries moves of the tuner, and records all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .certificates import (
+    Descent,
+    Finding,
+    Gap,
+    Verdict,
+    block_findings,
+    certify,
+    check_block,
+    duality_gap,
+    freeze,
+    largest_drift,
+    physics_residuals,
+    run_card,
+)
+from .certificates import drifts as drifts_of
+from .compiler import CompiledFlow, compile_flow
+from .controller import (
+    Accepted,
+    BlockDone,
+    Cancelled,
+    Certified,
+    ControllerState,
+    Diverged,
+    Failed,
+    Linted,
+    Move,
+    MoveProposed,
+    NoMove,
+    TunerState,
+    exhausted,
+    lambdas_of,
+    remedied,
+    step,
+    weights,
+    with_alpha,
+)
+from .controller.phases import Action, Happening
+from .controller.remediation import ridge_of
+from .errors import FlowDiverged, FlowInputError
+from .kept import OPEN_ENDS, Asked, Changes, counts, packed, place_from, place_record, told_changes, told_descents, unpacked
+from .lint import SpecLintFailed
+from .precision import device
+from .problem import Problem
+from .recorded import certificate_fields, flow_columns, flow_fields, keep_pictures, reference_fields
+from .recorder import Recorder
+from .running import Execution, Progress, Snapshot, is_cancel
+from .scaling import Scaling
+from .spec import FlowSpec
+from .tuning import Tuning
+
+# The capsule tells of these itself.
+_OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "RUN_FAILED")
+
+
+class CertifiedRun:
+    """One run under the controller; see `run_certified`."""
+
+    def __init__(
+        self,
+        spec: FlowSpec,
+        asked: Asked,
+        *,
+        compiled: CompiledFlow | None,
+        recorder: Recorder,
+        iterations: int,
+        block: int | None,
+        save_every: float,
+    ) -> None:
+        self.spec, self.asked, self.profile, self.config = spec, asked, asked.cert_profile, asked.config
+        self._policy, self._sparsity = asked.flow, asked.sparsity
+        self._scaling = Scaling(asked.multiscale) if asked.multiscale is not None else None
+        self._tuning = Tuning(asked.gap_dial) if asked.gap_dial is not None else None
+        self._compiled, self._recorder = compiled, recorder
+        self._iterations, self._block, self._save_every = iterations, block, save_every
+        self.controller = ControllerState()
+        self.verdict: Verdict | None = None
+        self._moves: list[Move] = []
+        self._execution: Execution | None = None
+        self._good: Snapshot | None = None
+        self._before: Snapshot | None = None  # where the last block began
+        self._descents: list[Descent] = []
+        self._lint: SpecLintFailed | None = None
+        self._skip_certify = False
+        self._judged = True  # not while a block that was made is not told to the controller yet
+        self._references: dict[str, float] = {}
+        self._began = self._saved = time.perf_counter()
+
+    # The loop.
+
+    def to_the_end(self, on_progress: Progress | None) -> dict[str, Any]:
+        """Runs until the controller says that it is over."""
+        try:
+            if not self.controller.started:
+                self._happen(Accepted({"flow_name": self.spec.name, "dtype": self.spec.dtype}, 1.0))
+            while not self.controller.ended:
+                self._make_block(on_progress)
+        except KeyboardInterrupt:
+            self._happen(Cancelled("interrupted"))
+        except Exception as error:
+            self._happen(Failed(type(error).__name__, str(error) or type(error).__name__))
+            raise
+        except BaseException:  # a deadline, or whoever else runs the call has ended it
+            self._save()
+            raise
+        if self._lint is not None:
+            self._recorder.finish("lint_fail")
+            raise self._lint
+        if self.verdict is None:  # interrupted before anything was certified: there is no result
+            self._recorder.finish(self.controller.status)
+            raise KeyboardInterrupt
+        return self._finished()
+
+    @property
+    def compiled(self) -> CompiledFlow:
+        """The flow as it is now."""
+        if self._compiled is None:
+            raise FlowInputError("the spec is not compiled")
+        return self._compiled
+
+    @property
+    def execution(self) -> Execution:
+        """The steps, once there are some."""
+        if self._execution is None:
+            self._execution = self._begun()
+        return self._execution
+
+    def _begun(self) -> Execution:
+        compiled = self.compiled
+        if self._policy is not None:
+            self._tell("FLOW_POLICY_APPLIED", self._policy.applied(compiled.solver.name))
+        execution = Execution(compiled, iterations=self._iterations, block=self._block, recorder=self._recorder)
+        self._references = freeze(self.spec, compiled.start)
+        self._recorder.update(**reference_fields(compiled, self._references))
+        if self._scaling is not None:
+            for kind, payload in self._scaling.begun():
+                self._tell(kind, payload)
+            execution.change(problem=self._on_scales(compiled.problem), restart=True)
+            execution.segment = 0
+        return execution
+
+    def _make_block(self, on_progress: Progress | None) -> None:
+        execution = self.execution
+        execution.columns = self._columns()
+        self._judged = False
+        self._before = execution.snapshot()
+        before = self._before.energy
+        try:
+            info = next(execution)
+        except StopIteration:
+            self._happen(BlockDone(execution.done, before, Descent(True, "no step was made"), (), execution.stopped or "budget"))
+            return
+        except FlowDiverged as error:
+            self._happen(Diverged(int(error.step or 0), str(error)))
+            self._judged = True
+            return
+        latest = execution.latest
+        assert latest is not None
+        descent = check_block(
+            latest.metrics,
+            self.compiled.solver.name,
+            before=before,
+            alpha=float(execution.controls.alpha),
+            beta=self.compiled.report.beta,
+            size=sum(int(value.size) for value in self.compiled.start.values()),
+            dtype=self.spec.dtype,
+            tolerance=self.profile.tolerance("lyapunov"),
+            promise=self.compiled.solver.descent,
+        )
+        if "lyapunov" not in self.profile.checks:
+            descent = replace(descent, passed=True)
+        self._descents = told_descents([*self._descents, descent])
+        gap = self._gap() if self._asks_gap() else None
+        findings = self._findings(gap)
+        stopped: str | None = execution.stopped or None
+        if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
+            stopped = "converged"
+        if descent.passed and self._unlocked(info, before, gap, converged=stopped in ("converged", "stagnated")):
+            stopped = None
+        told = {**info, "phase": self.controller.phase}
+        cancelled = on_progress is not None and is_cancel(on_progress(told))
+        self._happen(BlockDone(execution.done, info["energy"], descent, findings, stopped, self._elapsed_ms()))
+        self._judged = True
+        if cancelled and not self.controller.ended:
+            execution.cancel()
+            self._happen(Cancelled("by the caller"))
+        elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
+            self._save()
+
+    def _asks_gap(self) -> bool:
+        """Whether a check, or the rule of a schedule, goes by the duality gap."""
+        by_rule = self._scaling is not None and self._scaling.schedule.variable == "gap"
+        return by_rule or "duality_gap" in self.profile.checks
+
+    def _gap(self) -> Gap:
+        """The duality gap where the run stands, with the dual variables of a primal-dual solver."""
+        state, problem = self.execution.run.state, self.execution.problem
+        duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
+        return duality_gap(problem, state.x, duals)
+
+    def _findings(self, gap: Gap | None) -> tuple[Finding, ...]:
+        if not {"invariant", "physics_residual", "duality_gap"} & set(self.profile.checks):
+            return ()
+        x = self.execution.run.state.x
+        residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
+        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals, gap=gap)
+
+    def _columns(self) -> dict[str, Any]:
+        """What the rows of a block say beside the metrics."""
+        made = {"phase": self.controller.phase, "segment_id": self.controller.segment, **flow_columns(self.compiled, self.verdict)}
+        if self._scaling is not None and self._scaling.state is not None:
+            made["level_active_max"] = self._scaling.state.active
+        if self._sparsity is not None:
+            made["sparsity_mode"] = self._sparsity.sparsity_mode
+        if self._tuning is not None:
+            made["lambda"] = weights(self.compiled)["lambda"]
+            levels = lambdas_of(self.compiled.problem)
+            if levels:
+                made["lambda_j"] = json.dumps(levels)
+        if self.spec.invariants and self._execution is not None:
+            made["invariant_drift_max"] = largest_drift(drifts_of(self.spec, self._execution.run.state.x, self._references))
+        return made
+
+    # What the controller asks for.
+
+    def _happen(self, happened: Happening) -> None:
+        came = step(self.config, self.controller, happened)
+        self.controller = came.state
+        for kind, payload in came.events:
+            self._tell(kind, payload)
+        for action in came.actions:
+            if self._skip_certify and action.act == "certify":
+                self._skip_certify = False
+                continue
+            self._do(action)
+
+    def _tell(self, kind: str, payload: Mapping[str, Any]) -> None:
+        if kind not in _OWN:
+            self._recorder.event(kind, payload, iteration=self.controller.iteration)
+
+    def _do(self, action: Action) -> None:
+        match action.act:
+            case "lint":
+                self._compile()
+            case "certify":
+                self.verdict = certify(self.compiled, self.profile)
+                self._recorder.update(**flow_fields(self.compiled), certificates=certificate_fields(self.verdict))
+                self._happen(Certified(self.verdict, float(self.compiled.controls.alpha)))
+            case "remedy":
+                self._remedy(action.details["finding"])
+            case "keep":
+                self._good = self.execution.snapshot()
+            case "restore":
+                self._restore(str(action.details.get("to", "good")), action.details.get("alpha"))
+            case "propose":
+                self._propose()
+            case "try":
+                self._try()
+            case "commit":
+                self._commit()
+            case "iterate" | "stop":
+                pass
+
+    def _compile(self) -> None:
+        if self._compiled is None:
+            try:
+                self._compiled = self._recompiled(self.spec)
+            except SpecLintFailed as failed:
+                self._lint = failed
+                self._happen(Linted(tuple(str(finding) for finding in failed.findings)))
+                return
+        self._happen(Linted(()))
+
+    def _recompiled(self, spec: FlowSpec, solver: str | None = None) -> CompiledFlow:
+        asked = self._policy.solver if self._policy is not None else None
+        if asked is not None and solver not in (None, asked):
+            raise FlowInputError(f"the policy stands for {asked}, so {solver} cannot be used; leave the policy out")
+        return compile_flow(spec, solver=solver or asked, tol=self.asked.tol)
+
+    def _remedy(self, finding: Finding) -> None:
+        change = remedied(self.compiled, self.profile, finding, ridge_cap=self.config.ridge_cap, recompile=self._recompiled)
+        if change is None:
+            assert self.verdict is not None
+            self._skip_certify = True
+            self.verdict = exhausted(self.verdict, finding)
+            self._happen(Certified(self.verdict))
+            return
+        self._compiled, self.profile, self.spec = change.compiled, change.profile, change.compiled.spec
+
+    def _restore(self, to: str, alpha: float | None) -> None:
+        place = self._before if to == "block" else self._good
+        if alpha is not None and alpha != float(self.compiled.controls.alpha):
+            self._compiled = self.execution.compiled = with_alpha(self.compiled, alpha)  # what the tuner tries, it tries with this step
+        if place is not None:
+            # The scales that were unlocked since stay so: the place lies in all later ones.
+            self.execution.stand_at(place._replace(problem=self._on_scales(self.compiled.problem)), alpha)
+
+    # The tuner.
+
+    def _propose(self) -> None:
+        tuning, done = self._tuning, self.execution.done
+        assert tuning is not None
+        if not tuning.due(done):
+            return
+        move = tuning.proposed(self.compiled, self.execution.run.state.x, done)
+        self._happen(NoMove() if move is None else MoveProposed(move.record(), tuning.trial_id))
+
+    def _try(self) -> None:
+        assert self._tuning is not None
+        told, good = self._tuning.judged(self.profile, self._elapsed_ms())
+        if good:
+            self.verdict = told.verdict
+        self._happen(told)
+
+    def _commit(self) -> None:
+        assert self._tuning is not None
+        trial = self._tuning.trial
+        self._compiled = trial
+        self._moves.append(self._tuning.best.move)
+        self.execution.compiled = trial
+        self.execution.change(trial.controls, self._on_scales(trial.problem), restart=True, x=self._tuning.best.state)
+
+    def _on_scales(self, problem: Problem) -> Problem:
+        return problem if self._scaling is None else self._scaling.on(problem)
+
+    def _unlocked(self, info: Mapping[str, Any], before: float, gap: Gap | None, *, converged: bool) -> bool:
+        """Unlocks the next level where the schedule says so; True where it did."""
+        if self._scaling is None:
+            return False
+        told = self._scaling.unlocked(info, before, np.inf if gap is None else gap.gap, converged=converged)
+        if not told:
+            return False
+        for kind, payload in told:
+            self._tell(kind, payload)
+        segment = self.execution.segment
+        self.execution.change(problem=self._on_scales(self.compiled.problem), restart=True)
+        self.execution.segment = segment  # the energy is the same one, and falls on
+        return True
+
+    # The end.
+
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._began) * 1000.0
+
+    def _save(self) -> None:
+        """Keeps a checkpoint, unless the run stands in the middle of something that no checkpoint could go on with."""
+        execution = self._execution
+        if execution is None or not execution.whole or not (self._judged or self._standing_before()):
+            return
+        certificates = self.verdict.record() if self.verdict is not None else None
+        self._recorder.checkpoint(self._record(execution), iteration=execution.done, certificates=certificates)
+        self._saved = time.perf_counter()
+
+    def _standing_before(self) -> bool:
+        """Whether the block that is under way has changed nothing yet."""
+        return self._before is not None and self._before.run is self.execution.run
+
+    def _record(self, execution: Execution) -> dict[str, Any]:
+        """All that is needed to go on under the controller, bit for bit."""
+        good, here = self._good, self._good is not None and self._good.run is execution.run
+        return execution.record() | {
+            "tuner_state": self._tuning.record() if self._tuning is not None else TunerState().record(),
+            "references": self._references,
+            "certified": {
+                "asked": packed(self.asked),
+                "controller": packed(self.controller),
+                "tuning": packed(self._tuning.kept()) if self._tuning is not None else None,
+                "scales": packed(self._scaling.state) if self._scaling is not None else None,
+                "verdict": packed(self.verdict),
+                "descents": packed(self._descents),
+                "changes": packed(Changes.between(self.asked, self.profile, self.compiled, self._moves)),
+                "weights": weights(self.compiled),
+                "good": here if good is None or here else place_record(good),
+                "elapsed_ms": self._elapsed_ms(),
+            },
+        }
+
+    def go_on_from(self, record: Mapping[str, Any], given: FlowSpec | CompiledFlow) -> None:
+        """Takes over from a checkpoint. given: the spec of the run, perhaps compiled."""
+        kept = record["certified"]
+        self.controller = unpacked(kept["controller"])
+        if self._scaling is not None:
+            self._scaling.state = unpacked(kept["scales"])
+        if self._tuning is not None and kept["tuning"] is not None:
+            self._tuning.go_on_from(unpacked(kept["tuning"]))
+        self.verdict, self._descents, self._references = unpacked(kept["verdict"]), unpacked(kept["descents"]), record["references"]
+        changes: Changes = unpacked(kept["changes"])
+        self.profile = replace(self.profile, **changes.profile)
+        self._compiled, self._moves = changes.again(self.asked, given, self._recompiled), list(changes.moves)
+        self.spec = self._compiled.spec
+        self._began -= float(kept["elapsed_ms"]) / 1000.0
+        problem = self._on_scales(self._compiled.problem)
+        execution = Execution(
+            self._compiled, iterations=self._iterations, block=self._block, recorder=self._recorder, saved=record, problem=problem
+        )
+        self._execution = execution
+        if isinstance(kept["good"], Mapping):
+            self._good = place_from(kept["good"], self._compiled, problem)
+        elif kept["good"]:
+            self._good = execution.snapshot()
+        status = self.controller.status
+        if self.controller.ended and status in OPEN_ENDS and execution.done < self._iterations:
+            self.controller = replace(self.controller, ended=False, status="")
+            if status != "cancelled":
+                # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
+                told = BlockDone(execution.done, float(record["info"]["energy"]), self._descents[-1], (), None, self._elapsed_ms())
+                self._happen(told)
+
+    def _finished(self) -> dict[str, Any]:
+        assert self.verdict is not None
+        status = self.controller.status
+        if self._execution is not None:
+            self._save()
+            result = self._execution.result()
+            x = self._execution.run.state.x
+            kept = drifts_of(self.spec, x, self._references)
+            residuals = physics_residuals(self.compiled, x)
+            gap = self._gap() if "duality_gap" in self.profile.checks else None
+        else:
+            start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
+            result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
+            result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
+            kept, residuals, gap = [], [], None
+        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
+        # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
+        card["passed"] = card["passed"] and self.controller.phase == "GREEN"
+        # A tuner or a shorter step has changed these since the gate was passed.
+        self._recorder.update(alpha=float(self.compiled.controls.alpha), certificates=certificate_fields(self.verdict))
+        keep_pictures(self._recorder, self.compiled, result["state"])
+        told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
+        self._recorder.finish(status, **told, card=card)
+        return result | {
+            "stopped": status,
+            "phase": self.controller.phase,
+            "verdict": self.verdict,
+            "card": card,
+            "controller": counts(self.controller),
+            "weights": weights(self.compiled),
+            "report": self.compiled.report,
+            "spec": self.spec,
+            "changes": told_changes(ridge_of(self.spec), self._moves),
+            "capsule": getattr(self._recorder, "path", None),
+        }
