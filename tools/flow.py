@@ -235,6 +235,9 @@ class _Reports:
                 break
             except queue.Empty:
                 continue
+            except BaseException:  # the reader was interrupted, and may be again before anybody closes this
+                self._closed = True
+                raise
         if isinstance(item, BaseException):
             self._closed = True
             raise item

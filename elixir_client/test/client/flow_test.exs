@@ -90,7 +90,10 @@ defmodule SnakeBridge.FlowTest do
     me = self()
 
     options = [
-      certified: [gap_dial: [sigma: 0.1], config: %{max_tuner_moves: 1}],
+      certified: [
+        gap_dial: [sigma: 0.1, warmup_iterations: 1, monitoring_interval: 1],
+        config: %{max_tuner_moves: 1}
+      ],
       on_progress: &send(me, {:phase, &1["phase"]}),
       pool: :flows,
       block: 1
@@ -264,11 +267,7 @@ defmodule SnakeBridge.FlowTest do
       :counters.add(told, 1, 1)
 
       # Between two reports of the first attempt: the checkpoint is that of an earlier block.
-      if :counters.get(told, 1) == 8 do
-        [%{os_pid: pid}] = Pool.info(:flows)
-        System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid}"])
-        assert eventually(fn -> not File.exists?("/proc/#{pid}/status") end)
-      end
+      if :counters.get(told, 1) == 8, do: kill_worker()
 
       send(self(), {:iteration, info["iteration"]})
       :cont
@@ -284,6 +283,34 @@ defmodule SnakeBridge.FlowTest do
 
     assert {:ok, again} = Flow.run(endless(), [idempotency_key: "job 7"] ++ options)
     assert {again.state, again.capsule, again.history} == {result.state, result.capsule, %{}}
+  end
+
+  test "a certified stream whose worker is killed goes on in the next one, bit for bit" do
+    # More blocks than Python makes ahead of its reader.
+    options = Keyword.merge(@forever, iterations: 6_000, block: 20, save_every: 0.05, certified: true)
+    {:ok, undisturbed} = Flow.run(endless(), options)
+
+    told = :counters.new(1, [])
+
+    read = fn
+      {:progress, %{"phase" => "GREEN"}} ->
+        :counters.add(told, 1, 1)
+        if :counters.get(told, 1) == 3, do: kill_worker()
+
+      {:result, result} ->
+        result
+    end
+
+    result = endless() |> Flow.stream([idempotent: true] ++ options) |> Stream.map(read) |> Enum.at(-1)
+    assert {result.stopped, result.iterations, result.phase} == {:budget, 6_000, :green}
+    assert {result.state, result.verdict} == {undisturbed.state, undisturbed.verdict}
+    assert {result.changes, result.controller} == {undisturbed.changes, undisturbed.controller}
+  end
+
+  defp kill_worker do
+    [%{os_pid: pid}] = Pool.info(:flows)
+    System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid}"])
+    assert eventually(fn -> not File.exists?("/proc/#{pid}/status") end)
   end
 
   defp received(iterations) do

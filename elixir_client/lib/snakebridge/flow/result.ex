@@ -5,7 +5,7 @@ defmodule SnakeBridge.Flow.Result do
     * `run_id` - its name, for `SnakeBridge.Flow.resume/3`; `capsule` - the folder on the worker's machine where it is recorded, or nil
     * `state` - of each variable its value, a `SnakeBridge.Tensor`
     * `stopped` - why it ended: `:converged`, `:stagnated` (the energy changed by no more than its rounding), `:budget` (of iterations), `:cancelled`;
-      certified runs also `:timeout` and `:cert_fail`
+      certified runs also `:timeout`, `:cert_fail` and `:diverged` (no step from the last good state was finite)
     * `iterations`, `energy`, `residual`, `elapsed_s`
     * `history` - of each metric (`"energy"`, `"residual"`, `"alpha"`, ...) a tensor with a value for each step that this call made
     * `report` - what the compiler chose and why, as `SnakeBridge.Flow.compile/2` tells it
