@@ -77,20 +77,22 @@ def main() -> None:
     grid[1, 0].set_title("entry-wise minus geodesic mean", fontsize=10)
     grid[1, 0].set_axis_off()
     made.colorbar(swollen, ax=grid[1, 0], shrink=0.8)
-    pair = np.ix_([9, 11], [9, 11])
+    chosen = [found["names"].index(name) for name in ("color_intensity", "hue")]
+    pair = np.ix_(chosen, chosen)
     for i, kind in enumerate(found["kinds"]):
         ellipse(grid[1, 1], kind[pair], color=f"C{i}", label=f"kind {i + 1}")
     ellipse(grid[1, 1], found["plain"][pair], color="0.6", linestyle="--", label="entry-wise mean")
     ellipse(grid[1, 1], mean["state"]["X"][pair], color="k", linewidth=2, label="geodesic mean")
-    grid[1, 1].set(title=f"{found['names'][9]} and hue", aspect="equal")
+    grid[1, 1].set(title="color intensity and hue", aspect="equal")
     grid[1, 1].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     grid[1, 2].bar(["kind 1", "kind 2", "kind 3", "geodesic\nmean", "entry-wise\nmean"], volumes, color=["C0", "C1", "C2", "k", "0.6"])
     grid[1, 2].axhline(np.mean(volumes[:3]), color="C3", linestyle="--")
-    grid[1, 2].set(title="log det; dashed: average of the three")
-    grid[1, 2].tick_params(axis="x", labelsize=7)
+    grid[1, 2].set_title("log det (dashed: mean of the kinds)", fontsize=10)
+    grid[1, 2].tick_params(axis="x", labelsize=7, rotation=30)
     for name, run in (("mean", mean), ("fit", fit)):
         grid[1, 3].semilogy(run["history"]["grad_norm"], label=name)
-    grid[1, 3].set(title="Riemannian gradient", xlabel="step", ylabel="‖grad f‖")
+    grid[1, 3].set_title("norm of the Riemannian gradient", fontsize=10)
+    grid[1, 3].set_xlabel("step")
     grid[1, 3].legend()
     save(made, "covariance")
 

@@ -125,6 +125,15 @@ def test_a_run_ends_where_its_duality_gap_is_small() -> None:
     assert early["card"]["passed"] and 0 <= early["card"]["duality_gap"]["relative"] <= 1e-2
 
 
+def test_total_variation_under_primal_dual_steps_that_balance_themselves_keeps_its_certificate() -> None:
+    image = np.kron(np.array([[0.0, 1.0], [0.6, 0.2]]), np.ones((8, 8))) + 0.1 * np.random.default_rng(3).standard_normal((16, 16))
+    terms = [Term("quadratic", "x", target=image), Term("tv", "x", weight=0.15)]
+    result = run_certified(FlowSpec({"x": Slot(shape=(16, 16))}, terms), iterations=600, block=100, tol=1e-12, cert_profile=convex())
+    assert (result["phase"], result["iterations"]) == ("GREEN", 600) and result["card"]["passed"]
+    assert len(result["history"]["energy"]) == 600  # no step was made twice
+    assert result["history"]["restarts"][-1] >= 3
+
+
 def accepted(result: dict[str, Any]) -> list[float]:
     return [json.loads(row["payload"])["move"]["lambda"] for row in rows_of(result) if row["event"] == "TUNER_MOVE_ACCEPTED"]
 

@@ -87,7 +87,14 @@ def test_windows_of_primal_dual_residuals_may_wave_but_not_climb() -> None:
     told: dict[str, Any] = {"before": 0.0, "alpha": 1.0, "size": 4}
     energy = np.zeros(200)
     assert check_block({"energy": energy, "residual": waves}, "condat_vu", **told).passed
-    assert not check_block({"energy": energy, "residual": waves * 1.1 ** np.arange(200)}, "condat_vu", **told).passed
+    climbing = check_block({"energy": energy, "residual": waves * 1.1 ** np.arange(200)}, "condat_vu", **told)
+    assert not climbing.passed and climbing.first == 50
+    assert not check_block({"energy": energy, "residual": waves * 1.02 ** np.arange(200)}, "condat_vu", **told).passed
+    # After a restart the residuals are those of other steps; they may be larger, but must not climb either.
+    jump = np.where(np.arange(200) < 70, 1.0, 50.0)
+    trace = {"energy": energy, "residual": waves * jump}
+    assert not check_block(trace, "condat_vu", **told).passed
+    assert check_block(trace | {"restarts": (np.arange(200) >= 70).astype(float)}, "condat_vu", **told).passed
 
 
 def test_the_duality_gap_of_the_lasso_is_that_of_the_rescaled_residual_and_bounds_the_error() -> None:

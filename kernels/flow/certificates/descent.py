@@ -1,13 +1,15 @@
 """Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
 
 ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned and Riemannian
-steps: E+ <= E. fista and primal-dual steps promise no such thing for single steps: no window of theirs may lie wholly above the one before.
+steps: E+ <= E. fista and primal-dual steps promise no such thing for single steps: no window of fista's energies may lie above the one
+before, and the residuals of primal-dual steps must not climb.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from .steps import family
 # C of the tolerance C eps max(1, |E|) sqrt(n).
 ROUNDING = 8.0
 WINDOW = 25
+SWING = 8.0
 MONOTONE = ("ista", "mfista", "preconditioned", "riemannian", "proximal_point", "gradient")
 ENERGETIC = (*MONOTONE, "fista")
 
@@ -73,8 +76,7 @@ def check_block(
         return Descent(True, f"suspended: {solver} promises nothing of E", rise=float(energies[-1] - energies[0]))
     if kind not in ENERGETIC and promise != "monotone":
         residuals = np.asarray(trace["residual"], np.float64)
-        noise = 1e3 * float(np.finfo(dtype).eps)
-        return _windowed(residuals, "no window of residuals lies above the one before", noise, anchored=False)
+        return _between_restarts(residuals, np.asarray(trace.get("restarts", np.zeros(len(residuals))), np.float64))
     slack = rounding(np.maximum(np.abs(energies[1:]), np.abs(energies[:-1])), size, dtype)
     if kind == "fista":
         return _windowed(energies, "no window of energies lies above the one before, or above the start", float(slack.max()), anchored=True)
@@ -94,6 +96,24 @@ def check_block(
     bad = np.flatnonzero(excess > 0)
     passed = not len(bad) and rises <= allowed
     return Descent(passed, rule, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), float(energies[-1] - energies[0]))
+
+
+def _between_restarts(values: NDArray[np.float64], restarts: NDArray[np.float64]) -> Descent:
+    """Residuals of primal-dual steps swing, the more the better their steps are balanced, but they do not climb: the middle of no window
+    lies above SWING times the worst of any before it. After a restart they are those of other steps, and are judged anew."""
+    rule = f"no window of residuals lies above {SWING:g} times one before it"
+    ends = [0, *(np.flatnonzero(np.diff(restarts)) + 1), len(values)]
+    rise = float(values[-1] - values[0]) if np.isfinite(values[0]) else 0.0
+    values = np.where(np.isnan(values), np.inf, values)
+    for start, end in pairwise(ends):
+        count = (end - start) // WINDOW
+        windows = values[start : start + count * WINDOW].reshape(count, WINDOW)
+        worst, middle = np.minimum.accumulate(windows.max(axis=1, initial=0.0))[:-1], np.median(windows, axis=1)[1:]
+        bad = np.flatnonzero(middle > SWING * worst)
+        if len(bad):
+            excess = float((middle - SWING * worst)[bad].max())
+            return Descent(False, rule, int(start + (bad[0] + 1) * WINDOW), excess, rise)
+    return Descent(True, rule, rise=rise)
 
 
 def _windowed(values: NDArray[np.float64], rule: str, slack: float, *, anchored: bool) -> Descent:

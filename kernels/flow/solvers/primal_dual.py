@@ -24,6 +24,8 @@ UNEVEN = 1.5
 FADING = 0.95
 # The least part of the condition on steps that sigma ||K||^2 takes: below that a shorter sigma no longer buys a longer tau.
 LEAST_DUAL = 0.1
+# A change of sigma by more than this part of it is told as a restart.
+NOTABLE = 0.05
 
 
 @node
@@ -136,7 +138,10 @@ def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerate
         far = sum(jnp.vdot(state.x[slot] - x[slot], state.x[slot] - x[slot]).real for slot in x)
         dual_far = sum(jnp.vdot(new - old, new - old).real for new, old in zip(u, state.u, strict=True))
         balance = _balanced(controls, balance, jnp.asarray(far) / tau, jnp.asarray(dual_far) / sigma)
-    metrics = Metrics(smooth + value, smooth, value, residual, grad_norm, gap, state.metrics.restarts, tau)
+    # Residuals before and after a change of the steps do not compare, so it counts as a restart; a small one does not.
+    changed = (1 - NOTABLE) * jnp.maximum(balance.grown, state.balance.grown) > jnp.minimum(balance.grown, state.balance.grown)
+    restarts = state.metrics.restarts + (changed & jnp.bool_(not accelerated))
+    metrics = Metrics(smooth + value, smooth, value, residual, grad_norm, gap, restarts, tau)
     return PrimalDual(x, tuple(u), tuple(image), slope, pull, balance, carries, tuple(dual_carries), metrics)
 
 
