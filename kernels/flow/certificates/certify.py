@@ -55,7 +55,8 @@ def certify(
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
         against = spectral_findings(spectrum, profile) + _beta_findings(spectrum, compiled.report.beta)
         # A ridge is no curvature on a manifold: on a sphere it is a constant.
-        findings += [replace(one, remedy="none") for one in against] if compiled.problem.manifolds else against
+        advice = "Start nearer to a minimum, where the curvature along the manifold is positive, or let the run go on in AMBER"
+        findings += [replace(one, remedy="none", advice=advice) for one in against] if compiled.problem.manifolds else against
         findings += [] if scope == "everywhere" else _energy_findings(compiled, point)
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
         findings += _refinement_findings(certificates, refined, profile)
