@@ -33,6 +33,7 @@ VALIDATION = "AFS_VALIDATION"
 NUMERICAL_WARNINGS = "AFS_NUMERICAL_WARNINGS"
 
 STEEP = 1e6  # ||grad f|| at the start
+FLAT = 1e-3  # the same at a start of zeros: below 1, the residual that tol is about is not relative
 FAR_APART = 1e6  # the ratio of the largest term to the smallest, where the flow starts
 ADJOINT_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -423,6 +424,16 @@ def _steep(built: Built) -> Iterator[Complaint]:
         yield Complaint("the energy", "its gradient is not finite where the flow starts", "start inside the domain")
     elif size > STEEP:
         yield Complaint("the energy", f"||grad f|| is {size:.3g} where the flow starts", "scale the data, or start nearer")
+
+
+@rule("energy.flat", "flexible", "warning", built=True)
+def _flat(built: Built) -> Iterator[Complaint]:
+    if any(bool(jnp.any(piece)) for piece in built.start.values()):
+        return
+    size = float(_slope(built.problem, built.start))
+    if 0 < size < FLAT:
+        message = f"||grad f|| is {size:.3g} where the flow starts, and the residual is relative to it only above 1"
+        yield Complaint("the energy", message, f"scale the data so that it is about 1, or take a tol of about {1e-6 * size:.0e}")
 
 
 @jax.jit

@@ -208,6 +208,7 @@ DOUBTFUL: list[tuple[str, FlowSpec]] = [
     ("term.units", spec(FIDELITY, Term("l1", "x", units="J"))),
     ("slot.dtype", spec(SPARSITY, slots={"x": Slot(value=np.ones(N, np.float32))})),
     ("energy.steep", spec(Term("quadratic", "x", target=1e7 * Y))),
+    ("energy.flat", spec(Term("quadratic", "x", target=1e-8 * Y))),
     ("energy.scales", spec(Term("tikhonov", "x", weight=1e6), Term("l1", "x", weight=1e-3), slots={"x": Slot(value=Y)})),
 ]
 

@@ -61,7 +61,8 @@ def certify(
         against = spectral_findings(spectrum, profile) + _beta_findings(spectrum, compiled.report.beta)
         if compiled.problem.manifolds:
             # A ridge is no curvature on a manifold: on a sphere it is a constant.
-            against = [replace(one, remedy="none") for one in against]
+            advice = "Start nearer to a minimum, where the curvature along the manifold is positive, or let the run go on in AMBER"
+            against = [replace(one, remedy="none", advice=advice) for one in against]
         elif profile.precondition and not preconditioned:
             against.append(_unscaled_steps(compiled))
         elif not preconditioned:
