@@ -260,6 +260,11 @@ def test_bad_input_is_refused_with_the_value_and_the_rule(options: dict[str, Any
         restore(**options)
 
 
+def test_the_rules_for_specs_of_users_do_not_concern_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFS_VALIDATION", "strict")
+    assert restore(iterations=3)["iteration"] == 3
+
+
 def test_values_too_large_for_the_dtype_are_a_clear_error() -> None:
     with pytest.raises(flow.FlowDiverged, match="white is 1"):
         restore(BLURRED.astype(np.float64) * 1e30)
