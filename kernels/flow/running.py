@@ -309,5 +309,6 @@ def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
 
 def _refilled(like: Any, leaves: list[Any]) -> Any:
     structure = jax.tree.structure(like)
-    fitting = [jnp.asarray(leaf, old.dtype) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
+    pairs = zip(leaves, jax.tree.leaves(like), strict=True)  # a control that was left at its default is a plain number
+    fitting = [jnp.asarray(leaf, old.dtype) if hasattr(old, "dtype") else type(old)(leaf) for leaf, old in pairs]
     return jax.tree.unflatten(structure, fitting)
