@@ -346,5 +346,6 @@ def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
 def refilled(like: Any, leaves: list[Any]) -> Any:
     """A record of the structure and the types of `like` with other leaves."""
     structure = jax.tree.structure(like)
-    fitting = [jnp.asarray(leaf, jnp.result_type(old)) for leaf, old in zip(leaves, jax.tree.leaves(like), strict=True)]
+    pairs = zip(leaves, jax.tree.leaves(like), strict=True)  # a control that was left at its default is a plain number
+    fitting = [jnp.asarray(leaf, old.dtype) if hasattr(old, "dtype") else type(old)(leaf) for leaf, old in pairs]
     return jax.tree.unflatten(structure, fitting)

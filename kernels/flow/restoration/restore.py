@@ -84,7 +84,9 @@ class Restoration:
         data = Term("quadratic", "x", op=Op("gaussian_blur", sigma=sigma), target=planes, name="data")
         chosen = _total_variation(self._weight, inner_steps) if kind == "tv" else _wavelet(self._weight, planes, wavelet_name, levels)
         spec = FlowSpec({"x": Slot(value=planes)}, [data, chosen], name="restoration", dtype=dtype)  # type: ignore[arg-type]
-        self._compiled = compile_flow(spec, solver=_choice(solver, "solver", SOLVERS), tol=non_negative(tol, "tol"))
+        method, tolerance = _choice(solver, "solver", SOLVERS), non_negative(tol, "tol")
+        # The spec is ours, and sound whatever AFS_VALIDATION asks of those of users.
+        self._compiled = compile_flow(spec, solver=method, tol=tolerance, validation="basic")
         self._before = {} if self._truth is None else {"psnr_before": psnr(array, self._truth, self._peak)}
         self._info: dict[str, Any] = {}
         self._history: dict[str, list[float]] = {name: [] for name in HISTORY}
