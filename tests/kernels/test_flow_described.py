@@ -152,7 +152,7 @@ HOSTILE: list[tuple[Any, str]] = [
     (op("scale", factor=1e308), "it must be one number below 1e+150"),
     (op("scale", factor=1.0, self=1), "it has no parameter 'self'"),
     (op("compose", of="blur"), "the term x_quadratic_0: it cannot be built (AttributeError"),
-    (op("convolution", kernel={"a": 1}), "the term x_quadratic_0 cannot be built (TypeError"),
+    (op("convolution", kernel={"a": 1}), "the term x_quadratic_0: it cannot be built (TypeError"),
     (op("convolution", kernel=[]), "the kernel has 0 values"),
     (op("sparse", rows=[0], columns=[0], values=[1.0], shape=[10**12, 8]), "the most is 2147483648"),
 ]

@@ -28,12 +28,13 @@ class Point(NamedTuple):
 
 
 class Proximally(NamedTuple):
-    """The state. The point y of the next gradient is not stored: it is `at` + `toward` (`other` - `at`), formed where it is read, so that
-    momentum costs no array of its own; without momentum there is no `other`. t: of the momentum; carries: what each inexact prox goes on
-    from."""
+    """The state. The next gradient is taken at `ahead`, which is x + `toward` (x' - x) for another point x'; its lift is not stored: it is
+    formed of the lift of x and that of x', `other`, where it is read. Without momentum there are neither. t: of the momentum; carries: what
+    each inexact prox goes on from."""
 
     at: Point
-    other: Point | None
+    ahead: State | None
+    other: tuple[jax.Array, ...] | None
     toward: jax.Array
     t: jax.Array
     carries: dict[str, Any]
@@ -80,7 +81,7 @@ def _solver(name: str, *, momentum: bool, monotone: bool, backtracking: bool) ->
         partial(_init, momentum=momentum),
         step,
         "limit" if momentum and not monotone else "monotone",
-        stride=2 if momentum else 1,
+        stride=2 if momentum and not monotone else 1,
     )
 
 
@@ -90,7 +91,8 @@ def _init(problem: Problem, controls: Controls, x: State, *, momentum: bool) -> 
     zero = jnp.zeros((), real)
     metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Proximally(point, point if momentum else None, zero, zero + 1, carries, metrics)
+    ahead, other = (x, point.lifted) if momentum else (None, None)
+    return Proximally(point, ahead, other, zero, zero + 1, carries, metrics)
 
 
 def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: bool, monotone: bool, backtracking: bool) -> Proximally:
@@ -102,26 +104,26 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     <y - z, z - x> > 0, that is when the step went against it.
     """
     x, old = state.at, state.metrics
-    y = _between(x, state.other, state.toward)
+    y = Point(state.ahead, _between(x.lifted, state.other, state.toward)) if state.ahead is not None else x
     slope = problem.gradient_lifted(y.lifted, y.x)
     tried = partial(_tried, problem, y.x, slope, state.carries)
     made = _backtracked(problem, y, slope, tried, jnp.minimum(old.alpha, controls.alpha)) if backtracking else tried(controls.alpha)
     z, reached, smooth, nonsmooth, alpha = made.reached.x, made.reached, made.smooth, made.nonsmooth, made.alpha
     # As they stand in memory: else the compiler would work z out once more to subtract it.
-    at, other, toward, to = jax.lax.optimization_barrier((x.x, state.other and state.other.x, state.toward, z))  # type: ignore[no-untyped-call]
-    moved = jax.tree.map(jnp.subtract, _between(at, other, toward), to)
+    y_there, z_there, x_there = jax.lax.optimization_barrier((y.x, z, x.x))  # type: ignore[no-untyped-call]
+    moved = jax.tree.map(jnp.subtract, y_there, z_there)
     grad_norm = norm(slope)
     residual = norm(moved) / (alpha * jnp.maximum(1, grad_norm))
     metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, made.gap, old.restarts, alpha)
     if not momentum:
-        return Proximally(reached, None, state.toward, state.t, made.carries, metrics)
+        return Proximally(reached, None, None, state.toward, state.t, made.carries, metrics)
 
-    against = (inner(moved, {slot: z[slot] - x.x[slot] for slot in z}) > 0) & controls.restarts
+    against = (inner(moved, jax.tree.map(jnp.subtract, z_there, x_there)) > 0) & controls.restarts
     t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
     back = jnp.where(controls.momentum > 0, -controls.momentum, (1 - state.t) / t)
     if not monotone:
         metrics = metrics._replace(restarts=metrics.restarts + against)
-        return Proximally(reached, x, jnp.where(against, 0, back), t, made.carries, metrics)
+        return _onward(reached, x, jnp.where(against, 0, back), t, made.carries, metrics)
 
     # E tells points apart only to its rounding, within which x is still off by the root of that: there, steps go on being taken. They are
     # held against the least E so far, so that no error adds up.
@@ -131,12 +133,16 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
     at, other = _swapped(reached, x, ~taken)
     toward = jnp.where(against, 0, jnp.where(taken, back, state.t / t))
-    return Proximally(at, other, toward, t, made.carries, metrics)
+    return _onward(at, other, toward, t, made.carries, metrics)
 
 
-def _between(one: Any, other: Any | None, toward: jax.Array) -> Any:
-    """The point one + toward (other - one); the first where there is no other."""
-    return one if other is None else jax.tree.map(lambda here, there: here + toward * (there - here), one, other)
+def _onward(at: Point, other: Point, toward: jax.Array, t: jax.Array, carries: dict[str, Any], metrics: Metrics) -> Proximally:
+    return Proximally(at, _between(at.x, other.x, toward), other.lifted, toward, t, carries, metrics)
+
+
+def _between(one: Any, other: Any, toward: jax.Array) -> Any:
+    """one + toward (other - one)."""
+    return jax.tree.map(lambda here, there: here + toward * (there - here), one, other)
 
 
 def _swapped(one: Point, other: Point, wanted: jax.Array) -> tuple[Point, Point]:
