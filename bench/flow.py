@@ -2,9 +2,10 @@
 
 The problem is 1/2 ||k * x - y||^2 + 0.01 ||Psi x||_1, k a circular Gaussian of sigma 2, Psi the identity ("l1") or an orthonormal Haar
 transform ("haar"). `floor` is what JAX does with the bare loop: FISTA in one scan, the normal operator fused into one pair of transforms.
-`inner` is our loop, with energy, residual, restart test and a test for finite numbers in every iteration; `certified` a whole run under
-certificates with a capsule on the disk; `mfista` the loop of the solver that users get unless they ask for another. All take turns, and every round is checked to reach the same objective to 8 digits. So that nobody
-stops early, ours runs without its restarts' effect, its tolerance and its patience; what they cost is in the figures.
+`inner` is our loop, with energy, residual, restart test and a test for finite numbers in every iteration; `mfista` the same with the solver
+that users get unless they ask for another; `certified` a whole run under certificates with a capsule on the disk. All take turns, and every
+round is checked to reach the same objective to 8 digits. So that nobody stops early, ours runs without the effect of its restarts, its
+tolerance and its patience; what they cost is in the figures.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     back = jnp.where(controls.momentum > 0, -controls.momentum, (1 - state.t) / t)
     if not monotone:
         metrics = metrics._replace(restarts=metrics.restarts + against)
-        return _onward(reached, x, jnp.where(against, 0, back), t, made.carries, metrics)
+        return _onward(reached, x, jnp.where(against, 0, back), t=t, carries=made.carries, metrics=metrics)
 
     # E tells points apart only to its rounding, within which x is still off by the root of that: there, steps go on being taken. They are
     # held against the least E so far, so that no error adds up.
@@ -133,10 +133,11 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
     at, other = _swapped(reached, x, ~taken)
     toward = jnp.where(against, 0, jnp.where(taken, back, state.t / t))
-    return _onward(at, other, toward, t, made.carries, metrics)
+    return _onward(at, other, toward, t=t, carries=made.carries, metrics=metrics)
 
 
-def _onward(at: Point, other: Point, toward: jax.Array, t: jax.Array, carries: dict[str, Any], metrics: Metrics) -> Proximally:
+def _onward(at: Point, other: Point, toward: jax.Array, *, t: jax.Array, carries: dict[str, Any], metrics: Metrics) -> Proximally:
+    """The state at a point, with the next gradient on the line to another."""
     return Proximally(at, _between(at.x, other.x, toward), other.lifted, toward, t, carries, metrics)
 
 
