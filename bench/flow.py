@@ -264,7 +264,7 @@ def _jaxopt(problem: Problem, compiled: CompiledFlow) -> Callable[[], Any]:
     solver = jaxopt.ProximalGradient(
         misfit, prox, stepsize=float(compiled.controls.alpha), maxiter=problem.iterations, tol=-1.0, acceleration=True, implicit_diff=False
     )
-    solve = jax.jit(lambda x: solver.run(x).params)
+    solve = jax.jit(lambda x: solver.run(x, None).params)
     return lambda: solve(compiled.start["x"]).block_until_ready()
 
 
