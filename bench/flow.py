@@ -87,6 +87,7 @@ def measured(problem: Problem, dtype: str) -> list[Row]:
         contenders = {
             "floor": bare(problem, compiled),
             "inner": inner(problem, compiled),
+            "mfista": inner(problem, endless(compile_flow(described(problem, dtype), solver="mfista", tol=0.0))),
             "certified": certified(problem, compiled, folder),
         }
         if dtype == "float64":

@@ -413,8 +413,9 @@ def _adjoint_of_all(built: Built) -> Iterator[Complaint]:
 
 
 def _unknown(op: Operator) -> bool:
-    # Of a transform the frame is known, and with it W^T W; to apply a large one seven times would cost more than all other rules.
-    return op.structure == "general" and not isinstance(op, TransformOp)
+    # Of our transforms the frame is known, and with it W^T W; to apply a large one seven times would cost more than all other rules.
+    ours = isinstance(op, TransformOp) and type(op).__module__.startswith(f"{__package__}.")
+    return op.structure == "general" and not ours
 
 
 @rule("energy.steep", "flexible", "warning", numerical=True, built=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from bridge_adapter.kernels.flow.functions.composed import ThroughCoisometry
 from bridge_adapter.kernels.flow.functions.separable import Separable
 from bridge_adapter.kernels.flow.lint import PROBLEM_RULES, SPEC_RULES, SpecLintFailed, lint_spec
 from bridge_adapter.kernels.flow.operators.arrays import Dense
-from bridge_adapter.kernels.flow.operators.base import Op
+from bridge_adapter.kernels.flow.operators.base import Op, operator
 from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.pytrees import node
 from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Invariant, Slot, Term
+from bridge_adapter.kernels.flow.transforms.base import TransformOp
 
 N = 6
 Y = np.arange(N, dtype=float)
@@ -179,6 +182,23 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     assert found and all(finding.severity == "error" and finding.where and finding.cure for finding in found)
     assert isinstance(caught.value, FlowInputError)
     assert rule in str(caught.value)
+
+
+@node
+class Lopsided(TransformOp):
+    """A transform of a user's own, whose adjoint is not its adjoint."""
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return 2 * x
+
+    def adjoint(self, u: jax.Array) -> jax.Array:
+        return 3 * u
+
+
+def test_the_adjoint_of_a_transform_of_ones_own_is_tested() -> None:
+    operator("lopsided")(lambda domain, real: Lopsided(domain, domain, "lopsided", 1, 1, "tight", 4.0, ()))
+    with pytest.raises(SpecLintFailed, match=r"differ by .*correct rmatvec.*\[operator.adjoint\]"):
+        compile_flow(spec(Term("quadratic", "x", op=Op("lopsided"), target=Y)))
 
 
 def test_bounds_that_exclude_each_other_are_refused() -> None:
