@@ -429,7 +429,7 @@ def _steep(built: Built) -> Iterator[Complaint]:
 
 @rule("energy.flat", "flexible", "warning", built=True)
 def _flat(built: Built) -> Iterator[Complaint]:
-    if any(bool(jnp.any(piece)) for piece in built.start.values()):
+    if any(np.any(np.asarray(piece)) for piece in built.start.values()):
         return
     size = float(_slope(built.problem, built.start))
     if 0 < size < FLAT:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .functions.base import Function, Proximal
 from .functions.separable import Separable
@@ -102,11 +103,14 @@ AnySmooth = SmoothTerm | SpectralSquare
 
 
 def smooth_term(name: str, slots: tuple[str, ...], op: Operator, phi: Function) -> AnySmooth:
-    """The term in the form that is cheapest to evaluate."""
+    """The term in the form that is cheapest to evaluate. Host side."""
     if isinstance(op, Circulant) and isinstance(phi, HalfSquare) and jnp.ndim(phi.scale) == 0:
-        data = op.spectrum(jnp.broadcast_to(phi.target, op.codomain))
-        power, pull = jnp.abs(op.transfer) ** 2, jnp.conj(op.transfer) * data
-        return SpectralSquare(name, slots, op, phi.weight * phi.scale**2, data, power, pull)
+        # With NumPy: each of these operations would be compiled for its shape.
+        target, transfer = np.broadcast_to(np.asarray(phi.target), op.codomain), np.asarray(op.transfer)
+        data = np.fft.rfftn(target, axes=tuple(range(-op.axes, 0))).astype(transfer.dtype)
+        power, pull = np.abs(transfer) ** 2, np.conj(transfer) * data
+        weight = phi.weight * phi.scale**2
+        return SpectralSquare(name, slots, op, weight, jnp.asarray(data), jnp.asarray(power), jnp.asarray(pull))
     return SmoothTerm(name, slots, op, phi)
 
 

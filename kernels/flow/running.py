@@ -27,7 +27,7 @@ from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, M
 # One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
 BLOCK_SECONDS = 0.1
 CAPACITY = 1024  # steps of a block, at most
-FIRST = 16  # steps of the first block
+FIRST = 4  # steps of the first block, which may be long ones
 CHECKPOINT_SECONDS = 5.0
 REASONS = {CONVERGED: "converged", STAGNATED: "stagnated", RUNNING: "budget"}
 
