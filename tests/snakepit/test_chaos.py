@@ -27,8 +27,8 @@ def test_whatever_is_killed_every_call_has_one_right_outcome_and_nothing_is_left
     report = rampage(directory, start, SEED, calls)
     print(f"CHAOS_SEED={SEED} CHAOS_CALLS={calls}\n{report}")
     assert not report.problems, f"CHAOS_SEED={SEED}"
-    assert report.retried > 0
-    if calls >= 500:
+    if calls >= 500:  # in fewer it may be that only calls were hit that must not be made twice
+        assert report.retried > 0
         seen = {*report.kills}
         assert {(EXECUTOR, IN_CALL), (EXECUTOR, STARTING), (EXECUTOR, IN_RETRY), (WORKER, IN_CALL), (WORKER, STARTING)} <= seen
         # Twice in 500 calls each of these has its turn, and one in ten comes too late: all four are sure only in more calls.

@@ -62,7 +62,8 @@ def test_a_run_answers_with_arrays_and_leaves_nothing_behind(client: Client, run
 
 def test_certify_tells_what_can_be_shown_and_what_would_help(client: Client) -> None:
     verdict = ask(client, "flow.certify", spec=SPEC)
-    assert (verdict["phase"], verdict["feasible"], verdict["told"]) == ("GREEN", True, "GREEN: every check of the profile strict passed")
+    assert (verdict["phase"], verdict["feasible"]) == ("GREEN", True)
+    assert verdict["told"].startswith("GREEN: every check of the profile strict passed, with eta_dd 0 ")
     assert verdict["certificates"]["gamma"] == {"value": 1.0, "kind": "exact", "method": "diagonal"} | verdict["certificates"]["gamma"]
     open_gap = ask(client, "flow.certify", spec=ENDLESS)
     assert (open_gap["phase"], [finding["remedy"] for finding in open_gap["findings"]]) == ("AMBER", ["raise_ridge"])
