@@ -18,7 +18,7 @@ examples: export JAX_PLATFORMS ?= cpu
 examples: setup
 	@for name in $${EXAMPLES:-$(FLOWS)}; do echo "== $$name"; $(PY) examples/flows/$$name.py || exit 1; done
 
-test: lint
+test: setup
 	@.ci/test
 
 # Calls while everything around them fails, and a judgement of every answer: docs/chaos.md. CHAOS_SEED, CHAOS_SECONDS, CHAOS_KEEP=directory.

@@ -76,7 +76,7 @@ defmodule SnakeBridge.SessionPoolTest do
   end
 
   test "who waits too long, or too many, is told what to change" do
-    name = ready(start(size: 1, max_queue: 1, queue_timeout: 50))
+    name = ready(start(size: 1, max_queue: 1, queue_timeout: 500))
     {task, holder, _} = hold(name)
     assert {:error, %Error{category: :timeout, message: message}} = SessionPool.call(name, :pid, [])
 
