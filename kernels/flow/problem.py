@@ -89,11 +89,11 @@ class SpectralSquare:
     def _misfit(self, lifted: jax.Array, part: Any) -> jax.Array:
         # Each part from the start: a misfit that several sums read would be written to memory first.
         transfer = jnp.broadcast_to(self.op.transfer, lifted.shape)
-        misfit = (transfer[part] * lifted[part] - self.data[part]).ravel()
-        return jnp.vdot(misfit, misfit).real
+        misfit = transfer[part] * lifted[part] - self.data[part]
+        return jnp.sum((misfit * jnp.conj(misfit)).real)
 
     def cotangent(self, lifted: jax.Array) -> jax.Array:
-        return self.weight * (self.power * lifted - self.pull)
+        return times(self.weight, times(self.power, lifted) - self.pull)
 
     def drop(self, cotangent: jax.Array) -> jax.Array:
         return self.op.signal(cotangent)
@@ -161,6 +161,11 @@ class CouplingTerm(CompositeTerm):
     def target(self) -> jax.Array:
         """c."""
         return self.phi.lower
+
+
+def times(factor: jax.Array, x: jax.Array) -> jax.Array:
+    """A real factor times x, part by part: the product of types would make the factor complex first, and multiply by its zeros."""
+    return jax.lax.complex(factor * x.real, factor * x.imag) if jnp.iscomplexobj(x) else factor * x
 
 
 def taken(slots: tuple[str, ...], x: State) -> Any:

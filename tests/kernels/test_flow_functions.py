@@ -1,5 +1,6 @@
 """Functions phi: proxes are firmly nonexpansive and reach the minimum, gradients are those of the values, conjugates are suprema."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -336,3 +337,17 @@ def test_functions_keep_single_precision() -> None:
             made = PROX(single, jnp.asarray(v, np.float32), jnp.float32(0.6))
             assert made.point.dtype == made.value.dtype == np.float32
             assert_allclose(made.point, point, atol=3e-5)
+
+
+@pytest.mark.parametrize("parts", [(), ("threshold",), ("ridge",), ("bounds",), ("threshold", "bounds"), ("threshold", "ridge")])
+def test_parts_that_are_at_rest_may_be_left_out(parts: tuple[str, ...]) -> None:
+    given = {"threshold": {"threshold": 0.7}, "ridge": {"ridge": 0.5}, "bounds": {"lower": -0.2, "upper": 0.4}}
+    whole = separable(**{name: value for part in parts for name, value in given[part].items()})
+    spared = replace(whole, parts=frozenset(parts))
+    v, tau = jnp.linspace(-2, 2, 9), jnp.asarray(0.6)
+    for made, expected in zip(spared.prox(v, tau)[:2], whole.prox(v, tau)[:2], strict=True):
+        assert_allclose(made, expected, rtol=1e-15)
+    assert float(spared.distance(v)) == float(whole.distance(v))
+    both = spared.merged(separable(ridge=1.0))
+    assert isinstance(both, F.Separable)
+    assert_allclose(both.prox(v, tau).point, whole.merged(separable(ridge=1.0)).prox(v, tau).point, rtol=1e-15)  # type: ignore[union-attr]

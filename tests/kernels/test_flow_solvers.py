@@ -23,6 +23,7 @@ from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
 from bridge_adapter.kernels.flow.running import advance_block, begin_block
 from bridge_adapter.kernels.flow.runs import run
+from bridge_adapter.kernels.flow.solvers.base import SMALL, squares
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
 
 N, ROWS, WEIGHT = 20, 15, 0.5
@@ -360,3 +361,13 @@ def test_bregman_steps_minimise_poissons_energy_without_a_lipschitz_constant_and
         np.testing.assert_allclose(run_.state.x["x"], [1.1, 0.22, 3.3, 0.77], rtol=1e-4)
         with pytest.raises(FlowInputError, match="starts above 0"):
             choose(problem, {"x": jnp.zeros(4)}, np.dtype("float64"), asked="bregman", own=Own(), tol=1e-9)
+
+
+@pytest.mark.parametrize("size", [5, SMALL, SMALL + 1])
+def test_squares_are_those_of_small_arrays_and_of_large_ones(size: int) -> None:
+    rng = np.random.default_rng(size)
+    states = [{"x": rng.standard_normal(size), "y": rng.standard_normal((2, 3))} for _ in range(3)]
+    expected = [sum(float(np.sum(part**2)) for part in state.values()) for state in states]
+    with precision("float64"):
+        found = squares(*(jax.tree.map(jnp.asarray, state) for state in states))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

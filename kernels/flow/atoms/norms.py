@@ -82,9 +82,16 @@ def nuclear(asked: Asked) -> Parts:
     return Parts(op, aimed(asked, op.codomain, NuclearNorm(asked.scalar(asked.weight), asked.scalar(0.0))))
 
 
-def separable(asked: Asked, *, threshold: Any = 0.0, ridge: Any = 0.0, lower: Any = -np.inf, upper: Any = np.inf) -> Separable:
-    """l1, ridge and bounds, those that are given."""
-    return Separable(*(asked.scalar(value) for value in (threshold, ridge, lower, upper)))
+def separable(asked: Asked, *, threshold: Any = None, ridge: Any = None, lower: Any = None, upper: Any = None) -> Separable:
+    """l1, ridge and bounds, those that are given, be they 0: a weight may be another later."""
+    given = {"threshold": threshold is not None, "ridge": ridge is not None, "bounds": lower is not None or upper is not None}
+    return Separable(
+        asked.scalar(0.0 if threshold is None else threshold),
+        asked.scalar(0.0 if ridge is None else ridge),
+        asked.scalar(-np.inf if lower is None else lower),
+        asked.scalar(np.inf if upper is None else upper),
+        frozenset(name for name, there in given.items() if there),
+    )
 
 
 def aimed(asked: Asked, shape: tuple[int, ...], phi: Function) -> Function:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ..errors import FlowInputError
 from ..functions.base import Function
 from ..functions.groups import GroupNorm
-from ..functions.separable import Separable
 from ..functions.trees import Place, TreeNorm
 from ..operators.arrays import Identity
 from ..operators.base import Op, Shape
 from ..transforms.base import TransformOp, band_thresholds
 from ..transforms.synthesis import transform_of
 from .base import Asked, Parts, atom
+from .norms import separable
 
 FORMS = ("analysis", "synthesis")
 SPARSITIES = ("l1", "group_l1", "tree")
@@ -74,8 +74,7 @@ def wavelet_l1(
         return Parts(Identity(asked.shape, asked.shape) if form == "synthesis" else made, _structured(asked, made, thresholds, sparsity))
     # One number is faster than an array of equal ones; axes in front of the coefficients share theirs.
     threshold = thresholds[0] if np.all(thresholds == thresholds[0]) else thresholds
-    phi = Separable(*(asked.scalar(number) for number in (threshold, 0.0, -np.inf, np.inf)))
-    return Parts(Identity(asked.shape, asked.shape) if form == "synthesis" else made, phi)
+    return Parts(Identity(asked.shape, asked.shape) if form == "synthesis" else made, separable(asked, threshold=threshold))
 
 
 def _structured(asked: Asked, made: TransformOp, thresholds: NDArray[Any], sparsity: str) -> Function:

@@ -149,7 +149,8 @@ def restricted_to(problem: Problem, slot: str, transform: Operator, mask: ArrayL
     phi = Separable(*(jnp.zeros((), real),) * 2, jnp.asarray(-np.inf, real), jnp.asarray(np.inf, real)) if present is None else present.phi
     assert isinstance(phi, Separable)
     locked = ~kept
-    masked = replace(phi, lower=jnp.where(locked, 0.0, phi.lower).astype(real), upper=jnp.where(locked, 0.0, phi.upper).astype(real))
+    lower, upper = (jnp.where(locked, 0.0, bound).astype(real) for bound in (phi.lower, phi.upper))
+    masked = replace(phi, lower=lower, upper=upper, parts=phi.parts | {"bounds"})
     name = "scales" if present is None else present.name
     return replace(problem, prox={**problem.prox, slot: ProxTerm(name, slot, transform, masked)})
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from ..bounds import Bound
 from ..errors import FlowInputError
-from ..pytrees import node
+from ..pytrees import node, static
 from .base import Function, Proximal, exactly, length
+
+PARTS = frozenset({"threshold", "ridge", "bounds"})
 
 
 @node
@@ -20,25 +22,38 @@ class Separable(Function):
 
     The prox of a convex function of one number, restricted to an interval, is its prox clipped to the interval (B17, Theorem 6.15 and the
     remark on intervals), so this one is exact: clip(S_{tau a}(v) / (1 + tau r), lower, upper).
+
+    `parts` are those that may be other than at rest ("threshold", "ridge", "bounds"); a step leaves the arithmetic of the others out.
     """
 
     threshold: jax.Array
     ridge: jax.Array
     lower: jax.Array
     upper: jax.Array
+    parts: frozenset[str] = static(default=PARTS)
 
     proximable = separable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return _weighted(self.threshold, jnp.abs(u)) + _weighted(self.ridge / 2, u**2)
+        total = jnp.zeros((), u.dtype)
+        if "threshold" in self.parts:
+            total = total + _weighted(self.threshold, jnp.abs(u))
+        if "ridge" in self.parts:
+            total = total + _weighted(self.ridge / 2, u**2)
+        return total
 
     def curvature(self) -> tuple[Bound, Bound]:
         ridge = Bound(float(jnp.min(self.ridge)), "lower_bound", "ridge")
         return ridge, Bound(float("inf"), "exact", "not smooth")
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
-        point = soft_threshold(v, tau * self.threshold) / (1 + tau * self.ridge)
-        point = jnp.clip(point, self.lower, self.upper)
+        point = v
+        if "threshold" in self.parts:
+            point = soft_threshold(point, tau * self.threshold)
+        if "ridge" in self.parts:
+            point = point / (1 + tau * self.ridge)
+        if "bounds" in self.parts:
+            point = jnp.clip(point, self.lower, self.upper)
         return exactly(self, point)
 
     def conjugate(self, y: jax.Array) -> jax.Array:
@@ -53,12 +68,13 @@ class Separable(Function):
         return jnp.sum(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return length(u - jnp.clip(u, self.lower, self.upper))
+        return length(u - jnp.clip(u, self.lower, self.upper)) if "bounds" in self.parts else jnp.zeros((), u.dtype)
 
     def merged(self, other: Function) -> Function | None:
         if not isinstance(other, Separable):
             return None
-        return Separable(self.threshold + other.threshold, self.ridge + other.ridge, *_common(self, other))
+        both = self.parts | other.parts
+        return Separable(self.threshold + other.threshold, self.ridge + other.ridge, *_common(self, other), both)
 
 
 @node

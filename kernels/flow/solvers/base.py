@@ -19,6 +19,8 @@ from ..pytrees import node
 
 RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
 
+SMALL = 8192  # elements
+
 # A run stagnates when this many steps in a row change the energy by less than its own rounding error and do not halve the residual.
 STAGNATION_STEPS = 50
 
@@ -167,3 +169,21 @@ def inner(x: State, y: State) -> jax.Array:
     """The inner product over all slots."""
     products = [jnp.vdot(x[slot], y[slot]) for slot in x]
     return jnp.asarray(sum(products[1:], start=products[0]))
+
+
+def squares(*states: State) -> tuple[jax.Array, ...]:
+    """The squared Euclidean norm over all slots of each state.
+
+    Those of small arrays in one pass: there, starting a sum costs more than what it adds up. One pass adds one by one, whose rounding grows
+    with the length; other sums are made in parts.
+    """
+    totals = [jnp.zeros((), next(iter(states[0].values())).dtype)] * len(states)
+    for slot in states[0]:
+        parts = [state[slot] ** 2 for state in states]
+        if parts[0].size <= SMALL:
+            zeros = [jnp.zeros((), part.dtype) for part in parts]
+            sums = jax.lax.reduce(parts, zeros, lambda one, other: [a + b for a, b in zip(one, other, strict=True)], range(parts[0].ndim))
+        else:
+            sums = [jnp.sum(part) for part in parts]
+        totals = [total + each for total, each in zip(totals, sums, strict=True)]
+    return tuple(totals)

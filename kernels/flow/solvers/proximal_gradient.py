@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problem import Problem, State
-from .base import Controls, Metrics, Solver, inner, norm
+from ..problem import Problem, State, times
+from .base import Controls, Metrics, Solver, inner, squares
 
 # Two values of E that differ by no more than this many units of rounding count as equal.
 ROUNDING = 4
@@ -29,13 +29,14 @@ class Point(NamedTuple):
 
 class Proximally(NamedTuple):
     """The state. The next gradient is taken at `ahead`, which is x + `toward` (x' - x) for another point x'; its lift is not stored: it is
-    formed of the lift of x and that of x', `other`, where it is read. Without momentum there are neither. t: of the momentum; carries: what
-    each inexact prox goes on from."""
+    formed of the lift of x and that of x', `other`, where it is read. Without momentum there are neither. apart: ||x' - x||^2. t: of the
+    momentum; carries: what each inexact prox goes on from."""
 
     at: Point
     ahead: State | None
     other: tuple[jax.Array, ...] | None
     toward: jax.Array
+    apart: jax.Array
     t: jax.Array
     carries: dict[str, Any]
     metrics: Metrics
@@ -81,7 +82,7 @@ def _solver(name: str, *, momentum: bool, monotone: bool, backtracking: bool) ->
         partial(_init, momentum=momentum),
         step,
         "limit" if momentum and not monotone else "monotone",
-        stride=2 if momentum and not monotone else 1,
+        stride=2 if momentum else 1,
     )
 
 
@@ -92,7 +93,7 @@ def _init(problem: Problem, controls: Controls, x: State, *, momentum: bool) -> 
     metrics = Metrics.standing(problem.f_lifted(point.lifted), problem.g_value(x), controls.alpha)
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
     ahead, other = (x, point.lifted) if momentum else (None, None)
-    return Proximally(point, ahead, other, zero, zero + 1, carries, metrics)
+    return Proximally(point, ahead, other, zero, zero, zero + 1, carries, metrics)
 
 
 def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: bool, monotone: bool, backtracking: bool) -> Proximally:
@@ -109,41 +110,48 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     tried = partial(_tried, problem, y.x, slope, state.carries)
     made = _backtracked(problem, y, slope, tried, jnp.minimum(old.alpha, controls.alpha)) if backtracking else tried(controls.alpha)
     z, reached, smooth, nonsmooth, alpha = made.reached.x, made.reached, made.smooth, made.nonsmooth, made.alpha
-    # As they stand in memory: else the compiler would work z out once more to subtract it.
-    y_there, z_there, x_there = jax.lax.optimization_barrier((y.x, z, x.x))  # type: ignore[no-untyped-call]
-    moved = jax.tree.map(jnp.subtract, y_there, z_there)
-    grad_norm = norm(slope)
-    residual = norm(moved) / (alpha * jnp.maximum(1, grad_norm))
+    steep, moved, onward = squares(slope, _difference(y.x, z), _difference(z, x.x))
+    grad_norm = jnp.sqrt(steep)
+    residual = jnp.sqrt(moved) / (alpha * jnp.maximum(1, grad_norm))
     metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, made.gap, old.restarts, alpha)
     if not momentum:
-        return Proximally(reached, None, None, state.toward, state.t, made.carries, metrics)
+        return Proximally(reached, None, None, state.toward, state.apart, state.t, made.carries, metrics)
 
-    against = (inner(moved, jax.tree.map(jnp.subtract, z_there, x_there)) > 0) & controls.restarts
+    # 2 <y - z, z - x> = ||y - x||^2 - ||y - z||^2 - ||z - x||^2, which reads less.
+    against = (state.toward**2 * state.apart - moved - onward > 0) & controls.restarts
     t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
     back = jnp.where(controls.momentum > 0, -controls.momentum, (1 - state.t) / t)
     if not monotone:
         metrics = metrics._replace(restarts=metrics.restarts + against)
-        return _onward(reached, x, jnp.where(against, 0, back), t=t, carries=made.carries, metrics=metrics)
+        return _onward(reached, x, jnp.where(against, 0, back), apart=onward, t=t, carries=made.carries, metrics=metrics)
 
     # E tells points apart only to its rounding, within which x is still off by the root of that: there, steps go on being taken. They are
     # held against the least E so far, so that no error adds up.
     taken = metrics.energy <= old.energy + ROUNDING * float(np.finfo(old.energy.dtype).eps) * jnp.abs(old.energy)
+    # So are all sums of squares that are numbers. Asked here, it has them read the points before these change places, which spares copies.
+    taken &= moved + onward >= 0
     smooth, nonsmooth = (jnp.where(taken, new, before) for new, before in zip(metrics[1:3], old[1:3], strict=True))
     energy = jnp.minimum(metrics.energy, old.energy)
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
     at, other = _swapped(reached, x, ~taken)
     toward = jnp.where(against, 0, jnp.where(taken, back, state.t / t))
-    return _onward(at, other, toward, t=t, carries=made.carries, metrics=metrics)
+    return _onward(at, other, toward, apart=onward, t=t, carries=made.carries, metrics=metrics)
 
 
-def _onward(at: Point, other: Point, toward: jax.Array, *, t: jax.Array, carries: dict[str, Any], metrics: Metrics) -> Proximally:
+def _onward(
+    at: Point, other: Point, toward: jax.Array, *, apart: jax.Array, t: jax.Array, carries: dict[str, Any], metrics: Metrics
+) -> Proximally:
     """The state at a point, with the next gradient on the line to another."""
-    return Proximally(at, _between(at.x, other.x, toward), other.lifted, toward, t, carries, metrics)
+    return Proximally(at, _between(at.x, other.x, toward), other.lifted, toward, apart, t, carries, metrics)
 
 
 def _between(one: Any, other: Any, toward: jax.Array) -> Any:
     """one + toward (other - one)."""
-    return jax.tree.map(lambda here, there: here + toward * (there - here), one, other)
+    return jax.tree.map(lambda here, there: here + times(toward, there - here), one, other)
+
+
+def _difference(one: State, other: State) -> State:
+    return {slot: one[slot] - other[slot] for slot in one}
 
 
 def _swapped(one: Point, other: Point, wanted: jax.Array) -> tuple[Point, Point]:
