@@ -113,13 +113,15 @@ def through(op: Operator, phi: Function, real: Any) -> Function | None:
     nu = op.coisometry()
     if nu is not None and phi.proximable:
         return ThroughCoisometry(op, phi, jnp.asarray(nu, real))
-    if (
-        isinstance(phi, HalfSquare)
-        and jnp.ndim(phi.scale) == 0
-        and op.solve_shifted(jnp.zeros(op.domain, real), jnp.ones((), real)) is not None
-    ):
+    if isinstance(phi, HalfSquare) and jnp.ndim(phi.scale) == 0 and _has_shifted_inverse(op, real):
         return SquareThrough(op, phi.weight * phi.scale**2, phi.target)
     return None
+
+
+def _has_shifted_inverse(op: Operator, real: Any) -> bool:
+    """Whether `solve_shifted` has a closed form, without computing anything by it."""
+    rhs, tau = jax.ShapeDtypeStruct(op.domain, real), jax.ShapeDtypeStruct((), real)
+    return jax.eval_shape(op.solve_shifted, rhs, tau) is not None
 
 
 @node
