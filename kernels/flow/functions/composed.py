@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..bounds import Bound
 from ..operators.base import Operator
@@ -120,8 +121,8 @@ def through(op: Operator, phi: Function, real: Any) -> Function | None:
 
 def _has_shifted_inverse(op: Operator, real: Any) -> bool:
     """Whether `solve_shifted` has a closed form, without computing anything by it."""
-    rhs, tau = jax.ShapeDtypeStruct(op.domain, real), jax.ShapeDtypeStruct((), real)
-    return jax.eval_shape(op.solve_shifted, rhs, tau) is not None
+    nothing = np.zeros((), real)
+    return jax.eval_shape(op.solve_shifted, np.broadcast_to(nothing, op.domain), nothing) is not None
 
 
 @node
