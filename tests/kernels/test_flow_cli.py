@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from eventually import eventually
 
 from bridge_adapter.kernels.flow import cli
 from bridge_adapter.kernels.flow.recorder import reading
@@ -146,8 +147,8 @@ def test_control_c_ends_a_run_with_a_checkpoint_and_one_end(tmp_path: Path) -> N
     spec.write_text(slow + 'solver = "ista"\n')
     command = [sys.executable, "-c", "from bridge_adapter.kernels.flow.cli import main; main()", "flow", "run", str(spec), "-o", str(base)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        while not list(base.glob("*/telemetry/part-*")):
-            assert process.poll() is None
+        eventually(lambda: process.poll() is not None or list(base.glob("*/telemetry/part-*")), seconds=90)
+        assert process.poll() is None
         process.send_signal(signal.SIGINT)
         told, _ = process.communicate(timeout=30)
     (capsule,) = base.iterdir()

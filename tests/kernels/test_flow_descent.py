@@ -45,6 +45,9 @@ def _steps(solver: Solver, problem: Problem, controls: Controls, start: State, i
     return last.state.x, count, trace
 
 
+ENERGY = jax.jit(lambda problem, x: problem.f_value(x) + problem.g_value(x))
+
+
 def lasso(weight: float = 0.5, *more: Term) -> FlowSpec:
     data = Term("quadratic", "x", op=Op("dense", matrix=A), target=B, group="data")
     return FlowSpec({"x": Slot(shape=(8,))}, [data, Term("l1", "x", weight=weight), *more])
@@ -130,8 +133,8 @@ def test_the_gap_of_other_energies_is_rigorous_and_small_at_the_minimum() -> Non
             problem = compiled.problem
             assert duality_gap(problem, {"x": jnp.asarray(x_best["x"])}).gap <= 1e-7
             for _ in range(3):
-                x = {"x": jnp.clip(jnp.asarray(rng.standard_normal(problem.f_grad(compiled.start)["x"].shape)), -0.2, 0.3)}
-                assert duality_gap(problem, x).gap >= float(problem.f_value(x) + problem.g_value(x)) - best
+                x = {"x": jnp.asarray(np.clip(rng.standard_normal(compiled.start["x"].shape), -0.2, 0.3))}
+                assert duality_gap(problem, x).gap >= float(ENERGY(problem, x)) - best
     with precision("float64"):
         boxed = compile_flow(specs[1]).problem
         outside = duality_gap(boxed, {"x": jnp.full(8, 0.4)})
@@ -143,7 +146,7 @@ def test_where_there_is_no_gap_the_reason_is_told_and_curvature_gives_another_bo
     with precision("float64"):
         found = duality_gap(plain.problem, plain.start)
         assert np.isinf(found.gap) and "ridge" in found.reason
-        slope = np.asarray(plain.problem.f_grad(plain.start)["x"])
+        slope = np.asarray(jax.jit(plain.problem.f_grad)(plain.start)["x"])
     best = 0.5 * np.linalg.norm(A @ np.linalg.lstsq(A, B)[0] - B) ** 2
     gamma = certify(plain).certificates["gamma"]
     assert gap_by_curvature(float(np.linalg.norm(slope)), gamma) >= 0.5 * B @ B - best

@@ -158,9 +158,10 @@ def test_chebyshev_filters_of_a_graph_keep_the_bounds_that_they_state_and_are_th
     assert_allclose(jax.jit(short.adjoint)(u), dense.T @ u, atol=1e-12)
     assert_allclose(jax.jit(short.inverse)(u), np.linalg.pinv(dense) @ u, atol=1e-12)
     assert fine.frame == "general" and exact.frame == "tight" and validation(short)["passed"]
-    assert_allclose(matrix(fine), matrix(exact), atol=1e-4)
+    filters = matrix(exact)
+    assert_allclose(matrix(fine), filters, atol=1e-4)
     # Constants are in the approximation alone, and a filter is local: an impulse reaches no farther than its degree.
-    level = jax.jit(exact.forward)(jnp.ones(14))
+    level = filters @ np.ones(14)
     assert_allclose(level[:14], 1.0, atol=1e-12)
     assert_allclose(level[14:], 0.0, atol=1e-12)
     line = transform_of(Op("graph_wavelet", edges=np.stack([np.arange(59), np.arange(1, 60)], 1), levels=1, degree=10), (60,), REAL)

@@ -98,6 +98,7 @@ PROX = jax.jit(lambda phi, v, tau: phi.prox(v, tau, phi.begin(v)))
 MANY = jax.jit(jax.vmap(lambda phi, u: (phi.value(u), phi.distance(u)), in_axes=(None, 0)))
 FENCHEL = jax.jit(lambda phi, y, z: (phi.conjugate(y), phi.value(z)))
 SLOPE = jax.jit(lambda phi, u: (phi.value(u), phi.gradient(u)))
+BOTH = jax.jit(lambda phi, u: (phi.gradient(u), jax.grad(phi.value)(u)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -172,17 +173,19 @@ def test_a_prox_reaches_what_brute_force_finds() -> None:
 
 
 def test_orthogonality_and_written_functions_have_the_gradients_and_the_flags_that_they_say() -> None:
-    u = jnp.asarray(rng.normal(size=(4, 2)))
+    u = rng.normal(size=(4, 2))
     phi = F.Orthogonality(jnp.asarray(0.7))
-    assert_allclose(phi.gradient(u), jax.grad(phi.value)(u), rtol=1e-12)
+    told, derived = BOTH(phi, u)
+    assert_allclose(told, derived, rtol=1e-12)
     q, _ = np.linalg.qr(rng.normal(size=(4, 2)))
-    assert_allclose(phi.value(jnp.asarray(q)), 0, atol=1e-25)
+    assert_allclose(SLOPE(phi, q)[0], 0, atol=1e-25)
     assert not phi.convex and phi.curvature()[0].value == pytest.approx(-2.8)
     step = 1e-4 * u
-    assert_allclose(jnp.sum(phi.gradient(step) * step) / jnp.sum(step**2), -2.8, rtol=1e-6)  # at 0, the most negative curvature
+    along = np.sum(np.asarray(SLOPE(phi, step)[1]) * step)
+    assert_allclose(along / np.sum(step**2), -2.8, rtol=1e-6)  # at 0, the most negative curvature
 
     written = F.ConvexWritten(lambda x, c: jnp.sum(jnp.cosh(c * x)), jnp.asarray(2.0), jnp.asarray(np.inf), {"c": jnp.asarray(0.5)})
-    assert_allclose(written.gradient(u), jnp.sinh(0.5 * u), rtol=1e-12)
+    assert_allclose(SLOPE(written, u)[1], 0.5 * 2.0 * np.sinh(0.5 * u), rtol=1e-12)
     assert written.convex and not F.Written(written.of, written.weight, written.beta, written.arguments).convex
 
 
@@ -294,12 +297,12 @@ def test_merged_functions_are_the_sum_in_either_order_and_have_its_prox(name, ot
         assert both is not None
         vs = rng.normal(size=(11, *shape))
         us = np.stack([PROX(both, jnp.asarray(v), jnp.asarray(0.9)).point for v in vs])
-        (together, _), (one, off), (two, away) = (MANY(part, us) for part in (both, phi, extra))
-        assert_allclose(together, np.asarray(one) + two, rtol=1e-10)
-        assert np.all(np.asarray(off) + away < 1e-10)
+        (together, _), (one, off), (two, away) = (np.asarray(MANY(part, us)) for part in (both, phi, extra))
+        assert_allclose(together, one + two, rtol=1e-10)
+        assert np.all(off + away < 1e-10)
         v, z = vs[0], us[0]
         least = together[0] + np.sum(((v - z) / 0.9 * (us - z)).reshape(11, -1), axis=1)  # the inequality of the subgradient
-        assert np.all(np.asarray(together) >= least - 1e-9)
+        assert np.all(together >= least - 1e-9)
 
 
 def test_functions_that_do_not_merge_say_so() -> None:

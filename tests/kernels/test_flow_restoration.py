@@ -4,6 +4,7 @@ import ctypes
 import inspect
 import json
 import threading
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,12 @@ def test_the_wavelet_energy_agrees_with_plain_ista_on_dense_matrices() -> None:
     detail[: side // 2, : side // 2] = False
     thresholds = weight * detail.ravel()
 
-    x = y.ravel().copy()
+    # A step w (x - blur^T (blur x - y)) of x = w^T u, as one matrix.
+    onward, constant, u = w @ (np.eye(side**2) - blur.T @ blur) @ w.T, w @ blur.T @ y.ravel(), w @ y.ravel()
     for _ in range(30000):
-        u = w @ (x - blur.T @ (blur @ x - y.ravel()))
-        x = w.T @ (np.sign(u) * np.maximum(np.abs(u) - thresholds, 0))
+        v = onward @ u + constant
+        u = np.sign(v) * np.maximum(np.abs(v) - thresholds, 0)
+    x = w.T @ u
     expected = 0.5 * np.sum((blur @ x - y.ravel()) ** 2) + np.sum(thresholds * np.abs(w @ x))
 
     ours = flow.restore(
@@ -65,12 +68,14 @@ def test_the_wavelet_energy_agrees_with_plain_ista_on_dense_matrices() -> None:
 def test_the_tv_energy_agrees_with_a_primal_dual_method_on_dense_matrices(solver: str, dtype: str, rel: float) -> None:
     side, weight = 10, 0.05
     y = np.random.default_rng(5).random((side, side))
-    expected = tv_energy_by_condat_vu(y, weight, 0.8, rounds=20000)
+    expected = tv_energy_by_condat_vu(side, weight, 0.8, rounds=20000)
     ours = flow.restore(y, blur_sigma=0.8, weight=weight, solver=solver, inner_steps=20, iterations=2000, tol=1e-7, dtype=dtype)
     assert ours["energy"] == pytest.approx(expected, rel=rel)
 
 
-def tv_energy_by_condat_vu(y: np.ndarray, weight: float, sigma: float, rounds: int) -> float:
+@lru_cache  # one answer for every solver
+def tv_energy_by_condat_vu(side: int, weight: float, sigma: float, rounds: int) -> float:
+    y = np.random.default_rng(5).random((side, side))
     size = y.size
     blur, units = dense_blur(gaussian_kernel((y.shape[0], y.shape[1]), sigma)), np.eye(size).reshape(size, *y.shape)
     d = np.concatenate([(np.roll(units, -1, axis) - units).reshape(size, size).T for axis in (1, 2)])
@@ -268,7 +273,8 @@ def test_the_rules_for_specs_of_users_do_not_concern_it(monkeypatch: pytest.Monk
 def test_values_too_large_for_the_dtype_are_a_clear_error() -> None:
     with pytest.raises(flow.FlowDiverged, match="white is 1"):
         restore(BLURRED.astype(np.float64) * 1e30)
-    assert np.isfinite(restore(BLURRED.astype(np.float64) * 1e30, dtype="float64", iterations=3)["energy"])
+    small = BLURRED[:10, :10].astype(np.float64) * 1e30
+    assert np.isfinite(restore(small, inner_steps=20, dtype="float64", iterations=3)["energy"])
 
 
 def test_the_device_is_named() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..bounds import Bound
 from ..operators.base import Operator
@@ -113,13 +114,15 @@ def through(op: Operator, phi: Function, real: Any) -> Function | None:
     nu = op.coisometry()
     if nu is not None and phi.proximable:
         return ThroughCoisometry(op, phi, jnp.asarray(nu, real))
-    if (
-        isinstance(phi, HalfSquare)
-        and jnp.ndim(phi.scale) == 0
-        and op.solve_shifted(jnp.zeros(op.domain, real), jnp.ones((), real)) is not None
-    ):
+    if isinstance(phi, HalfSquare) and jnp.ndim(phi.scale) == 0 and _has_shifted_inverse(op, real):
         return SquareThrough(op, phi.weight * phi.scale**2, phi.target)
     return None
+
+
+def _has_shifted_inverse(op: Operator, real: Any) -> bool:
+    """Whether `solve_shifted` has a closed form, without computing anything by it."""
+    nothing = np.zeros((), real)
+    return jax.eval_shape(op.solve_shifted, np.broadcast_to(nothing, op.domain), nothing) is not None
 
 
 @node

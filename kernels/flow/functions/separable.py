@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..bounds import Bound
 from ..errors import FlowInputError
@@ -43,7 +44,7 @@ class Separable(Function):
         return total
 
     def curvature(self) -> tuple[Bound, Bound]:
-        ridge = Bound(float(jnp.min(self.ridge)), "lower_bound", "ridge")
+        ridge = Bound(float(np.min(self.ridge)), "lower_bound", "ridge")
         return ridge, Bound(float("inf"), "exact", "not smooth")
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
@@ -109,7 +110,7 @@ class Bounded(Function):
 
 def bounded(phi: Function, other: Function) -> Function | None:
     """phi + other where phi is a sum over elements and other is nothing but bounds; else None. Host side."""
-    if not phi.separable or not isinstance(other, Separable) or bool(jnp.any(other.threshold != 0)) or bool(jnp.any(other.ridge != 0)):
+    if not phi.separable or not isinstance(other, Separable) or np.any(other.threshold) or np.any(other.ridge):
         return None
     return Bounded(phi, other.lower, other.upper)
 
@@ -121,10 +122,12 @@ def _weighted(weight: jax.Array, parts: jax.Array) -> jax.Array:
 
 def _common(one: Separable | Bounded, other: Separable | Bounded) -> tuple[jax.Array, jax.Array]:
     """The bounds of both. Raises FlowInputError where no number is within them. Host side."""
-    lower, upper = jnp.maximum(one.lower, other.lower), jnp.minimum(one.upper, other.upper)
-    if bool(jnp.any(lower > upper)):
+    # NumPy: JAX would compile each operation for each shape.
+    lower = np.maximum(np.asarray(one.lower), np.asarray(other.lower))
+    upper = np.minimum(np.asarray(one.upper), np.asarray(other.upper))
+    if np.any(lower > upper):
         raise FlowInputError("the bounds of two terms on one slot exclude each other somewhere, so no x is within both; widen one of them")
-    return lower, upper
+    return jnp.asarray(lower), jnp.asarray(upper)
 
 
 def soft_threshold(v: jax.Array, t: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..bounds import Bound
 from ..pytrees import node
@@ -27,8 +28,8 @@ class HalfSquare(Function):
         return self.weight * self.scale**2 * (u - self.target)
 
     def curvature(self) -> tuple[Bound, Bound]:
-        squares = jnp.asarray(self.weight * self.scale**2)
-        return Bound(float(jnp.min(squares)), "exact", "w min d^2"), Bound(float(jnp.max(squares)), "exact", "w max d^2")
+        squares = np.asarray(self.weight) * np.asarray(self.scale) ** 2  # NumPy: JAX would compile each operation for each shape
+        return Bound(float(np.min(squares)), "exact", "w min d^2"), Bound(float(np.max(squares)), "exact", "w max d^2")
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
         pull = tau * self.weight * self.scale**2
