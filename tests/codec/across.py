@@ -18,8 +18,8 @@ from hypothesis.errors import Flaky
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 100  # a clean clone compiles first
 FOUND = Path(__file__).parent / "found"
-EXAMPLES = int(os.environ.get("CODEC_EXAMPLES", "10000"))
-"""How many values each side sends to the other; `make soak` asks for more."""
+EXAMPLES = int(os.environ.get("CODEC_EXAMPLES", "4000"))
+"""How many values each side sends to the other; `make soak-codec` asks for more."""
 
 
 class Beam:

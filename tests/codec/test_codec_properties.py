@@ -19,13 +19,13 @@ from bridge_adapter.codec.packed import Packer, Unpacker
 @given(VALUES)
 @example({frozenset({"\ud800"}): None})
 @example({(None, "\ud800"): [{"\udfff": b""}]})
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_packed_gives_back_the_same_value(value: Any) -> None:
     assert same(Unpacker().unpack(Packer().pack(value)), value)
 
 
 @given(VALUES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_schema_2_gives_back_the_same_value(value: Any) -> None:
     assert same(tagged.loads(tagged.dumps(value, schema=2), atom_class=True), value)
 

@@ -86,7 +86,8 @@ COLLIDING: dict[str, Callable[[int], Any]] = {
 def test_keys_that_share_a_hash_are_refused(kind: str) -> None:
     keys = [COLLIDING[kind](n) for n in range(1, MANY)]
     assert len(set(map(hash, keys))) < 5
-    packed = [Packer().pack(key) for key in keys]
+    pack = Packer().pack
+    packed = [pack(key) for key in keys]
     count = struct.pack(">I", len(keys))
     refused(b"\xdf" + count + b"".join(key + b"\xc0" for key in packed), "have the same hash", LimitExceeded, 64 << 20)
     for mark in (2, 3):

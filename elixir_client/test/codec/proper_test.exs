@@ -16,7 +16,7 @@ defmodule SnakeBridge.Codec.ProperTest do
   @moduletag timeout: :infinity
   @found Path.expand("../found", __DIR__)
   @python_found Path.expand("../../../tests/codec/found", __DIR__)
-  @examples "CODEC_EXAMPLES" |> System.get_env("10000") |> String.to_integer()
+  @examples "CODEC_EXAMPLES" |> System.get_env("4000") |> String.to_integer()
   @batch 20
 
   setup_all do

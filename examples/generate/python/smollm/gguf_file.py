@@ -94,7 +94,8 @@ def read(path: Path) -> ModelFile:
     merges = [tuple(merge.split(" ")) for merge in field("tokenizer.ggml.merges")]
     special = {token: id for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == CONTROL}
     vocabulary = Vocabulary(tokens, merges, special, field("tokenizer.ggml.eos_token_id"))
-    tensors = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
+    # Each slice of a memmap costs several times what one of a plain array does, and gguf takes many.
+    tensors = {tensor.name: gguf.dequantize(np.asarray(tensor.data), tensor.tensor_type) for tensor in reader.tensors}
     return ModelFile(field("general.name"), config, vocabulary, tensors)
 
 
