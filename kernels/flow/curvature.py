@@ -96,8 +96,8 @@ def diagonal(problem: Problem, x: State) -> tuple[State, bool]:
 
 
 def scaled_norm(problem: Problem, x: State, scale: State) -> Bound:
-    """lambda_max(P^-1/2 L P^-1/2), `scale` the diagonal of P^-1, for an L that no Hessian of f exceeds: that of f where f is quadratic. Dense
-    where that is small, else an estimate. Raises FlowInputError where f has no such L."""
+    """lambda_max(P^-1/2 L P^-1/2), `scale` the diagonal of P^-1, for an L that no Hessian of f exceeds: that of f where f is quadratic.
+    Dense where that is small, else an estimate. Raises FlowInputError where f has no such L."""
     quadratic = Problem(tuple(_majorised(term) for term in problem.smooth), {}, {}, ())
     slots = list(x)
     sizes = [int(np.prod(x[slot].shape)) for slot in slots]

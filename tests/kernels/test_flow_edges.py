@@ -1,4 +1,4 @@
-"""Where formulas meet their edges: numbers of very different size, flat directions, other coordinates, and bounds that must hold anywhere."""
+"""Where formulas meet their edges: numbers of very different size, flat directions, manifolds, and bounds that must hold anywhere."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The prox of every atom, in its own coordinates and behind every kind of frame, against brute force: nothing that can be reached is lower."""
+"""The prox of every atom, in its own coordinates and in those of frames, against brute force: nothing that is tried is lower."""
 
 from typing import Any
 
