@@ -204,9 +204,14 @@ def images() -> list[Row]:
     )
     compiled = compile_flow(spec, tol=0.0)
     steps = 1
-    while steps < 4096 and energy(np.asarray(_jitted(compiled)[1](steps))) > wanted:
+    while steps < 1024 and energy(np.asarray(_jitted(compiled)[1](steps))) > wanted:
         steps *= 2
-    reached = energy(np.asarray(_jitted(compiled)[1](min(steps, 1024))))
+    fewer = steps // 2
+    while steps - fewer > 1:
+        middle = (fewer + steps) // 2
+        enough = energy(np.asarray(_jitted(compiled)[1](middle))) <= wanted
+        fewer, steps = (fewer, middle) if enough else (middle, steps)
+    reached = energy(np.asarray(_jitted(compiled)[1](steps)))
     if reached > wanted:
         raise RuntimeError(f"tv_512: {reached!r} after 1024 steps of {compiled.solver.name}, and scikit-image has {wanted!r}")
     ours, other = _seconds(partial(_steps, compiled, steps), 3), _seconds(theirs, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .bounds import Bound, total
+from .errors import FlowInputError
+from .functions.squares import HalfSquare
 from .operators.spectra import largest_eigenvalue
 from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, SmoothTerm, State
 
@@ -93,7 +96,9 @@ def diagonal(problem: Problem, x: State) -> tuple[State, bool]:
 
 
 def scaled_norm(problem: Problem, x: State, scale: State) -> Bound:
-    """lambda_max(P^-1/2 L P^-1/2) of the Hessian L of f at x, `scale` the diagonal of P^-1: dense where that is small, else an estimate."""
+    """lambda_max(P^-1/2 L P^-1/2), `scale` the diagonal of P^-1, for an L that no Hessian of f exceeds: that of f where f is quadratic.
+    Dense where that is small, else an estimate. Raises FlowInputError where f has no such L."""
+    quadratic = Problem(tuple(_majorised(term) for term in problem.smooth), {}, {}, ())
     slots = list(x)
     sizes = [int(np.prod(x[slot].shape)) for slot in slots]
     cuts = np.cumsum(sizes)[:-1]
@@ -102,10 +107,22 @@ def scaled_norm(problem: Problem, x: State, scale: State) -> Bound:
     def apply(flat: Any) -> Any:
         pieces = jnp.split(roots * flat, cuts)
         direction = {slot: piece.reshape(x[slot].shape) for slot, piece in zip(slots, pieces, strict=True)}
-        image = problem.hessian(x, direction)
+        image = quadratic.hessian(x, direction)
         return roots * jnp.concatenate([image[slot].ravel() for slot in slots])
 
     if sum(sizes) <= DENSE:
         matrix = np.asarray(jax.vmap(apply)(jnp.eye(sum(sizes), dtype=roots.dtype)), np.float64)
-        return Bound(float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]), "exact", "eigenvalues")
+        sure = all(before is after for before, after in zip(problem.smooth, quadratic.smooth, strict=True))
+        return Bound(float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]), "exact" if sure else "upper_bound", "eigenvalues")
     return largest_eigenvalue(apply, (sum(sizes),))
+
+
+def _majorised(term: AnySmooth) -> AnySmooth:
+    """beta_phi/2 ||A x||^2 in the place of phi(A x); a quadratic term is its own."""
+    if not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare):
+        return term
+    above = term.phi.curvature()[1].value
+    if not np.isfinite(above):
+        raise FlowInputError(f"the curvature of {term.name} has no bound, so no diagonal P is known to be large enough; give it a beta")
+    zero = jnp.zeros(())
+    return dataclasses.replace(term, phi=HalfSquare(zero + above, zero, zero + 1))

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from .manifolds.base import Manifold
 from .operators.base import Operator
 from .problem import State
+from .transforms.base import TransformOp
 
 Pair = tuple[str, str, float]
 
@@ -24,18 +26,18 @@ def dissipate(
     grad: Mapping[str, jax.Array],
     alpha: Any,
     *,
-    manifolds: Mapping[str, Any] | None = None,
+    manifolds: Mapping[str, Manifold] | None = None,
     scale: Mapping[str, jax.Array] | None = None,
 ) -> State:
     """F_Dis: z - alpha P^-1 grad f(z); on a manifold the retraction of -alpha grad f.
 
-    grad: for the slots that move; a slot without one stays. scale: the diagonal of P^-1, by slot. manifolds: by slot, each with
-    `riemannian_gradient(x, g)` and `retract(x, v)`. For alpha < 2/beta: f(z+) <= f(z) - alpha (1 - alpha beta/2) ||grad f||^2.
+    grad: for the slots that move; a slot without one stays. scale: the diagonal of P^-1, by slot. manifolds: by slot.
+    For alpha < 2/beta: f(z+) <= f(z) - alpha (1 - alpha beta/2) ||grad f||^2.
     """
     moved = dict(x)
     for slot, slope in grad.items():
         if manifolds is not None and slot in manifolds:
-            along = manifolds[slot].riemannian_gradient(x[slot], slope)
+            along = manifolds[slot].gradient(x[slot], slope)
             moved[slot] = manifolds[slot].retract(x[slot], -alpha * along)
         else:
             moved[slot] = x[slot] - alpha * (slope if scale is None or slot not in scale else scale[slot] * slope)
@@ -48,8 +50,9 @@ def project(x: State, proxes: Mapping[str, Callable[[jax.Array, Any], jax.Array]
 
 
 def transform(array: jax.Array, operator: Any, direction: Literal["forward", "inverse"]) -> jax.Array:
-    """F_Multi: u = W x, or x back from u. operator: an orthonormal Operator, or anything with forward and inverse."""
-    if isinstance(operator, Operator):
+    """F_Multi: u = W x, or x back from u. operator: anything with forward and inverse, as transforms have them, or an orthonormal
+    Operator."""
+    if isinstance(operator, Operator) and not isinstance(operator, TransformOp):
         if not operator.orthonormal():
             raise ValueError(f"{type(operator).__name__} is not orthonormal, so its adjoint is not its inverse; give one with an inverse")
         return operator.matvec(array) if direction == "forward" else operator.rmatvec(array)

@@ -55,6 +55,10 @@ def group_l1(asked: Asked, *, groups: ArrayLike | Sequence[ArrayLike], weights: 
     labels = _labels(groups, op.codomain)
     zero = asked.scalar(0.0)
     if labels is not None:
+        if int(labels.max()) >= labels.size:
+            raise FlowInputError(
+                f"the term {asked.name}: a group is called {labels.max()}; number the groups from 0, up to {labels.size - 1}"
+            )
         count = int(labels.max()) + 1
         each = jnp.broadcast_to(asked.positive("weights", 1.0 if weights is None else weights, (count,), zero=True), (count,))
         norm = GroupNorm(asked.weight * each, jnp.asarray(labels, np.int32), zero, zero, count)

@@ -92,11 +92,13 @@ def _structured(asked: Asked, made: TransformOp, thresholds: NDArray[Any], spars
     if sparsity == "group_l1":
         labels, each = np.zeros(made.codomain[-1], np.int32), [0.0]  # group 0: the approximation, which costs nothing
         for level, weight in zip(levels, weights, strict=True):
-            size = next(band.size for band, _ in details if band.level == level)
-            for band, _ in details:
-                if band.level == level:
-                    labels[band.offset : band.offset + band.size] = len(each) + np.arange(size)
-            each += [weight] * size
+            beside = [band for band, _ in details if band.level == level]
+            # Where sides are odd, an orientation may lack the last row or column of places.
+            sides = np.max([band.shape for band in beside], axis=0)
+            places = len(each) + np.arange(np.prod(sides)).reshape(sides)
+            for band in beside:
+                labels[band.offset : band.offset + band.size] = places[tuple(slice(side) for side in band.shape)].ravel()
+            each += [weight] * places.size
         everywhere = np.broadcast_to(labels, made.codomain)
         zero = asked.scalar(0.0)
         return GroupNorm(asked.scalar(each), jnp.asarray(everywhere), zero, zero, len(each))

@@ -93,5 +93,6 @@ def exactly(phi: Function, point: jax.Array) -> Proximal:
 
 def conjugate_prox(phi: Function, v: jax.Array, sigma: jax.Array, carry: Any = ()) -> Proximal:
     """prox of sigma phi* at v, by Moreau: v - sigma prox_{phi/sigma}(v/sigma); the `value` and `gap` are those of the inner prox."""
-    inner = phi.prox(v / sigma, 1 / sigma, carry)
+    step = 1 / sigma  # by which v is multiplied: XLA stores the quotient of an array, not the product
+    inner = phi.prox(v * step, step, carry)
     return Proximal(v - sigma * inner.point, inner.value, inner.gap, inner.carry)

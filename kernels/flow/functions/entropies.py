@@ -98,7 +98,7 @@ class LogBarrier(Function):
     proximable = separable = differentiable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return -self.weight * jnp.sum(jnp.log(u))
+        return -self.weight * jnp.sum(jnp.log(jnp.maximum(u, 0)))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return -self.weight / u

@@ -60,14 +60,18 @@ class AxisNorm(Function):
 
     proximable = True
 
+    def _norms(self, u: jax.Array) -> jax.Array:
+        # Part by part: before a sum along an axis, XLA would store all the squares.
+        return jnp.sqrt(sum((u[part] ** 2 for part in range(1, u.shape[0])), start=u[0] ** 2))
+
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(jnp.sqrt(jnp.sum(u**2, axis=0)))
+        return self.weight * jnp.sum(self._norms(u))
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
-        return exactly(self, v * shrink_factor(jnp.sqrt(jnp.sum(v**2, axis=0)), tau * self.weight))
+        return exactly(self, v * shrink_factor(self._norms(v), tau * self.weight))
 
     def conjugate(self, y: jax.Array) -> jax.Array:
-        return jnp.where(jnp.all(jnp.sqrt(jnp.sum(y**2, axis=0)) <= self.weight), 0.0, jnp.inf).astype(y.dtype)
+        return jnp.where(jnp.all(self._norms(y) <= self.weight), 0.0, jnp.inf).astype(y.dtype)
 
 
 @node

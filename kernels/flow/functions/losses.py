@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import xlogy
 
 from ..bounds import Bound
@@ -78,9 +79,13 @@ class Logistic(Function):
             error = m - margin - pull * chance
             below, above = jnp.where(error < 0, m, below), jnp.where(error > 0, m, above)
             tried = m - error / (1 + pull * chance * (1 - chance))
-            return jnp.where((tried >= below) & (tried <= above), tried, (below + above) / 2), below, above
+            kept = ((tried > below) & (tried < above)) | (tried == m)  # equal to the root to rounding
+            return jnp.where(kept, tried, (below + above) / 2), below, above
 
-        first = margin + pull * jax.nn.sigmoid(-margin - pull / 2)
+        # Where t is large, s(-m) is about e^-m at the root, which then is about log t - log(log t - m0).
+        far = jnp.log(jnp.maximum(pull, float(np.finfo(v.dtype).tiny))) - margin
+        near = margin + pull * jax.nn.sigmoid(-margin - pull / 2)
+        first = jnp.where(far > 1, jnp.clip(margin + far - jnp.log(jnp.maximum(far, 1)), margin, margin + pull), near)
         m, _, _ = jax.lax.fori_loop(0, _NEWTON_STEPS, one, (first, margin, margin + pull))
         return exactly(self, self.labels * m)
 

@@ -41,8 +41,12 @@ class L2Ball(Indicator):
 
     def project(self, v: jax.Array) -> jax.Array:
         away = v - self.centre
+        # In units of the largest element, so that no square overflows.
+        unit = jnp.max(jnp.abs(away), initial=0.0)
+        unit = jnp.where(unit > 0, unit, 1)
+        away = away / unit
         size = length(away)
-        return jnp.where(size > self.radius, self.centre + away * (self.radius / jnp.where(size > 0, size, 1)), v)
+        return jnp.where(size > self.radius / unit, self.centre + away * (self.radius / jnp.where(size > 0, size, 1)), v)
 
     def conjugate(self, y: jax.Array) -> jax.Array:
         return self.radius * length(y) + jnp.sum(y * self.centre)
@@ -122,6 +126,8 @@ class Knapsack(Indicator):
 def project_simplex(v: jax.Array, total: jax.Array) -> jax.Array:
     """The nearest point with u >= 0 and sum `total` along the last axis: max(v - theta, 0), theta from the sorted elements (Duchi et al.,
     ICML 2008, figure 1)."""
+    # Moving all elements by the same amount moves theta alike. From the largest on, the total is not lost beside them.
+    v = v - jnp.max(v, axis=-1, keepdims=True)
     falling = -jnp.sort(-v, axis=-1)
     excess = jnp.cumsum(falling, axis=-1) - total
     ranks = jnp.arange(1, v.shape[-1] + 1, dtype=v.dtype)

@@ -37,4 +37,8 @@ class HalfSquare(Function):
         return exactly(self, point)
 
     def conjugate(self, y: jax.Array) -> jax.Array:
-        return jnp.sum(y**2 / (2 * self.weight * self.scale**2) + y * self.target)
+        """Where d is 0, phi is constant, and the conjugate infinite but for y = 0."""
+        squares = self.weight * self.scale**2
+        curved = squares > 0
+        flat = jnp.where(y == 0, 0.0, jnp.inf)
+        return jnp.sum(jnp.where(curved, y**2 / (2 * jnp.where(curved, squares, 1)) + y * self.target, flat))

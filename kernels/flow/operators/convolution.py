@@ -120,4 +120,6 @@ def _gaussian_blur(domain: Shape, real: np.dtype[Any], *, sigma: float, axes: in
     if isinstance(sigma, str) or not (np.isfinite(sigma) and sigma >= 0):
         raise FlowInputError(f"the blur has sigma {sigma!r}; it must be a number of samples, 0 or more")
     count = min(len(domain), 2) if axes is None else axes
+    if not 1 <= count <= len(domain):
+        raise FlowInputError(f"the blur takes {axes!r} axes and its variable has shape {domain}; axes must be from 1 to {len(domain)}")
     return circulant(domain, real, gaussian_kernel(domain[len(domain) - count :], float(sigma)))

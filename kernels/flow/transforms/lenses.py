@@ -106,7 +106,9 @@ def _probed(policy: LensPolicy, transform: TransformOp, signal: NDArray[Any]) ->
     approximation = jax.jit(transform.inverse)(jnp.asarray(best.reshape(array.shape), signal.dtype))
     size = float(np.linalg.norm(signal)) or 1.0
     energy = array.ravel()[order] ** 2
-    tail = np.sqrt(np.maximum(energy.sum() - np.cumsum(energy), 0.0)) / math.sqrt(transform.frame_bounds()[0].value)
+    # Added up from the smallest, so that rounding leaves nothing of the energy behind the last term.
+    left = np.append(np.cumsum(energy[::-1])[-2::-1], 0.0)
+    tail = np.sqrt(left) / math.sqrt(transform.frame_bounds()[0].value)
     found: dict[str, Any] = {
         "name": transform.name,
         "frame": transform.frame,
