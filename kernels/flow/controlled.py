@@ -56,7 +56,7 @@ from .lint import SpecLintFailed
 from .precision import device
 from .problem import Problem
 from .recorded import certificate_fields, flow_columns, flow_fields, keep_pictures, reference_fields
-from .recorder import Recorder
+from .recorder import Last, Recorder
 from .running import Execution, Progress, Snapshot, is_cancel
 from .scaling import Scaling
 from .spec import FlowSpec
@@ -143,8 +143,6 @@ class CertifiedRun:
         if self._policy is not None:
             self._tell("FLOW_POLICY_APPLIED", self._policy.applied(compiled.solver.name))
         execution = Execution(compiled, iterations=self._iterations, block=self._block, recorder=self._recorder)
-        self._references = freeze(self.spec, compiled.start)
-        self._recorder.update(**reference_fields(compiled, self._references))
         if self._scaling is not None:
             for kind, payload in self._scaling.begun():
                 self._tell(kind, payload)
@@ -256,9 +254,7 @@ class CertifiedRun:
             case "lint":
                 self._compile()
             case "certify":
-                self.verdict = certify(self.compiled, self.profile)
-                self._recorder.update(**flow_fields(self.compiled), certificates=certificate_fields(self.verdict))
-                self._happen(Certified(self.verdict, float(self.compiled.controls.alpha)))
+                self._certify()
             case "remedy":
                 self._remedy(action.details["finding"])
             case "keep":
@@ -283,6 +279,15 @@ class CertifiedRun:
                 self._happen(Linted(tuple(str(finding) for finding in failed.findings)))
                 return
         self._happen(Linted(()))
+
+    def _certify(self) -> None:
+        compiled = self.compiled
+        self.verdict = certify(compiled, self.profile)
+        if self._execution is None:
+            self._references = freeze(self.spec, compiled.start)
+        told = flow_fields(compiled) | reference_fields(compiled, self._references)
+        self._recorder.update(**told, certificates=certificate_fields(self.verdict))
+        self._happen(Certified(self.verdict, float(compiled.controls.alpha)))
 
     def _recompiled(self, spec: FlowSpec, solver: str | None = None) -> CompiledFlow:
         asked = self._policy.solver if self._policy is not None else None
@@ -357,12 +362,17 @@ class CertifiedRun:
 
     def _save(self) -> None:
         """Keeps a checkpoint, unless the run stands in the middle of something that no checkpoint could go on with."""
+        last = self._last()
+        if last is not None:
+            self._recorder.checkpoint(last.record, iteration=self.execution.done, certificates=last.certificates)
+            self._saved = time.perf_counter()
+
+    def _last(self) -> Last | None:
+        """What a checkpoint of this moment holds."""
         execution = self._execution
         if execution is None or not execution.whole or not (self._judged or self._standing_before()):
-            return
-        certificates = self.verdict.record() if self.verdict is not None else None
-        self._recorder.checkpoint(self._record(execution), iteration=execution.done, certificates=certificates)
-        self._saved = time.perf_counter()
+            return None
+        return Last(self._record(execution), self.verdict.record() if self.verdict is not None else None)
 
     def _standing_before(self) -> bool:
         """Whether the block that is under way has changed nothing yet."""
@@ -420,10 +430,35 @@ class CertifiedRun:
                 self._happen(told)
 
     def _finished(self) -> dict[str, Any]:
+        try:
+            result, card = self._shown()
+            keep_pictures(self._recorder, self.compiled, result["state"])
+        except BaseException:
+            self._save()
+            raise
         assert self.verdict is not None
         status = self.controller.status
+        # A tuner or a shorter step has changed these since the gate was passed.
+        fields = {"alpha": float(self.compiled.controls.alpha), "certificates": certificate_fields(self.verdict)}
+        told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
+        self._recorder.finish(status, last=self._last(), fields=fields, **told, card=card)
+        return result | {
+            "stopped": status,
+            "phase": self.controller.phase,
+            "verdict": self.verdict,
+            "card": card,
+            "controller": counts(self.controller),
+            "weights": weights(self.compiled),
+            "report": self.compiled.report,
+            "spec": self.spec,
+            "changes": told_changes(ridge_of(self.spec), self._moves),
+            "capsule": getattr(self._recorder, "path", None),
+        }
+
+    def _shown(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Where the run ends, and its run card."""
+        assert self.verdict is not None
         if self._execution is not None:
-            self._save()
             result = self._execution.result()
             x = self._execution.run.state.x
             kept = drifts_of(self.spec, x, self._references)
@@ -437,20 +472,4 @@ class CertifiedRun:
         card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
-        # A tuner or a shorter step has changed these since the gate was passed.
-        self._recorder.update(alpha=float(self.compiled.controls.alpha), certificates=certificate_fields(self.verdict))
-        keep_pictures(self._recorder, self.compiled, result["state"])
-        told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
-        self._recorder.finish(status, **told, card=card)
-        return result | {
-            "stopped": status,
-            "phase": self.controller.phase,
-            "verdict": self.verdict,
-            "card": card,
-            "controller": counts(self.controller),
-            "weights": weights(self.compiled),
-            "report": self.compiled.report,
-            "spec": self.spec,
-            "changes": told_changes(ridge_of(self.spec), self._moves),
-            "capsule": getattr(self._recorder, "path", None),
-        }
+        return result, card

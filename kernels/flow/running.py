@@ -7,7 +7,8 @@ one; a visit is where a run is told of, cancelled, saved and judged. What a run 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -314,22 +315,26 @@ class Execution:
 
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:
-    """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way and at the
-    end, also when it is interrupted (SIGINT, a deadline): by what is no Exception."""
+    """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way."""
     with precision(execution.compiled.spec.dtype):
-        try:
-            for info in execution:
-                if on_progress is not None and is_cancel(on_progress(info)):
-                    execution.cancel()
-                if not execution.stopped and execution.save_due:
-                    execution.save()
-        except Exception:
-            raise
-        except BaseException:
-            if execution.whole and execution.done:
+        for info in execution:
+            if on_progress is not None and is_cancel(on_progress(info)):
+                execution.cancel()
+            if not execution.stopped and execution.save_due:
                 execution.save()
-            raise
-        execution.save()
+
+
+@contextmanager
+def saved_if_interrupted(execution: Execution) -> Iterator[None]:
+    """Saves the run when the block is interrupted (SIGINT, a deadline): by what is no Exception."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        if execution.whole and execution.done:
+            execution.save()
+        raise
 
 
 def is_cancel(answer: Any) -> bool:

@@ -27,14 +27,15 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import FlowDiverged
-from . import columns, events, journal, manifest
-from .checkpoints import Checkpoint, Checkpoints
+from . import Last, columns, events, journal, manifest
+from .checkpoints import Checkpoint, Checkpoints, Saved
 from .errors import CapsuleError, CheckpointRefused, RecordInvalid
-from .files import Lock, Reserve, replace_bytes, room_for, undisturbed
+from .files import Lock, Reserve, replace_bytes, room_for, sync_folder, undisturbed
 from .redaction import LIMIT, Redactor
 from .sampling import Sampling, picked
 from .streams import Stream, Writer
 
+_CARD, _ARTIFACTS = "run_card.json", "artifacts"
 _ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SELF_RECORDED = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "FLOW_RESUMED", "CHECKPOINT_CREATED")
 
@@ -58,6 +59,7 @@ class Capsule:
         self._energy: float | None = None
         self._tail: dict[str, Any] | None = None
         self._finished = False
+        self._noted = False  # whether the log has lines that are nowhere else
 
     @classmethod
     def create(
@@ -105,6 +107,7 @@ class Capsule:
             self = cls(path, manifest.merged(made, fields or {}), sampling, redactor)
             replace_bytes(path / "spec.json", json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
             manifest.save(path, self._fields)
+            sync_folder(path)
         started = {
             "flow_name": name,
             "dtype": spec["dtype"],
@@ -152,7 +155,8 @@ class Capsule:
         try:
             with room_for(path):
                 self._catch_up()
-            self._seal(told["status"], told)
+                self._point_at(self._checkpoints.newest())
+            self._seal(told["status"], _card(path) or told)
         finally:
             self._close()
         return manifest.load_run_manifest(path)
@@ -162,7 +166,8 @@ class Capsule:
         for draft in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             draft.unlink(missing_ok=True)
         told = list(journal.events(self.path))
-        self._next_event = 1 + max((record["seq"] for record in told), default=-1)
+        self._noted = True
+        self._next_event = 1 + max([self._events.last_seq(), *(record["seq"] for record in told)])
         self._next_row = 1 + self._rows.last_seq()
         self._written = self._rows.count()
         self._rollbacks = sum(record["event"] == "ROLLBACK" for record in told)
@@ -222,6 +227,7 @@ class Capsule:
         """A line in logs.ndjson."""
         self._open()
         told = events.plain(self._redactor.shrunk(details) if self._redactor else details, "log")
+        self._noted = True
         with room_for(self.path):
             self._journal.append({"level": level, "t_wall_ms": round(self.elapsed_ms(), 3), "message": message, **told})
 
@@ -260,20 +266,32 @@ class Capsule:
     def _write_checkpoint(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
         with room_for(self.path):
             self._writer.flush()
-            header = {
-                "run_id": self.run_id,
-                "flow_name": self._fields["flow_name"],
-                "iteration": int(iteration),
-                "phase": self.phase,
-                "dtype": self._fields["dtype"],
-                "spec_digest": self._fields["spec_digest"],
-                "created_at": manifest.now(),
-                "certificates": events.plain(certificates, "certificates"),
-                "telemetry_summary": {"total_iterations": self._iteration, "final_energy": events.plain(self._energy, "energy")},
-            }
-            saved = self._checkpoints.save(record, header)
+            self._save(record, iteration, certificates)
+            manifest.save(self.path, self._fields)
+            sync_folder(self.path)
+
+    def _save(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
+        """The file and its event; the manifest on the disk does not point at it yet."""
+        header = {
+            "run_id": self.run_id,
+            "flow_name": self._fields["flow_name"],
+            "iteration": int(iteration),
+            "phase": self.phase,
+            "dtype": self._fields["dtype"],
+            "spec_digest": self._fields["spec_digest"],
+            "created_at": manifest.now(),
+            "certificates": events.plain(certificates, "certificates"),
+            "telemetry_summary": {"total_iterations": self._iteration, "final_energy": events.plain(self._energy, "energy")},
+        }
+        self._journal.sync()
+        saved = self._checkpoints.save(record, header)
         self._event("CHECKPOINT_CREATED", {"checkpoint_id": saved.checkpoint_id, "iteration": saved.iteration}, saved.iteration)
-        self.update(latest_checkpoint={"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration})
+        self._point_at(saved)
+
+    def _point_at(self, saved: Saved | None) -> None:
+        if saved is not None:
+            pointer = {"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration}
+            self._fields = manifest.merged(self._fields, {"latest_checkpoint": pointer})
 
     def artifact(self, name: str, value: Any) -> None:
         """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`). A
@@ -294,32 +312,44 @@ class Capsule:
             np.save(buffer, array, allow_pickle=False)
             name, content = f"{name}.npy", buffer.getvalue()
         with room_for(self.path):
-            (self.path / "artifacts").mkdir(exist_ok=True)
-            replace_bytes(self.path / "artifacts" / name, content)
+            (self.path / _ARTIFACTS).mkdir(exist_ok=True)
+            replace_bytes(self.path / _ARTIFACTS / name, content)
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest (`manifest.KEYS`; others go under [extra]) and writes it."""
         self._open()
-        self._fields = manifest.merged(self._fields, self._redactor.shrunk(fields) if self._redactor else fields)
+        self._set(fields)
         with room_for(self.path):
             manifest.save(self.path, self._fields)
 
+    def _set(self, fields: Mapping[str, Any]) -> None:
+        self._fields = manifest.merged(self._fields, self._redactor.shrunk(fields) if self._redactor else fields)
+
     # How it ends.
 
-    def finish(self, status: str, **outcome: Any) -> None:
-        """Records the end: the last row, RUN_FINISHED, one file for each table, the final manifest, run_card.json with `outcome`.
+    def finish(self, status: str, *, last: Last | None = None, fields: Mapping[str, Any] | None = None, **outcome: Any) -> None:
+        """Records the end: the last row, a last checkpoint, RUN_FINISHED, one file for each table, run_card.json with `outcome`, and when
+        all that is on the disk, the manifest that tells of it. What interrupts the caller waits for that.
 
-        outcome: "iterations" and "energy", if given, are those of the state that the run ends in; else those of its last row.
+        last: what the checkpoint holds. fields: of the manifest. outcome: "iterations" and "energy", if given, are those of the state that
+        the run ends in; else those of its last row.
         """
         self._open()
         if status not in events.STATUSES:
             raise RecordInvalid(f"status is {status!r}; a run ends with one of {', '.join(events.STATUSES)}")
+        self._set(fields or {})
+        undisturbed(lambda: self._finish(status, last, outcome))
+
+    def _finish(self, status: str, last: Last | None, outcome: dict[str, Any]) -> None:
         if self._tail is not None:
             self._writer.put(self._rows, columns.table(self._tail))
             self._tail = None
-        with room_for(self.path):
-            self._writer.flush()
         self._iteration, self._energy = outcome.pop("iterations", self._iteration), outcome.get("energy", self._energy)
+        if last is not None and self._redactor is None:
+            with room_for(self.path):
+                self._writer.join(self._rows)
+                sync_folder(self.path)
+                self._save(last.record, self._iteration, last.certificates)
         if status == "cancelled":
             self._event("CANCELLED", {"iteration": self._iteration}, self._iteration)
         finished = {
@@ -336,14 +366,19 @@ class Capsule:
     def _seal(self, status: str, outcome: Mapping[str, Any]) -> None:
         """What comes after RUN_FINISHED: a process that is killed here has told its end and not put it everywhere yet."""
         with room_for(self.path):
-            self._writer.flush()
-            self._journal.sync()
-            self._rows.join()
-            self._events.join()
             told = events.plain(self._redactor.shrunk(outcome) if self._redactor else outcome, "outcome")
-            replace_bytes(self.path / "run_card.json", json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
+            for stream in (self._rows, self._events):
+                self._writer.join(stream)
+            replace_bytes(self.path / _CARD, json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
+            if self._noted:
+                self._journal.sync()
+            if (self.path / _ARTIFACTS).exists():
+                sync_folder(self.path / _ARTIFACTS)
+            sync_folder(self.path)
             self._fields = manifest.merged(self._fields, {"status": status, "ended_at": manifest.now(), "outcome": told})
             manifest.save(self.path, self._fields)
+            for stream in (self._rows, self._events):
+                stream.clear()
         self._close()
 
     def _open(self) -> None:
@@ -386,10 +421,9 @@ class Capsule:
     def _finish_failed(self, error: BaseException) -> None:
         """Records a failure. The space held back is free for it now; what cannot be written even so must not hide the error itself."""
         self._reserve.release()
-        self._writer.recover()
         try:
+            self._keep_the_rest()
             with room_for(self.path):
-                self._writer.flush()
                 self._put_missing_events()
             # A traceback may quote data; a redacted capsule keeps the type of the error only.
             message = "redacted" if self._redactor else str(error)[:2000] or type(error).__name__
@@ -399,6 +433,14 @@ class Capsule:
             self.finish("diverged" if isinstance(error, FlowDiverged) else "failed")
         except (CapsuleError, RecordInvalid) as second:
             error.add_note(f"and the end of the run could not be recorded: {second}")
+
+    def _keep_the_rest(self) -> None:
+        """Writes the rows and events that no room was found for. Those that do not fit now are lost."""
+        self._writer.recover()
+        try:
+            self._writer.flush()
+        except CapsuleError:
+            self._writer.recover()
 
 
 _INHERITED = (
@@ -422,6 +464,16 @@ _INHERITED = (
     "source",
     "extra",
 )
+
+
+def _card(path: Path) -> dict[str, Any] | None:
+    """The outcome as a run that was killed on its last steps has written it."""
+    try:
+        told: dict[str, Any] = json.loads((path / _CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    told.pop("run_id")
+    return told
 
 
 def _fresh_folder(base: Path, name: str) -> Path:

@@ -72,10 +72,19 @@ class Checkpoints:
         path = self.folder / f"ckpt-{number:06d}-i{int(header['iteration']):09d}-{str(header['phase']).lower()}.npz"
         content = {**header, "checkpoint_id": path.stem}
         write(path, record, content)
+        sync_folder(self.folder)
         self._drop()
+        return self._told(path)
+
+    def newest(self) -> Saved | None:
+        """Where the last one went; None where there is none."""
+        files = self.files()
+        return self._told(files[0]) if files else None
+
+    def _told(self, path: Path) -> Saved:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Saved(path.stem, f"{self.folder.name}/{path.name}", digest, int(header["iteration"]))
+        return Saved(path.stem, f"{self.folder.name}/{path.name}", digest, int(path.stem.split("-")[2][1:]))
 
     def _drop(self) -> None:
         files = self.files()
@@ -83,7 +92,6 @@ class Checkpoints:
         for path in files[self._keep :]:
             if path not in green:
                 path.unlink(missing_ok=True)
-        sync_folder(self.folder)
 
     def load_latest(self, *, dtype: str | None = None, spec_digest: str | None = None, green: bool = False) -> Checkpoint:
         """The newest intact one. A damaged one is passed over with a warning; one of another version, dtype or spec is refused.
