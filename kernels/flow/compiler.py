@@ -26,7 +26,7 @@ from .operators.base import Operator, owned
 from .precision import precision
 from .problem import Problem, ProxTerm, State
 from .solvers.base import Controls, Solver
-from .sorting import sort, take_apart, value_of
+from .sorting import sort, take_apart, values_of
 from .spec import FlowSpec, Term
 
 __all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
@@ -198,7 +198,7 @@ def _weighed(
     terms, wrong = take_apart(spec, real)
     told = {name: said.rpartition("; ") for name, said in wrong.items()}  # what is wrong; the cure
     raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
-    scales = {name: max(abs(float(value_of(term, parts, start))), SCALE_FLOOR) for name, (term, parts) in terms.items()}
+    scales = {name: max(abs(value), SCALE_FLOOR) for name, value in values_of(terms, start).items()}
     scales = {name: scale if np.isfinite(scale) else 1.0 for name, scale in scales.items()}
     weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
     return (take_apart(spec, real, scales)[0] if spec.normalise else terms), scales, weights

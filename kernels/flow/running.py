@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .compiler import CompiledFlow
 from .divergence import diverged
@@ -43,10 +44,10 @@ def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) 
 
 @partial(jax.jit, static_argnames=("solver", "capacity", "whole"))
 def advance_block(
-    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int, whole: bool = True
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: ArrayLike, *, capacity: int, whole: bool = True
 ) -> tuple[Run, jax.Array, jax.Array]:
     """Up to `steps` steps on the device; see `solvers.base.advance`."""
-    return advance(solver, problem, controls, run, steps, capacity=capacity, whole=whole)
+    return advance(solver, problem, controls, run, jnp.asarray(steps), capacity=capacity, whole=whole)
 
 
 class Block(NamedTuple):
@@ -118,10 +119,11 @@ class Execution:
         self._ahead: tuple[Run, jax.Array, jax.Array] | None = None
         self._history: list[np.ndarray[Any, Any]] = []
         self._began = self._saved_at = time.perf_counter()
-        self.run = begin_block(compiled.solver, self.problem, self.controls, compiled.start)
         if saved is not None:
             self._go_on_from(saved)
-        elif int(self.run.status) == NOT_FINITE:
+            return
+        self.run = begin_block(compiled.solver, self.problem, self.controls, compiled.start)
+        if int(self.run.status) == NOT_FINITE:
             raise FlowDiverged(
                 f"the energy of {compiled.spec.name} is not finite where the flow starts; "
                 "give its slots a value at which every term is defined"
@@ -167,7 +169,7 @@ class Execution:
         # Strides begin at multiples of themselves, whatever the blocks, so that it does not matter where a run is cut.
         steps = min(max(self._steps, stride), left) // stride * stride if whole else min(stride - off, left)
         made: tuple[Run, jax.Array, jax.Array] = advance_block(
-            self.compiled.solver, self.problem, self.controls, run, jnp.int32(steps), capacity=self._capacity, whole=whole
+            self.compiled.solver, self.problem, self.controls, run, np.int32(steps), capacity=self._capacity, whole=whole
         )
         return made
 
@@ -281,7 +283,9 @@ class Execution:
         }
 
     def _go_on_from(self, saved: Mapping[str, Any]) -> None:
-        self.run = refilled(self.run, saved["run"])
+        # Where the run would begin gives the structure only: nothing is computed, so nothing is compiled.
+        like = jax.eval_shape(partial(begin, self.compiled.solver), self.problem, self.controls, self.compiled.start)
+        self.run = refilled(like, saved["run"])
         self.controls = refilled(self.controls, saved["controls"])
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
         self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
