@@ -177,10 +177,21 @@ def _inside(choice: Choice, start: State) -> State:
     for slot, term in choice.problem.prox.items():
         if slot in choice.problem.second or slot in choice.problem.manifolds or _finite_everywhere(term.phi):
             continue
-        outside = float(term.distance(start[slot])) > 0
-        if outside or (term.phi.differentiable and not bool(jnp.isfinite(term.value(start[slot])))):
-            found[slot] = term.prox(start[slot], choice.controls.alpha, term.begin(start[slot])).point
+        distance, value = _placed(term, start[slot])
+        if float(distance) > 0 or (term.phi.differentiable and not np.isfinite(value)):
+            found[slot] = _moved(term, start[slot], choice.controls.alpha)
     return found
+
+
+# Each one program, where each of its operations would be one.
+@jax.jit
+def _placed(term: ProxTerm, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return term.distance(x), term.value(x)
+
+
+@jax.jit
+def _moved(term: ProxTerm, x: jax.Array, alpha: jax.Array) -> jax.Array:
+    return term.prox(x, alpha, term.begin(x)).point
 
 
 def _finite_everywhere(phi: Function) -> bool:

@@ -12,21 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .certificates import (
-    Descent,
-    Finding,
-    Gap,
-    Verdict,
-    block_findings,
-    certify,
-    check_block,
-    duality_gap,
-    freeze,
-    largest_drift,
-    physics_residuals,
-    run_card,
-)
-from .certificates import drifts as drifts_of
+from . import judging
+from .certificates import Descent, Finding, Gap, Verdict, certify, drifts, freeze, largest_drift, run_card
 from .compiler import CompiledFlow, compile_flow
 from .controller import (
     Accepted,
@@ -165,24 +152,10 @@ class CertifiedRun:
             self._happen(Diverged(int(error.step or 0), str(error)))
             self._judged = True
             return
-        latest = execution.latest
-        assert latest is not None
-        descent = check_block(
-            latest.metrics,
-            self.compiled.solver.name,
-            before=before,
-            alpha=float(execution.controls.alpha),
-            beta=self.compiled.report.beta,
-            size=sum(int(value.size) for value in self.compiled.start.values()),
-            dtype=self.spec.dtype,
-            tolerance=self.profile.tolerance("lyapunov"),
-            promise=self.compiled.solver.descent,
-        )
-        if "lyapunov" not in self.profile.checks:
-            descent = replace(descent, passed=True)
+        descent = judging.descent(execution, self.compiled, self.profile, before)
         self._descents = told_descents([*self._descents, descent])
-        gap = self._gap() if self._asks_gap() else None
-        findings = self._findings(gap)
+        gap = judging.gap(execution) if self._asks_gap() else None
+        findings = judging.findings(execution, self.compiled, self.profile, self._references, gap)
         stopped: str | None = execution.stopped or None
         if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
             stopped = "converged"
@@ -203,19 +176,6 @@ class CertifiedRun:
         by_rule = self._scaling is not None and self._scaling.schedule.variable == "gap"
         return by_rule or "duality_gap" in self.profile.checks
 
-    def _gap(self) -> Gap:
-        """The duality gap where the run stands, with the dual variables of a primal-dual solver."""
-        state, problem = self.execution.run.state, self.execution.problem
-        duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
-        return duality_gap(problem, state.x, duals)
-
-    def _findings(self, gap: Gap | None) -> tuple[Finding, ...]:
-        if not {"invariant", "physics_residual", "duality_gap"} & set(self.profile.checks):
-            return ()
-        x = self.execution.run.state.x
-        residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
-        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals, gap=gap)
-
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
         made = {"phase": self.controller.phase, "segment_id": self.controller.segment, **flow_columns(self.compiled, self.verdict)}
@@ -229,7 +189,7 @@ class CertifiedRun:
             if levels:
                 made["lambda_j"] = json.dumps(levels)
         if self.spec.invariants and self._execution is not None:
-            made["invariant_drift_max"] = largest_drift(drifts_of(self.spec, self._execution.run.state.x, self._references))
+            made["invariant_drift_max"] = largest_drift(drifts(self.spec, self._execution.run.state.x, self._references))
         return made
 
     # What the controller asks for.
@@ -459,17 +419,13 @@ class CertifiedRun:
         """Where the run ends, and its run card."""
         assert self.verdict is not None
         if self._execution is not None:
-            result = self._execution.result()
-            x = self._execution.run.state.x
-            kept = drifts_of(self.spec, x, self._references)
-            residuals = physics_residuals(self.compiled, x)
-            gap = self._gap() if "duality_gap" in self.profile.checks else None
+            result, seen = self._execution.result(), judging.seen(self._execution, self.compiled, self.profile, self._references)
         else:
             start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
             result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
             result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
-            kept, residuals, gap = [], [], None
-        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
+            seen = judging.NOTHING
+        card = run_card(self.profile, self.verdict, descents=self._descents, **seen._asdict())
         # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
         card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         return result, card
