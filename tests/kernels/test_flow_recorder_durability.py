@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,7 @@ from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleFull
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 
+ROOT = Path(__file__).parent.parent.parent
 SPEC: dict[str, Any] = {"name": "short", "dtype": "float64", "slots": {"x": {"shape": [4]}}, "terms": []}
 
 
@@ -86,6 +90,61 @@ def test_a_run_that_was_killed_before_its_manifest_told_its_end_has_all_of_it(tm
     assert resumed.path != capsule.path
     assert (again["status"], again["outcome"], again["latest_checkpoint"]) == ("converged", ended["outcome"], ended["latest_checkpoint"])
     assert again["outcome"]["card"] == {"passed": True}
+
+
+KILLED = """
+import os, signal, sys, numpy as np
+from bridge_adapter.kernels.flow.recorder import Last
+from bridge_adapter.kernels.flow.recorder.capsule import Capsule
+
+def killed_at(act, call):
+    def made(*arguments):
+        global acts
+        acts += 1
+        if acts == act:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+    return made
+
+def steps(first, count):
+    return {"iter": np.arange(first, first + count), "E": np.ones(count), "grad_norm": 1.0, "alpha": 0.5}
+
+acts = 0
+os.fsync = lambda handle: None  # what is written survives its process
+for last in range(1, 100):
+    child = os.fork()
+    if not child:
+        with Capsule.create(sys.argv[1], {"name": "killed", "dtype": "float64", "slots": {}}) as capsule:
+            capsule.rows(steps(1, 10))
+            capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=10)
+            capsule.rows(steps(11, 10))
+            print(capsule.path, flush=True)
+            os.fsync, os.replace = killed_at(last, os.fsync), killed_at(last, os.replace)
+            capsule.finish("converged", last=Last({"state": {"x": np.ones(4)}}), iterations=20, card={"passed": True})
+        os._exit(0)
+    if not os.waitpid(child, 0)[1]:
+        break
+"""
+
+
+def test_a_run_that_is_killed_at_any_moment_of_its_end_comes_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    ran = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True)
+    paths = [Path(line) for line in ran.stdout.split()]
+    assert len(paths) > 12
+    for path in paths:
+        done, saved = reading.telemetry(path).num_rows, resume_state(path)
+        assert done >= saved["iter"] and done in (10, 20)
+        with Capsule.resume(path, saved["checkpoint"]) as resumed:
+            if resumed.path == path and saved["iter"] < 20:
+                resumed.rows(steps(saved["iter"] + 1, 20 - saved["iter"]))
+            resumed.finish("converged")
+        told = load_run_manifest(path)
+        assert (told["status"], kinds(path).count("RUN_FINISHED")) == ("converged", 1)
+        assert reading.telemetry(path)["iter"].to_pylist() == list(range(1, 21))
+        pointer = told["latest_checkpoint"]
+        assert hashlib.sha256((path / pointer["file"]).read_bytes()).hexdigest() == pointer["sha256"]
+        assert pointer["iter"] == saved["iter"] and not list(path.rglob("*.tmp"))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import FlowDiverged
-from . import Last, artifacts, columns, events, journal, manifest, resuming
+from . import Last, arrow, artifacts, columns, events, journal, manifest, resuming
 from .checkpoints import Checkpoint, Checkpoints, Saved
 from .errors import CapsuleError, RecordInvalid
 from .files import Lock, Reserve, replace_bytes, room_for, sync_folder, undisturbed
@@ -129,14 +129,14 @@ class Capsule:
         try:
             with room_for(path):
                 self._catch_up()
-                self._point_at(self._checkpoints.newest())
             self._seal(resuming.card(path) or told)
         finally:
             self._close()
         return manifest.load_run_manifest(path)
 
     def _catch_up(self) -> None:
-        """Takes over from a process that was killed: its counters, its clock, and the events that it had told but not put into a part."""
+        """Takes over from a process that was killed: its counters, its clock, its last checkpoint, and the events that it had told but not
+        put into a part."""
         for draft in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             draft.unlink(missing_ok=True)
         told = list(journal.events(self.path))
@@ -148,6 +148,7 @@ class Capsule:
         self._tuner_moves = sum(record["event"] == "TUNER_MOVE_TRY" for record in told)
         clock = max([self._rows.last("t_wall_ms"), *(record["t_wall_ms"] for record in told)], default=0.0)
         self._began -= max(0.0, clock) / 1000.0
+        self._point_at(self._checkpoints.newest())
         self._put_missing_events()
 
     def _put_missing_events(self) -> None:
@@ -412,6 +413,6 @@ class Capsule:
 
 def _event_table(record: Mapping[str, Any]) -> pa.Table:
     text = json.dumps(record["payload"], allow_nan=False, separators=(",", ":"))
-    return pa.Table.from_pylist(
-        [{**{name: record[name] for name in events.SCHEMA.names if name != "payload"}, "payload": text}], events.SCHEMA
-    )
+    made = {**{name: record[name] for name in events.SCHEMA.names}, "payload": text}
+    arrays = [arrow.texts([value]) if isinstance(value, str) else arrow.numbers(np.asarray([value])) for value in made.values()]
+    return pa.Table.from_arrays(arrays, schema=events.SCHEMA)
