@@ -26,7 +26,7 @@ from .operators.base import Operator, owned
 from .precision import precision
 from .problem import Problem, ProxTerm, State
 from .solvers.base import Controls, Solver
-from .sorting import sort, take_apart, value_of
+from .sorting import sort, take_apart, values_of
 from .spec import FlowSpec, Term
 
 __all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
@@ -177,10 +177,21 @@ def _inside(choice: Choice, start: State) -> State:
     for slot, term in choice.problem.prox.items():
         if slot in choice.problem.second or slot in choice.problem.manifolds or _finite_everywhere(term.phi):
             continue
-        outside = float(term.distance(start[slot])) > 0
-        if outside or (term.phi.differentiable and not bool(jnp.isfinite(term.value(start[slot])))):
-            found[slot] = term.prox(start[slot], choice.controls.alpha, term.begin(start[slot])).point
+        distance, value = _placed(term, start[slot])
+        if float(distance) > 0 or (term.phi.differentiable and not np.isfinite(value)):
+            found[slot] = _moved(term, start[slot], choice.controls.alpha)
     return found
+
+
+# Each one program, where each of its operations would be one.
+@jax.jit
+def _placed(term: ProxTerm, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return term.distance(x), term.value(x)
+
+
+@jax.jit
+def _moved(term: ProxTerm, x: jax.Array, alpha: jax.Array) -> jax.Array:
+    return term.prox(x, alpha, term.begin(x)).point
 
 
 def _finite_everywhere(phi: Function) -> bool:
@@ -198,7 +209,7 @@ def _weighed(
     terms, wrong = take_apart(spec, real)
     told = {name: said.rpartition("; ") for name, said in wrong.items()}  # what is wrong; the cure
     raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
-    scales = {name: max(abs(float(value_of(term, parts, start))), SCALE_FLOOR) for name, (term, parts) in terms.items()}
+    scales = {name: max(abs(value), SCALE_FLOOR) for name, value in values_of(terms, start).items()}
     scales = {name: scale if np.isfinite(scale) else 1.0 for name, scale in scales.items()}
     weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
     return (take_apart(spec, real, scales)[0] if spec.normalise else terms), scales, weights

@@ -12,21 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .certificates import (
-    Descent,
-    Finding,
-    Gap,
-    Verdict,
-    block_findings,
-    certify,
-    check_block,
-    duality_gap,
-    freeze,
-    largest_drift,
-    physics_residuals,
-    run_card,
-)
-from .certificates import drifts as drifts_of
+from . import judging
+from .certificates import Descent, Finding, Gap, Verdict, certify, drifts, freeze, largest_drift, run_card
 from .compiler import CompiledFlow, compile_flow
 from .controller import (
     Accepted,
@@ -56,7 +43,7 @@ from .lint import SpecLintFailed
 from .precision import device
 from .problem import Problem
 from .recorded import certificate_fields, flow_columns, flow_fields, keep_pictures, reference_fields
-from .recorder import Recorder
+from .recorder import Last, Recorder
 from .running import Execution, Progress, Snapshot, is_cancel
 from .scaling import Scaling
 from .spec import FlowSpec
@@ -143,8 +130,6 @@ class CertifiedRun:
         if self._policy is not None:
             self._tell("FLOW_POLICY_APPLIED", self._policy.applied(compiled.solver.name))
         execution = Execution(compiled, iterations=self._iterations, block=self._block, recorder=self._recorder)
-        self._references = freeze(self.spec, compiled.start)
-        self._recorder.update(**reference_fields(compiled, self._references))
         if self._scaling is not None:
             for kind, payload in self._scaling.begun():
                 self._tell(kind, payload)
@@ -167,24 +152,10 @@ class CertifiedRun:
             self._happen(Diverged(int(error.step or 0), str(error)))
             self._judged = True
             return
-        latest = execution.latest
-        assert latest is not None
-        descent = check_block(
-            latest.metrics,
-            self.compiled.solver.name,
-            before=before,
-            alpha=float(execution.controls.alpha),
-            beta=self.compiled.report.beta,
-            size=sum(int(value.size) for value in self.compiled.start.values()),
-            dtype=self.spec.dtype,
-            tolerance=self.profile.tolerance("lyapunov"),
-            promise=self.compiled.solver.descent,
-        )
-        if "lyapunov" not in self.profile.checks:
-            descent = replace(descent, passed=True)
+        descent = judging.descent(execution, self.compiled, self.profile, before)
         self._descents = told_descents([*self._descents, descent])
-        gap = self._gap() if self._asks_gap() else None
-        findings = self._findings(gap)
+        gap = judging.gap(execution) if self._asks_gap() else None
+        findings = judging.findings(execution, self.compiled, self.profile, self._references, gap)
         stopped: str | None = execution.stopped or None
         if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
             stopped = "converged"
@@ -205,19 +176,6 @@ class CertifiedRun:
         by_rule = self._scaling is not None and self._scaling.schedule.variable == "gap"
         return by_rule or "duality_gap" in self.profile.checks
 
-    def _gap(self) -> Gap:
-        """The duality gap where the run stands, with the dual variables of a primal-dual solver."""
-        state, problem = self.execution.run.state, self.execution.problem
-        duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
-        return duality_gap(problem, state.x, duals)
-
-    def _findings(self, gap: Gap | None) -> tuple[Finding, ...]:
-        if not {"invariant", "physics_residual", "duality_gap"} & set(self.profile.checks):
-            return ()
-        x = self.execution.run.state.x
-        residuals = physics_residuals(self.compiled, x) if "physics_residual" in self.profile.checks else ()
-        return block_findings(self.profile, drifts=drifts_of(self.spec, x, self._references), residuals=residuals, gap=gap)
-
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
         made = {"phase": self.controller.phase, "segment_id": self.controller.segment, **flow_columns(self.compiled, self.verdict)}
@@ -231,7 +189,7 @@ class CertifiedRun:
             if levels:
                 made["lambda_j"] = json.dumps(levels)
         if self.spec.invariants and self._execution is not None:
-            made["invariant_drift_max"] = largest_drift(drifts_of(self.spec, self._execution.run.state.x, self._references))
+            made["invariant_drift_max"] = largest_drift(drifts(self.spec, self._execution.run.state.x, self._references))
         return made
 
     # What the controller asks for.
@@ -256,9 +214,7 @@ class CertifiedRun:
             case "lint":
                 self._compile()
             case "certify":
-                self.verdict = certify(self.compiled, self.profile)
-                self._recorder.update(**flow_fields(self.compiled), certificates=certificate_fields(self.verdict))
-                self._happen(Certified(self.verdict, float(self.compiled.controls.alpha)))
+                self._certify()
             case "remedy":
                 self._remedy(action.details["finding"])
             case "keep":
@@ -283,6 +239,15 @@ class CertifiedRun:
                 self._happen(Linted(tuple(str(finding) for finding in failed.findings)))
                 return
         self._happen(Linted(()))
+
+    def _certify(self) -> None:
+        compiled = self.compiled
+        self.verdict = certify(compiled, self.profile)
+        if self._execution is None:
+            self._references = freeze(self.spec, compiled.start)
+        told = flow_fields(compiled) | reference_fields(compiled, self._references)
+        self._recorder.update(**told, certificates=certificate_fields(self.verdict))
+        self._happen(Certified(self.verdict, float(compiled.controls.alpha)))
 
     def _recompiled(self, spec: FlowSpec, solver: str | None = None) -> CompiledFlow:
         asked = self._policy.solver if self._policy is not None else None
@@ -357,12 +322,17 @@ class CertifiedRun:
 
     def _save(self) -> None:
         """Keeps a checkpoint, unless the run stands in the middle of something that no checkpoint could go on with."""
+        last = self._last()
+        if last is not None:
+            self._recorder.checkpoint(last.record, iteration=self.execution.done, certificates=last.certificates)
+            self._saved = time.perf_counter()
+
+    def _last(self) -> Last | None:
+        """What a checkpoint of this moment holds."""
         execution = self._execution
         if execution is None or not execution.whole or not (self._judged or self._standing_before()):
-            return
-        certificates = self.verdict.record() if self.verdict is not None else None
-        self._recorder.checkpoint(self._record(execution), iteration=execution.done, certificates=certificates)
-        self._saved = time.perf_counter()
+            return None
+        return Last(self._record(execution), self.verdict.record() if self.verdict is not None else None)
 
     def _standing_before(self) -> bool:
         """Whether the block that is under way has changed nothing yet."""
@@ -420,28 +390,18 @@ class CertifiedRun:
                 self._happen(told)
 
     def _finished(self) -> dict[str, Any]:
+        try:
+            result, card = self._shown()
+            keep_pictures(self._recorder, self.compiled, result["state"])
+        except BaseException:
+            self._save()
+            raise
         assert self.verdict is not None
         status = self.controller.status
-        if self._execution is not None:
-            self._save()
-            result = self._execution.result()
-            x = self._execution.run.state.x
-            kept = drifts_of(self.spec, x, self._references)
-            residuals = physics_residuals(self.compiled, x)
-            gap = self._gap() if "duality_gap" in self.profile.checks else None
-        else:
-            start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
-            result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
-            result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
-            kept, residuals, gap = [], [], None
-        card = run_card(self.profile, self.verdict, descents=self._descents, drifts=kept, residuals=residuals, gap=gap)
-        # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
-        card["passed"] = card["passed"] and self.controller.phase == "GREEN"
         # A tuner or a shorter step has changed these since the gate was passed.
-        self._recorder.update(alpha=float(self.compiled.controls.alpha), certificates=certificate_fields(self.verdict))
-        keep_pictures(self._recorder, self.compiled, result["state"])
+        fields = {"alpha": float(self.compiled.controls.alpha), "certificates": certificate_fields(self.verdict)}
         told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
-        self._recorder.finish(status, **told, card=card)
+        self._recorder.finish(status, last=self._last(), fields=fields, **told, card=card)
         return result | {
             "stopped": status,
             "phase": self.controller.phase,
@@ -454,3 +414,18 @@ class CertifiedRun:
             "changes": told_changes(ridge_of(self.spec), self._moves),
             "capsule": getattr(self._recorder, "path", None),
         }
+
+    def _shown(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Where the run ends, and its run card."""
+        assert self.verdict is not None
+        if self._execution is not None:
+            result, seen = self._execution.result(), judging.seen(self._execution, self.compiled, self.profile, self._references)
+        else:
+            start = {slot: np.asarray(value) for slot, value in self.compiled.start.items()}
+            result = {"state": start, "iterations": 0, "energy": None, "residual": None, "history": {}, "dtype": self.spec.dtype}
+            result |= {"elapsed_s": self._elapsed_ms() / 1000.0, "device": device()}
+            seen = judging.NOTHING
+        card = run_card(self.profile, self.verdict, descents=self._descents, **seen._asdict())
+        # A run that lost its certificate and went back to its last good state has shown nothing, whatever that state is like.
+        card["passed"] = card["passed"] and self.controller.phase == "GREEN"
+        return result, card

@@ -233,7 +233,7 @@ def place_record(place: Snapshot) -> dict[str, Any]:
 def place_from(saved: Mapping[str, Any], compiled: CompiledFlow, problem: Problem) -> Snapshot:
     """The place again; in `precision`."""
     controls = refilled(compiled.controls, saved["controls"])
-    x = {slot: jnp.asarray(value) for slot, value in saved["x"].items()}
+    x = {slot: jnp.asarray(value, value.dtype) for slot, value in saved["x"].items()}
     run = begin_block(compiled.solver, problem, controls, x)
     return Snapshot(run, problem, controls, int(saved["done"]), int(saved["segment"]))
 

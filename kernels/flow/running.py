@@ -7,7 +7,8 @@ one; a visit is where a run is told of, cancelled, saved and judged. What a run 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .compiler import CompiledFlow
 from .divergence import diverged
@@ -42,10 +44,10 @@ def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) 
 
 @partial(jax.jit, static_argnames=("solver", "capacity", "whole"))
 def advance_block(
-    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: jax.Array, *, capacity: int, whole: bool = True
+    solver: Solver, problem: Problem, controls: Controls, run: Run, steps: ArrayLike, *, capacity: int, whole: bool = True
 ) -> tuple[Run, jax.Array, jax.Array]:
     """Up to `steps` steps on the device; see `solvers.base.advance`."""
-    return advance(solver, problem, controls, run, steps, capacity=capacity, whole=whole)
+    return advance(solver, problem, controls, run, jnp.asarray(steps), capacity=capacity, whole=whole)
 
 
 class Block(NamedTuple):
@@ -117,10 +119,11 @@ class Execution:
         self._ahead: tuple[Run, jax.Array, jax.Array] | None = None
         self._history: list[np.ndarray[Any, Any]] = []
         self._began = self._saved_at = time.perf_counter()
-        self.run = begin_block(compiled.solver, self.problem, self.controls, compiled.start)
         if saved is not None:
             self._go_on_from(saved)
-        elif int(self.run.status) == NOT_FINITE:
+            return
+        self.run = begin_block(compiled.solver, self.problem, self.controls, compiled.start)
+        if int(self.run.status) == NOT_FINITE:
             raise FlowDiverged(
                 f"the energy of {compiled.spec.name} is not finite where the flow starts; "
                 "give its slots a value at which every term is defined"
@@ -166,7 +169,7 @@ class Execution:
         # Strides begin at multiples of themselves, whatever the blocks, so that it does not matter where a run is cut.
         steps = min(max(self._steps, stride), left) // stride * stride if whole else min(stride - off, left)
         made: tuple[Run, jax.Array, jax.Array] = advance_block(
-            self.compiled.solver, self.problem, self.controls, run, jnp.int32(steps), capacity=self._capacity, whole=whole
+            self.compiled.solver, self.problem, self.controls, run, np.int32(steps), capacity=self._capacity, whole=whole
         )
         return made
 
@@ -280,7 +283,9 @@ class Execution:
         }
 
     def _go_on_from(self, saved: Mapping[str, Any]) -> None:
-        self.run = refilled(self.run, saved["run"])
+        # Where the run would begin gives the structure only: nothing is computed, so nothing is compiled.
+        like = jax.eval_shape(partial(begin, self.compiled.solver), self.problem, self.controls, self.compiled.start)
+        self.run = refilled(like, saved["run"])
         self.controls = refilled(self.controls, saved["controls"])
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
         self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
@@ -314,22 +319,26 @@ class Execution:
 
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:
-    """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way and at the
-    end, also when it is interrupted (SIGINT, a deadline): by what is no Exception."""
+    """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way."""
     with precision(execution.compiled.spec.dtype):
-        try:
-            for info in execution:
-                if on_progress is not None and is_cancel(on_progress(info)):
-                    execution.cancel()
-                if not execution.stopped and execution.save_due:
-                    execution.save()
-        except Exception:
-            raise
-        except BaseException:
-            if execution.whole and execution.done:
+        for info in execution:
+            if on_progress is not None and is_cancel(on_progress(info)):
+                execution.cancel()
+            if not execution.stopped and execution.save_due:
                 execution.save()
-            raise
-        execution.save()
+
+
+@contextmanager
+def saved_if_interrupted(execution: Execution) -> Iterator[None]:
+    """Saves the run when the block is interrupted (SIGINT, a deadline): by what is no Exception."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        if execution.whole and execution.done:
+            execution.save()
+        raise
 
 
 def is_cancel(answer: Any) -> bool:

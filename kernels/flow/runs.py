@@ -15,8 +15,8 @@ from .compiler import CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
 from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
-from .recorder import NoRecorder, Recorder
-from .running import CHECKPOINT_SECONDS, Execution, Progress, drive
+from .recorder import Last, NoRecorder, Recorder
+from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted
 from .spec import FlowSpec
 
 
@@ -99,10 +99,12 @@ def resume_run(
 
 
 def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | None) -> dict[str, Any]:
-    drive(execution, on_progress)
-    result = execution.result() | {"report": execution.compiled.report, "capsule": getattr(recorder, "path", None)}
-    keep_pictures(recorder, execution.compiled, result["state"])
-    recorder.finish(execution.stopped, **{name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")})
+    with saved_if_interrupted(execution):
+        drive(execution, on_progress)
+        result = execution.result() | {"report": execution.compiled.report, "capsule": getattr(recorder, "path", None)}
+        keep_pictures(recorder, execution.compiled, result["state"])
+    told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
+    recorder.finish(execution.stopped, last=Last(execution.record()), **told)
     return result
 
 

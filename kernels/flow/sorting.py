@@ -56,15 +56,17 @@ def _without_name(said: str, name: str) -> str:
     return rest.lstrip(":, ") if rest[:1] in (":", ",") else f"it{rest}"
 
 
-def value_of(term: Term, parts: Parts, x: State) -> jax.Array:
-    """The energy of one term."""
-    energy: jax.Array = _evaluated(parts, taken(term.slots, x))
-    return energy
+def values_of(terms: Mapping[str, tuple[Term, Parts]], x: State) -> dict[str, float]:
+    """The energy of each term."""
+    if not terms:
+        return {}
+    found = _evaluated([(parts, taken(term.slots, x)) for term, parts in terms.values()])
+    return dict(zip(terms, np.asarray(found).tolist(), strict=True))
 
 
-@jax.jit  # one small program, where each operation by itself would be one
-def _evaluated(parts: Parts, x: Any) -> jax.Array:
-    return parts.phi.value(parts.op.matvec(x))
+@jax.jit  # one small program, where each term, or each operation, by itself would be one
+def _evaluated(pairs: list[tuple[Parts, Any]]) -> jax.Array:
+    return jnp.stack([jnp.reshape(parts.phi.value(parts.op.matvec(x)), ()) for parts, x in pairs])
 
 
 def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any], *, relative: bool = False) -> Sorted:

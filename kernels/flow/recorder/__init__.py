@@ -7,7 +7,14 @@ that keeps it all; `query` and `report` read capsules. Importing this module loa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+
+class Last(NamedTuple):
+    """Where a run that is over stands: all that it needs to go on from there, as `Recorder.checkpoint` takes it."""
+
+    record: Mapping[str, Any]
+    certificates: Any = None
 
 
 class Recorder(Protocol):
@@ -29,8 +36,8 @@ class Recorder(Protocol):
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest."""
 
-    def finish(self, status: str, **outcome: Any) -> None:
-        """The run has ended; status is one of `events.STATUSES`."""
+    def finish(self, status: str, *, last: Last | None = None, fields: Mapping[str, Any] | None = None, **outcome: Any) -> None:
+        """The run has ended; status is one of `events.STATUSES`. last: for a last checkpoint. fields: of the manifest."""
 
 
 class NoRecorder:
@@ -46,4 +53,4 @@ class NoRecorder:
 
     def update(self, **fields: Any) -> None: ...
 
-    def finish(self, status: str, **outcome: Any) -> None: ...
+    def finish(self, status: str, *, last: Last | None = None, fields: Mapping[str, Any] | None = None, **outcome: Any) -> None: ...

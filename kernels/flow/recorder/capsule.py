@@ -10,15 +10,10 @@ However the block ends, the capsule holds exactly one RUN_FINISHED afterwards; o
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import re
-import secrets
 import time
 import traceback
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,15 +22,19 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import FlowDiverged
-from . import columns, events, journal, manifest
-from .checkpoints import Checkpoint, Checkpoints
-from .errors import CapsuleError, CheckpointRefused, RecordInvalid
-from .files import Lock, Reserve, replace_bytes, room_for, undisturbed
-from .redaction import LIMIT, Redactor
+from . import Last, arrow, artifacts, columns, events, journal, manifest, resuming
+from .checkpoints import Checkpoint, Checkpoints, Saved
+from .errors import CapsuleError, RecordInvalid
+from .files import Lock, Reserve, replace_bytes, room_for, sync_folder, undisturbed
+from .opening import first_fields, fresh_folder, spec_digest
+from .redaction import Redactor
+from .resuming import resume_state
 from .sampling import Sampling, picked
 from .streams import Stream, Writer
 
-_ARTIFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+__all__ = ["Capsule", "resume_state", "spec_digest"]
+
+_ARTIFACTS = "artifacts"
 _SELF_RECORDED = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "FLOW_RESUMED", "CHECKPOINT_CREATED")
 
 
@@ -58,6 +57,8 @@ class Capsule:
         self._energy: float | None = None
         self._tail: dict[str, Any] | None = None
         self._finished = False
+        self._end: dict[str, Any] | None = None  # the outcome, once RUN_FINISHED is told
+        self._noted = False  # whether the log has lines that are nowhere else
 
     @classmethod
     def create(
@@ -78,39 +79,15 @@ class Capsule:
         """
         redactor = Redactor(redaction_key) if redact else None
         sampling = sampling or Sampling()
-        name, digest = str(spec["name"]), spec_digest(spec)
         with room_for(Path(base)):
-            path = _fresh_folder(Path(base), name)
-            slots: Mapping[str, Any] = spec.get("slots", {})
-            made = {
-                "schema_version": columns.SCHEMA_VERSION,
-                "run_id": path.name,
-                "flow_name": name,
-                "dtype": spec["dtype"],
-                "status": manifest.RUNNING,
-                "phase": "RED",
-                "started_at": manifest.now(),
-                "spec_version": spec.get("spec_version"),
-                "spec_digest": redactor.digest(digest.encode()) if redactor else digest,
-                "redact_artifacts": redact,
-                "invariants_present": bool(spec.get("invariants")),
-                "shapes": {slot: described["shape"] for slot, described in slots.items()},
-                "units": {slot: described["units"] for slot, described in slots.items() if described.get("units")},
-                "sampling": sampling.plain(),
-                "versions": manifest.versions(),
-                "environment": manifest.environment(),
-                "parent": dict(parent) if parent else None,
-            }
-            fields = redactor.shrunk(dict(fields or {})) if redactor else fields
-            self = cls(path, manifest.merged(made, fields or {}), sampling, redactor)
+            path = fresh_folder(Path(base), str(spec["name"]))
+            made = first_fields(path.name, spec, sampling=sampling, redactor=redactor, parent=parent)
+            given = redactor.shrunk(dict(fields or {})) if redactor else fields or {}
+            self = cls(path, manifest.merged(made, given), sampling, redactor)
             replace_bytes(path / "spec.json", json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
             manifest.save(path, self._fields)
-        started = {
-            "flow_name": name,
-            "dtype": spec["dtype"],
-            "spec_digest": self._fields["spec_digest"],
-            "solver": self._fields.get("solver"),
-        }
+            sync_folder(path)
+        started = {name: self._fields.get(name) for name in ("flow_name", "dtype", "spec_digest", "solver")}
         self._event("RUN_STARTED", {**started, "parent": parent["run_id"] if parent else None}, 0)
         return self
 
@@ -124,7 +101,7 @@ class Capsule:
             fields = cls._completed(path, fields)
         if fields["status"] != manifest.RUNNING:
             spec = json.loads((path / "spec.json").read_text())
-            kept = {name: fields[name] for name in _INHERITED if name in fields}
+            kept = {name: fields[name] for name in resuming.INHERITED if name in fields}
             parent = {"run_id": fields["run_id"], "checkpoint": start.path.name, "iteration": start.iteration}
             self = cls.create(path.parent, spec, kept, sampling=Sampling(**fields["sampling"]), parent=parent)
         else:
@@ -152,23 +129,26 @@ class Capsule:
         try:
             with room_for(path):
                 self._catch_up()
-            self._seal(told["status"], told)
+            self._seal(resuming.card(path) or told)
         finally:
             self._close()
         return manifest.load_run_manifest(path)
 
     def _catch_up(self) -> None:
-        """Takes over from a process that was killed: its counters, its clock, and the events that it had told but not put into a part."""
+        """Takes over from a process that was killed: its counters, its clock, its last checkpoint, and the events that it had told but not
+        put into a part."""
         for draft in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             draft.unlink(missing_ok=True)
         told = list(journal.events(self.path))
-        self._next_event = 1 + max((record["seq"] for record in told), default=-1)
+        self._noted = True
+        self._next_event = 1 + max([self._events.last_seq(), *(record["seq"] for record in told)])
         self._next_row = 1 + self._rows.last_seq()
         self._written = self._rows.count()
         self._rollbacks = sum(record["event"] == "ROLLBACK" for record in told)
         self._tuner_moves = sum(record["event"] == "TUNER_MOVE_TRY" for record in told)
         clock = max([self._rows.last("t_wall_ms"), *(record["t_wall_ms"] for record in told)], default=0.0)
         self._began -= max(0.0, clock) / 1000.0
+        self._point_at(self._checkpoints.newest())
         self._put_missing_events()
 
     def _put_missing_events(self) -> None:
@@ -222,6 +202,7 @@ class Capsule:
         """A line in logs.ndjson."""
         self._open()
         told = events.plain(self._redactor.shrunk(details) if self._redactor else details, "log")
+        self._noted = True
         with room_for(self.path):
             self._journal.append({"level": level, "t_wall_ms": round(self.elapsed_ms(), 3), "message": message, **told})
 
@@ -260,66 +241,77 @@ class Capsule:
     def _write_checkpoint(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
         with room_for(self.path):
             self._writer.flush()
-            header = {
-                "run_id": self.run_id,
-                "flow_name": self._fields["flow_name"],
-                "iteration": int(iteration),
-                "phase": self.phase,
-                "dtype": self._fields["dtype"],
-                "spec_digest": self._fields["spec_digest"],
-                "created_at": manifest.now(),
-                "certificates": events.plain(certificates, "certificates"),
-                "telemetry_summary": {"total_iterations": self._iteration, "final_energy": events.plain(self._energy, "energy")},
-            }
-            saved = self._checkpoints.save(record, header)
+            self._save(record, iteration, certificates)
+            manifest.save(self.path, self._fields)
+            sync_folder(self.path)
+
+    def _save(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
+        """The file and its event; the manifest on the disk does not point at it yet."""
+        header = {
+            "run_id": self.run_id,
+            "flow_name": self._fields["flow_name"],
+            "iteration": int(iteration),
+            "phase": self.phase,
+            "dtype": self._fields["dtype"],
+            "spec_digest": self._fields["spec_digest"],
+            "created_at": manifest.now(),
+            "certificates": events.plain(certificates, "certificates"),
+            "telemetry_summary": {"total_iterations": self._iteration, "final_energy": events.plain(self._energy, "energy")},
+        }
+        self._journal.sync()
+        saved = self._checkpoints.save(record, header)
         self._event("CHECKPOINT_CREATED", {"checkpoint_id": saved.checkpoint_id, "iteration": saved.iteration}, saved.iteration)
-        self.update(latest_checkpoint={"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration})
+        self._point_at(saved)
+
+    def _point_at(self, saved: Saved | None) -> None:
+        if saved is not None:
+            pointer = {"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration}
+            self._fields = manifest.merged(self._fields, {"latest_checkpoint": pointer})
 
     def artifact(self, name: str, value: Any) -> None:
         """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`). A
         mapping of plain data is kept as `artifacts/<name>.json`; redacted, with summaries in the place of its arrays."""
         self._open()
-        if not _ARTIFACT.fullmatch(name):
-            raise RecordInvalid(f"an artifact is called {name!r}; names are letters, digits, '.', '_' and '-', at most 100, no folders")
-        content = value.encode() if isinstance(value, str) else value
-        told = isinstance(value, Mapping)
-        if told:
-            held = self._redactor.shrunk(value) if self._redactor is not None else value
-            name, content = f"{name}.json", json.dumps(events.plain(held, name), indent=1).encode()
-        small = not isinstance(content, bytes) and np.size(content) <= LIMIT
-        if self._redactor is not None and not (small or told):
-            name, content = f"{name}.json", json.dumps(self._redactor.summary(content), indent=1).encode()
-        elif not isinstance(content, bytes):
-            array, buffer = np.asarray(content), io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            name, content = f"{name}.npy", buffer.getvalue()
+        name, content = artifacts.content(name, value, self._redactor)
         with room_for(self.path):
-            (self.path / "artifacts").mkdir(exist_ok=True)
-            replace_bytes(self.path / "artifacts" / name, content)
+            (self.path / _ARTIFACTS).mkdir(exist_ok=True)
+            replace_bytes(self.path / _ARTIFACTS / name, content)
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest (`manifest.KEYS`; others go under [extra]) and writes it."""
         self._open()
-        self._fields = manifest.merged(self._fields, self._redactor.shrunk(fields) if self._redactor else fields)
+        self._set(fields)
         with room_for(self.path):
             manifest.save(self.path, self._fields)
 
+    def _set(self, fields: Mapping[str, Any]) -> None:
+        self._fields = manifest.merged(self._fields, self._redactor.shrunk(fields) if self._redactor else fields)
+
     # How it ends.
 
-    def finish(self, status: str, **outcome: Any) -> None:
-        """Records the end: the last row, RUN_FINISHED, one file for each table, the final manifest, run_card.json with `outcome`.
+    def finish(self, status: str, *, last: Last | None = None, fields: Mapping[str, Any] | None = None, **outcome: Any) -> None:
+        """Records the end: the last row, a last checkpoint, RUN_FINISHED, one file for each table, run_card.json with `outcome`, and when
+        all that is on the disk, the manifest that tells of it. What interrupts the caller waits for that.
 
-        outcome: "iterations" and "energy", if given, are those of the state that the run ends in; else those of its last row.
+        last: what the checkpoint holds. fields: of the manifest. outcome: "iterations" and "energy", if given, are those of the state that
+        the run ends in; else those of its last row.
         """
         self._open()
         if status not in events.STATUSES:
             raise RecordInvalid(f"status is {status!r}; a run ends with one of {', '.join(events.STATUSES)}")
+        self._set(fields or {})
+        undisturbed(lambda: self._finish(status, last, outcome))
+
+    def _finish(self, status: str, last: Last | None, outcome: dict[str, Any]) -> None:
         if self._tail is not None:
             self._writer.put(self._rows, columns.table(self._tail))
             self._tail = None
-        with room_for(self.path):
-            self._writer.flush()
         self._iteration, self._energy = outcome.pop("iterations", self._iteration), outcome.get("energy", self._energy)
+        with room_for(self.path):
+            self._writer.join(self._rows)
+            if last is not None and self._redactor is None:
+                sync_folder(self.path)
+                self._save(last.record, self._iteration, last.certificates)
         if status == "cancelled":
             self._event("CANCELLED", {"iteration": self._iteration}, self._iteration)
         finished = {
@@ -330,20 +322,28 @@ class Capsule:
             "rollbacks": self._rollbacks,
             "tuner_moves": self._tuner_moves,
         }
+        whole = {**finished, **outcome}
+        told = events.plain(self._redactor.shrunk(whole) if self._redactor else whole, "outcome")
         self._event("RUN_FINISHED", finished, self._iteration)
-        self._seal(status, {**finished, **outcome})
+        self._end = told
+        self._seal(told)
 
-    def _seal(self, status: str, outcome: Mapping[str, Any]) -> None:
+    def _seal(self, told: Mapping[str, Any]) -> None:
         """What comes after RUN_FINISHED: a process that is killed here has told its end and not put it everywhere yet."""
         with room_for(self.path):
-            self._writer.flush()
-            self._journal.sync()
-            self._rows.join()
-            self._events.join()
-            told = events.plain(self._redactor.shrunk(outcome) if self._redactor else outcome, "outcome")
-            replace_bytes(self.path / "run_card.json", json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
-            self._fields = manifest.merged(self._fields, {"status": status, "ended_at": manifest.now(), "outcome": told})
+            for stream in (self._rows, self._events):
+                self._writer.join(stream)
+            replace_bytes(self.path / resuming.CARD, json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
+            if self._noted:
+                self._journal.sync()
+            if (self.path / _ARTIFACTS).exists():
+                sync_folder(self.path / _ARTIFACTS)
+            sync_folder(self.path)
+            end = {"status": told["status"], "ended_at": manifest.now(), "outcome": told}
+            self._fields = manifest.merged(self._fields, end)
             manifest.save(self.path, self._fields)
+            for stream in (self._rows, self._events):
+                stream.clear()
         self._close()
 
     def _open(self) -> None:
@@ -386,11 +386,13 @@ class Capsule:
     def _finish_failed(self, error: BaseException) -> None:
         """Records a failure. The space held back is free for it now; what cannot be written even so must not hide the error itself."""
         self._reserve.release()
-        self._writer.recover()
         try:
+            self._keep_the_rest()
             with room_for(self.path):
-                self._writer.flush()
                 self._put_missing_events()
+            if self._end is not None:  # told, and not put everywhere
+                self._seal(self._end)
+                return
             # A traceback may quote data; a redacted capsule keeps the type of the error only.
             message = "redacted" if self._redactor else str(error)[:2000] or type(error).__name__
             self._event("RUN_FAILED", {"error": type(error).__name__, "message": message}, self._iteration)
@@ -400,73 +402,17 @@ class Capsule:
         except (CapsuleError, RecordInvalid) as second:
             error.add_note(f"and the end of the run could not be recorded: {second}")
 
-
-_INHERITED = (
-    "certified",
-    "solver",
-    "solver_reason",
-    "lens_name",
-    "frame_type",
-    "alpha",
-    "beta",
-    "gates",
-    "budgets",
-    "seeds",
-    "residual",
-    "transforms",
-    "invariants",
-    "unit_normalization_table",
-    "effective_weights",
-    "certificates",
-    "warnings",
-    "source",
-    "extra",
-)
-
-
-def _fresh_folder(base: Path, name: str) -> Path:
-    """A folder that nobody had before: runs started in the same instant differ in their random part."""
-    base.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[:40] or "flow"
-    while True:
-        path = base / f"{stem}_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(4)}"
+    def _keep_the_rest(self) -> None:
+        """Writes the rows and events that no room was found for. Those that do not fit now are lost."""
+        self._writer.recover()
         try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return path
+            self._writer.flush()
+        except CapsuleError:
+            self._writer.recover()
 
 
 def _event_table(record: Mapping[str, Any]) -> pa.Table:
     text = json.dumps(record["payload"], allow_nan=False, separators=(",", ":"))
-    return pa.Table.from_pylist(
-        [{**{name: record[name] for name in events.SCHEMA.names if name != "payload"}, "payload": text}], events.SCHEMA
-    )
-
-
-def spec_digest(spec: Mapping[str, Any]) -> str:
-    """The digest of a plain spec; the same as `FlowSpec.digest`."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def resume_state(run_dir: str | Path, *, spec_digest: str | None = None, green: bool = False) -> dict[str, Any]:
-    """What a run goes on from: {"state", "tuner_state", "phase", "iter", "rng_key", "record", "checkpoint"}.
-
-    The manifest's schema version and dtype are checked first. record: everything that was saved. spec_digest: of the spec that will run.
-    green: from the last GREEN checkpoint rather than the last one. Raises CapsuleError, CheckpointRefused.
-    """
-    fields = manifest.load_run_manifest(run_dir)
-    if fields["redact_artifacts"]:
-        raise CheckpointRefused(f"{run_dir} is redacted and keeps no checkpoints, for a state is data. Start the run anew")
-    folder = Checkpoints(Path(run_dir) / "checkpoints")
-    found = folder.load_latest(dtype=fields["dtype"], spec_digest=spec_digest or fields["spec_digest"], green=green)
-    record = found.record
-    return {
-        "state": record.get("state"),
-        "tuner_state": record.get("tuner_state"),
-        "phase": found.header["phase"],
-        "iter": found.iteration,
-        "rng_key": record.get("rng_key"),
-        "record": record,
-        "checkpoint": found,
-    }
+    made = {**{name: record[name] for name in events.SCHEMA.names}, "payload": text}
+    arrays = [arrow.texts([value]) if isinstance(value, str) else arrow.numbers(np.asarray([value])) for value in made.values()]
+    return pa.Table.from_arrays(arrays, schema=events.SCHEMA)

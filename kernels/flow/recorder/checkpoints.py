@@ -72,10 +72,19 @@ class Checkpoints:
         path = self.folder / f"ckpt-{number:06d}-i{int(header['iteration']):09d}-{str(header['phase']).lower()}.npz"
         content = {**header, "checkpoint_id": path.stem}
         write(path, record, content)
+        sync_folder(self.folder)
         self._drop()
+        return self._told(path)
+
+    def newest(self) -> Saved | None:
+        """Where the last one went; None where there is none."""
+        files = self.files()
+        return self._told(files[0]) if files else None
+
+    def _told(self, path: Path) -> Saved:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Saved(path.stem, f"{self.folder.name}/{path.name}", digest, int(header["iteration"]))
+        return Saved(path.stem, f"{self.folder.name}/{path.name}", digest, int(path.stem.split("-")[2][1:]))
 
     def _drop(self) -> None:
         files = self.files()
@@ -83,7 +92,6 @@ class Checkpoints:
         for path in files[self._keep :]:
             if path not in green:
                 path.unlink(missing_ok=True)
-        sync_folder(self.folder)
 
     def load_latest(self, *, dtype: str | None = None, spec_digest: str | None = None, green: bool = False) -> Checkpoint:
         """The newest intact one. A damaged one is passed over with a warning; one of another version, dtype or spec is refused.
@@ -128,18 +136,18 @@ def agree(found: Checkpoint, *, dtype: str | None = None, spec_digest: str | Non
 
 def write(path: Path, record: Mapping[str, Any], header: Mapping[str, Any]) -> None:
     """Writes a checkpoint, all or nothing. Raises CheckpointRefused for what a record cannot hold."""
-    arrays: list[np.ndarray[Any, Any]] = []
+    arrays = _Arrays()
     structure = _encoded(record, arrays, "record")
     content = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         **header,
         "structure": structure,
-        "arrays": [_described(array) for array in arrays],
+        "arrays": arrays.described,
     }
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     with atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for number, array in enumerate(arrays):
+        for number, array in enumerate(arrays.kept):
             with archive.open(f"{number}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         archive.writestr(_HEADER, json.dumps({"content": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
@@ -176,7 +184,25 @@ def _described(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"shape": list(array.shape), "dtype": array.dtype.str, "sha256": digest}
 
 
-def _encoded(value: Any, arrays: list[np.ndarray[Any, Any]], path: str) -> Any:
+class _Arrays:
+    """The arrays of a record, each once: where a run stands is also a part of its solver's state."""
+
+    def __init__(self) -> None:
+        self.kept: list[np.ndarray[Any, Any]] = []
+        self.described: list[dict[str, Any]] = []
+        self._places: dict[str, int] = {}
+
+    def place(self, array: np.ndarray[Any, Any]) -> int:
+        """The number of the array."""
+        told = _described(array)
+        number = self._places.setdefault(json.dumps(told), len(self.kept))
+        if number == len(self.kept):
+            self.kept.append(array)
+            self.described.append(told)
+        return number
+
+
+def _encoded(value: Any, arrays: _Arrays, path: str) -> Any:
     """A record as JSON, its arrays taken out. Only JSON's own values and lists stand for themselves."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -193,14 +219,12 @@ def _encoded(value: Any, arrays: list[np.ndarray[Any, Any]], path: str) -> Any:
     if isinstance(value, tuple):
         return {"is": "tuple", "items": [_encoded(item, arrays, f"{path}[{at}]") for at, item in enumerate(value)]}
     if (key := _key_data(value)) is not None:
-        arrays.append(key[1])
-        return {"is": "key", "impl": key[0], "at": len(arrays) - 1}
+        return {"is": "key", "impl": key[0], "at": arrays.place(key[1])}
     if hasattr(value, "__array__"):
         array = np.asarray(value)
         if array.dtype.kind not in "biufc":
             raise CheckpointRefused(f"{path} is an array of {array.dtype}; a checkpoint keeps arrays of numbers and flags")
-        arrays.append(array)
-        return {"is": "array", "at": len(arrays) - 1}
+        return {"is": "array", "at": arrays.place(array)}
     raise CheckpointRefused(f"{path} is of type {type(value).__name__}; a checkpoint keeps arrays, records and plain data")
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from . import arrow
 from .errors import RecordInvalid
 
 SCHEMA_VERSION = "3"
@@ -117,8 +118,8 @@ def table(given: Mapping[str, Any]) -> pa.Table:
 
 def _told_of_divergence(energy: pa.Array, grad_norm: pa.Array) -> pa.Array:
     """The warnings of rows that bring none: those whose energy or gradient is not finite say so."""
-    lost = ~np.isfinite(energy.to_numpy()) | ~np.isfinite(grad_norm.to_numpy())
-    return pa.array([NOT_FINITE if row else None for row in lost], pa.string()) if lost.any() else pa.nulls(len(lost), pa.string())
+    lost = ~np.isfinite(arrow.values(energy)) | ~np.isfinite(arrow.values(grad_norm))
+    return arrow.texts([NOT_FINITE if row else None for row in lost]) if lost.any() else pa.nulls(len(lost), pa.string())
 
 
 def _column(column: Column, value: Any, count: int) -> pa.Array:
@@ -150,7 +151,7 @@ def _column(column: Column, value: Any, count: int) -> pa.Array:
         array = whole.astype(np.int64)
     array = np.broadcast_to(array.reshape(-1), (count,)) if array.size != count else array.reshape(-1)
     mask = np.broadcast_to(empty.reshape(-1), (count,)) if empty is not None and empty.any() else None
-    return pa.array(array, _ARROW[column.kind], mask=mask)
+    return arrow.numbers(array if column.kind == "whole" else array.astype(np.float64, copy=False), mask)
 
 
 def _check_numbers(column: Column, array: np.ndarray[Any, Any], empty: np.ndarray[Any, Any] | None) -> None:
@@ -181,4 +182,4 @@ def _texts(column: Column, value: Any, count: int) -> pa.Array:
             raise RecordInvalid(f"telemetry column {column.name} takes 1 to {TEXT_LIMIT} characters; it was given {item!r:.80}")
         if column.choices and item not in column.choices:
             raise RecordInvalid(f"telemetry column {column.name} is {item!r}; it must be one of {', '.join(column.choices)}")
-    return pa.repeat(pa.scalar(value, pa.string()), count) if single else pa.array(items, pa.string())
+    return pa.repeat(arrow.texts(items)[0], count) if single else arrow.texts(items)

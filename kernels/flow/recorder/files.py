@@ -59,9 +59,10 @@ def undisturbed(work: Callable[[], T]) -> T:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file under construction that takes the place of `path` when the block ends well: write, fsync, rename, fsync of the folder.
+    """A file under construction that takes the place of `path` when the block ends well: write, fsync, rename.
 
-    At no moment, power loss included, does `path` hold anything but the old or the new content.
+    At no moment, power loss included, does `path` hold anything but the old or the new content. Which of the two it holds after a power
+    cut is settled by `sync_folder` only: before another file tells of the new one, its folder is synced.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -73,7 +74,6 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,7 +86,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file with `atomic`."""
+    """Writes a whole file with `atomic`, whose name is not durable yet."""
     with atomic(path) as file:
         file.write(content)
 

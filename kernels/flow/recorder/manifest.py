@@ -1,7 +1,7 @@
 """manifest.toml: who, what, with which versions and limits, how it ended, and where the latest good checkpoint is.
 
-Written at the start of a run, at every checkpoint and at its end, each time as a whole (`files.atomic`). TOML has no null: what is unknown
-is absent.
+Written at the start of a run, at every checkpoint and at its end, each time as a whole (`files.atomic`) and after what it tells of. TOML
+has no null: what is unknown is absent.
 """
 
 from __future__ import annotations

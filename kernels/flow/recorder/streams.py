@@ -9,7 +9,9 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,6 +46,7 @@ class Stream:
         self.folder.mkdir(exist_ok=True)
         with atomic(self.folder / f"part-{self._written + 1:06d}.parquet") as file:
             pq.write_table(table, file, compression="zstd")
+        sync_folder(self.folder)
         self._written += 1
 
     def last_seq(self) -> int:
@@ -61,28 +64,36 @@ class Stream:
     def _files(self) -> list[Path]:
         return [path for path in [self.whole, *self.parts()] if path.exists()]
 
-    def join(self) -> None:
-        """Makes `<name>.parquet` of all there is; the parts go once it is durable. A crash in between leaves rows twice, never none."""
+    def join(self, tables: list[pa.Table]) -> None:
+        """Makes `<name>.parquet` of all there is and of these tables, which follow. The parts stay: see `clear`."""
         joined = _last(self.whole, "seq") if self.whole.exists() else -1
         fresh = [path for path in self.parts() if _last(path, "seq") > joined]
-        if fresh or not self.whole.exists():
+        if fresh or tables or not self.whole.exists():
             with atomic(self.whole) as file, pq.ParquetWriter(file, self.schema, compression="zstd") as writer:
-                for group in _groups([self.whole, *fresh] if joined >= 0 else fresh):
+                for group in _groups(chain(_stored([self.whole, *fresh] if joined >= 0 else fresh), tables)):
                     writer.write_table(group.cast(self.schema))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        sync_folder(self.whole.parent)
+
+    def clear(self) -> None:
+        """Removes the parts, once the joined file is durable. A crash before leaves rows twice, never none."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _groups(paths: list[Path]) -> Iterator[pa.Table]:
-    """The rows of the files in groups of a good size, never all of them in memory."""
-    held: list[pa.Table] = []
+def _stored(paths: list[Path]) -> Iterator[pa.Table]:
     for path in paths:
         with pq.ParquetFile(path) as file:
             for number in range(file.num_row_groups):
-                held.append(file.read_row_group(number))
-                if sum(table.num_rows for table in held) >= _GROUP_ROWS:
-                    yield pa.concat_tables(held)
-                    held = []
+                yield file.read_row_group(number)
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows in groups of a good size, never all of them in memory."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.num_rows for one in held) >= _GROUP_ROWS:
+            yield pa.concat_tables(held)
+            held = []
     if held:
         yield pa.concat_tables(held)
 
@@ -95,12 +106,23 @@ def _last(path: Path, column: str) -> float:
     return max((statistics.max for statistics in found if statistics is not None and statistics.has_min_max), default=-1)
 
 
+# What is not on the disk yet, by the names of the streams.
+Pending = dict[str, tuple[Stream, list[pa.Table]]]
+
+
+class Asked:
+    """Something that the writer is to do in its turn, and the caller waits for."""
+
+    def __init__(self, work: Callable[[Pending], None]) -> None:
+        self.work, self.done = work, threading.Event()
+
+
 class Writer:
-    """The thread that writes parts. `put` waits when it is `QUEUE_BLOCKS` behind; no row is dropped."""
+    """The thread that writes tables. `put` waits when it is `QUEUE_BLOCKS` behind; no row is dropped."""
 
     def __init__(self, capsule: Path) -> None:
         self._capsule = capsule
-        self._queue: queue.Queue[tuple[Stream, pa.Table] | threading.Event | None] = queue.Queue(QUEUE_BLOCKS)
+        self._queue: queue.Queue[tuple[Stream, pa.Table] | Asked | None] = queue.Queue(QUEUE_BLOCKS)
         self._error: BaseException | None = None
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="flow-recorder", daemon=True)
@@ -120,10 +142,22 @@ class Writer:
 
     def flush(self) -> None:
         """Returns when all that was handed over is on the disk."""
+        self._ask(self._write)
+
+    def join(self, stream: Stream) -> None:
+        """Joins a stream with what was handed over of it, which so never becomes a part. Where that fails it is kept, for `flush`."""
+
+        def work(pending: Pending) -> None:
+            if self._did(lambda: stream.join(pending[stream.name][1] if stream.name in pending else [])):
+                pending.pop(stream.name, None)
+
+        self._ask(work)
+
+    def _ask(self, work: Callable[[Pending], None]) -> None:
         self.check()
-        done = threading.Event()
-        self._queue.put(done)
-        done.wait()
+        asked = Asked(work)
+        self._queue.put(asked)
+        asked.done.wait()
         self.check()
 
     def close(self) -> None:
@@ -137,11 +171,12 @@ class Writer:
         self._error = None
 
     def _work(self) -> None:
-        pending: dict[str, tuple[Stream, list[pa.Table]]] = {}
+        pending: Pending = {}
         due = 0.0
         while True:
+            waits = bool(pending) and self._error is None
             try:
-                item = self._queue.get(timeout=max(0.0, due - time.monotonic()) if pending else None)
+                item = self._queue.get(timeout=max(0.0, due - time.monotonic()) if waits else None)
             except queue.Empty:
                 self._write(pending)
                 continue
@@ -152,22 +187,31 @@ class Writer:
                 pending.setdefault(stream.name, (stream, []))[1].append(table)
                 if sum(one.num_rows for one in pending[stream.name][1]) >= FLUSH_ROWS or time.monotonic() >= due:
                     self._write(pending)
-                continue
-            self._write(pending)
-            if item is None:
+            elif item is None:
+                self._write(pending)
                 return
-            item.set()
+            else:
+                item.work(pending)
+                item.done.set()
 
     def _patience(self) -> float:
         low, high = FLUSH_AFTER
         return min(high, max(low, FLUSH_SHARE * (time.monotonic() - self._began)))
 
-    def _write(self, pending: dict[str, tuple[Stream, list[pa.Table]]]) -> None:
+    def _write(self, pending: Pending) -> None:
+        """All of it as parts. What finds no room is lost."""
         for stream, tables in pending.values():
-            if self._error is None:
-                try:
-                    with room_for(self._capsule):
-                        stream.write(pa.concat_tables(tables))
-                except BaseException as error:
-                    self._error = error
+            self._did(partial(stream.write, pa.concat_tables(tables)))
         pending.clear()
+
+    def _did(self, work: Callable[[], None]) -> bool:
+        """Whether work was done; not after an error, which the caller hears of at its next call."""
+        if self._error is not None:
+            return False
+        try:
+            with room_for(self._capsule):
+                work()
+        except BaseException as error:
+            self._error = error
+            return False
+        return True

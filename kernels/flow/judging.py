@@ -1,0 +1,66 @@
+"""What a certified run is judged by where it stands: the descent of its last block, its gap, its drifts and residuals. Nothing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from .certificates import CertificationProfile, Descent, Drift, Finding, Gap, Residual, block_findings, check_block, drifts, duality_gap
+from .certificates import physics_residuals as residuals_of
+from .compiler import CompiledFlow
+from .running import Execution
+
+
+class Seen(NamedTuple):
+    """What a run card tells of the state that a run ends in."""
+
+    drifts: list[Drift]
+    residuals: list[Residual]
+    gap: Gap | None
+
+
+NOTHING = Seen([], [], None)
+
+
+def descent(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, before: float) -> Descent:
+    """Of the last block. before: E where it began."""
+    latest = execution.latest
+    assert latest is not None
+    found = check_block(
+        latest.metrics,
+        compiled.solver.name,
+        before=before,
+        alpha=float(execution.controls.alpha),
+        beta=compiled.report.beta,
+        size=sum(int(value.size) for value in compiled.start.values()),
+        dtype=compiled.spec.dtype,
+        tolerance=profile.tolerance("lyapunov"),
+        promise=compiled.solver.descent,
+    )
+    return found if "lyapunov" in profile.checks else replace(found, passed=True)
+
+
+def gap(execution: Execution) -> Gap:
+    """The duality gap, with the dual variables of a primal-dual solver."""
+    state, problem = execution.run.state, execution.problem
+    duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
+    return duality_gap(problem, state.x, duals)
+
+
+def findings(
+    execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, references: Mapping[str, float], gap: Gap | None
+) -> tuple[Finding, ...]:
+    """What the checks that look at a state find there. references: of the invariants."""
+    if not {"invariant", "physics_residual", "duality_gap"} & set(profile.checks):
+        return ()
+    x = execution.run.state.x
+    residuals = residuals_of(compiled, x) if "physics_residual" in profile.checks else ()
+    return block_findings(profile, drifts=drifts(compiled.spec, x, references), residuals=residuals, gap=gap)
+
+
+def seen(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, references: Mapping[str, float]) -> Seen:
+    """For the run card."""
+    x = execution.run.state.x
+    found = gap(execution) if "duality_gap" in profile.checks else None
+    return Seen(drifts(compiled.spec, x, references), residuals_of(compiled, x), found)

@@ -1,0 +1,68 @@
+"""What a run that goes on finds in the capsule of the one before: its last checkpoint, its outcome if it had one, and what is inherited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import manifest
+from .checkpoints import Checkpoints
+from .errors import CheckpointRefused
+
+CARD = "run_card.json"
+# Of the manifest, what a run has from the one that it goes on with.
+INHERITED = (
+    "certified",
+    "solver",
+    "solver_reason",
+    "lens_name",
+    "frame_type",
+    "alpha",
+    "beta",
+    "gates",
+    "budgets",
+    "seeds",
+    "residual",
+    "transforms",
+    "invariants",
+    "unit_normalization_table",
+    "effective_weights",
+    "certificates",
+    "warnings",
+    "source",
+    "extra",
+)
+
+
+def card(path: Path) -> dict[str, Any] | None:
+    """The outcome as a run that was killed on its last steps has written it."""
+    try:
+        told: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    told.pop("run_id")
+    return told
+
+
+def resume_state(run_dir: str | Path, *, spec_digest: str | None = None, green: bool = False) -> dict[str, Any]:
+    """What a run goes on from: {"state", "tuner_state", "phase", "iter", "rng_key", "record", "checkpoint"}.
+
+    The manifest's schema version and dtype are checked first. record: everything that was saved. spec_digest: of the spec that will run.
+    green: from the last GREEN checkpoint rather than the last one. Raises CapsuleError, CheckpointRefused.
+    """
+    fields = manifest.load_run_manifest(run_dir)
+    if fields["redact_artifacts"]:
+        raise CheckpointRefused(f"{run_dir} is redacted and keeps no checkpoints, for a state is data. Start the run anew")
+    folder = Checkpoints(Path(run_dir) / "checkpoints")
+    found = folder.load_latest(dtype=fields["dtype"], spec_digest=spec_digest or fields["spec_digest"], green=green)
+    record = found.record
+    return {
+        "state": record.get("state"),
+        "tuner_state": record.get("tuner_state"),
+        "phase": found.header["phase"],
+        "iter": found.iteration,
+        "rng_key": record.get("rng_key"),
+        "record": record,
+        "checkpoint": found,
+    }

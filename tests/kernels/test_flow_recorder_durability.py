@@ -1,0 +1,171 @@
+"""What a capsule is worth when the power, the process or the disk goes at its worst moment: nothing is told of before it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge_adapter.kernels.flow.recorder import Last, manifest, reading
+from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
+from bridge_adapter.kernels.flow.recorder.errors import CapsuleFull
+from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
+
+ROOT = Path(__file__).parent.parent.parent
+SPEC: dict[str, Any] = {"name": "short", "dtype": "float64", "slots": {"x": {"shape": [4]}}, "terms": []}
+
+
+def steps(first: int, count: int) -> dict[str, Any]:
+    return {"iter": np.arange(first, first + count), "E": np.random.default_rng(first).random(count), "grad_norm": 1.0, "alpha": 0.5}
+
+
+def finished(base: Path) -> Capsule:
+    with Capsule.create(base, SPEC) as capsule:
+        capsule.update(alpha=0.5)
+        capsule.rows(steps(1, 10))
+        capsule.artifact("x.after", np.ones(100))
+        capsule.finish(
+            "converged", last=Last({"state": {"x": np.zeros(4)}}), fields={"solver": "fista"}, iterations=10, card={"passed": True}
+        )
+    return capsule
+
+
+def kinds(capsule: Path) -> list[str]:
+    return [event["event"] for event in reading.events(capsule)]
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """What is put on the disk, in its order: ("sync", file or folder) and ("rename", its new name)."""
+    seen: list[tuple[str, Path]] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        sync(handle)
+        seen.append(("sync", Path(os.readlink(f"/proc/self/fd/{handle}"))))
+
+    def renamed(source: Any, target: Any) -> None:
+        replace(source, target)
+        seen.append(("rename", Path(target)))
+        seen.append(("from", Path(source)))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    return seen
+
+
+def test_the_manifest_tells_of_an_end_that_is_on_the_disk_as_a_whole(tmp_path: Path, disk: list[tuple[str, Path]]) -> None:
+    path = finished(tmp_path).path
+    disk = [done for done in disk if path in (done[1], *done[1].parents)]
+    end = max(at for at, done in enumerate(disk) if done == ("rename", path / "manifest.toml"))
+    told = [Path("spec.json"), Path("telemetry.parquet"), Path("events.parquet"), Path("run_card.json"), Path("artifacts/x.after.npy")]
+    told.append(Path(load_run_manifest(path)["latest_checkpoint"]["file"]))
+    for name in told:
+        at = disk.index(("rename", path / name))
+        assert ("sync", disk[at + 1][1]) in disk[:at], f"{name} has its name before its content"
+        assert ("sync", (path / name).parent) in disk[at:end], f"the name of {name} may be lost"
+    rows, saved = disk.index(("rename", path / "telemetry.parquet")), disk.index(("rename", path / told[-1]))
+    assert ("sync", path) in disk[rows:saved], "a checkpoint may outlive the rows before it"
+    assert sum(kind == "sync" for kind, _ in disk) == 15  # 13 without the artifact
+
+
+def test_a_run_that_was_killed_before_its_manifest_told_its_end_has_all_of_it(tmp_path: Path, disk: list[tuple[str, Path]]) -> None:
+    capsule = finished(tmp_path)
+    ended = load_run_manifest(capsule.path)
+    lost = {**ended, "status": "running"}
+    manifest.save(capsule.path, {name: lost[name] for name in lost if name not in ("outcome", "ended_at", "latest_checkpoint")})
+    with Capsule.resume(capsule.path, resume_state(capsule.path)["checkpoint"]) as resumed:
+        resumed.finish("converged")
+    again = load_run_manifest(capsule.path)
+    assert resumed.path != capsule.path
+    assert (again["status"], again["outcome"], again["latest_checkpoint"]) == ("converged", ended["outcome"], ended["latest_checkpoint"])
+    assert again["outcome"]["card"] == {"passed": True}
+
+
+KILLED = """
+import os, signal, sys, numpy as np
+from bridge_adapter.kernels.flow.recorder import Last
+from bridge_adapter.kernels.flow.recorder.capsule import Capsule
+
+def killed_at(act, call):
+    def made(*arguments):
+        global acts
+        acts += 1
+        if acts == act:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+    return made
+
+def steps(first, count):
+    return {"iter": np.arange(first, first + count), "E": np.ones(count), "grad_norm": 1.0, "alpha": 0.5}
+
+acts = 0
+os.fsync = lambda handle: None  # what is written survives its process
+for last in range(1, 100):
+    child = os.fork()
+    if not child:
+        with Capsule.create(sys.argv[1], {"name": "killed", "dtype": "float64", "slots": {}}) as capsule:
+            capsule.rows(steps(1, 10))
+            capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=10)
+            capsule.rows(steps(11, 10))
+            print(capsule.path, flush=True)
+            os.fsync, os.replace = killed_at(last, os.fsync), killed_at(last, os.replace)
+            capsule.finish("converged", last=Last({"state": {"x": np.ones(4)}}), iterations=20, card={"passed": True})
+        os._exit(0)
+    if not os.waitpid(child, 0)[1]:
+        break
+"""
+
+
+def test_a_run_that_is_killed_at_any_moment_of_its_end_comes_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    ran = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True)
+    paths = [Path(line) for line in ran.stdout.split()]
+    assert len(paths) > 12
+    for path in paths:
+        done, saved = reading.telemetry(path).num_rows, resume_state(path)
+        assert done >= saved["iter"] and done in (10, 20)
+        with Capsule.resume(path, saved["checkpoint"]) as resumed:
+            if resumed.path == path and saved["iter"] < 20:
+                resumed.rows(steps(saved["iter"] + 1, 20 - saved["iter"]))
+            resumed.finish("converged")
+        told = load_run_manifest(path)
+        assert (told["status"], kinds(path).count("RUN_FINISHED")) == ("converged", 1)
+        assert reading.telemetry(path)["iter"].to_pylist() == list(range(1, 21))
+        pointer = told["latest_checkpoint"]
+        assert hashlib.sha256((path / pointer["file"]).read_bytes()).hexdigest() == pointer["sha256"]
+        assert pointer["iter"] == saved["iter"] and not list(path.rglob("*.tmp"))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A limit on the size of files fails writes as a full disk does, with EFBIG for ENOSPC."""
+    before, old = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
+
+
+def test_rows_that_cannot_be_joined_stay_and_the_run_has_one_end(tmp_path: Path) -> None:
+    with pytest.raises(CapsuleFull), Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.rows(steps(1, 1000))
+        capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=1000)
+        with files_of_at_most(12_000):
+            capsule.rows(steps(1001, 10))
+            capsule.finish("converged")
+    assert reading.telemetry(capsule.path)["iter"].to_pylist() == [*range(1, 1001), 1010]  # every tenth and the last, after a thousand
+    assert kinds(capsule.path).count("RUN_FINISHED") == 1
+    assert load_run_manifest(capsule.path)["status"] == "failed"
