@@ -30,6 +30,8 @@ from .solvers.splitting import davis_yin, implicit
 WELL_CONDITIONED = 1e-4
 # An implicit step is this many times longer than 1/beta: it is stable for any, and the longer, the more a step costs to solve.
 IMPLICIT_STEP = 10.0
+# Of a step whose condition is open, how much is taken by default.
+INSIDE = 1 - 1e-3
 
 # The first change of the steps of a primal-dual solver that balances its residuals, as a part of them.
 BALANCE = 0.5
@@ -286,9 +288,10 @@ def _momentum_steps(problem: Problem, x: State, found: Found) -> Steps:
 
 def _condat_steps(problem: Problem, x: State, found: Found) -> Steps:
     beta, squares = found.beta.value, found.norm.value
-    # Half of the condition to each: sigma ||K||^2 = beta/2, tau = 1/beta.
+    # Half of the condition to each: sigma ||K||^2 = beta/2, tau = 1/beta; and inside of it, for on its edge steps may swing for ever, as
+    # without K they do. There, they are gradient steps.
     sigma = beta / 2 / squares if beta > 0 and squares > 0 else _inverse(float(np.sqrt(squares)))
-    return Steps(_inverse(beta / 2 + sigma * squares), sigma)
+    return Steps(_inverse(beta / 2 + sigma * squares) * INSIDE if squares > 0 else _inverse(beta), sigma)
 
 
 def _pock_steps(problem: Problem, x: State, found: Found) -> Steps:
@@ -393,7 +396,8 @@ def _any(found: Found, steps: Steps) -> float:
 
 
 def _condat_longest(found: Found, steps: Steps) -> float:
-    return _inverse(found.beta.value / 2 + steps.sigma * found.norm.value)
+    # Without f the edge belongs to the condition, as for chambolle_pock.
+    return _inverse(found.beta.value / 2 + steps.sigma * found.norm.value) * (1 - 1e-9 if found.beta.value > 0 else 1.0)
 
 
 def _pock_longest(found: Found, steps: Steps) -> float:
@@ -415,7 +419,7 @@ CLASSES: dict[str, Class] = {
     "ista_bt": Class("A", lambda: ista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
     "fista_bt": Class("A'", lambda: fista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
     "mfista_bt": Class("A'", lambda: mfista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
-    "condat_vu": Class("B", condat_vu, lambda problem: "", _condat_steps, _condat_longest, "1/alpha - sigma ||K||^2 >= beta/2"),
+    "condat_vu": Class("B", condat_vu, lambda problem: "", _condat_steps, _condat_longest, "1/alpha - sigma ||K||^2 > beta/2"),
     "chambolle_pock": Class("C", chambolle_pock, _no_f, _pock_steps, _pock_longest, "alpha sigma ||K||^2 <= 1"),
     "chambolle_pock_accelerated": Class(
         "C", chambolle_pock_accelerated, _strong_g, _pock_modulus_steps, _pock_longest, "alpha sigma ||K||^2 <= 1"
