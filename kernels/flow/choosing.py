@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .bounds import Bound
-from .curvature import block_norm, diagonal, operator_norm, prox_modulus, scaled_norm, smoothness, strong_convexity
+from .curvature import block_norm, diagonal, operator_norm, prox_modulus, quadratic_majorant, scaled_norm, smoothness, strong_convexity
 from .errors import FlowInputError
 from .functions.separable import Separable
 from .functions.squares import HalfSquare
@@ -38,7 +38,7 @@ BALANCE = 0.5
 
 
 class Found(NamedTuple):
-    """What is known of a problem: beta of f, ||K||^2 of what stands behind operators, mu of f."""
+    """What is known of a problem: beta of f; the norm, beside beta, on which steps rest (see `_norm`); mu of f."""
 
     beta: Bound
     norm: Bound
@@ -107,7 +107,7 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
         why = f"{', '.join(problem.manifolds)} lives on a manifold, which steps in flat space leave"
     if why:
         raise FlowInputError(f"the solver {name} cannot be used: {why}; leave solver out and the compiler chooses")
-    found = found._replace(norm=block_norm(arranged.couplings, x) if entry.letter == "E" else operator_norm(arranged.composite))
+    found = found._replace(norm=_norm(entry.letter, arranged, x))
     steps = entry.steps(arranged, x, found)
     alpha = own.alpha
     steps = steps._replace(damping=own.damping, temperature=own.temperature, seed=own.seed)
@@ -131,6 +131,17 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
     return Choice(entry.make(), entry.letter, arranged, controls, found, limit, entry.condition, reason)
 
 
+def _norm(letter: str, problem: Problem, x: State) -> Bound:
+    """The norm, beside beta, on which the steps of a class rest: of the blocks that ADMM moves, of P^-1/2 L P^-1/2, or ||K||^2."""
+    if letter == "E":
+        return block_norm(problem.couplings, x)
+    if letter == "P":
+        majorant, known = quadratic_majorant(problem)
+        bound = scaled_norm(majorant, x, _jacobi_scale(problem, x))
+        return bound if known else replace(bound, kind="estimate")
+    return operator_norm(problem.composite)
+
+
 def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
     """As arrays of the flow's type."""
     numbers = (steps.alpha, steps.sigma, 1.0, steps.momentum, tol, steps.modulus)
@@ -151,12 +162,11 @@ class Again(NamedTuple):
 def again(name: str, problems: tuple[Problem, Problem], x: State, controls: Controls, real: np.dtype[Any]) -> Again:
     """The steps of a solver for a problem that differs from the one before in weights of smooth terms only: alpha and sigma stay the same
     part of what the class takes by itself, momentum and scale are its own. A solver of one's own keeps its controls. Host side."""
-    before, after = (Found(smoothness(problem), operator_norm(problem.composite), strong_convexity(problem, x)) for problem in problems)
+    letter = CLASSES[name].letter if name in CLASSES else ""
+    before, after = (Found(smoothness(problem), _norm(letter, problem, x), strong_convexity(problem, x)) for problem in problems)
     if name not in CLASSES:
         return Again(after.beta, after.mu, controls)
     entry = CLASSES[name]
-    if entry.letter == "E":
-        before, after = (found._replace(norm=block_norm(problems[0].couplings, x)) for found in (before, after))
     old, new = (entry.steps(problem, x, found) for problem, found in zip(problems, (before, after), strict=True))
     changed = replace(
         controls,
@@ -241,7 +251,7 @@ def _uncoupled(problem: Problem) -> str:
 
 
 def _separable(problem: Problem) -> str:
-    why = _only_f_and_g(problem)
+    why = _known_beta(problem)
     for term in problem.prox.values():
         if not (term.phi.separable and term.op.structure == "identity"):
             why = why or f"the prox of {term.name} is not a sum over the elements of {term.slot}, so no diagonal P leaves it in closed form"
@@ -259,8 +269,8 @@ def _no_f(problem: Problem) -> str:
 
 
 def _strong_g(problem: Problem) -> str:
-    why = _no_f(problem)
-    return why or ("" if prox_modulus(problem, {slot: jnp.zeros(()) for slot in problem.prox}) > 0 else "g is not strongly convex")
+    slots = {*problem.prox, *(slot for term in problem.composite for slot in term.slots)}
+    return _no_f(problem) or ("" if prox_modulus(problem, slots) > 0 else "g is not strongly convex")
 
 
 def _admm_only(problem: Problem) -> str:
@@ -300,7 +310,7 @@ def _pock_steps(problem: Problem, x: State, found: Found) -> Steps:
 
 
 def _pock_modulus_steps(problem: Problem, x: State, found: Found) -> Steps:
-    return _pock_steps(problem, x, found)._replace(modulus=prox_modulus(problem, x))
+    return _pock_steps(problem, x, found)._replace(modulus=prox_modulus(problem, set(x)))
 
 
 def _coupled_steps(problem: Problem, x: State, found: Found) -> Steps:
@@ -309,11 +319,15 @@ def _coupled_steps(problem: Problem, x: State, found: Found) -> Steps:
     return Steps(_inverse(beta + rho * squares), rho)
 
 
-def _jacobi_steps(problem: Problem, x: State, found: Found) -> Steps:
+def _jacobi_scale(problem: Problem, x: State) -> State:
+    """The diagonal of P^-1."""
     entries, _ = diagonal(problem, x)
     floor = 1e-12 * max((float(jnp.max(value)) for value in entries.values()), default=1.0)
-    scale = {slot: 1 / jnp.maximum(value, floor) for slot, value in entries.items()}
-    return Steps(_inverse(scaled_norm(problem, x, scale).value), scale=scale)
+    return {slot: 1 / jnp.maximum(value, floor) for slot, value in entries.items()}
+
+
+def _jacobi_steps(problem: Problem, x: State, found: Found) -> Steps:
+    return Steps(_inverse(found.norm.value), scale=_jacobi_scale(problem, x))
 
 
 def _implicit_steps(problem: Problem, x: State, found: Found) -> Steps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .bounds import Bound, total
+from .functions.squares import HalfSquare
 from .operators.spectra import largest_eigenvalue
-from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, SmoothTerm, State
+from .precision import real_dtype
+from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, SmoothTerm, State
 
 # Up to this many unknowns, an extreme eigenvalue is computed from the dense matrix.
 DENSE = 512
@@ -49,15 +53,13 @@ def strong_convexity(problem: Problem, x: State) -> Bound:
 _NOTHING = Bound(0.0, "lower_bound", "unknown")
 
 
-def prox_modulus(problem: Problem, x: State) -> float:
-    """The modulus of strong convexity of g: the smallest over the slots, 0 where a slot has no prox."""
-    moduli = [float(problem.prox[slot].phi.curvature()[0].value) if slot in problem.prox else 0.0 for slot in x if _known(problem, slot)]
-    return min(moduli) if len(moduli) == len(x) else 0.0
+def prox_modulus(problem: Problem, slots: Set[str]) -> float:
+    """The modulus of strong convexity of g over these slots: the smallest of theirs, 0 where a slot has no prox."""
+    return min((_prox_modulus(problem.prox.get(slot)) for slot in slots), default=0.0)
 
 
-def _known(problem: Problem, slot: str) -> bool:
-    term = problem.prox.get(slot)
-    return term is not None and term.op.orthonormal() and hasattr(term.phi, "ridge")
+def _prox_modulus(term: ProxTerm | None) -> float:
+    return max(float(term.phi.curvature()[0].value), 0.0) if term is not None and term.op.orthonormal() else 0.0
 
 
 def operator_norm(terms: tuple[CompositeTerm, ...]) -> Bound:
@@ -92,8 +94,26 @@ def diagonal(problem: Problem, x: State) -> tuple[State, bool]:
     return found, exact
 
 
+def quadratic_majorant(problem: Problem) -> tuple[Problem, bool]:
+    """The problem with squares in the place of other smooth terms, whose second derivative is nowhere smaller; and whether all of them
+    could be so replaced."""
+    smooth = tuple(_square_above(term) for term in problem.smooth)
+    return replace(problem, smooth=smooth), all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in smooth)
+
+
+def _square_above(term: AnySmooth) -> AnySmooth:
+    if not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) or len(term.slots) > 1:
+        return term
+    above = term.phi.curvature()[1]
+    if not above.sound_above:
+        return term
+    zero = jnp.zeros((), real_dtype())
+    return replace(term, phi=HalfSquare(zero + above.value, zero, zero + 1))
+
+
 def scaled_norm(problem: Problem, x: State, scale: State) -> Bound:
-    """lambda_max(P^-1/2 L P^-1/2) of the Hessian L of f at x, `scale` the diagonal of P^-1: dense where that is small, else an estimate."""
+    """lambda_max(P^-1/2 L P^-1/2) of the Hessian L of f at x (of a quadratic f: everywhere), `scale` the diagonal of P^-1: dense where that
+    is small, else an estimate."""
     slots = list(x)
     sizes = [int(np.prod(x[slot].shape)) for slot in slots]
     cuts = np.cumsum(sizes)[:-1]

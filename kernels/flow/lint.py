@@ -33,7 +33,7 @@ VALIDATION = "AFS_VALIDATION"
 NUMERICAL_WARNINGS = "AFS_NUMERICAL_WARNINGS"
 
 STEEP = 1e6  # ||grad f|| at the start
-FLAT = 1e-3  # the same at a start of zeros: below 1, the residual that tol is about is not relative
+FLAT = 1e-3  # the same there and at 0: below 1, the residual that tol is about is not relative
 FAR_APART = 1e6  # the ratio of the largest term to the smallest, where the flow starts
 ADJOINT_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -429,11 +429,14 @@ def _steep(built: Built) -> Iterator[Complaint]:
 
 @rule("energy.flat", "flexible", "warning", built=True)
 def _flat(built: Built) -> Iterator[Complaint]:
-    if any(np.any(np.asarray(piece)) for piece in built.start.values()):
+    if built.problem.manifolds:
         return
     size = float(_slope(built.problem, built.start))
+    if any(np.any(np.asarray(piece)) for piece in built.start.values()):
+        # Near a minimum it is small whatever the units; at 0 it tells the size of the data.
+        size = max(size, float(_slope(built.problem, {slot: jnp.zeros_like(piece) for slot, piece in built.start.items()})))
     if 0 < size < FLAT:
-        message = f"||grad f|| is {size:.3g} where the flow starts, and the residual is relative to it only above 1"
+        message = f"||grad f|| is {size:.3g} where the flow starts and at 0, and the residual is relative to it only above 1"
         yield Complaint("the energy", message, f"scale the data so that it is about 1, or take a tol of about {1e-6 * size:.0e}")
 
 
