@@ -34,8 +34,9 @@ def step_limit(solver: str, beta: Bound) -> float:
 
 
 def step_findings(compiled: CompiledFlow, limit: float, profile: CertificationProfile, eta: Bound | None = None) -> list[Finding]:
-    """Whether alpha is within what the solver needs, and whether that limit is known; a solver that backtracks, or searches along a
-    line, needs no beta. eta: eta_dd of P^-1/2 L P^-1/2, if steps are preconditioned by P: by Gershgorin none of its eigenvalues is above 1 + eta."""
+    """Whether alpha is within what the solver needs, and whether that limit is known; a solver that backtracks, or searches along a line,
+    needs no beta. eta: eta_dd of P^-1/2 L P^-1/2, if steps are preconditioned by P: none of its eigenvalues is above 1 + eta
+    (Gershgorin)."""
     report, alpha = compiled.report, float(compiled.controls.alpha)
     if report.solver_class == "own":
         reason = f"the step alpha {alpha:.4g} is that of {compiled.solver.name}, of which no condition is known"
