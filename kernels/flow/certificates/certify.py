@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..bounds import Bound
-from ..choosing import CLASSES
+from ..classes import CLASSES
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..operators.base import Op, Operator
