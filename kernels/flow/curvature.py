@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Set
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .bounds import Bound, total
-from .errors import FlowInputError
 from .functions.squares import HalfSquare
 from .operators.spectra import largest_eigenvalue
-from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, SmoothTerm, State
+from .precision import real_dtype
+from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, SmoothTerm, State
 
 # Up to this many unknowns, an extreme eigenvalue is computed from the dense matrix.
 DENSE = 512
@@ -52,15 +53,13 @@ def strong_convexity(problem: Problem, x: State) -> Bound:
 _NOTHING = Bound(0.0, "lower_bound", "unknown")
 
 
-def prox_modulus(problem: Problem, x: State) -> float:
-    """The modulus of strong convexity of g: the smallest over the slots, 0 where a slot has no prox."""
-    moduli = [float(problem.prox[slot].phi.curvature()[0].value) if slot in problem.prox else 0.0 for slot in x if _known(problem, slot)]
-    return min(moduli) if len(moduli) == len(x) else 0.0
+def prox_modulus(problem: Problem, slots: Set[str]) -> float:
+    """The modulus of strong convexity of g over these slots: the smallest of theirs, 0 where a slot has no prox."""
+    return min((_prox_modulus(problem.prox.get(slot)) for slot in slots), default=0.0)
 
 
-def _known(problem: Problem, slot: str) -> bool:
-    term = problem.prox.get(slot)
-    return term is not None and term.op.orthonormal() and hasattr(term.phi, "ridge")
+def _prox_modulus(term: ProxTerm | None) -> float:
+    return max(float(term.phi.curvature()[0].value), 0.0) if term is not None and term.op.orthonormal() else 0.0
 
 
 def operator_norm(terms: tuple[CompositeTerm, ...]) -> Bound:
@@ -95,10 +94,26 @@ def diagonal(problem: Problem, x: State) -> tuple[State, bool]:
     return found, exact
 
 
+def quadratic_majorant(problem: Problem) -> tuple[Problem, bool]:
+    """The problem with squares in the place of other smooth terms, whose second derivative is nowhere smaller; and whether all of them
+    could be so replaced."""
+    smooth = tuple(_square_above(term) for term in problem.smooth)
+    return replace(problem, smooth=smooth), all(not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) for term in smooth)
+
+
+def _square_above(term: AnySmooth) -> AnySmooth:
+    if not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare) or len(term.slots) > 1:
+        return term
+    above = term.phi.curvature()[1]
+    if not above.sound_above:
+        return term
+    zero = jnp.zeros((), real_dtype())
+    return replace(term, phi=HalfSquare(zero + above.value, zero, zero + 1))
+
+
 def scaled_norm(problem: Problem, x: State, scale: State) -> Bound:
-    """lambda_max(P^-1/2 L P^-1/2), `scale` the diagonal of P^-1, for an L that no Hessian of f exceeds: that of f where f is quadratic.
-    Dense where that is small, else an estimate. Raises FlowInputError where f has no such L."""
-    quadratic = Problem(tuple(_majorised(term) for term in problem.smooth), {}, {}, ())
+    """lambda_max(P^-1/2 L P^-1/2) of the Hessian L of f at x (of a quadratic f: everywhere), `scale` the diagonal of P^-1: dense where that
+    is small, else an estimate."""
     slots = list(x)
     sizes = [int(np.prod(x[slot].shape)) for slot in slots]
     cuts = np.cumsum(sizes)[:-1]
@@ -107,22 +122,10 @@ def scaled_norm(problem: Problem, x: State, scale: State) -> Bound:
     def apply(flat: Any) -> Any:
         pieces = jnp.split(roots * flat, cuts)
         direction = {slot: piece.reshape(x[slot].shape) for slot, piece in zip(slots, pieces, strict=True)}
-        image = quadratic.hessian(x, direction)
+        image = problem.hessian(x, direction)
         return roots * jnp.concatenate([image[slot].ravel() for slot in slots])
 
     if sum(sizes) <= DENSE:
         matrix = np.asarray(jax.vmap(apply)(jnp.eye(sum(sizes), dtype=roots.dtype)), np.float64)
-        sure = all(before is after for before, after in zip(problem.smooth, quadratic.smooth, strict=True))
-        return Bound(float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]), "exact" if sure else "upper_bound", "eigenvalues")
+        return Bound(float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1]), "exact", "eigenvalues")
     return largest_eigenvalue(apply, (sum(sizes),))
-
-
-def _majorised(term: AnySmooth) -> AnySmooth:
-    """beta_phi/2 ||A x||^2 in the place of phi(A x); a quadratic term is its own."""
-    if not isinstance(term, SmoothTerm) or isinstance(term.phi, HalfSquare):
-        return term
-    above = term.phi.curvature()[1].value
-    if not np.isfinite(above):
-        raise FlowInputError(f"the curvature of {term.name} has no bound, so no diagonal P is known to be large enough; give it a beta")
-    zero = jnp.zeros(())
-    return dataclasses.replace(term, phi=HalfSquare(zero + above, zero, zero + 1))

@@ -110,7 +110,9 @@ def smooth_term(name: str, slots: tuple[str, ...], op: Operator, phi: Function) 
         data = np.fft.rfftn(target, axes=tuple(range(-op.axes, 0))).astype(transfer.dtype)
         power, pull = np.abs(transfer) ** 2, np.conj(transfer) * data
         weight = phi.weight * phi.scale**2
-        return SpectralSquare(name, slots, op, weight, jnp.asarray(data), jnp.asarray(power), jnp.asarray(pull))
+        # With their types named: without, JAX would compile a program for each shape.
+        stored = (jnp.asarray(array, array.dtype) for array in (data, power, pull))
+        return SpectralSquare(name, slots, op, weight, *stored)
     return SmoothTerm(name, slots, op, phi)
 
 

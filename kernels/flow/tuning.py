@@ -91,10 +91,10 @@ class Tuning:
         return told, good
 
     def _certified(self, profile: CertificationProfile) -> Verdict:
-        """By the profile, and by the limits of the dial where they are stricter."""
+        """Where the move has led; by the profile, and by the limits of the dial where they are stricter."""
         eta = profile.eta_max if self.dial.eta_max is None else min(self.dial.eta_max, profile.eta_max)
         gamma = profile.gamma_min if self.dial.gamma_min is None else max(self.dial.gamma_min, profile.gamma_min)
-        return certify(self.trial, replace(profile, eta_max=eta, gamma_min=gamma))
+        return certify(self.trial, replace(profile, eta_max=eta, gamma_min=gamma), at=self.best.state)
 
     def kept(self) -> dict[str, Any]:
         """All that it needs to go on."""

@@ -78,7 +78,7 @@ def test_a_scaled_step_of_a_loss_that_is_not_quadratic_is_safe_wherever_it_start
         energies = run(compile_flow(spec, solver="preconditioned", tol=0.0), iterations=40)["history"]["energy"]
         assert np.all(np.diff(energies) <= 1e-12) and energies[-1] < energies[0]
     unknown = Term("function", "x", params={"of": lambda x: jnp.sum(x**4), "convex": True})
-    with pytest.raises(FlowInputError, match="give it a beta"):
+    with pytest.raises(FlowInputError, match="no Lipschitz constant"):
         compile_flow(FlowSpec({"x": Slot(value=np.ones(3))}, [unknown]), solver="preconditioned")
 
 

@@ -55,7 +55,7 @@ defmodule SnakeBridge.Flow do
     do:
       fields
       |> described("a term")
-      |> Map.merge(%{"type" => Plain.plain(type), "variable" => Plain.plain(variable)})
+      |> Map.merge(%{"type" => Plain.plain(type, ["type"]), "variable" => Plain.plain(variable, ["variable"])})
 
   @doc "An operator: its kind and its parameters, which may be operators again."
   @spec op(atom() | String.t(), description()) :: map()

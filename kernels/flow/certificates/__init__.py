@@ -1,6 +1,6 @@
 """Certificates: what can be known of a flow before and while it runs, as numbers that tell what they are worth."""
 
-from .certify import certify, examine
+from .certify import certify, certify_again, examine
 from .descent import Descent, check_block
 from .duality import Gap, duality_gap, gap_by_curvature
 from .invariants import Drift, Residual, drifts, finite, freeze, largest_drift, phi_residual, physics_residuals
@@ -19,6 +19,7 @@ __all__ = [
     "Verdict",
     "block_findings",
     "certify",
+    "certify_again",
     "check_block",
     "convex",
     "drifts",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..bounds import Bound
-from ..choosing import CLASSES
+from ..classes import CLASSES
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..operators.base import Op, Operator
@@ -21,7 +21,7 @@ from .curvature import Block, curvature
 from .lenses import lens_for
 from .profiles import CertificationProfile
 from .records import Finding, Remedy, Verdict, highest, lowest
-from .steps import step_limit
+from .steps import step_findings, step_limit
 from .structure import Known, known
 
 
@@ -45,8 +45,9 @@ def certify(
     point = compiled.start if at is None else at
     limit = min(step_limit(compiled.solver.name, compiled.report.beta), compiled.report.alpha_limit)
     certificates: dict[str, Bound] = {"beta": compiled.report.beta}
-    findings = _step_findings(compiled, limit, profile)
+    findings: list[Finding] = []
     used, scope = "pixel", "everywhere"
+    dominance_of_steps: Bound | None = None
     if profile.name == "convex":
         findings += _convexity_findings(compiled.problem)
     unseen = _unseen(compiled.problem, point) if "spectral_gap" in profile.checks else []
@@ -58,6 +59,7 @@ def certify(
         spectrum = examine(compiled.problem, point, profile, scale)
         used, scope = spectrum.lens, spectrum.scope
         certificates |= {"eta_dd": spectrum.eta, "gamma": spectrum.gamma}
+        dominance_of_steps = spectrum.eta if preconditioned else None
         against = spectral_findings(spectrum, profile) + _beta_findings(spectrum, compiled.report.beta)
         if compiled.problem.manifolds:
             # A ridge is no curvature on a manifold: on a sphere it is a constant.
@@ -69,11 +71,21 @@ def certify(
             against = [_preconditionable(compiled, point, profile, finding) for finding in against]
         findings += against
         findings += [] if scope == "everywhere" else _energy_findings(compiled, point)
+    findings = step_findings(compiled, limit, profile, dominance_of_steps) + findings
     if "discretization_independence" in profile.checks and profile.refinement_test.enable:
         findings += _refinement_findings(compiled, certificates, refined, profile)
     phase = "GREEN" if not findings else "RED" if any(finding.check == "finite" for finding in findings) else "AMBER"
     limits = {"eta_max": profile.eta_max, "gamma_min": profile.gamma_min, "alpha_max": limit}
     return Verdict(profile.name, phase, certificates, tuple(findings), used, scope, limits)  # type: ignore[arg-type]
+
+
+def certify_again(compiled: CompiledFlow, profile: CertificationProfile, verdict: Verdict, x: State) -> Verdict:
+    """A verdict where a run has come to. One that holds everywhere still does; one that is of a point says nothing of others, so the
+    gate is asked again, at x. That nothing hangs on the grid was shown before the run."""
+    if verdict.scope == "everywhere":
+        return verdict
+    checks = tuple(check for check in profile.checks if check != "discretization_independence")
+    return certify(compiled, replace(profile, checks=checks), at=x)
 
 
 @dataclass(frozen=True)
@@ -212,23 +224,6 @@ def spectral_findings(spectrum: Spectrum, profile: CertificationProfile) -> list
         advice = "Raise the ridge (a tikhonov or elastic_net term), or use the profile convex if the energy is only convex"
         findings.append(Finding("gamma", reason, "raise_ridge", advice, gamma.value, profile.gamma_min))
     return findings
-
-
-def _step_findings(compiled: CompiledFlow, limit: float, profile: CertificationProfile) -> list[Finding]:
-    """Whether alpha is within what the solver needs, and whether that limit is known; a solver that backtracks needs no beta."""
-    if compiled.solver.name.endswith("_bt") or not np.isfinite(limit):
-        return []
-    alpha, beta, norm = float(compiled.controls.alpha), compiled.report.beta, compiled.report.operator_norm
-    if alpha > limit * (1 + 1e-6):
-        proven = f"{limit:.4g}, the most for which {compiled.solver.name} is proven with beta {beta.value:.4g}"
-        reason = f"the step alpha {alpha:.4g} is above {proven}"
-        return [Finding("alpha", reason, "set_alpha", f"Set alpha to {limit:.4g} or less", alpha, limit)]
-    guessed = [name for name, bound in (("beta", beta), ("||K||^2", norm)) if bound is not None and not bound.sound_above]
-    if guessed and not profile.allow_estimates:
-        reason = f"the step alpha {alpha:.4g} rests on {' and '.join(guessed)}, which is only estimated"
-        advice = "Declare a bound of the norm of the operator, use a solver that backtracks (_bt), or set allow_estimates=True"
-        return [Finding("alpha", reason, "none", advice, alpha, limit)]
-    return []
 
 
 def _energy_findings(compiled: CompiledFlow, point: State) -> list[Finding]:

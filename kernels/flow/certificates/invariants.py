@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
@@ -110,14 +111,17 @@ def _residuals(problem: Problem, x: State) -> dict[str, tuple[Residual, float]]:
 
 def misfit_of(term: AnySmooth, x: State) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """A x - b and b of a squared term, arrays of the codomain of A on the host, in the `precision` of the flow; None of another term."""
-    if isinstance(term, SpectralSquare):
-        target = term.op.signal(term.data)
-    elif isinstance(term.phi, HalfSquare):
-        target = term.phi.target
-    else:
+    if not isinstance(term, SpectralSquare) and not isinstance(term.phi, HalfSquare):
         return None
-    misfit = np.asarray(term.op.matvec(taken(term.slots, x)) - target, np.float64)
-    return misfit, np.broadcast_to(np.asarray(target, np.float64), misfit.shape)
+    misfit, target = (np.asarray(part, np.float64) for part in _apart(term, taken(term.slots, x)))
+    return misfit, np.broadcast_to(target, misfit.shape)
+
+
+@jax.jit
+def _apart(term: Any, x: Any) -> tuple[jax.Array, jax.Array]:
+    """In one program: operation by operation, each would compile one of its own."""
+    target = term.op.signal(term.data) if isinstance(term, SpectralSquare) else term.phi.target
+    return term.op.matvec(x) - target, target
 
 
 def phi_residual(compiled: CompiledFlow, x: State) -> float | None:

@@ -1,7 +1,7 @@
 """The controller of certified runs: its phases, what it changes after a failed check, the tuner, and what users may ask of the steps."""
 
 from .dial import GapDial, Move, Suggestion, TunerState, continuation, per_scale, propose, suggested, tried
-from .phases import (
+from .happenings import (
     Accepted,
     Action,
     BlockDone,
@@ -16,9 +16,8 @@ from .phases import (
     MoveTried,
     NoMove,
     Step,
-    status,
-    step,
 )
+from .phases import status, step
 from .policies import FlowPolicy, SparsityPolicy
 from .remediation import Remedied, exhausted, remedied, with_alpha, with_ridge
 from .schedule import MultiscaleSchedule, Reading, ScheduleState, advanced, begin, restricted_to

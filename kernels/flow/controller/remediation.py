@@ -36,7 +36,8 @@ def remedied(
     recompile: Callable[..., CompiledFlow],
 ) -> Remedied | None:
     """Applies the remedy of a finding; None where it is used up or not allowed. ridge_cap: the most ridge, as a part of beta. recompile:
-    compiles a spec, if asked with the `solver` of a name; raises FlowInputError where it may not."""
+    compiles a spec, if asked with the `solver` of a name; raises FlowInputError where it may not. Lint has judged the spec before, and has
+    nothing to judge in a ridge: it need not ask again."""
     match finding.remedy:
         case "raise_ridge":
             weight = _next_ridge(compiled.spec, finding)
@@ -45,7 +46,7 @@ def remedied(
             held = with_ridge(compiled.spec, weight)
             # Steps that an earlier remedy has preconditioned stay so.
             made = recompile(held, solver=compiled.solver.name) if compiled.solver.name == "preconditioned" else recompile(held)
-            return Remedied(made, profile, {"ridge": weight})
+            return Remedied(_as_before(made, compiled), profile, {"ridge": weight})
         case "switch_lens":
             return None if profile.lens == "auto" else Remedied(compiled, replace(profile, lens="auto"), {"lens": "auto"})
         case "precondition" if compiled.solver.name != "preconditioned":
@@ -53,10 +54,19 @@ def remedied(
                 made = recompile(compiled.spec, solver="preconditioned")
             except FlowInputError:  # the user has asked for another solver, or P would leave the prox without a closed form
                 return None
-            return Remedied(made, profile, {"precondition": "jacobi"})
+            return Remedied(_as_before(made, compiled), profile, {"precondition": "jacobi"})
         case "set_alpha" if finding.limit is not None:
             return Remedied(with_alpha(compiled, finding.limit), profile, {"alpha": finding.limit})
     return None
+
+
+def _as_before(made: CompiledFlow, compiled: CompiledFlow) -> CompiledFlow:
+    """The remedied flow with what its user said when the first one was compiled: seed, temperature and damping, and the doubts of lint, in
+    the mode that was asked for."""
+    old = compiled.controls
+    controls = replace(made.controls, seed=old.seed, temperature=old.temperature, damping=old.damping)
+    report = replace(made.report, warnings=compiled.report.warnings, findings=compiled.report.findings)
+    return replace(made, controls=controls, report=report)
 
 
 def exhausted(verdict: Verdict, finding: Finding) -> Verdict:
@@ -67,10 +77,12 @@ def exhausted(verdict: Verdict, finding: Finding) -> Verdict:
 
 
 def with_ridge(spec: FlowSpec, weight: float) -> FlowSpec:
-    """The spec with w/2 ||x||^2 added to every variable slot, or raised where remediation added it before."""
+    """The spec with w/2 ||x||^2 added to every variable slot, or raised where remediation added it before; in the units of the other terms,
+    where they have them."""
     kept = [term for term in spec.terms if not (term.name or "").startswith(f"{RIDGE}_")]
     slots = [name for name, slot in spec.slots.items() if slot.role == "variable"]
-    added = [Term("tikhonov", slot, weight=weight, name=f"{RIDGE}_{slot}", group="regularizer") for slot in slots]
+    units = kept[0].units if len({term.units for term in kept}) == 1 else None
+    added = [Term("tikhonov", slot, weight=weight, name=f"{RIDGE}_{slot}", group="regularizer", units=units) for slot in slots]
     return replace(spec, terms=[*kept, *added])
 
 

@@ -5,6 +5,7 @@ The factors of the weights are arguments of that program: whatever is tried, not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -148,8 +149,8 @@ def _level(transform: TransformOp, coefficients: NDArray[np.float64], level: int
 
 
 def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequence[Move]) -> list[Candidate]:
-    """Runs every candidate from `start`, all in one program, best first. Whether the gate holds for it, the caller certifies: `committed`
-    is what to certify. Moves of single scales are tried alone."""
+    """Runs every candidate from `start`, all in one program, best first, last those whose energy rose or whose objective is NaN. Whether
+    the gate holds for it, the caller certifies: `committed` is what to certify. Moves of single scales are tried alone."""
     if not moves:
         return []
     if any(move.scales for move in moves) and len(moves) > 1:
@@ -171,7 +172,13 @@ def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequenc
                 trace, compiled.solver.name, before=float(before[number]), alpha=alpha, size=size, dtype=compiled.spec.dtype
             )
             found.append(Candidate(move, state, energy, descent.passed, objective(trial.problem, dial, state)))
-    return sorted(found, key=lambda candidate: candidate.objective)
+    return sorted(found, key=_rank)
+
+
+def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
+    """Those that may be kept come first: of the others, NaN compares with nothing, and E that rose may hide behind a good objective."""
+    number = not math.isnan(candidate.objective)
+    return not number, not candidate.descended, candidate.objective if number else math.inf
 
 
 @partial(jax.jit, static_argnames=("solver", "names", "steps"))

@@ -21,8 +21,11 @@ RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
 
 SMALL = 8192  # elements
 
-# A run stagnates when this many steps in a row change the energy by less than its own rounding error and do not halve the residual.
+# A run stagnates when this many steps in a row leave the energy within its own rounding error of where they found it and do not halve the
+# residual. Together, not each: a slow solver may fall by less than that with every step, and energies that are as low as they get still
+# jump by more from step to step.
 STAGNATION_STEPS = 50
+ROUNDING = 2
 
 
 class Metrics(NamedTuple):
@@ -101,19 +104,20 @@ class Solver(NamedTuple):
 
 class Run(NamedTuple):
     """A run between two blocks: the solver's state, how many steps in a row changed nothing, RUNNING or why it ended, and the residual
-    where the steps in a row began."""
+    and the energy where the steps in a row began."""
 
     state: Any
     flat: jax.Array
     status: jax.Array
     mark: jax.Array
+    level: jax.Array
 
 
 def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
     """A run that stands at x."""
     state = solver.init(problem, controls, x)
     status = jnp.where(jnp.isfinite(state.metrics.energy), RUNNING, NOT_FINITE).astype(jnp.int32)
-    return Run(state, jnp.int32(0), status, state.metrics.residual)
+    return Run(state, jnp.int32(0), status, state.metrics.residual, state.metrics.energy)
 
 
 def advance(
@@ -136,16 +140,16 @@ def advance(
         current, count, written = carry
         state = solver.step(problem, controls, current.state)
         metrics = state.metrics
-        before, after = current.state.metrics.energy, metrics.energy
-        still = jnp.abs(before - after) <= float(np.finfo(real).eps) * jnp.abs(before)
+        after = metrics.energy
+        still = jnp.abs(current.level - after) <= ROUNDING * float(np.finfo(real).eps) * jnp.abs(after)
         still &= metrics.residual > current.mark / 2
         flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
-        mark = jnp.where(still, current.mark, metrics.residual)
+        mark, level = jnp.where(still, current.mark, metrics.residual), jnp.where(still, current.level, after)
         over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= controls.patience, STAGNATED, RUNNING))
         over = over if whole else jnp.full_like(over, RUNNING)
         status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(jnp.int32)
         row = jnp.stack([jnp.asarray(value, real) for value in metrics])
-        return Run(state, flat, status, mark), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
+        return Run(state, flat, status, mark, level), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
 
     def turn(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
         for _ in range(stride):

@@ -66,7 +66,7 @@ class PrimalDual(NamedTuple):
 
 @cache
 def condat_vu() -> Solver:
-    """x+ = prox_{tau g}(x - tau grad f(x) - tau K^T u); u+ = prox_{sigma h*}(u + sigma K(2x+ - x)); 1/tau - sigma ||K||^2 >= beta/2."""
+    """x+ = prox_{tau g}(x - tau grad f(x) - tau K^T u); u+ = prox_{sigma h*}(u + sigma K(2x+ - x)); 1/tau - sigma ||K||^2 > beta/2."""
     return Solver("condat_vu", _init, partial(_step, accelerated=False))
 
 
