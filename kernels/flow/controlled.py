@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from .controller.phases import Action, Happening
 from .controller.remediation import ridge_of
 from .errors import FlowDiverged, FlowInputError
 from .kept import OPEN_ENDS, Asked, Changes, counts, packed, place_from, place_record, told_changes, told_descents, unpacked
-from .lint import SpecLintFailed
+from .lint import Mode, SpecLintFailed
 from .precision import device
 from .problem import Problem
 from .recorded import certificate_fields, flow_columns, flow_fields, keep_pictures, reference_fields
@@ -73,6 +74,7 @@ class CertifiedRun:
         self._tuning = Tuning(asked.gap_dial) if asked.gap_dial is not None else None
         self._compiled, self._recorder = compiled, recorder
         self._iterations, self._block, self._save_every = iterations, block, save_every
+        self._gate = judging.Gate(always=block is not None)
         self.controller = ControllerState()
         self.verdict: Verdict | None = None
         self._moves: list[Move] = []
@@ -155,7 +157,7 @@ class CertifiedRun:
         descent = judging.descent(execution, self.compiled, self.profile, before)
         self._descents = told_descents([*self._descents, descent])
         gap = judging.gap(execution) if self._asks_gap() else None
-        findings = judging.findings(execution, self.compiled, self.profile, self._references, gap)
+        findings = (*self._lost(), *judging.findings(execution, self.compiled, self.profile, self._references, gap))
         stopped: str | None = execution.stopped or None
         if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
             stopped = "converged"
@@ -175,6 +177,13 @@ class CertifiedRun:
         """Whether a check, or the rule of a schedule, goes by the duality gap."""
         by_rule = self._scaling is not None and self._scaling.schedule.variable == "gap"
         return by_rule or "duality_gap" in self.profile.checks
+
+    def _lost(self) -> tuple[Finding, ...]:
+        """What the gate has against the point that a GREEN run has come to."""
+        if self.controller.phase != "GREEN" or self.verdict is None:
+            return ()
+        self.verdict = self._gate.again(self.execution, self.profile, self.verdict)
+        return self.verdict.findings
 
     def _columns(self) -> dict[str, Any]:
         """What the rows of a block say beside the metrics."""
@@ -249,14 +258,16 @@ class CertifiedRun:
         self._recorder.update(**told, certificates=certificate_fields(self.verdict))
         self._happen(Certified(self.verdict, float(compiled.controls.alpha)))
 
-    def _recompiled(self, spec: FlowSpec, solver: str | None = None) -> CompiledFlow:
+    def _recompiled(self, spec: FlowSpec, solver: str | None = None, validation: Mode | None = None) -> CompiledFlow:
         asked = self._policy.solver if self._policy is not None else None
         if asked is not None and solver not in (None, asked):
             raise FlowInputError(f"the policy stands for {asked}, so {solver} cannot be used; leave the policy out")
-        return compile_flow(spec, solver=solver or asked, tol=self.asked.tol)
+        return compile_flow(spec, solver=solver or asked, tol=self.asked.tol, validation=validation)
 
     def _remedy(self, finding: Finding) -> None:
-        change = remedied(self.compiled, self.profile, finding, ridge_cap=self.config.ridge_cap, recompile=self._recompiled)
+        # The spec was judged in the mode that was asked for when it was compiled first.
+        again = partial(self._recompiled, validation="expert")
+        change = remedied(self.compiled, self.profile, finding, ridge_cap=self.config.ridge_cap, recompile=again)
         if change is None:
             assert self.verdict is not None
             self._skip_certify = True

@@ -1,12 +1,27 @@
-"""What a certified run is judged by where it stands: the descent of its last block, its gap, its drifts and residuals. Nothing is kept."""
+"""What a certified run is judged by where it stands: the gate, the descent of its last block, its gap, its drifts and
+residuals."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from .certificates import CertificationProfile, Descent, Drift, Finding, Gap, Residual, block_findings, check_block, drifts, duality_gap
+from .certificates import (
+    CertificationProfile,
+    Descent,
+    Drift,
+    Finding,
+    Gap,
+    Residual,
+    Verdict,
+    block_findings,
+    certify_again,
+    check_block,
+    drifts,
+    duality_gap,
+)
 from .certificates import physics_residuals as residuals_of
 from .compiler import CompiledFlow
 from .running import Execution
@@ -64,3 +79,26 @@ def seen(execution: Execution, compiled: CompiledFlow, profile: CertificationPro
     x = execution.run.state.x
     found = gap(execution) if "duality_gap" in profile.checks else None
     return Seen(drifts(compiled.spec, x, references), residuals_of(compiled, x), found)
+
+
+class Gate:
+    """Asks the gate again along a run whose certificates are those of a point.
+
+    After every block of a fixed size, since what such a run decides must not hang on the clock. Otherwise so often that it takes a
+    twentieth of the time. In any case after the last block.
+    """
+
+    def __init__(self, always: bool) -> None:
+        self._always = always
+        self._next = 0.0
+
+    def again(self, execution: Execution, profile: CertificationProfile, verdict: Verdict) -> Verdict:
+        """The verdict where the run has come to, or the one before where it still holds or it is not yet time."""
+        began = time.perf_counter()
+        over = bool(execution.stopped) or execution.done >= execution.iterations
+        if verdict.scope == "everywhere" or not (self._always or over or began >= self._next):
+            return verdict
+        found = certify_again(execution.compiled, profile, verdict, execution.run.state.x)
+        ended = time.perf_counter()
+        self._next = ended + 19 * (ended - began)
+        return found

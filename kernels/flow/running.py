@@ -237,6 +237,8 @@ class Execution:
         if alpha is not None:
             self.controls = replace(place.controls, alpha=jnp.asarray(alpha, place.controls.alpha.dtype))
         self.run = begin_block(self.compiled.solver, self.problem, self.controls, place.run.state.x)
+        last = {name: float(value) for name, value in zip(Metrics._fields, place.run.state.metrics, strict=True)}
+        self.info = {**self.info, "iteration": self.done, **last}
 
     def change(
         self, controls: Controls | None = None, problem: Problem | None = None, *, restart: bool = False, x: State | None = None

@@ -88,11 +88,11 @@ def test_a_run_that_goes_back_stands_bit_for_bit_where_it_last_was_good() -> Non
     held = Invariant("sum", lambda state: state["x"].sum(), absolute=0.5 * float((1 / entries).sum()), relative=0.0)
     profile = CertificationProfile(checks=("lyapunov", "spectral_gap", "invariant"))
     lost = run_certified(
-        flow(slow, invariants=[held]), iterations=400, block=3, tol=0.0, cert_profile=profile, flow=FlowPolicy("accelerated")
+        flow(slow, invariants=[held]), iterations=400, block=4, tol=0.0, cert_profile=profile, flow=FlowPolicy("accelerated")
     )
     good = lost["iterations"]
-    assert (lost["stopped"], lost["phase"], good % 3) == ("cert_fail", "RED", 0) and good > 0
-    straight = run(compile_flow(flow(slow), solver="mfista", tol=0.0), iterations=good, block=3)
+    assert (lost["stopped"], lost["phase"], good % 4) == ("cert_fail", "RED", 0) and good > 0
+    straight = run(compile_flow(flow(slow), solver="mfista", tol=0.0), iterations=good, block=4)
     assert np.array_equal(lost["state"]["x"], straight["state"]["x"])
 
 

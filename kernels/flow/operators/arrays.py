@@ -82,7 +82,11 @@ class Dense(Operator):
         return jnp.reshape(y @ self.matrix, self.domain)
 
     def norm_sq(self) -> Bound:
-        return Bound(float(np.linalg.norm(np.asarray(self.matrix, np.float64), 2) ** 2), "exact", "singular values")
+        matrix = np.asarray(self.matrix, np.float64)
+        rows, columns = matrix.shape
+        # An eigenvalue of the smaller Gram matrix, whose largest is as exact as a singular value and costs a fraction of it.
+        gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+        return Bound(max(0.0, float(np.linalg.eigvalsh(gram)[-1])), "exact", "eigenvalues of the Gram matrix")
 
     def normal_diagonal(self) -> jax.Array:
         return jnp.sum(self.matrix**2, axis=0).reshape(self.domain)
