@@ -14,7 +14,10 @@ from .curvature import block_norm, diagonal, operator_norm, prox_modulus, quadra
 from .errors import FlowInputError
 from .functions.separable import Separable
 from .functions.squares import HalfSquare
-from .problem import Problem, SmoothTerm, State
+from .operators.arrays import Dense
+from .operators.convolution import Circulant
+from .operators.sparse import Sparse
+from .problem import AnySmooth, Problem, SmoothTerm, State
 from .solvers.admm import admm
 from .solvers.base import Solver
 from .solvers.bregman import bregman
@@ -95,10 +98,18 @@ def _known_beta(problem: Problem) -> str:
     return why or ("f has no Lipschitz constant (take the backtracking form, _bt)" if not np.isfinite(smoothness(problem).value) else "")
 
 
+def _bounded(problem: Problem) -> str:
+    """What these classes ask of f itself: they know no backtracking."""
+    for term in problem.smooth:
+        if not np.isfinite(smoothness(Problem((term,), {}, {}, ())).value):
+            return f"{term.name} has no Lipschitz constant, so no step is known to be short enough (give it a beta where it has one)"
+    return ""
+
+
 def _uncoupled(problem: Problem) -> str:
     if problem.composite:
         return f"{problem.composite[0].name} stands behind an operator"
-    return "slots are coupled" if problem.couplings else ""
+    return "slots are coupled" if problem.couplings else _bounded(problem)
 
 
 def _separable(problem: Problem) -> str:
@@ -127,7 +138,7 @@ def _strong_g(problem: Problem) -> str:
 def _admm_only(problem: Problem) -> str:
     if problem.composite or problem.second:
         return "beside couplings there are terms behind operators (take condat_vu)"
-    return "" if problem.couplings else "there are no couplings"
+    return _bounded(problem) if problem.couplings else "there are no couplings"
 
 
 def _gradient_steps(problem: Problem, x: State, found: Found) -> Steps:
@@ -196,12 +207,29 @@ def _relative(problem: Problem) -> str:
     for term in problem.smooth:
         if not hasattr(getattr(term, "phi", None), "relative_smoothness"):
             why = why or f"{term.name} is not smooth relative to Burg's entropy"
+        elif _negative_somewhere(term):
+            why = (
+                why or f"the operator of {term.name} has negative entries, and its energy is smooth relative to Burg's entropy only without"
+            )
     for prox in problem.prox.values():
         phi = prox.phi
         free = isinstance(phi, Separable) and bool(jnp.all(phi.lower <= 0) & jnp.all(jnp.isinf(phi.upper)) & jnp.all(phi.ridge == 0))
         if not (free and prox.op.structure == "identity"):
             why = why or f"{prox.name} is more than an l1 term or the bound x >= 0"
     return why
+
+
+def _negative_somewhere(term: AnySmooth) -> bool:
+    """Whether an operator whose entries are at hand has one below 0, beyond its rounding."""
+    match term.op:
+        case Dense(matrix=entries) | Sparse(by_row=(_, _, entries)):
+            least, most = float(jnp.min(entries)), float(jnp.max(jnp.abs(entries)))
+        case Circulant():
+            kernel = np.asarray(term.op.signal(term.op.transfer))
+            least, most = float(kernel.min()), float(np.abs(kernel).max())
+        case _:
+            return False
+    return least < -1e-6 * most
 
 
 def _bregman_steps(problem: Problem, x: State, found: Found) -> Steps:
@@ -222,6 +250,10 @@ def _paired(problem: Problem) -> str:
     why = _only_f_and_g(problem)
     if why or problem.prox:
         return why or f"{next(iter(problem.prox.values())).name} has a prox, and motion needs a gradient"
+    momenta = {momentum for _, momentum, _ in problem.pairs}
+    for term in problem.smooth:
+        if momenta & set(term.slots):
+            return f"{term.name} is of a momentum, whose energy is p^2/2m and nothing else (leave the term out)"
     return "" if problem.pairs else "the spec declares no pairs"
 
 
@@ -284,7 +316,7 @@ CLASSES: dict[str, Class] = {
     "ista_bt": Class("A", lambda: ista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
     "fista_bt": Class("A'", lambda: fista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
     "mfista_bt": Class("A'", lambda: mfista(True), _only_f_and_g, _backtracking_steps, _any, "any alpha, which backtracking shortens"),
-    "condat_vu": Class("B", condat_vu, lambda problem: "", _condat_steps, _condat_longest, "1/alpha - sigma ||K||^2 > beta/2"),
+    "condat_vu": Class("B", condat_vu, _bounded, _condat_steps, _condat_longest, "1/alpha - sigma ||K||^2 > beta/2"),
     "chambolle_pock": Class("C", chambolle_pock, _no_f, _pock_steps, _pock_longest, "alpha sigma ||K||^2 <= 1"),
     "chambolle_pock_accelerated": Class(
         "C", chambolle_pock_accelerated, _strong_g, _pock_modulus_steps, _pock_longest, "alpha sigma ||K||^2 <= 1"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.sparse import coo_array
 
 from bridge_adapter.kernels.flow import FlowSpec, Op, Slot, Term, compile_flow, run_flow_step
 from bridge_adapter.kernels.flow import functions as F
@@ -119,3 +120,22 @@ def test_a_lens_that_needs_every_term_is_not_taken_for_one_that_needs_a_single_o
 def test_numbers_that_would_ask_for_more_than_there_is_are_refused(term: Term, said: str) -> None:
     with pytest.raises(FlowInputError, match=said):
         compile_flow(FlowSpec({"x": Slot(shape=(3,))}, [Term("quadratic", "x", target=np.ones(3)), term]))
+
+
+def test_a_solver_is_refused_where_its_condition_cannot_hold() -> None:
+    steep = Term("function", "x", params={"of": lambda x: jnp.sum(x**4), "convex": True})
+    behind = Term("tv", "x", params={"boundary": "periodic"})
+    with pytest.raises(FlowInputError, match=r"x_function_0 has no Lipschitz constant.*give it a beta"):
+        compile_flow(FlowSpec({"x": Slot(value=np.full((4, 4), 2.0))}, [steep, behind]))
+    for operator in (
+        Op("dense", matrix=[[1.0, -0.1], [0.0, 1.0]]),
+        Op("convolution", kernel=[1.0, -0.5]),
+        Op("sparse", matrix=coo_array([[1.0, 0.0], [-1.0, 1.0]])),
+    ):
+        counts = Term("poisson", "x", op=operator, target=np.ones(2), params={"background": 1.0})
+        with pytest.raises(FlowInputError, match="the operator of x_poisson_0 has negative entries"):
+            compile_flow(FlowSpec({"x": Slot(value=np.ones(2))}, [counts]), solver="bregman")
+    springs = [Term("quadratic", "q"), Term("quadratic", "p")]
+    moving = FlowSpec({"q": Slot(value=np.ones(2)), "p": Slot(value=np.ones(2))}, springs, pairs=[("q", "p", 1.0)])
+    with pytest.raises(FlowInputError, match="p_quadratic_1 is of a momentum"):
+        compile_flow(moving, solver="symplectic")
