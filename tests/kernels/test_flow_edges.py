@@ -136,6 +136,6 @@ def test_a_solver_is_refused_where_its_condition_cannot_hold() -> None:
         with pytest.raises(FlowInputError, match="the operator of x_poisson_0 has negative entries"):
             compile_flow(FlowSpec({"x": Slot(value=np.ones(2))}, [counts]), solver="bregman")
     springs = [Term("quadratic", "q"), Term("quadratic", "p")]
-    moving = FlowSpec({"q": Slot(value=np.ones(2)), "p": Slot(value=np.ones(2))}, springs, pairs=[("q", "p", 1.0)])
+    moving = FlowSpec({"q": Slot(value=np.ones(2)), "p": Slot(value=np.ones(2), role="momentum")}, springs, pairs=[("q", "p", 1.0)])
     with pytest.raises(FlowInputError, match="p_quadratic_1 is of a momentum"):
         compile_flow(moving, solver="symplectic")
