@@ -283,13 +283,12 @@ def _framed(content: str, caption: str, *, wide: bool = False) -> str:
 
 def _certificates(told: Mapping[str, Any]) -> str:
     records = told.get("certificates") or []
-    beta = told.get("beta")
-    if beta:
-        records = [{"name": "β (Lipschitz constant of ∇f)", **beta}, *records]
+    if told.get("beta") and not any(record.get("name") == "beta" for record in records):
+        records = [{**told["beta"], "name": "beta"}, *records]
     if not records:
         return ""
     rows = "".join(
-        f"<tr><td>{_verdict(record)}{escape(str(record.get('name', '')))}</td><td class=num>{_value_text(record.get('value', '–'))}</td>"
+        f"<tr><td>{_verdict(record)}{escape(_called(record))}</td><td class=num>{_value_text(record.get('value', '–'))}</td>"
         f"<td>{escape(str(record.get('kind', '')))}</td><td>{escape(str(record.get('method', '')))}</td>"
         f"<td class=mono>{escape(_payload_text({key: value for key, value in record.items() if key not in _TOLD}))}</td></tr>"
         for record in records
@@ -298,7 +297,17 @@ def _certificates(told: Mapping[str, Any]) -> str:
     return f'<h2>Certificates</h2><div class="card"><table>{head}{rows}</table></div>'
 
 
+_NAMES = {
+    "beta": "β, the Lipschitz constant of ∇f",
+    "gamma": "γ, the smallest eigenvalue of L",
+    "eta_dd": "η, the dominance of the diagonal of L",
+}
 _TOLD = ("name", "value", "kind", "method", "passed")
+
+
+def _called(record: Mapping[str, Any]) -> str:
+    name = str(record.get("name", ""))
+    return _NAMES.get(name, name)
 
 
 def _verdict(record: Mapping[str, Any]) -> str:
