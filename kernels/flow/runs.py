@@ -36,11 +36,11 @@ def run(
 ) -> dict[str, Any]:
     """Minimises the energy of a spec.
 
-    iterations, tol: the run ends when the relative residual is at most `tol` ("converged"), when the energy changes by no more than its
-    rounding for 50 steps in a row without halving the residual ("stagnated"), or after `iterations` ("budget"). solver, alpha, validation:
-    as of `compile_flow`. block: steps between two visits of the host (accelerated: rounded up to an even number); None: about a tenth of a
-    second's worth. on_progress: called after each block with {"block",
-    "iteration", "iterations", "energy", "smooth", "nonsmooth", "residual", "grad_norm", "inner_gap", "restarts", "alpha", "elapsed_s"};
+    iterations, tol: the run ends when the relative residual is at most `tol` ("converged"), when 50 steps in a row together change the
+    energy by no more than its rounding and do not halve the residual ("stagnated"), or after `iterations` ("budget"). solver, alpha,
+    validation: as of `compile_flow`. block: steps between two visits of the host (accelerated: rounded up to an even number); None: about a
+    tenth of a second's worth. on_progress: called after each block with {"block", "iteration", "iterations", "energy", "smooth",
+    "nonsmooth", "residual", "grad_norm", "inner_gap", "restarts", "alpha", "elapsed_s"};
     answering "cancel" or False ends the run ("cancelled"). out_dir: where a capsule of the run is kept (see docs/flow/recorder.md).
     save_every: seconds between its checkpoints; 0: after each block.
 
