@@ -13,7 +13,7 @@ from .classes import CLASSES, SOLVERS, WELL_CONDITIONED, Found, Steps, norm_of
 from .curvature import smoothness, strong_convexity
 from .errors import FlowInputError
 from .problem import CompositeTerm, Problem, State
-from .solvers.base import Controls, Solver
+from .solvers.base import SMALL, Controls, Solver
 from .solvers.primal_dual import PrimalDualControls
 
 __all__ = ["CLASSES", "SOLVERS", "Again", "Choice", "Found", "Own", "Steps", "again", "behind_operators", "choose", "controls_of"]
@@ -80,7 +80,10 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
         balance = BALANCE if own.alpha is None and own.sigma is None and share < 1 else 0.0
         share = share if share < 1 else 0.0
         controls = balancing(controls, share, balance, real)
-    return Choice(entry.make(), entry.letter, arranged, controls, found, limit, entry.condition, reason)
+    solver = entry.make()
+    if all(value.size <= SMALL for value in x.values()):
+        solver = solver._replace(stride=1)  # the copies that a stride spares are worth less here than the compilation it costs
+    return Choice(solver, entry.letter, arranged, controls, found, limit, entry.condition, reason)
 
 
 def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:

@@ -1,6 +1,7 @@
-"""Laws of manifolds and of motion in full: as far as the injectivity radius promises, where nothing moves, in float32, and with masses."""
+"""Laws of manifolds in float32, and of motion with several masses; those of manifolds in float64 are in test_flow_manifolds."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from bridge_adapter.kernels.flow.manifolds import build
 from bridge_adapter.kernels.flow.operators.base import Shape
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.primitives import conserve, hamiltonian
+
+# Programs that run a few times cost what their compilation does.
+quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 
 CASES: list[tuple[Any, Shape]] = [
     (("sphere", {"radius": 2.0}), (3, 4)),
@@ -32,45 +36,19 @@ def in_float64() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("described", "shape"), CASES, ids=str)
-def test_logarithms_reach_half_the_injectivity_radius_and_standing_still_leaves_everything(described: Any, shape: Shape) -> None:
-    made = build(described, shape, np.dtype("float64"))
-
-    @jax.jit
-    def told(key: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        x = made.random_point(key)
-        v, w = (made.random_tangent(jax.random.fold_in(key, number), x) for number in range(2))
-        lengths = jnp.sqrt(made.metric(x, v, v)).reshape(shape[: len(shape) - made.rank] + (1,) * made.rank)
-        far = v / lengths * min(0.499 * made.injectivity_radius(), 3.0)
-        y, still = made.exp(x, far), jnp.zeros_like(x)
-        return {
-            "log undoes exp": (made.log(x, y), far),
-            "the distance is the length": (made.dist(x, y), jnp.sqrt(made.metric(x, far, far))),
-            "the distance is symmetric": (made.dist(y, x), made.dist(x, y)),
-            "exp(0)": (made.exp(x, still), x),
-            "R(0)": (made.retract(x, still), x),
-            "log of the point itself": (made.log(x, x), still),
-            "transport along nothing": (made.transport(x, still, w), w),
-            "R(t v) - x - t v is O(t^2)": ((made.retract(x, 1e-5 * v) - x - 1e-5 * v) / 1e-10 / 100, still),
-        }
-
-    for seed in range(3):
-        for law, (found, wanted) in told(jax.random.key(seed)).items():
-            assert_allclose(found, wanted, atol=1.0 if "O(t^2)" in law else 2e-8 if "itself" in law else 1e-9, err_msg=law)
-
-
-@pytest.mark.parametrize(("described", "shape"), CASES, ids=str)
 def test_in_float32_points_stay_on_their_manifold_to_1e_5(described: Any, shape: Shape) -> None:
     with precision("float32") as real:
         made = build(described, shape, real)
 
-        @jax.jit
+        @quickly
         def off(key: jax.Array) -> tuple[jax.Array, ...]:
             x = made.random_point(key)
             v = made.random_tangent(jax.random.fold_in(key, 0), x)
             tangent = v - made.proj_tangent(x, v)
             return made.check(made.exp(x, v / 3)), made.check(made.retract(x, v / 3)), jnp.max(jnp.abs(tangent)) / jnp.max(jnp.abs(v))
 
-        assert all(float(error) <= 1e-5 for seed in range(3) for error in off(jax.random.key(seed)))
+        errors = [error for seed in range(3) for error in off(jax.random.key(seed))]
+        assert all(error.dtype == real and float(error) <= 1e-5 for error in errors)
 
 
 def test_motion_of_several_pairs_is_of_second_order_and_symplectic_with_a_mass_for_each() -> None:

@@ -121,7 +121,7 @@ def test_the_image_does_not_depend_on_how_the_run_is_cut_into_blocks() -> None:
     assert_array_equal(one["image"], seven["image"])
     assert_array_equal(one["image"], timed["image"])
     assert one["history"] == seven["history"] == timed["history"]
-    assert (one["block"], seven["block"]) == (40, 6)
+    assert (one["block"], seven["block"]) == (20, 5)  # of two and of eight steps
 
 
 def test_progress_is_reported_after_every_block_in_plain_python_values() -> None:
@@ -141,9 +141,9 @@ def test_progress_is_reported_after_every_block_in_plain_python_values() -> None
 
 @pytest.mark.parametrize("answer", ["cancel", Atom("cancel"), False])
 def test_the_callback_cancels_and_the_image_so_far_is_kept(answer: Any) -> None:
-    result = restore(block=3, tol=0, on_progress=lambda info: answer if info["block"] == 2 else None)
-    assert result["stopped"] == "cancelled" and result["iteration"] == 6
-    assert_array_equal(result["image"], restore(iterations=6, tol=0)["image"])
+    result = restore(block=4, tol=0, on_progress=lambda info: answer if info["block"] == 2 else None)
+    assert result["stopped"] == "cancelled" and result["iteration"] == 8
+    assert_array_equal(result["image"], restore(iterations=8, tol=0)["image"])
 
 
 @pytest.mark.parametrize("answer", [None, True, 0, "ok", Atom("ok"), Atom("false")])
@@ -290,12 +290,12 @@ def test_block_sizes_follow_the_clock_within_their_limits() -> None:
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_ends_where_it_would_have_ended() -> None:
-    options: dict[str, Any] = {"blur_sigma": 1.5, "iterations": 12, "block": 3, "tol": 0, "reference": CROP}
+    options: dict[str, Any] = {"blur_sigma": 1.5, "iterations": 16, "block": 4, "tol": 0, "reference": CROP}
     first, second = (flow.Restoration(BLURRED, **options) for _ in range(2))
-    assert [next(first)["iteration"], next(first)["iteration"]] == [3, 6]
+    assert [next(first)["iteration"], next(first)["iteration"]] == [4, 8]
     second.__snakebridge_restore__(first.__snakebridge_checkpoint__())
-    assert second.result()["iteration"] == 6 and second.result()["stopped"] == ""
-    assert [info["iteration"] for info in second] == [9, 12]
+    assert second.result()["iteration"] == 8 and second.result()["stopped"] == ""
+    assert [info["iteration"] for info in second] == [12, 16]
     result, expected = second.result(), flow.restore(BLURRED, **options)
     assert_array_equal(result["image"], expected["image"])
     assert result["history"] == expected["history"]

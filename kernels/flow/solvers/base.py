@@ -19,7 +19,7 @@ from ..pytrees import node
 
 RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
 
-SMALL = 8192  # elements
+SMALL = 8192  # elements; of such arrays, what is done to them costs less than that it is done
 
 # A run stagnates when this many steps in a row leave the energy within its own rounding error of where they found it and do not halve the
 # residual. Together, not each: a slow solver may fall by less than that with every step, and energies that are as low as they get still
@@ -92,7 +92,8 @@ class Solver(NamedTuple):
 
     descent: what is promised of the energy, within the condition on steps: that it never rises ("monotone"), that it tends to the minimum
     ("limit"), or nothing ("suspended"). stride: steps per turn of the loop. A step that leaves the old point beside the new one swaps the
-    places of two arrays, which a loop does by copying both; two such steps bring each back to its place, and nothing is copied.
+    places of two arrays, which a loop does by copying both; two such steps bring each back to its place, and nothing is copied. Where
+    arrays are small, `choosing` takes single steps.
     """
 
     name: str

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..problem import Problem, State, times
-from .base import Controls, Metrics, Solver, inner, squares
+from .base import SMALL, Controls, Metrics, Solver, inner, squares
 
 # Two values of E that differ by no more than this many units of rounding count as equal.
 ROUNDING = 4
@@ -155,8 +155,11 @@ def _difference(one: State, other: State) -> State:
 
 
 def _swapped(one: Point, other: Point, wanted: jax.Array) -> tuple[Point, Point]:
-    """The two points, the other way round if wanted. A loop of one turn or none: where there is none, nothing is copied, as choosing
-    between the points by a branch or element by element would."""
+    """The two points, the other way round if wanted. Large ones by a loop of one turn or none: where there is none, nothing is copied, as
+    choosing between the points by a branch or element by element would. Small ones element by element, which costs less than a loop."""
+    if all(part.size <= SMALL for part in jax.tree.leaves(one)):
+        pairs = [tuple(jax.tree.map(partial(jnp.where, wanted), b, a)) for a, b in ((one, other), (other, one))]
+        return Point(*pairs[0]), Point(*pairs[1])
 
     def swap(carry: tuple[Point, Point, jax.Array]) -> tuple[Point, Point, jax.Array]:
         return carry[1], carry[0], jnp.zeros_like(carry[2])
