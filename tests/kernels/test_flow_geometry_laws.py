@@ -1,7 +1,6 @@
 """Laws of manifolds in float32, and of motion with several masses; those of manifolds in float64 are in test_flow_manifolds."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,9 +13,6 @@ from bridge_adapter.kernels.flow.manifolds import build
 from bridge_adapter.kernels.flow.operators.base import Shape
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.primitives import conserve, hamiltonian
-
-# Programs that run a few times cost what their compilation does.
-quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 
 CASES: list[tuple[Any, Shape]] = [
     (("sphere", {"radius": 2.0}), (3, 4)),
@@ -40,7 +36,7 @@ def test_in_float32_points_stay_on_their_manifold_to_1e_5(described: Any, shape:
     with precision("float32") as real:
         made = build(described, shape, real)
 
-        @quickly
+        @jax.jit
         def off(key: jax.Array) -> tuple[jax.Array, ...]:
             x = made.random_point(key)
             v = made.random_tangent(jax.random.fold_in(key, 0), x)

@@ -35,7 +35,7 @@ def in_float64() -> Iterator[None]:
 
 def compiled(function: Callable[..., jax.Array]) -> Callable[..., np.ndarray]:
     """Compiled once, numpy in and out: compilation is what these tests cost."""
-    jitted = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+    jitted = jax.jit(function)
     return lambda *arguments: np.asarray(jitted(*arguments))
 
 
