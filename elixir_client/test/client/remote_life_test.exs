@@ -136,6 +136,8 @@ defmodule SnakeBridge.RemoteLifeTest do
     task = asleep(pool, 60)
     Process.exit(Process.whereis(Seat.name(pool, 1)), :kill)
     assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(task)
+    # Until the place is there again, calls are refused.
+    assert eventually(fn -> match?({:ok, 4.0}, sqrt(pool)) end)
     assert where(pool) == worker.pid
     assert [%{generation: 2}] = for(row <- Slots.workers(), row.pool == pool, do: row)
     assert {:ok, %{killed: 0}} = Pool.drain(pool, 5_000)
