@@ -73,7 +73,7 @@ def _unknown(op: Operator) -> bool:
 
 @rule("energy.steep", "flexible", "warning", numerical=True, built=True)
 def _steep(built: Built) -> Iterator[Complaint]:
-    size = float(_slope(built.problem, built.start))
+    size = _slope(built.problem, built.start)
     if not np.isfinite(size):
         yield Complaint("the energy", "its gradient is not finite where the flow starts", "start inside the domain")
     elif size > STEEP:
@@ -84,18 +84,22 @@ def _steep(built: Built) -> Iterator[Complaint]:
 def _flat(built: Built) -> Iterator[Complaint]:
     if built.problem.manifolds:
         return
-    size = float(_slope(built.problem, built.start))
+    size = _slope(built.problem, built.start)
     if any(np.any(np.asarray(piece)) for piece in built.start.values()):
         # Near a minimum it is small whatever the units; at 0 it tells the size of the data.
-        size = max(size, float(_slope(built.problem, {slot: jnp.zeros_like(piece) for slot, piece in built.start.items()})))
+        size = max(size, _slope(built.problem, {slot: jnp.zeros_like(piece) for slot, piece in built.start.items()}))
     if 0 < size < FLAT:
         message = f"||grad f|| is {size:.3g} where the flow starts and at 0, and the residual is relative to it only above 1"
         yield Complaint("the energy", message, f"scale the data so that it is about 1, or take a tol of about {1e-6 * size:.0e}")
 
 
-@jax.jit
-def _slope(problem: Problem, x: State) -> jax.Array:
+def _slope(problem: Problem, x: State) -> float:
     """||grad f||."""
+    return float(_size_of_gradient(Problem(problem.smooth, {}, {}, ()), x))
+
+
+@jax.jit  # of f alone, so that flows with the same f and other priors share the program
+def _size_of_gradient(problem: Problem, x: State) -> jax.Array:
     pieces = problem.f_grad(x).values()
     return jnp.sqrt(sum((jnp.vdot(piece, piece) for piece in pieces), start=jnp.zeros(())))
 
