@@ -222,14 +222,13 @@ def _relative(problem: Problem) -> str:
 def _negative_somewhere(term: AnySmooth) -> bool:
     """Whether an operator whose entries are at hand has one below 0, beyond its rounding."""
     match term.op:
-        case Dense(matrix=entries) | Sparse(by_row=(_, _, entries)):
-            least, most = float(jnp.min(entries)), float(jnp.max(jnp.abs(entries)))
+        case Dense(matrix=held) | Sparse(by_row=(_, _, held)):
+            entries = np.asarray(held)
         case Circulant():
-            kernel = np.asarray(term.op.signal(term.op.transfer))
-            least, most = float(kernel.min()), float(np.abs(kernel).max())
+            entries = np.asarray(term.op.signal(term.op.transfer))
         case _:
             return False
-    return least < -1e-6 * most
+    return bool(entries.min(initial=0.0) < -1e-6 * np.abs(entries).max(initial=0.0))
 
 
 def _bregman_steps(problem: Problem, x: State, found: Found) -> Steps:
