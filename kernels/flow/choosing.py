@@ -154,8 +154,7 @@ def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
     if problem.second:
         both = ", ".join(f"{problem.prox[slot].name} and {term.name}" for slot, term in problem.second.items())
         return "davis_yin", f"two proxes on one slot that do not merge ({both}): three-operator splitting"
-    functions = [getattr(term, "phi", None) for term in (*problem.smooth, *problem.prox.values())]
-    if not all(phi is None or phi.convex for phi in functions):
+    if problem.nonconvex():
         return "ista_bt", "a term is not convex: plain steps with backtracking, whose energy falls all the same"
     if unbounded or not found.beta.sound_above:
         known = "has no bound" if unbounded else "is only estimated"

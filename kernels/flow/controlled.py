@@ -154,7 +154,7 @@ class CertifiedRun:
             self._happen(Diverged(int(error.step or 0), str(error)))
             self._judged = True
             return
-        descent = judging.descent(execution, self.compiled, self.profile, before)
+        descent = judging.descent(execution, self.compiled, self.profile, self._before.run.state.metrics)
         self._descents = told_descents([*self._descents, descent])
         gap = judging.gap(execution) if self._asks_gap() else None
         findings = (*self._lost(), *judging.findings(execution, self.compiled, self.profile, self._references, gap))

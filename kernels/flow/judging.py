@@ -3,6 +3,7 @@ residuals."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,7 @@ from .certificates import (
 from .certificates import physics_residuals as residuals_of
 from .compiler import CompiledFlow
 from .running import Execution
+from .solvers.base import Metrics
 
 
 class Seen(NamedTuple):
@@ -38,20 +40,23 @@ class Seen(NamedTuple):
 NOTHING = Seen([], [], None)
 
 
-def descent(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, before: float) -> Descent:
-    """Of the last block. before: E where it began."""
+def descent(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, before: Metrics) -> Descent:
+    """Of the last block. before: the metrics where it began."""
     latest = execution.latest
     assert latest is not None
+    alpha, inertia = float(execution.controls.alpha), float(before.inertia)
     found = check_block(
         latest.metrics,
         compiled.solver.name,
-        before=before,
-        alpha=float(execution.controls.alpha),
+        before=float(before.energy),
+        alpha=alpha,
         beta=compiled.report.beta,
         size=sum(int(value.size) for value in compiled.start.values()),
         dtype=compiled.spec.dtype,
         tolerance=profile.tolerance("lyapunov"),
         promise=compiled.solver.descent,
+        convex=not execution.problem.nonconvex(),
+        inertia=0.0 if math.isnan(inertia) else inertia * float(before.alpha) / alpha,
     )
     return found if "lyapunov" in profile.checks else replace(found, passed=True)
 

@@ -219,6 +219,11 @@ class Problem:
             found = spread(terms[0].slots, terms[0].drop(total), found)
         return {slot: found.get(slot, jnp.zeros_like(value)) for slot, value in like.items()}
 
+    def nonconvex(self) -> list[str]:
+        """The names of the terms that are not convex."""
+        terms = (*self.smooth, *self.prox.values(), *self.second.values(), *self.composite)
+        return [term.name for term in terms if not isinstance(term, SpectralSquare) and not term.phi.convex]
+
     def f_value(self, x: State) -> jax.Array:
         """f(x)."""
         return self.f_lifted(self.lift(x))

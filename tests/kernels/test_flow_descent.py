@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from bridge_adapter.kernels.flow.bounds import Bound
-from bridge_adapter.kernels.flow.certificates import CertificationProfile, block_findings, gap, run_card
+from bridge_adapter.kernels.flow.certificates import CertificationProfile, block_findings, convex, gap, run_card
 from bridge_adapter.kernels.flow.certificates.certify import certify
 from bridge_adapter.kernels.flow.certificates.descent import Descent, check_block
 from bridge_adapter.kernels.flow.certificates.duality import duality_gap, gap_by_curvature
 from bridge_adapter.kernels.flow.certificates.invariants import Drift, drifts, freeze, largest_drift, phi_residual, physics_residuals
+from bridge_adapter.kernels.flow.certified import run_certified
 from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
@@ -65,6 +66,41 @@ def test_a_proximal_gradient_run_keeps_its_inequality_and_a_doctored_one_does_no
         lost = trace | {"energy": np.where(np.arange(len(trace["energy"])) == 7, np.nan, trace["energy"])}
         found = check_block(lost, solver, **told)
         assert not found.passed and found.first == 7
+
+
+def test_energy_and_inertia_of_fista_never_rise_together_however_its_energy_swings() -> None:
+    compiled = compile_flow(lasso(), solver="fista", tol=0.0)
+    with precision("float64"):
+        endless = replace(compiled.controls, restarts=jnp.asarray(False), patience=jnp.asarray(10**6))
+    trace: dict[str, Any] = run(replace(compiled, controls=endless), iterations=400)[1]
+    start = 0.5 * float(B @ B)
+    told: dict[str, Any] = {"alpha": float(compiled.controls.alpha), "beta": compiled.report.beta, "size": 8, "convex": True}
+    rises = np.diff(trace["energy"])
+    assert (rises > 1e-9).sum() > 10
+    found = check_block(trace, "fista", before=start, **told)
+    assert found.passed and "||x+ - x||^2" in found.rule
+    # The inequality looks at every step, also at the first of a block, which goes on with the speed of the one before.
+    at = int(rises.argmax()) + 1
+    cut = {name: column[at:] for name, column in trace.items()}
+    before, speed = float(trace["energy"][at - 1]), float(trace["inertia"][at - 1])
+    assert check_block(cut, "fista", before=before, inertia=speed, **told).passed
+    assert check_block(cut, "fista", before=before, **told).first == 0
+    risen = trace | {"energy": np.where(np.arange(400) == 300, trace["energy"] + 1e-6, trace["energy"])}
+    assert check_block(risen, "fista", before=start, **told).first == 300
+    # What the proof does not hold for is judged by windows of energies.
+    for without in ({"convex": False}, {"alpha": 3 * told["alpha"]}, {"beta": None}):
+        assert "window" in check_block(trace, "fista", before=start, **(told | without)).rule
+    assert "window" in check_block(trace | {"inner_gap": np.full(400, 1e-9)}, "fista", before=start, **told).rule
+
+
+def test_a_certified_run_of_fista_goes_on_while_its_energy_swings_after_it_has_converged() -> None:
+    compiled = compile_flow(lasso(), solver="fista", tol=0.0)
+    with precision("float64"):
+        endless = replace(compiled.controls, tol=jnp.asarray(-1.0), patience=jnp.asarray(10**6), restarts=jnp.asarray(False))
+    result = run_certified(compiled.spec, replace(compiled, controls=endless), cert_profile=convex(), iterations=1500, block=100)
+    assert (result["phase"], result["iterations"]) == ("GREEN", 1500)
+    assert set(result["controller"].values()) == {0}
+    assert (np.diff(result["history"]["energy"]) > 1e-9).any()
 
 
 def test_the_inequality_of_ista_asks_for_more_than_a_fall() -> None:

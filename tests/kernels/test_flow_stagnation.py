@@ -33,7 +33,7 @@ def _told(energy: Callable[[jax.Array], jax.Array], residual: Callable[[jax.Arra
 
     def at(x: State, count: jax.Array) -> Counted:
         zero = jnp.zeros(())
-        return Counted(x, count, Metrics(energy(count), zero, zero, residual(count), zero, zero, zero, zero + 1))
+        return Counted(x, count, Metrics(energy(count), zero, zero, residual(count), zero, zero, zero, zero + 1, zero))
 
     solver = Solver("counted", lambda _, __, x: at(x, jnp.zeros(())), lambda _, __, state: at(state.x, state.count + 1))
     with precision("float64"):

@@ -263,8 +263,7 @@ def _convexity_findings(problem: Problem) -> list[Finding]:
     if curved:
         reason = f"{', '.join(curved)}: that an energy is convex in the embedding says nothing there"
         return [Finding("convex", reason, "none", "Use the profile strict, which looks at the curvature along the manifold")]
-    terms = [*problem.smooth, *problem.prox.values(), *problem.second.values(), *problem.composite]
-    bent = [term.name for term in terms if hasattr(term, "phi") and not term.phi.convex]
+    bent = problem.nonconvex()
     if not bent:
         return []
     return [Finding("convex", f"the terms {', '.join(bent)} are not convex", "none", "Use the profile strict, or replace these terms")]

@@ -1,8 +1,10 @@
 """Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
 
 ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned and Riemannian
-steps: E+ <= E. fista and primal-dual steps promise no such thing for single steps: no window of fista's energies may lie above the one
-before, and the residuals of primal-dual steps must not climb.
+steps: E+ <= E. fista: E+ + ||x+ - x||^2 / (2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and proxes are
+exact (lemma 2.3 at x, with y - x no longer than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E itself
+swings; elsewhere no window of its energies may lie above the one before. Primal-dual steps promise nothing of E: their residuals must
+not climb.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from .steps import family
 
 # C of the tolerance C eps max(1, |E|) sqrt(n).
 ROUNDING = 8.0
+INERTIAL = "E+ + ||x+ - x||^2 / (2 alpha) <= E + ||x - x-||^2 / (2 alpha)"
 WINDOW = 25
 SWING = 8.0
 MONOTONE = ("ista", "mfista", "preconditioned", "riemannian", "proximal_point", "gradient")
@@ -59,12 +62,15 @@ def check_block(
     dtype: str = "float64",
     tolerance: float = 1e-6,
     promise: str | None = None,
+    convex: bool = False,
+    inertia: float = 0.0,
 ) -> Descent:
     """Judges the steps of a block.
 
     trace: columns by the names of `Metrics`. before: E where the block began. alpha: the step, where the trace does not have its own. size:
     how many numbers move. promise: what the solver says of E ("monotone", "limit", "suspended"), by default as its name is known.
-    tolerance: how much of max(1, |E|) all rises of the block together may be, rounding apart.
+    tolerance: how much of max(1, |E|) all rises of the block together may be, rounding apart. convex: whether f and g are. inertia: that of
+    the step before the block, 0 where the momentum begins.
     """
     energies = np.concatenate([[before], np.asarray(trace["energy"], np.float64)])
     if len(energies) == 1:
@@ -78,6 +84,11 @@ def check_block(
         residuals = np.asarray(trace["residual"], np.float64)
         return _between_restarts(residuals, np.asarray(trace.get("restarts", np.zeros(len(residuals))), np.float64))
     slack = rounding(np.maximum(np.abs(energies[1:]), np.abs(energies[:-1])), size, dtype)
+    if kind == "fista" and convex and (whole := _with_inertia(energies, trace, alpha, beta, inertia)) is not None:
+        excess = np.diff(whole) - slack
+        bad = np.flatnonzero(excess > 0)
+        rise = float(energies[-1] - energies[0])
+        return Descent(not len(bad), INERTIAL, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), rise)
     if kind == "fista":
         return _windowed(energies, "no window of energies lies above the one before, or above the start", float(slack.max()), anchored=True)
     inner = np.asarray(trace.get("inner_gap", np.zeros(len(energies) - 1)), np.float64)
@@ -96,6 +107,19 @@ def check_block(
     bad = np.flatnonzero(excess > 0)
     passed = not len(bad) and rises <= allowed
     return Descent(passed, rule, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), float(energies[-1] - energies[0]))
+
+
+def _with_inertia(
+    energies: NDArray[np.float64], trace: Mapping[str, ArrayLike], alpha: float, beta: Bound | None, before: float
+) -> NDArray[np.float64] | None:
+    """E + ||x+ - x||^2 / (2 alpha) from the start of the block on; None where it may rise."""
+    inertia = np.asarray(trace.get("inertia", np.nan), np.float64)
+    exact = not np.any(np.asarray(trace.get("inner_gap", 0.0), np.float64))
+    steady = np.all(np.asarray(trace.get("alpha", alpha), np.float64) == alpha)
+    if beta is None or not beta.sound_above or alpha * beta.value > 1 + 1e-6 or not (exact and steady):
+        return None
+    whole = energies + np.concatenate([[before], np.broadcast_to(inertia, len(energies) - 1)])
+    return whole if np.all(np.isfinite(whole)) else None
 
 
 def _between_restarts(values: NDArray[np.float64], restarts: NDArray[np.float64]) -> Descent:

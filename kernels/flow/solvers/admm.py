@@ -69,7 +69,7 @@ def _step(problem: Problem, controls: Controls, state: Coupled) -> Coupled:
     scale = largest(1.0, *(jnp.linalg.norm(term.target.ravel()) for term in problem.couplings), norm(x))
     primal = jnp.sqrt(jnp.sum(jnp.stack([jnp.vdot(now, now) for now in off]))) / scale
     residual = jnp.maximum(primal, dual)
-    metrics = Metrics(smooth + value, smooth, value, residual, grad_norm, gap, state.metrics.restarts, alpha)
+    metrics = state.metrics.after(smooth, value, residual=residual, grad_norm=grad_norm, gap=gap, alpha=alpha)
     return Coupled(x, u, off, carries, metrics)
 
 

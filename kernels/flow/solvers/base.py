@@ -33,7 +33,8 @@ class Metrics(NamedTuple):
 
     residual: ||x+ - x|| / (alpha max(1, ||grad f||)) of a proximal step, the larger of the relative primal and dual residual elsewhere.
     inner_gap: by how much an inexact prox missed, in units of the energy. restarts: of the momentum, since the run began. alpha: the step
-    that was made.
+    that was made. inertia: ||x+ - x||^2 / (2 alpha) of FISTA's steps, which is to E what kinetic energy is to a potential: their sum never
+    rises; of other steps no number.
     """
 
     energy: jax.Array
@@ -44,13 +45,29 @@ class Metrics(NamedTuple):
     inner_gap: jax.Array
     restarts: jax.Array
     alpha: jax.Array
+    inertia: jax.Array
 
     @classmethod
     def standing(cls, smooth: jax.Array, nonsmooth: jax.Array, alpha: jax.Array) -> Metrics:
         """Before the first step."""
         zero = jnp.zeros((), alpha.dtype)
         smooth, nonsmooth = smooth.astype(alpha.dtype), nonsmooth.astype(alpha.dtype)
-        return cls(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero, alpha)
+        return cls(smooth + nonsmooth, smooth, nonsmooth, zero + jnp.inf, zero, zero, zero, alpha, zero + jnp.nan)
+
+    def after(
+        self,
+        smooth: jax.Array,
+        nonsmooth: jax.Array,
+        *,
+        residual: jax.Array,
+        grad_norm: jax.Array,
+        alpha: jax.Array,
+        gap: jax.Array | None = None,
+        restarts: jax.Array | None = None,
+    ) -> Metrics:
+        """Of the step that follows; what is not given stays."""
+        inner_gap, count = self.inner_gap if gap is None else gap, self.restarts if restarts is None else restarts
+        return Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, inner_gap, count, alpha, self.inertia)
 
 
 @node

@@ -47,5 +47,5 @@ def _step(problem: Problem, controls: Controls, state: Positive) -> Positive:
     # x (grad f + lambda) is what must vanish where x >= 0 is a constraint: complementary slackness.
     slack = norm({slot: (state.x[slot] / x[slot] - 1) / alpha for slot in x})
     residual = slack / jnp.maximum(1, norm({slot: state.x[slot] * slope[slot] for slot in x}))
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, state.metrics.inner_gap, state.metrics.restarts, alpha)
+    metrics = state.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, alpha=alpha)
     return Positive(x, metrics)

@@ -61,8 +61,8 @@ def _move(problem: Problem, controls: Controls, state: Moving) -> Moving:
     total = hamiltonian(x, problem.pairs, problem.f_value)
     slope = norm(problem.f_grad(x))
     momenta = norm({p: x[p] for _, p, _ in problem.pairs})
-    still = state.metrics.inner_gap
-    metrics = Metrics(total, potential, total - potential, largest(slope, momenta), slope, still, still, controls.alpha)
+    residual = largest(slope, momenta)
+    metrics = state.metrics.after(potential, total - potential, residual=residual, grad_norm=slope, alpha=controls.alpha)
     return Moving(x, metrics)
 
 
@@ -80,5 +80,5 @@ def _shake(problem: Problem, controls: Controls, state: Noisy) -> Noisy:
     grad_norm = norm(slope)
     moved = norm({slot: state.x[slot] - x[slot] for slot in x})
     residual = moved / (controls.alpha * largest(1.0, grad_norm))
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, gap, state.metrics.restarts, controls.alpha)
+    metrics = state.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=gap, alpha=controls.alpha)
     return Noisy(x, jax.random.key_data(key), carries, metrics)

@@ -49,7 +49,7 @@ class Trial(NamedTuple):
     def metrics(self, old: Metrics, *, residual: jax.Array, grad_norm: jax.Array, inner_gap: jax.Array, alpha: jax.Array) -> Metrics:
         """Of the step: the energies are those of the point that is kept."""
         energy, smooth, nonsmooth = self.kept((self.smooth + self.nonsmooth, self.smooth, self.nonsmooth), old[:3])
-        return Metrics(energy, smooth, nonsmooth, residual, grad_norm, inner_gap, old.restarts, alpha)
+        return Metrics(energy, smooth, nonsmooth, residual, grad_norm, inner_gap, old.restarts, alpha, old.inertia)
 
 
 def energies(problem: Problem, x: State, real: np.dtype[Any]) -> tuple[Point, jax.Array, jax.Array]:

@@ -131,7 +131,7 @@ def optax_flow(
         grad_norm = norm(slope)
         moved = norm({slot: state.x[slot] - x[slot] for slot in x})
         residual = moved / (alpha * jnp.maximum(1, grad_norm)) if problem.prox else grad_norm
-        values = (smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, gap, state.metrics.restarts, alpha)
+        values = (smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, gap, state.metrics.restarts, alpha, state.metrics.inertia)
         metrics = Metrics(*(jnp.asarray(value, controls.alpha.dtype) for value in values))
         return Trained(x, inner, state.number + 1, state.key, carries, metrics)
 

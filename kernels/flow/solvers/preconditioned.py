@@ -51,5 +51,5 @@ def _step(problem: Problem, controls: Controls, state: Scaled) -> Scaled:
     # The subgradient of E that the step shows, up to the change of grad f: P (x - x+) / alpha.
     shown = {slot: (state.x[slot] - x[slot]) / (controls.alpha * controls.scale[slot]) for slot in x}
     residual = norm(shown) / jnp.maximum(1, grad_norm)
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, gap, state.metrics.restarts, controls.alpha)
+    metrics = state.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=gap, alpha=controls.alpha)
     return Scaled(x, carries, metrics)

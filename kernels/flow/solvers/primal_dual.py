@@ -141,7 +141,7 @@ def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerate
     # Residuals before and after a change of the steps do not compare, so it counts as a restart; a small one does not.
     changed = (1 - NOTABLE) * jnp.maximum(balance.grown, state.balance.grown) > jnp.minimum(balance.grown, state.balance.grown)
     restarts = state.metrics.restarts + (changed & jnp.bool_(not accelerated))
-    metrics = Metrics(smooth + value, smooth, value, residual, grad_norm, gap, restarts, tau)
+    metrics = state.metrics.after(smooth, value, residual=residual, grad_norm=grad_norm, gap=gap, restarts=restarts, alpha=tau)
     return PrimalDual(x, tuple(u), tuple(image), slope, pull, balance, carries, tuple(dual_carries), metrics)
 
 

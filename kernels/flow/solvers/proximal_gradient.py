@@ -113,7 +113,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     steep, moved, onward = squares(slope, _difference(y.x, z), _difference(z, x.x))
     grad_norm = jnp.sqrt(steep)
     residual = jnp.sqrt(moved) / (alpha * jnp.maximum(1, grad_norm))
-    metrics = Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, made.gap, old.restarts, alpha)
+    metrics = old.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=made.gap, alpha=alpha)
     if not momentum:
         return Proximally(reached, None, None, state.toward, state.apart, state.t, made.carries, metrics)
 
@@ -122,7 +122,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     t = jnp.where(against, 1, (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2)
     back = jnp.where(controls.momentum > 0, -controls.momentum, (1 - state.t) / t)
     if not monotone:
-        metrics = metrics._replace(restarts=metrics.restarts + against)
+        metrics = metrics._replace(restarts=metrics.restarts + against, inertia=onward / (2 * alpha))
         return _onward(reached, x, jnp.where(against, 0, back), apart=onward, t=t, carries=made.carries, metrics=metrics)
 
     # E tells points apart only to its rounding, within which x is still off by the root of that: there, steps go on being taken. They are

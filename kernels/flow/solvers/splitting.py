@@ -93,8 +93,8 @@ def _arrived(
     smooth, nonsmooth = problem.f_lifted(lifted), problem.g_value(after.x)
     grad_norm = norm(slope)
     residual = apart / (alpha * largest(1.0, grad_norm))
-    restarts = after.metrics.restarts
-    return after._replace(metrics=Metrics(smooth + nonsmooth, smooth, nonsmooth, residual, grad_norm, gap, restarts, alpha))
+    metrics = after.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=gap, alpha=alpha)
+    return after._replace(metrics=metrics)
 
 
 def smooth_prox(problem: Problem, z: State, alpha: jax.Array) -> State:
