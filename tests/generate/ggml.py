@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 from reference import Array
-from smollm.gguf_file import Config, ModelFile
+from smollm.gguf_file import Config, ModelFile, opened
 
 BLOCK = 32  # numbers that share a scale, in weights and in inputs
 LANES = 8  # sums that such a product keeps side by side; each takes 4 neighbours of a block at once
@@ -40,7 +40,7 @@ class Ggml:
     def __init__(self, path: Path, file: ModelFile, batch: int) -> None:
         self._config = file.config
         self._vectors = {name: tensor for name, tensor in file.tensors.items() if tensor.ndim == 1}
-        self._matrices: dict[str, Any] = {tensor.name: tensor for tensor in gguf.GGUFReader(str(path)).tensors}
+        self._matrices = _matrices(path)
         self._batch = batch
 
     def product(self, x: Array, name: str) -> Array:
@@ -109,6 +109,11 @@ def turned(x: Array, cosine: Array, sine: Array) -> Array:
     """Pairs of neighbours turned by angles (tokens, 1, pairs), of whose two products one is rounded."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return np.stack((_fused(even, cosine, -(odd * sine)), _fused(even, sine, odd * cosine)), axis=-1).reshape(x.shape)
+
+
+@lru_cache(maxsize=1)
+def _matrices(path: Path) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in opened(path).tensors}
 
 
 def _weights(tensor: Any) -> Weights:

@@ -7,7 +7,7 @@ llama.cpp's in ggml.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,29 +36,45 @@ class Arithmetic(Protocol):
     def gated(self, gate: Array, up: Array) -> Array: ...
 
 
+class Text(NamedTuple):
+    """A text, how it is computed, and of how many of its last tokens the logits are wanted."""
+
+    arithmetic: Arithmetic
+    ids: Sequence[int]
+    last: int
+
+
 def forward(file: ModelFile, arithmetic: Arithmetic, ids: Sequence[int], last: int) -> Array:
     """Logits (last, vocabulary) of what follows each of the last tokens."""
-    config, product = file.config, arithmetic.product
+    return side_by_side(file, [Text(arithmetic, ids, last)])[0]
 
-    def heads(x: Array) -> Array:
-        return x.reshape(len(x), -1, config.head_width)
 
-    hidden = file.tensors["token_embd.weight"][list(ids)]
+def side_by_side(file: ModelFile, texts: Sequence[Text]) -> list[Array]:
+    """The logits of each text. What concerns one token alone is left to the first arithmetic, for the tokens of all texts at once."""
+    config, alone = file.config, texts[0].arithmetic
+    ends = np.cumsum([len(text.ids) for text in texts])
+
+    def heads(x: Array) -> list[Array]:
+        return np.split(x.reshape(len(x), -1, config.head_width), ends[:-1])
+
+    hidden = file.tensors["token_embd.weight"][[id for text in texts for id in text.ids]]
     for index in range(config.layers):
         of = f"blk.{index}."
-        x = arithmetic.norm(hidden, of + "attn_norm.weight")
-        query, key, value = (heads(product(x, f"{of}attn_{name}.weight")) for name in "qkv")
-        mixed = arithmetic.attention(arithmetic.rotated(query), arithmetic.rotated(key), value)
-        hidden = hidden + product(mixed, of + "attn_output.weight")
-        x = arithmetic.norm(hidden, of + "ffn_norm.weight")
-        gated = arithmetic.gated(product(x, of + "ffn_gate.weight"), product(x, of + "ffn_up.weight"))
-        hidden = hidden + product(gated, of + "ffn_down.weight")
-    return product(arithmetic.norm(hidden[-last:], "output_norm.weight"), "token_embd.weight")
+        x = alone.norm(hidden, of + "attn_norm.weight")
+        parts = zip(texts, *(heads(alone.product(x, f"{of}attn_{name}.weight")) for name in "qkv"), strict=True)
+        mixed = [by.attention(by.rotated(query), by.rotated(key), value) for (by, _, _), query, key, value in parts]
+        hidden = hidden + alone.product(np.concatenate(mixed), of + "attn_output.weight")
+        x = alone.norm(hidden, of + "ffn_norm.weight")
+        gated = alone.gated(alone.product(x, of + "ffn_gate.weight"), alone.product(x, of + "ffn_up.weight"))
+        hidden = hidden + alone.product(gated, of + "ffn_down.weight")
+    last = np.concatenate([hidden[end - text.last : end] for text, end in zip(texts, ends, strict=True)])
+    logits = alone.product(alone.norm(last, "output_norm.weight"), "token_embd.weight")
+    return np.split(logits, np.cumsum([text.last for text in texts])[:-1])
 
 
-def logits(file: ModelFile, ids: Sequence[int]) -> Array:
-    """Logits (tokens, vocabulary) of what follows each token, in float32."""
-    return forward(file, Float32(file), ids, len(ids))
+def logits(file: ModelFile, ids: Sequence[int], last: int | None = None) -> Array:
+    """Logits (tokens, vocabulary) of what follows each token, or each of the last ones, in float32."""
+    return forward(file, Float32(file), ids, len(ids) if last is None else last)
 
 
 class Float32:

@@ -102,7 +102,8 @@ class Model:
         ids = self.tokenizer.encode(text, special) if isinstance(text, str) else list(text)
         if not 1 <= len(ids) <= self.config.context:
             raise ValueError(f"logits need 1 to {self.config.context} tokens, not {len(ids)}")
-        length = caches.capacity_for(len(ids), self.config.context)
+        # Every position is computed, also those that only fill it up.
+        length = caches.capacity_for(len(ids), self.config.context, smallest=128)
         tokens = np.zeros((1, length), np.int32)
         tokens[0, : len(ids)] = ids
         batch = Batch(tokens, np.zeros(1, np.int32), np.full(1, len(ids), np.int32))

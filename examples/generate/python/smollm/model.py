@@ -105,14 +105,26 @@ def _trunk(config: Config, params: Params, cache: Cache, batch: Batch) -> tuple[
     keys, values = [], []
     # Not a scan: on a CPU that would copy each layer's weights out of the stack at every step.
     for layer, layer_keys, layer_values in zip(params.layers, *cache, strict=True):
-        normed = _norm(config, hidden, layer.attention_norm)
-        attended, new_keys, new_values = _attention(config, layer, normed, (layer_keys, layer_values), places)
-        hidden = hidden + attended
-        gate, up = jnp.split(_norm(config, hidden, layer.feed_norm) @ layer.gate_up, 2, axis=-1)
-        hidden = hidden + (jax.nn.silu(gate) * up) @ layer.down
+        hidden, new_keys, new_values = _block(config, layer, hidden, (layer_keys, layer_values), places)
         keys.append(new_keys)
         values.append(new_values)
     return _norm(config, hidden, params.norm), Cache(tuple(keys), tuple(values))
+
+
+# Compiled as a part of its caller, which has as many of them as layers; jit has it traced and lowered once.
+@partial(jax.jit, static_argnums=0)
+def _block(
+    config: Config,
+    layer: Layer,
+    hidden: jax.Array,
+    cached: tuple[jax.Array, jax.Array],
+    places: _Places,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What one layer makes of `hidden`, and its keys and values with those of the batch."""
+    attended, keys, values = _attention(config, layer, _norm(config, hidden, layer.attention_norm), cached, places)
+    hidden = hidden + attended
+    gate, up = jnp.split(_norm(config, hidden, layer.feed_norm) @ layer.gate_up, 2, axis=-1)
+    return hidden + (jax.nn.silu(gate) * up) @ layer.down, keys, values
 
 
 def _attention(
