@@ -31,9 +31,9 @@ class Cache(NamedTuple):
         return int(self.keys[0].shape[2])
 
 
-def capacity_for(length: int, context: int, smallest: int = SMALLEST) -> int:
+def capacity_for(length: int, context: int) -> int:
     """The capacity that holds `length` positions: few sizes, because each is a compilation."""
-    capacity = smallest
+    capacity = SMALLEST
     while capacity < length:
         capacity *= 4
     return min(capacity, context)

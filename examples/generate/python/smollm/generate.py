@@ -103,7 +103,7 @@ class Model:
         if not 1 <= len(ids) <= self.config.context:
             raise ValueError(f"logits need 1 to {self.config.context} tokens, not {len(ids)}")
         # Every position is computed, also those that only fill it up.
-        length = caches.capacity_for(len(ids), self.config.context, smallest=128)
+        length = min(128, self.config.context) if len(ids) <= 128 else caches.capacity_for(len(ids), self.config.context)
         tokens = np.zeros((1, length), np.int32)
         tokens[0, : len(ids)] = ids
         batch = Batch(tokens, np.zeros(1, np.int32), np.full(1, len(ids), np.int32))
