@@ -260,6 +260,7 @@ def make_garbage(n: int) -> int:
     for _ in range(n):
         one: list[Any] = []
         one.append([one])
+        del one  # the last one, too
     return gc.collect()
 
 
