@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,14 +18,19 @@ SPEC = {
 }
 
 
+@pytest.fixture(scope="module")
+def gateway(beam: BeamSide, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    directory = tmp_path_factory.mktemp("gw")
+    with Gateway(directory, beam, env={"BRIDGE_ADAPTER_FLOW_RUNS": str(directory / "runs")}) as running:
+        yield running
+
+
 def ask(tool: str, **fields: Any) -> Any:
     parameters = {"protocol_version": 1, "min_supported_version": 1, "session_id": "flow", **fields}
     return raw_request({name: json.dumps(value).encode() for name, value in parameters.items()}, tool)
 
 
-def test_a_run_is_called_streamed_and_listed(start: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIDGE_ADAPTER_FLOW_RUNS", str(tmp_path / "runs"))
-    gateway = start()
+def test_a_run_is_called_streamed_and_listed(gateway: Gateway) -> None:
     stub: Any = gateway.stub
     result = value_of(stub.ExecuteTool(ask("flow.run", spec=SPEC, run_id="r"), timeout=60))
     assert (result["stopped"], result["run_id"]) == ("converged", "r")
@@ -40,11 +44,7 @@ def test_a_run_is_called_streamed_and_listed(start: Callable[..., Gateway], tmp_
     assert (verdict["phase"], verdict["limits"]["eta_max"]) == ("GREEN", 0.5)
 
 
-def test_a_certified_run_whose_executor_is_killed_goes_on_in_the_next_bit_for_bit(
-    start: Callable[..., Gateway], beam: BeamSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BRIDGE_ADAPTER_FLOW_RUNS", str(tmp_path / "runs"))
-    gateway = start()
+def test_a_certified_run_whose_executor_is_killed_goes_on_in_the_next_bit_for_bit(gateway: Gateway, beam: BeamSide) -> None:
     told: list[tuple[int, str]] = []
 
     def watch(info: dict[str, Any]) -> None:

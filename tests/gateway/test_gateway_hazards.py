@@ -30,24 +30,25 @@ def alive(gateway: Gateway) -> bool:
     return bool(gateway.execute("sqrt", 16, module="math") == 4.0)
 
 
-def test_a_forked_child_that_returns_from_the_call_answers_nothing(own: Gateway) -> None:
-    children = [own.execute("fork_and_return", module=HAZARDS) for _ in range(5)]
+def test_a_forked_child_that_returns_from_the_call_answers_nothing(gateway: Gateway) -> None:
+    children = [gateway.execute("fork_and_return", module=HAZARDS) for _ in range(5)]
     assert all(child > 0 for child in children)
     assert all(gone(child, 5) for child in children)
-    assert alive(own)
+    assert alive(gateway)
 
 
-def test_a_forked_child_that_stays_ends_with_the_executor(own: Gateway) -> None:
-    executor = own.executor_pid()
-    child = own.execute("fork_a_child_that_stays", module=HAZARDS)
+def test_a_forked_child_that_stays_ends_with_the_executor(gateway: Gateway) -> None:
+    executor = gateway.executor_pid()
+    child = gateway.execute("fork_a_child_that_stays", module=HAZARDS)
     os.kill(executor, signal.SIGKILL)
     assert gone(child, 5)
-    assert alive(own)
+    assert alive(gateway)
 
 
-def test_a_forked_child_cannot_call_elixir(own: Gateway) -> None:
+def test_a_forked_child_cannot_call_elixir(gateway: Gateway) -> None:
     function = {"__type__": "callback", "ref_id": "cb_1", "pid": "#PID<0.1.0>", "arity": 1}
-    assert own.execute("fork_and_call", function, module=HAZARDS).startswith("CallbackGone: Elixir functions cannot be called in a process")
+    told = gateway.execute("fork_and_call", function, module=HAZARDS)
+    assert told.startswith("CallbackGone: Elixir functions cannot be called in a process")
 
 
 def test_threads_that_stay_do_not_hold_up_the_end(own: Gateway) -> None:
@@ -64,10 +65,10 @@ def test_signals_that_user_code_ignores_still_end_it(own: Gateway) -> None:
     assert own.process.wait(5) == 0 and gone(executor, 0)
 
 
-def test_a_signal_that_user_code_has_asked_for_is_named(own: Gateway) -> None:
+def test_a_signal_that_user_code_has_asked_for_is_named(gateway: Gateway) -> None:
     with pytest.raises(ToolFailed, match="killed by SIGALRM"):
-        own.execute("alarm", module=HAZARDS)
-    assert alive(own)
+        gateway.execute("alarm", module=HAZARDS)
+    assert alive(gateway)
 
 
 def test_closed_standard_streams_do_not_end_up_in_our_messages(own: Gateway) -> None:
@@ -161,21 +162,21 @@ def test_output_that_nobody_reads_is_dropped_and_counted() -> None:
     os.close(begin)
 
 
-def test_user_code_knows_its_call_and_its_trace(own: Gateway) -> None:
+def test_user_code_knows_its_call_and_its_trace(gateway: Gateway) -> None:
     message = request("what_is_running", module=HAZARDS)
-    answer = value_of(own.stub.ExecuteTool(message, metadata=[("traceparent", TRACE)]))
+    answer = value_of(gateway.stub.ExecuteTool(message, metadata=[("traceparent", TRACE)]))
     assert answer == {"corr": "sp-1", "session": "sess-A", "trace": TRACE, "tool": "snakebridge.call"}
     message = request("what_is_running_async", module=HAZARDS)
     message.metadata["traceparent"] = TRACE
-    assert value_of(own.stub.ExecuteTool(message)) == answer
+    assert value_of(gateway.stub.ExecuteTool(message)) == answer
 
 
-def test_spans_of_user_code_belong_to_the_callers_trace(own: Gateway) -> None:
+def test_spans_of_user_code_belong_to_the_callers_trace(gateway: Gateway) -> None:
     message = request("current_span", module=HAZARDS)
-    assert value_of(own.stub.ExecuteTool(message, metadata=[("traceparent", TRACE)])) == [TRACE[3:35], TRACE[36:52]]
-    assert value_of(own.stub.ExecuteTool(request("current_span", module=HAZARDS)))[0] == "0" * 32
+    assert value_of(gateway.stub.ExecuteTool(message, metadata=[("traceparent", TRACE)])) == [TRACE[3:35], TRACE[36:52]]
+    assert value_of(gateway.stub.ExecuteTool(request("current_span", module=HAZARDS)))[0] == "0" * 32
 
 
-def test_the_deadline_reaches_user_code(own: Gateway) -> None:
-    assert 15 < own.execute("seconds_left", module=HAZARDS, timeout=20) < 21  # gRPC rounds up
-    assert value_of(own.stub.ExecuteTool(request("seconds_left", module=HAZARDS))) is None
+def test_the_deadline_reaches_user_code(gateway: Gateway) -> None:
+    assert 15 < gateway.execute("seconds_left", module=HAZARDS, timeout=20) < 21  # gRPC rounds up
+    assert value_of(gateway.stub.ExecuteTool(request("seconds_left", module=HAZARDS))) is None

@@ -54,11 +54,11 @@ def test_calls_of_a_session_that_come_at_once_run_in_the_order_in_which_they_cam
         assert own.execute("noted", f"s{k}", session_id=f"s{k}") == expected and len(expected) == CALLS
 
 
-def test_calls_that_wait_for_their_session_have_not_begun_when_the_executor_dies(own: Gateway, pipe: Path) -> None:
-    first = own.stub.ExecuteTool.future(request("wait_forever", str(pipe)), timeout=30)
+def test_calls_that_wait_for_their_session_have_not_begun_when_the_executor_dies(gateway: Gateway, pipe: Path) -> None:
+    first = gateway.stub.ExecuteTool.future(request("wait_forever", str(pipe)), timeout=30)
     executor = int(read(pipe))
-    waiting = [own.stub.ExecuteTool.future(request("note_down", "after", n), timeout=30) for n in range(4)]
-    assert own.execute("sqrt", 16, module="math", session_id="other") == 4.0  # by now they are in the gateway
+    waiting = [gateway.stub.ExecuteTool.future(request("note_down", "after", n), timeout=30) for n in range(4)]
+    assert gateway.execute("sqrt", 16, module="math", session_id="other") == 4.0  # by now they are in the gateway
     os.kill(executor, signal.SIGKILL)
     with pytest.raises(ToolFailed, match="WorkerCrash"):
         value_of(first.result())
@@ -100,22 +100,22 @@ def test_a_function_is_judged_by_its_calls_whoever_sends_the_signal(start: Calla
         assert own.execute("die_once", str(tmp_path / f"{n}"), idempotent=True) == own.executor_pid()
 
 
-def test_a_session_that_waits_for_its_turn_and_is_given_up_lets_the_others_go_on(own: Gateway, pipe: Path) -> None:
-    first = own.stub.ExecuteTool.future(request("wait_forever", str(pipe)), timeout=30)
+def test_a_session_that_waits_for_its_turn_and_is_given_up_lets_the_others_go_on(gateway: Gateway, pipe: Path) -> None:
+    first = gateway.stub.ExecuteTool.future(request("wait_forever", str(pipe)), timeout=30)
     read(pipe)
-    waiting = [own.stub.ExecuteTool.future(request("note_down", "given up", n), timeout=30) for n in range(4)]
+    waiting = [gateway.stub.ExecuteTool.future(request("note_down", "given up", n), timeout=30) for n in range(4)]
     waiting[0].cancel()
     waiting[2].cancel()
     first.cancel()
     assert [value_of(waiting[n].result()) for n in (1, 3)] == [1, 3]
 
 
-def test_a_stream_gives_its_turn_back_with_its_first_items(own: Gateway) -> None:
-    stream = own.stub.ExecuteStreamingTool(request("count", module="itertools", tool="snakebridge.stream"), timeout=30)
+def test_a_stream_gives_its_turn_back_with_its_first_items(gateway: Gateway) -> None:
+    stream = gateway.stub.ExecuteStreamingTool(request("count", module="itertools", tool="snakebridge.stream"), timeout=30)
     assert next(stream).data == b'{"data":0}'
-    assert own.execute("sqrt", 16, module="math") == 4.0
+    assert gateway.execute("sqrt", 16, module="math") == 4.0
     stream.cancel()
-    assert own.execute("sqrt", 16, module="math") == 4.0
+    assert gateway.execute("sqrt", 16, module="math") == 4.0
 
 
 def test_turns_leave_nothing_behind() -> None:

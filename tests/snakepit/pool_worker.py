@@ -51,6 +51,8 @@ _CHANNEL = [
 
 # Not from 1: a stand-in that was killed may have left the ready file of a worker of that name.
 _numbers = itertools.count(os.getpid() * 100_000)
+# What has been found healthy by this process.
+_healthy: set[tuple[Any, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Launcher:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def health_check(self) -> None:
-        """What Snakepit does before it starts a pool. Raises StartFailed."""
+        """What Snakepit does before it starts a pool; here once for each way in, which does not change. Raises StartFailed."""
+        way = (self.python, self.script, self.adapter, self.python_path)
+        if way in _healthy:
+            return
         command = [self.python, str(self.script), "--health-check", "--adapter", self.adapter]
         environment = {**os.environ, **self._python_path()}
         ran = subprocess.run(
@@ -73,6 +78,7 @@ class Launcher:
         )
         if ran.returncode:
             raise StartFailed(f"the health check ended with {ran.returncode}: {ran.stderr}")
+        _healthy.add(way)
 
     def command(self, elixir_address: str, run_id: str) -> list[str]:
         command = [self.python, str(self.script), "--adapter", self.adapter, *self.flags]

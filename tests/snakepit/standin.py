@@ -23,7 +23,8 @@ HINT, STRICT_QUEUE = "hint", "strict_queue"
 class Pool:
     """A pool of `size` workers. Use as a context manager: it starts, and in the end stops, all of them.
 
-    `on_stage` hears (stage, worker) as workers come up; `history` keeps every worker that there was, in order.
+    `on_stage` hears (stage, worker) as workers come up; `history` keeps every worker that there was, in order. `checked`: somebody else has
+    made the health check.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Pool:
         heartbeat_timeout: float = 10.0,
         affinity: str = HINT,
         on_stage: Callable[[str, Worker], None] = lambda stage, worker: None,
+        checked: bool = False,
     ) -> None:
         self.run_id = "".join(secrets.choice(string.digits + string.ascii_lowercase) for _ in range(7))
         self.beam = BeamSide()
@@ -48,6 +50,7 @@ class Pool:
         self._ids = [f"pool_worker_{number}" for number in range(1, size + 1)]
         self._heartbeat = {"heartbeat_seconds": heartbeat_seconds, "heartbeat_timeout": heartbeat_timeout}
         self._on_stage = on_stage
+        self._checked = checked
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}  # those that take calls
         self._free: set[str] = set()
@@ -56,8 +59,8 @@ class Pool:
         self._lives: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Two health checks, then all workers. Raises StartFailed."""
-        for _ in range(2):
+        """The health check, then all workers. Raises StartFailed."""
+        if not self._checked:
             self._launcher.health_check()
         for worker_id in self._ids:
             life = threading.Thread(target=self._live, args=(worker_id,), name=worker_id, daemon=True)

@@ -71,6 +71,7 @@ class StandIn:
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._changed = threading.Condition()
         self._ended = False
+        self.launcher.health_check()
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -214,6 +215,7 @@ def main(text: str) -> None:
         size=settings["size"],
         heartbeat_seconds=settings["heartbeat_seconds"],
         on_stage=on_stage,
+        checked=True,
     )
     pool.beam.functions["echo"] = lambda value: value
     with pool:

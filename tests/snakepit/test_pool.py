@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eventually import eventually
 from pool_worker import Answer, CallFailed, StartFailed
 from process_tree import children, gone
 from standin import STRICT_QUEUE, Pool
@@ -121,7 +120,10 @@ def test_the_caller_session_and_the_correlation_id_go_through_to_elixir_function
 def test_the_telemetry_stream_is_cut_and_the_worker_stays(start_pool: Start) -> None:
     pool = start_pool(GATEWAY, heartbeat_seconds=0.1)
     worker = pool.worker()
-    assert eventually(lambda: pool.call("sqrt", 16, module="math") and worker.telemetry_end) == "DEADLINE_EXCEEDED"
+    while not worker.telemetry_end:
+        pool.call("sqrt", 16, module="math")
+        worker.ended.wait(0.2)
+    assert worker.telemetry_end == "DEADLINE_EXCEEDED"
     names = {".".join(event.event_parts) for event in worker.events}
     assert {"python.call.start", "python.call.stop"} <= names
     assert pool.call("sqrt", 16, module="math").value == 4.0

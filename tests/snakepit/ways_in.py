@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from pool_worker import Launcher
@@ -24,10 +28,18 @@ def launcher(way: str, directory: Path, *flags: str, env: Mapping[str, str] | No
     if way == GATEWAY:
         return Launcher(flags=flags, python_path=USERS, env=environment)
     theirs = THEIR_SERVER / "grpc_server.py"
-    path = (stubs(directory / "stubs"), *USERS)
+    path = (_stubs(), *USERS)
     if way == LAUNCHER:
         python = str(Path(sys.executable).parent / "bridge-adapter-python")
         return Launcher(
             python=python, script=theirs, adapter="bridge_adapter.SnakeBridgeAdapter", flags=flags, python_path=path, env=environment
         )
     return Launcher(script=theirs, adapter="bridge_adapter.SnakeBridgeAdapter", flags=flags, python_path=path, env=environment)
+
+
+@cache
+def _stubs() -> Path:
+    """Made once, so that each of the workers finds them compiled."""
+    directory = Path(tempfile.mkdtemp(prefix="stubs-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return stubs(directory)

@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +193,14 @@ def test_whoever_comes_beyond_max_connections_is_told_the_figure_and_is_served_w
             worker.connect(token="a guess that is as long as it should be")
         assert second.call("math", "sqrt", 16) == 4.0
         first.close()
-        while True:
-            try:
-                third = worker.connect()
-                break
-            except LaneError:
-                continue
+
+        def again() -> Client | None:
+            with suppress(LaneError):
+                return worker.connect()
+            return None
+
+        third = eventually(again)
+        assert third is not None
         assert third.call("math", "sqrt", 16) == 4.0
 
 

@@ -158,14 +158,13 @@ def test_a_stream_that_is_left_ends_its_run(worker: Worker, client: Client) -> N
         pytest.fail("the run went on")
 
 
-def test_runs_whose_worker_is_killed_go_on_in_the_next_bit_for_bit(tmp_path: Path) -> None:
+def test_runs_whose_worker_is_killed_go_on_in_another_bit_for_bit(client: Client, runs: Path) -> None:
     """A plain run, and one under its controller."""
     base = {"protocol_version": 1, "min_supported_version": 1, "spec": ENDLESS}
     options = {**FOREVER, "iterations": 2_000}
     asked = {"plain": options, "certified": {**options, "certified": True}}
     requests = {name: {**base, "session_id": name, "run_id": name, "options": one} for name, one in asked.items()}
-    environment = {"BRIDGE_ADAPTER_FLOW_RUNS": str(tmp_path)}
-    with Worker(env=environment) as first:
+    with Worker(env={"BRIDGE_ADAPTER_FLOW_RUNS": str(runs)}) as first:
         connections = [first.connect() for _ in requests]
         for connection, fields in zip(connections, requests.values(), strict=True):
             # With so little credit it comes to a rest in the middle.
@@ -175,13 +174,12 @@ def test_runs_whose_worker_is_killed_go_on_in_the_next_bit_for_bit(tmp_path: Pat
                 assert connection.receive() is not None
         first.process.kill()
         first.process.wait()
-    with Worker(env=environment) as second:
-        connection = second.connect()
-        assert {(entry["run_id"], entry["status"]) for entry in ask(connection, "flow.list")} == {(name, "interrupted") for name in asked}
-        resumed, undisturbed, again = (
-            {name: connection.tool("flow.run", {**fields, **changed}, timeout_ms=60_000) for name, fields in requests.items()}
-            for changed in ({}, {"run_id": None}, {})
-        )
+    listed = [entry for entry in ask(client, "flow.list") if entry["run_id"] in asked]
+    assert {(entry["run_id"], entry["status"]) for entry in listed} == {(name, "interrupted") for name in asked} and len(listed) == 2
+    resumed, undisturbed, again = (
+        {name: client.tool("flow.run", {**fields, **changed}, timeout_ms=60_000) for name, fields in requests.items()}
+        for changed in ({}, {"run_id": None}, {})
+    )
     told = ("phase", "energy", "controller", "changes", "verdict", "stopped")
     for name, result in resumed.items():
         assert 0 < result["history"]["energy"].size < 2_000 == result["iterations"]
@@ -197,4 +195,4 @@ def test_a_policy_names_the_tools(tmp_path: Path) -> None:
         with pytest.raises(LaneError) as raised:
             ask(connection, "flow.run", spec=SPEC)
         assert raised.value.category == "permission_denied"
-        assert ask(connection, "flow.list") == []
+        assert ask(connection, "flow.list", recorded=False) == []

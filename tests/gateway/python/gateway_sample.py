@@ -255,10 +255,12 @@ def len_of(module: str, attribute: str) -> int:
 
 
 def make_garbage(n: int) -> int:
-    """Objects in cycles, and a collection that finds them."""
+    """Objects in cycles, and a collection that finds them all: none comes by itself before, so soon after another one."""
+    gc.collect()
     for _ in range(n):
         one: list[Any] = []
         one.append([one])
+        del one  # the last one, too
     return gc.collect()
 
 
