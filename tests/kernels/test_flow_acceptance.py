@@ -19,7 +19,7 @@ from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.controller import FlowPolicy
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.runs import run
-from bridge_adapter.kernels.flow.spec import FlowSpec, Invariant, Slot, Term
+from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 RNG = np.random.default_rng(3)
 N = 12
@@ -96,11 +96,17 @@ def test_a_run_that_goes_back_stands_bit_for_bit_where_it_last_was_good() -> Non
     assert np.array_equal(lost["state"]["x"], straight["state"]["x"])
 
 
-CLASSES = {"condat_vu": flow(FIT, JUMPS), "davis_yin": flow(FIT, SPARSE, Term("l2_ball", "x", params={"radius": 1.0}))}
+CLASSES = {
+    "condat_vu": flow(FIT, JUMPS),
+    "davis_yin": flow(FIT, SPARSE, Term("l2_ball", "x", params={"radius": 1.0})),
+    "admm": flow(FIT, SPARSE, couplings=[Coupling({"x": Op("dense", matrix=np.ones((1, N)))}, 0.5)]),
+    "preconditioned": flow(FIT, SPARSE),
+    "implicit": flow(FIT, SPARSE),
+}
 
 
 @pytest.mark.parametrize("solver", CLASSES)
-def test_classes_with_duals_and_two_proxes_agree_in_both_precisions(solver: str) -> None:
+def test_classes_beside_plain_proximal_gradient_agree_in_both_precisions(solver: str) -> None:
     found = {}
     for dtype in ("float32", "float64"):
         spec = replace(CLASSES[solver], dtype=dtype)
