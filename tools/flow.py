@@ -296,7 +296,7 @@ def _directory() -> str:
 
 def _name(payload: Payload, *, needed: bool = False) -> Any:
     name = payload.get("run_id")
-    if (name is None and needed) or not (name is None or isinstance(name, str)):
+    if (name is None and needed) or name == "" or not (name is None or isinstance(name, str)):
         raise invalid(f"run_id must be the name of a run, not {str(name)[:40]!r}")
     return name
 

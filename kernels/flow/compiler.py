@@ -207,7 +207,9 @@ def _weighed(
     """The terms with the weights in force, |E_i| of each where the flow starts, and the weights. Raises SpecLintFailed, with these findings
     too, for terms that cannot be built."""
     terms, wrong = take_apart(spec, real)
-    told = {name: said.rpartition("; ") for name, said in wrong.items()}  # what is wrong; the cure
+    told = {
+        name: said.rpartition("; ") if "; " in said else (said, "", "check its parameters") for name, said in wrong.items()
+    }  # what is wrong; the cure
     raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
     scales = {name: max(abs(value), SCALE_FLOOR) for name, value in values_of(terms, start).items()}
     scales = {name: scale if np.isfinite(scale) else 1.0 for name, scale in scales.items()}

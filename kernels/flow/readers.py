@@ -210,11 +210,15 @@ def shape(value: Any, path: str) -> tuple[int, ...]:
 
 
 def array(value: Any, path: str) -> np.ndarray[Any, Any]:
-    """Numbers, or lists of them, as an array."""
+    """Numbers, or lists of them, as an array. Those of ml_dtypes (bfloat16, int4, ...) become float32, which holds them all."""
+    if isinstance(value, (str, bytes)):  # NumPy reads numbers out of some
+        raise wrong(path, value, "an array of real numbers")
     try:
         found = np.asarray(value)
     except (ValueError, OverflowError) as error:
         raise FlowInputError(f"{path}: its lists are ragged ({error}); give lists of the same length, or an array") from None
+    if found.dtype.type.__module__ == "ml_dtypes":
+        found = found.astype(np.float32)
     if found.dtype.kind not in "biuf":
         raise wrong(path, value, "an array of real numbers")
     return found

@@ -162,6 +162,7 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("term.finite", spec(Term("weighted_l1", "x", params={"weights": [1.0, np.nan]}))),
     ("term.parts", spec(Term("quadratic", "x", op=Op("matvec", forward=lambda x: 2 * x, adjoint=lambda y: 3 * y)))),
     ("term.parts", spec(Term("quadratic", "x", op=Op("matvec", forward=lambda x: 2 * x, norm=1.0)))),
+    ("term.parts", spec(Term("quadratic", "x", target=np.zeros(0)))),
     ("spec.schema", spec(Term("l1", "x", weight="2"))),  # type: ignore[arg-type]
     ("spec.schema", spec("l1")),  # type: ignore[arg-type]
     ("spec.schema", spec(FIDELITY, slots={"x": np.zeros(N)})),
@@ -180,7 +181,7 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     with pytest.raises(SpecLintFailed) as caught:
         compile_flow(bad)
     found = [finding for finding in caught.value.findings if finding.rule == rule]
-    assert found and all(finding.severity == "error" and finding.where and finding.cure for finding in found)
+    assert found and all(finding.severity == "error" and finding.where and finding.message and finding.cure for finding in found)
     assert isinstance(caught.value, FlowInputError)
     assert rule in str(caught.value)
 

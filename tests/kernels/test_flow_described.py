@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from bridge_adapter.codec.wrappers import Binary
 from bridge_adapter.kernels import flow
 from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term
 from bridge_adapter.kernels.flow.described import spec_from
 from bridge_adapter.kernels.flow.described_runs import certified_from
 from bridge_adapter.kernels.flow.named_runs import NamedRuns
 from bridge_adapter.kernels.flow.operators.convolution import gaussian_kernel
-from bridge_adapter.kernels.flow.recorder.errors import CapsuleLocked, CheckpointRefused
+from bridge_adapter.kernels.flow.recorder.capsule import Capsule
+from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleLocked, CheckpointRefused
 from bridge_adapter.kernels.flow.spec import Coupling
 
 Y = np.array([1.0, -0.2, 3.0])
@@ -93,6 +97,7 @@ def test_a_described_spec_is_the_one_written_in_python() -> None:
         ({"slots": {"x": {"shape": [1.5]}}}, "slots.x.shape is [1.5] of type list; it must be a list of whole numbers"),
         ({"slots": {"x": {"value": [[1.0], [1.0, 2.0]]}}}, "slots.x.value: its lists are ragged"),
         ({"slots": {"x": {"value": "photo.png"}}}, "slots.x.value is 'photo.png' of type str; it must be an array of real numbers"),
+        ({"slots": {"x": {"value": Binary(b"12")}}}, "slots.x.value is Binary(b'12') of type Binary; it must be an array of real numbers"),
         ({"terms": [{"type": "l1"}]}, "terms[0].variable: it is missing, and terms[0] needs it"),
         ({"terms": [{"type": "l1", "variable": "x", "weight": "2"}]}, "terms[0].weight is '2' of type str; it must be a number"),
         ({"terms": [{"type": "l1", "variable": "x", "op": {"sigma": 2}}]}, 'terms[0].op: it has no "kind"'),
@@ -107,6 +112,13 @@ def test_an_error_names_the_place(data: Any, told: str) -> None:
     with pytest.raises(FlowInputError) as raised:
         spec_from(data)
     assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e5m2", "int4", "uint2"])
+def test_numbers_of_ml_dtypes_are_taken_as_float32(dtype: str) -> None:
+    values = np.array([1, 0, 3], getattr(ml_dtypes, dtype))
+    found = spec_from({"slots": {"x": {"value": values}}, "terms": []}).slots["x"].value
+    assert found is not None and (found.dtype, found.tolist()) == (np.float32, [1.0, 0.0, 3.0])
 
 
 def nested(levels: int, wrap: Callable[[Any], Any], inside: Any) -> Any:

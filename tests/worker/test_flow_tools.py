@@ -106,6 +106,7 @@ def test_mistakes_are_named(client: Client) -> None:
         ({"options": {"certified": {"gap_dial": {}}}}, "options.certified.gap_dial: the criterion discrepancy needs sigma"),
         ({"options": {"certified": {"policy": "basic"}, "solver": "ista"}}, "options.solver: options.certified.policy says how"),
         ({"run_id": 3}, "run_id must be the name of a run"),
+        ({"run_id": ""}, "run_id must be the name of a run, not ''"),
         ({"record": "yes"}, "record must be true or false"),
         ({"on_progress": 3}, "on_progress must be a function"),
     ):

@@ -62,7 +62,9 @@ class Asked:
             return self.scalar(0.0)
         array = np.asarray(self.target)
         if array.shape not in (shape, ()):
-            raise FlowInputError(f"the term {self.name}: its target has shape {array.shape}, but A x has shape {shape}")
+            raise FlowInputError(
+                f"the term {self.name}: its target has shape {array.shape}, but A x has shape {shape}; give one of that shape, or a number"
+            )
         return self.scalar(array)
 
     def aimless(self, remedy: str = "leave it out") -> None:
