@@ -4,6 +4,7 @@ it compiles, certifies, makes blocks, keeps places to go back to, tries moves of
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -45,7 +46,8 @@ from .precision import device
 from .problem import Problem
 from .recorded import certificate_fields, flow_columns, flow_fields, keep_pictures, reference_fields
 from .recorder import Last, Recorder
-from .running import Execution, Progress, Snapshot, is_cancel
+from .recorder.files import undisturbed
+from .running import Execution, Progress, Snapshot, visited
 from .scaling import Scaling
 from .spec import FlowSpec
 from .tuning import Tuning
@@ -84,6 +86,7 @@ class CertifiedRun:
         self._descents: list[Descent] = []
         self._lint: SpecLintFailed | None = None
         self._skip_certify = False
+        self._stood: Execution | None = None  # the execution where the last block began, until what came of it changes more than that
         self._judged = True  # not while a block that was made is not told to the controller yet
         self._references: dict[str, float] = {}
         self._began = self._saved = time.perf_counter()
@@ -103,7 +106,7 @@ class CertifiedRun:
             self._happen(Failed(type(error).__name__, str(error) or type(error).__name__))
             raise
         except BaseException:  # a deadline, or whoever else runs the call has ended it
-            self._save()
+            undisturbed(self._save)
             raise
         if self._lint is not None:
             self._recorder.finish("lint_fail")
@@ -142,6 +145,7 @@ class CertifiedRun:
     def _make_block(self, on_progress: Progress | None) -> None:
         execution = self.execution
         execution.columns = self._columns()
+        self._stood = copy.copy(execution)
         self._judged = False
         self._before = execution.snapshot()
         before = self._before.energy
@@ -155,19 +159,21 @@ class CertifiedRun:
             self._judged = True
             return
         descent = judging.descent(execution, self.compiled, self.profile, self._before.run.state.metrics)
-        self._descents = told_descents([*self._descents, descent])
         gap = judging.gap(execution) if self._asks_gap() else None
-        findings = (*self._lost(), *judging.findings(execution, self.compiled, self.profile, self._references, gap))
+        found = judging.findings(execution, self.compiled, self.profile, self._references, gap)
+        self._stood = None
+        findings = (*self._lost(), *found)
+        self._descents = told_descents([*self._descents, descent])
         stopped: str | None = execution.stopped or None
         if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
             stopped = "converged"
         if descent.passed and self._unlocked(info, before, gap, converged=stopped in ("converged", "stagnated")):
             stopped = None
         told = {**info, "phase": self.controller.phase}
-        cancelled = on_progress is not None and is_cancel(on_progress(told))
         self._happen(BlockDone(execution.done, info["energy"], descent, findings, stopped, self._elapsed_ms()))
         self._judged = True
-        if cancelled and not self.controller.ended:
+        # Once it is judged: what interrupts the visit, or fails in it, finds the run where a checkpoint can go on.
+        if visited(on_progress, told, self._save) and not self.controller.ended:
             execution.cancel()
             self._happen(Cancelled("by the caller"))
         elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
@@ -335,13 +341,13 @@ class CertifiedRun:
         """Keeps a checkpoint, unless the run stands in the middle of something that no checkpoint could go on with."""
         last = self._last()
         if last is not None:
-            self._recorder.checkpoint(last.record, iteration=self.execution.done, certificates=last.certificates)
+            self._recorder.checkpoint(last.record, iteration=last.record["iteration"], certificates=last.certificates)
             self._saved = time.perf_counter()
 
     def _last(self) -> Last | None:
         """What a checkpoint of this moment holds."""
-        execution = self._execution
-        if execution is None or not execution.whole or not (self._judged or self._standing_before()):
+        execution = self._execution if self._judged or self._standing_before() else self._stood
+        if execution is None:
             return None
         return Last(self._record(execution), self.verdict.record() if self.verdict is not None else None)
 

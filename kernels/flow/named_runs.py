@@ -57,7 +57,6 @@ class NamedRuns:
         another process has it, CheckpointRefused when it is one of another spec.
         """
         folder = self._folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
         with _held(folder):
             found = self._saved(folder)
             if found is None:
@@ -115,7 +114,17 @@ def _held(folder: Path) -> Iterator[None]:
     if (folder / FILE).is_file():
         yield
         return
-    lock = Lock(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder)
+    except CapsuleError:
+        raise
+    except OSError as error:
+        raise CapsuleError(
+            error.errno,
+            f"a run cannot be recorded in {folder} ({error.strerror}); give it a runs directory that this process may write in, "
+            "of a worker with the environment variable BRIDGE_ADAPTER_FLOW_RUNS",
+        ) from error
     try:
         yield
     finally:

@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike
 
 from .compiler import CompiledFlow
 from .divergence import diverged
-from .errors import FlowDiverged, FlowInputError
+from .errors import FlowDiverged, FlowError, FlowInputError
 from .precision import device, precision
 from .problem import Problem, State
 from .recorder import NoRecorder, Recorder
+from .recorder.files import undisturbed
 from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance, begin
 
 # One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
@@ -103,7 +104,6 @@ class Execution:
         self.compiled, self.controls, self.problem = compiled, compiled.controls, problem or compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""
-        self.whole = True  # not while a block is being taken over, where an interruption would leave half of it
         self.info: dict[str, Any] = {}
         self.segment = 0
         self.latest: Block | None = None
@@ -145,21 +145,24 @@ class Execution:
         elapsed = time.perf_counter() - started
         if status == NOT_FINITE:
             raise self._diverged(run, np.asarray(trace)[:count])
-        self.whole = False
-        first, self.run, self.done = self.done, run, self.done + count
-        if status != RUNNING or self.done >= self.iterations:
-            self.stopped = REASONS[status]
+        done, stopped = self.done + count, ""
+        if status != RUNNING or done >= self.iterations:
+            stopped = REASONS[status]
         elif self._block is None:
             self._steps = next_block(self._steps, elapsed, self._capacity)
-        if not self.stopped:
-            self._ahead = self._dispatch(run, self.done)
+        ahead = None if stopped else self._dispatch(run, done)
         values = np.asarray(trace)[:count].copy()  # cut on the host: on the device, each new count would compile a slice
-        block = Block(first, count, dict(zip(Metrics._fields, values.T, strict=True)))
-        self._blocks += 1
-        self.latest = block
-        self._history.append(values)
-        self._tell(block)
-        self.whole = True
+        block = Block(self.done, count, dict(zip(Metrics._fields, values.T, strict=True)))
+
+        def take_over() -> None:
+            self.run, self.done, self.stopped, self._ahead = run, done, stopped, ahead
+            self._blocks += 1
+            self.latest = block
+            self._history.append(values)
+            self._tell(block)
+
+        # Whole or not at all: what interrupts the run finds it where a checkpoint can go on.
+        undisturbed(take_over)
         return dict(self.info)
 
     def _dispatch(self, run: Run, done: int) -> tuple[Run, jax.Array, jax.Array]:
@@ -324,7 +327,7 @@ def drive(execution: Execution, on_progress: Progress | None = None) -> None:
     """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way."""
     with precision(execution.compiled.spec.dtype):
         for info in execution:
-            if on_progress is not None and is_cancel(on_progress(info)):
+            if visited(on_progress, info, execution.save):
                 execution.cancel()
             if not execution.stopped and execution.save_due:
                 execution.save()
@@ -338,8 +341,23 @@ def saved_if_interrupted(execution: Execution) -> Iterator[None]:
     except Exception:
         raise
     except BaseException:
-        if execution.whole and execution.done:
-            execution.save()
+        if execution.done:
+            undisturbed(execution.save)
+        raise
+
+
+def visited(on_progress: Progress | None, info: dict[str, Any], save: Callable[[], None]) -> bool:
+    """Tells `on_progress` of a block; whether it wants the run to end. One that fails, as when its caller has died, ends it, too: `save`
+    keeps a checkpoint before."""
+    if on_progress is None:
+        return False
+    try:
+        return is_cancel(on_progress(info))
+    except Exception as error:
+        try:
+            save()
+        except FlowError as second:
+            error.add_note(f"and where the run stands could not be saved: {second}")
         raise
 
 

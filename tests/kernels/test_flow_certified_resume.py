@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term, compile_flow, resume_run, run, run_certified
+from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term, compile_flow, judging, resume_run, run, run_certified
 from bridge_adapter.kernels.flow.controller import ControllerConfig, GapDial, MultiscaleSchedule
 from bridge_adapter.kernels.flow.named_runs import NamedRuns
 from bridge_adapter.kernels.flow.recorder import reading
@@ -105,6 +105,37 @@ def test_a_killed_run_goes_on_under_its_controller_bit_for_bit(tmp_path: Path, w
     again = runs.run("killed", compiled, iterations=BUDGET, certified={})
     assert np.array_equal(again["state"]["x"], whole["state"]["x"]) and again["history"] == {}
     assert controlled(again) == controlled(whole) and again["spec"].digest() == whole["spec"].digest()
+
+
+def test_a_run_is_saved_wherever_it_is_ended_from_outside(tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deadline(BaseException):
+        pass
+
+    def end(info: dict[str, Any]) -> None:
+        if info["iteration"] >= 60:
+            raise error
+
+    runs, compiled = NamedRuns(tmp_path), compile_flow(blurred(), tol=0.0)
+    asks = {"iterations": BUDGET, "block": BLOCK, "certified": asked()}
+    for name, status, error in (("visited", "cancelled", Deadline()), ("failing", "failed", RuntimeError("the caller is gone"))):
+        with pytest.raises(type(error)):
+            runs.run(name, compiled, on_progress=end, **asks)
+        assert (runs.list()[0]["status"], runs.list()[0]["iterations"]) == (status, 60)
+        same(runs.resume(name, compiled, block=BLOCK), whole)
+
+    findings, made = judging.findings, list[Any]()
+
+    def interrupted(execution: Any, *rest: Any) -> Any:
+        made.append(execution)
+        if len(made) == 3:
+            raise Deadline
+        return findings(execution, *rest)
+
+    monkeypatch.setattr(judging, "findings", interrupted)
+    with pytest.raises(Deadline):
+        runs.run("judged", compiled, **asks)
+    monkeypatch.undo()
+    same(runs.resume("judged", compiled, block=BLOCK), whole)
 
 
 def test_a_cancelled_run_and_one_with_too_small_a_budget_go_on_likewise(tmp_path: Path, whole: dict[str, Any]) -> None:

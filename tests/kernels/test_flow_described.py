@@ -262,7 +262,7 @@ def test_a_named_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not(tmp_path
         runs.run("r", compiled, iterations=60, block=10, save_every=0.0, on_progress=stumble)
     assert runs.list()[0]["status"] == "failed"
     done = runs.run("r", compiled, iterations=60, block=10, on_progress=lambda info: seen.append(info["iteration"]))
-    assert seen == [10, 20, 30, 30, 40, 50, 60]
+    assert seen == [10, 20, 30, 40, 50, 60]
     assert done["stopped"] == "budget" and np.array_equal(done["state"]["x"], whole["state"]["x"])
 
     again = runs.run("r", compiled, iterations=60, on_progress=stumble)
@@ -293,11 +293,45 @@ def test_an_interrupted_run_is_saved_where_it_stands(tmp_path: Path) -> None:
     assert np.array_equal(done["state"]["x"], flow.run(compiled, iterations=60)["state"]["x"])
 
 
+def test_a_run_is_saved_where_its_callback_failed_or_a_block_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flow.compile_flow(slow(), tol=1e-300, solver="ista")
+    runs = NamedRuns(tmp_path)
+
+    def stumble(info: dict[str, Any]) -> None:
+        if info["iteration"] == 30:
+            raise RuntimeError("the caller is gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        runs.run("failed", compiled, iterations=60, block=10, on_progress=stumble)
+    rows = Capsule.rows
+
+    def interrupted(self: Capsule, block: Mapping[str, Any]) -> None:
+        rows(self, block)
+        _thread.interrupt_main()
+
+    monkeypatch.setattr(Capsule, "rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run("cancelled", compiled, iterations=60, block=10)
+    monkeypatch.undo()
+    assert {entry["run_id"]: (entry["status"], entry["iterations"]) for entry in runs.list()} == {
+        "failed": ("failed", 30),
+        "cancelled": ("cancelled", 10),
+    }
+    whole = flow.run(compiled, iterations=60, block=10)
+    for name, steps in (("failed", 30), ("cancelled", 50)):
+        more = runs.resume(name, compiled)
+        assert more["history"]["energy"].size == steps and np.array_equal(more["state"]["x"], whole["state"]["x"])
+
+
 def test_a_named_run_refuses_another_spec_another_worker_and_other_names(tmp_path: Path) -> None:
     runs, compiled = NamedRuns(tmp_path), flow.compile_flow(spec_from(PLAIN))
     assert runs.run("r", compiled)["stopped"] == "converged"
     with pytest.raises(CheckpointRefused, match="spec"):
         runs.run("r", flow.compile_flow(slow()))
+    (tmp_path / "file").touch()
+    for occupied, name in ((runs, "file"), (NamedRuns(tmp_path / "file"), "r")):
+        with pytest.raises(CapsuleError, match=r"cannot be recorded in .*give it a runs directory that this process may write in"):
+            occupied.run(name, compiled)
     for name in ("../r", "", "a/b", ".hidden"):
         with pytest.raises(FlowInputError, match="a run is called"):
             runs.run(name, compiled)
