@@ -178,14 +178,14 @@ defmodule SnakeBridge.Flow do
   Ends a run, whoever started it, after the block that it is in: its result says `:cancelled`, and, if it is recorded, it can be resumed. The answer
   tells whether there was such a run. Option: `pool:`; by default all pools are asked.
   """
-  @spec cancel(Run.t() | String.t(), keyword()) :: {:ok, boolean()} | failure()
+  @spec cancel(Run.t() | String.t() | atom(), keyword()) :: {:ok, boolean()} | failure()
   def cancel(run, opts \\ [])
   def cancel(%Run{run_id: run_id, pool: pool}, opts), do: cancel(run_id, Keyword.put_new(opts, :pool, pool))
 
-  def cancel(run_id, opts) when is_binary(run_id) do
+  def cancel(run_id, opts) do
     opts = checked(opts, [:pool])
 
-    with {:ok, answers} <- Workers.ask(opts[:pool], "flow.cancel", %{"run_id" => run_id}),
+    with {:ok, answers} <- Workers.ask(opts[:pool], "flow.cancel", %{"run_id" => name!(run_id)}),
          do: {:ok, Enum.any?(answers, & &1["cancelled"])}
   end
 
@@ -193,15 +193,15 @@ defmodule SnakeBridge.Flow do
   Goes on with a recorded run from its last checkpoint, whatever ended it. The spec is the one that it ran with: a capsule does not hold its arrays.
   Options of `run/2`; `iterations:` counts from the start of the run, and is by default what it was to have.
   """
-  @spec resume(Run.t() | String.t(), description(), keyword()) :: {:ok, Result.t()} | failure()
+  @spec resume(Run.t() | String.t() | atom(), description(), keyword()) :: {:ok, Result.t()} | failure()
   def resume(run, spec, opts \\ [])
   def resume(%Run{run_id: run_id}, spec, opts), do: resume(run_id, spec, opts)
 
-  def resume(run_id, spec, opts) when is_binary(run_id) do
+  def resume(run_id, spec, opts) do
     opts =
       checked(opts, @compiling ++ (@running -- [:redact]) ++ (@ours -- [:run_id, :record, :idempotency_key]))
 
-    fields = spec |> fields(opts) |> Map.put("run_id", run_id)
+    fields = spec |> fields(opts) |> Map.put("run_id", name!(run_id))
 
     with {:ok, answer} <- Runtime.tool("flow.resume", fields, runtime(opts)),
          do: {:ok, Result.from_wire(answer)}
@@ -249,12 +249,19 @@ defmodule SnakeBridge.Flow do
 
   # Every run has a name from here on, by which it can be cancelled; what is to survive a worker is recorded under it.
   defp with_id(opts) do
-    named = opts[:run_id] || keyed(opts[:idempotency_key])
+    named = if is_nil(opts[:run_id]), do: keyed(opts[:idempotency_key]), else: name!(opts[:run_id])
     idempotent? = opts[:idempotent] == true or opts[:idempotency_key] != nil
-    record? = Keyword.get(opts, :record, named != nil or idempotent?)
+    record? = if is_nil(opts[:record]), do: named != nil or idempotent?, else: opts[:record]
 
     Keyword.merge(opts, run_id: named || random(), record: record?, idempotent: idempotent?)
   end
+
+  # What a run may be called, the runs directory says.
+  defp name!(run_id) when is_binary(run_id), do: run_id
+  defp name!(run_id) when is_atom(run_id) and run_id not in [nil, true, false], do: Atom.to_string(run_id)
+
+  defp name!(other),
+    do: raise(ArgumentError, "a run is known by its name, a text, not by #{inspect(other, limit: 5)}")
 
   defp keyed(nil), do: nil
 
@@ -283,9 +290,11 @@ defmodule SnakeBridge.Flow do
     unless Keyword.keyword?(opts),
       do: raise(ArgumentError, "options are a keyword list, not #{inspect(opts, limit: 5)}")
 
-    case Keyword.keys(opts) -- known do
+    case Enum.uniq(Keyword.keys(opts)) -- known do
       [] ->
+        once(Keyword.keys(opts))
         progress(opts[:on_progress])
+        for name <- [:idempotent, :record], do: flag(name, opts[name])
         opts
 
       [unknown | _] ->
@@ -293,6 +302,17 @@ defmodule SnakeBridge.Flow do
               "there is no option #{inspect(unknown)}; the options are #{Enum.map_join(known, ", ", &inspect/1)}"
     end
   end
+
+  defp once(names) do
+    with [twice | _] <- names -- Enum.uniq(names),
+         do: raise(ArgumentError, "the option #{inspect(twice)} is said twice; say it once")
+  end
+
+  # Taken for false, a wrong one would be missed only when a worker has died.
+  defp flag(_, value) when value in [nil, true, false], do: :ok
+
+  defp flag(name, other),
+    do: raise(ArgumentError, "#{name}: is true or false, not #{inspect(other, limit: 5)}")
 
   defp progress(nil), do: :ok
   defp progress(function) when is_function(function, 1), do: :ok

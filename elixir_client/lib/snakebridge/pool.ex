@@ -76,6 +76,8 @@ defmodule SnakeBridge.Pool do
 
   defp configured, do: Application.get_env(:snakebridge, :pools, default: [])
 
+  defp ensure(name) when not is_atom(name), do: missing(name)
+
   defp ensure(name) do
     case {whereis(name), Keyword.fetch(configured(), name)} do
       {pid, _} when is_pid(pid) ->
@@ -97,15 +99,19 @@ defmodule SnakeBridge.Pool do
         end
 
       {nil, :error} ->
-        known = for({name, _, _} <- :ets.tab2list(@pools), do: inspect(name)) |> Enum.join(", ")
-
-        {:error,
-         Error.new(
-           :unavailable,
-           "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:",
-           %{outcome: :not_started}
-         )}
+        missing(name)
     end
+  end
+
+  defp missing(name) do
+    known = for({name, _, _} <- :ets.tab2list(@pools), do: inspect(name)) |> Enum.join(", ")
+
+    {:error,
+     Error.new(
+       :unavailable,
+       "there is no pool #{inspect(name)}; the pools are #{known}; add it to config :snakebridge, pools:",
+       %{outcome: :not_started}
+     )}
   end
 
   defp known(name) do

@@ -32,6 +32,26 @@ defmodule SnakeBridge.FlowDescriptionsTest do
     end
   end
 
+  test "options are said once, flags are flags, and runs have names" do
+    for {wrong, told} <- [
+          {fn -> Flow.run(%{}, iterations: 1, iterations: 2) end,
+           "the option :iterations is said twice; say it once"},
+          {fn -> Flow.run(%{}, idempotent: "yes") end, "idempotent: is true or false, not \"yes\""},
+          {fn -> Flow.stream(%{}, record: 1) end, "record: is true or false, not 1"},
+          {fn -> Flow.start(%{}, run_id: 7) end, "a run is known by its name, a text, not by 7"},
+          {fn -> Flow.cancel(nil) end, "a run is known by its name, a text, not by nil"},
+          {fn -> Flow.resume({:r}, %{}) end, "a run is known by its name, a text, not by {:r}"}
+        ],
+        do: assert_raise(ArgumentError, told, wrong)
+  end
+
+  test "a pool that is no atom is not there" do
+    assert {:error, %SnakeBridge.Error{category: :unavailable, message: message}} =
+             Flow.cancel("r", pool: "default")
+
+    assert message =~ ~s(there is no pool "default"; the pools are)
+  end
+
   test "lists of all kinds keep their order and their length" do
     pairs = [{"a", 1}, {:b, 2}]
     assert spec(terms: [], symmetries: []) == %{"terms" => [], "symmetries" => []}

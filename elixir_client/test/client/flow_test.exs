@@ -187,7 +187,7 @@ defmodule SnakeBridge.FlowTest do
   test "a run answers with tensors, and records nothing unless it is asked to" do
     me = self()
     report = fn info -> send(me, {:progress, info["iteration"], info["energy"]}) && :cont end
-    assert {:ok, result} = Flow.run(small(), pool: :flows, on_progress: report, block: 1)
+    assert {:ok, result} = Flow.run(small(), pool: :flows, on_progress: report, block: 1, record: nil)
     assert [0.5, zero, 2.5] = Tensor.to_list(result.state["x"])
     assert abs(zero) < 1.0e-6
     assert {result.stopped, result.capsule, result.dtype} == {:converged, nil, "float64"}
@@ -213,8 +213,7 @@ defmodule SnakeBridge.FlowTest do
   test "a run is cancelled from another process, listed, and resumed" do
     me = self()
 
-    run =
-      Flow.start(endless(), [run_id: "afternoon", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
+    run = Flow.start(endless(), [run_id: :afternoon, on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
 
     assert_receive :goes_on, 20_000
     assert {:ok, [%{run_id: "afternoon", status: :running} | _]} = Flow.list(pool: :flows)
@@ -227,7 +226,7 @@ defmodule SnakeBridge.FlowTest do
 
     assert count == result.iterations
 
-    assert {:ok, more} = Flow.resume(run, endless(), pool: :flows, iterations: count + 100, block: 100)
+    assert {:ok, more} = Flow.resume(:afternoon, endless(), pool: :flows, iterations: count + 100, block: 100)
 
     assert {more.stopped, more.iterations} == {:budget, count + 100}
     assert {:error, %Error{message: message}} = Flow.resume("morning", endless(), pool: :flows)
