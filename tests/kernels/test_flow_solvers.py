@@ -272,6 +272,19 @@ def test_backtracking_finds_a_step_from_any_start() -> None:
     assert result["history"]["alpha"][-1] >= 0.5 / beta
 
 
+def test_backtracking_keeps_its_step_where_f_is_lost_in_rounding() -> None:
+    """Data far from 0 in single precision: f tells no two points apart, and the step must not shrink until nothing moves."""
+    places = np.arange(60)
+    blur = np.exp(-((places[:, None] - places) ** 2) / 8)
+    blur = (blur / blur.sum(axis=1, keepdims=True)).astype(np.float32)
+    data = (1000 + np.random.default_rng(0).standard_normal(60)).astype(np.float32)
+    slots = {"x": Slot(value=data)}
+    spec = FlowSpec(slots, [Term("quadratic", "x", op=Op("dense", matrix=blur), target=data)], dtype="float32")
+    ends = {solver: run(compile_flow(spec, solver=solver, tol=1e-5), iterations=1000) for solver in ("ista", "ista_bt")}
+    assert ends["ista_bt"]["history"]["alpha"][-1] >= 0.25 * ends["ista"]["report"].alpha
+    assert ends["ista_bt"]["energy"] <= 1.01 * ends["ista"]["energy"]
+
+
 def test_jacobi_scaling_makes_a_badly_scaled_problem_easy() -> None:
     scaled = MATRIX[:, :8] * np.geomspace(1, 30, 8)
     terms = [Term("quadratic", "x", op=Op("dense", matrix=scaled), target=DATA), Term("l1", "x", weight=0.01)]
