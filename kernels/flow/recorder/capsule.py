@@ -84,7 +84,7 @@ class Capsule:
             made = first_fields(path.name, spec, sampling=sampling, redactor=redactor, parent=parent)
             given = redactor.shrunk(dict(fields or {})) if redactor else fields or {}
             self = cls(path, manifest.merged(made, given), sampling, redactor)
-            replace_bytes(path / "spec.json", json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
+            replace_bytes(path / resuming.SPEC, json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
             manifest.save(path, self._fields)
             sync_folder(path)
         started = {name: self._fields.get(name) for name in ("flow_name", "dtype", "spec_digest", "solver")}
@@ -100,7 +100,7 @@ class Capsule:
         if fields["status"] == manifest.RUNNING:
             fields = cls._completed(path, fields)
         if fields["status"] != manifest.RUNNING:
-            spec = json.loads((path / "spec.json").read_text())
+            spec = resuming.kept_spec(path, fields.get("spec_digest"))
             kept = {name: fields[name] for name in resuming.INHERITED if name in fields}
             parent = {"run_id": fields["run_id"], "checkpoint": start.path.name, "iteration": start.iteration}
             self = cls.create(path.parent, spec, kept, sampling=Sampling(**fields["sampling"]), parent=parent)
