@@ -306,6 +306,27 @@ def test_a_step_outside_the_condition_of_its_class_is_refused(solver: str, facto
     assert compile_flow(spec, solver=solver, alpha=0.9 * longest).report.alpha == pytest.approx(0.9 * longest)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"alpha": "0.5"}, "alpha is '0.5'"), ({"alpha": [0.1, 0.2]}, "alpha is"), ({"solver": 3}, "solver is 3; give a name")],
+)
+def test_what_is_no_step_and_no_solver_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(FlowInputError, match=told):
+        compile_flow(lasso(), **options)
+
+
+def test_a_step_that_the_type_of_the_flow_cannot_hold_is_refused() -> None:
+    flat = FlowSpec({"x": Slot(shape=(N,))}, [Term("quadratic", "x", weight=1e-320)])
+    with pytest.raises(FlowInputError, match=r"float64 cannot hold.*larger weights"):
+        compile_flow(flat)
+
+
+@pytest.mark.parametrize("block", [0, 10**12, 2.5, "a"])
+def test_a_block_that_is_no_number_of_steps_is_refused(block: Any) -> None:
+    with pytest.raises(FlowInputError, match=r"block is .* whole steps"):
+        run(lasso(), block=block)
+
+
 def test_plain_steps_descend_as_the_descent_inequality_says() -> None:
     """E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for a step within 2/beta."""
     beta = float(np.linalg.norm(MATRIX, 2) ** 2)
