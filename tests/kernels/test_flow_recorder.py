@@ -405,6 +405,19 @@ def test_rows_that_cannot_be_written_stop_the_run_at_its_next_call(tmp_path: Pat
     assert reading.telemetry(capsule.path).num_rows == 0
 
 
+def test_a_capsule_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RecordInvalid, match="alpha of the manifest"):
+        Capsule.create(tmp_path, SPEC, {"alpha": float("inf")})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(CapsuleFull):
+            Capsule.create(tmp_path, SPEC)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_redacted_capsule_holds_no_array(tmp_path: Path) -> None:
     secret = np.random.default_rng(0).standard_normal(1000)
     spec = {**SPEC, "slots": {"y": {"shape": [1000], "units": None, "value": {"array": [1000], "dtype": "float64", "sha256": "f" * 64}}}}
