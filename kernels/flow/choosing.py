@@ -88,6 +88,8 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
 
 def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
     """As arrays of the flow's type."""
+    if not steps.alpha <= np.finfo(real).max:
+        raise FlowInputError(f"the step alpha is {steps.alpha:.6g}, which {real} cannot hold, so flat is f: give its terms larger weights")
     numbers = (steps.alpha, steps.sigma, 1.0, steps.momentum, tol, steps.modulus)
     alpha, sigma, relaxation, momentum, limit, modulus = (jnp.asarray(number, real) for number in numbers)
     damping, temperature = jnp.asarray(steps.damping, real), jnp.asarray(steps.temperature, real)
@@ -165,6 +167,6 @@ def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
 
 
 def _positive(name: str, value: float) -> float:
-    if not (np.isfinite(value) and value > 0):
+    if isinstance(value, (str, bytes)) or np.ndim(value) or not (np.isfinite(value) and value > 0):
         raise FlowInputError(f"{name} is {value!r}; a step is a number above 0")
     return float(value)

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -45,6 +45,7 @@ Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="the same bits each time: one thread or no atomics, and blocks of a fixed size")
 ]
 Base = Annotated[Path, typer.Option("--base", help="the folder that holds the capsules")]
+Number = TypeVar("Number", int, float)
 _PHASE_STYLE = {"RED": "bold red", "AMBER": "bold yellow", "GREEN": "bold green"}
 
 
@@ -74,7 +75,7 @@ def run(
     from .certified import run_certified
     from .runs import run as run_flow
 
-    budget = iterations or int(given.get("iterations", 1000))
+    budget = iterations or _given(given, "iterations", 1000, int)
     block = given.get("block") or (determinism.BLOCK if deterministic else None)
     options: dict[str, Any] = {"iterations": budget, "out_dir": out if record else None, "redact": redact, "block": block}
     compiled = _compiled(given, tol)
@@ -142,7 +143,7 @@ def tune(
             knobs=tuple(knob or ("lambda",)), criterion=chosen, sigma=sigma or None, proposal=rate, lambda_move_cap=cap
         )
     asked["config"] = dataclasses.replace(asked.get("config", ControllerConfig()), max_tuner_moves=moves)
-    budget = iterations or int(given.get("iterations", 1000))
+    budget = iterations or _given(given, "iterations", 1000, int)
     with _progress(given["spec"].name, budget) as on_progress:
         result = run_certified(
             given["spec"],
@@ -246,7 +247,18 @@ def _print_csv(answer: Answer) -> None:
 
 
 def _print_json(answer: Answer) -> None:
-    print(json.dumps(answer.records(), default=str))
+    print(json.dumps(_strict(answer.records()), default=str))
+
+
+def _strict(value: Any) -> Any:
+    """As strict JSON can hold it: NaN and infinities as text, as in the records of a capsule."""
+    from .recorder.events import plain
+
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return plain(value, "query") if isinstance(value, float) else value
 
 
 _FORMS: dict[str, Callable[[Answer], None]] = {"table": _print_table, "csv": _print_csv, "json": _print_json}
@@ -275,7 +287,15 @@ def _compiled(given: Mapping[str, Any], tol: float | None) -> CompiledFlow:
 
 
 def _tol(given: Mapping[str, Any], tol: float | None) -> float:
-    return float(given.get("tol", 1e-6)) if tol is None else tol
+    return _given(given, "tol", 1e-6, float) if tol is None else tol
+
+
+def _given(given: Mapping[str, Any], name: str, usual: Number, kind: Callable[[Any], Number]) -> Number:
+    """A number of the spec file. Raises FlowError for what is none."""
+    try:
+        return kind(given.get(name, usual))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FlowError(f"{name} is {given[name]!r} in the spec file; it must be a finite number") from error
 
 
 def _asked(given: Mapping[str, Any]) -> dict[str, Any]:

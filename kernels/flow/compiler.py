@@ -150,7 +150,9 @@ def compile_flow(
         problem, became = sort(spec, terms, real, relative=solver == "bregman")
         choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
         if choice is None:
-            asked = solver if isinstance(solver, str) else None
+            if not (solver is None or isinstance(solver, str)):
+                raise FlowInputError(f"solver is {solver!r}; give a name, a Solver, or None and the compiler chooses")
+            asked = solver
             choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
         findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
         raise_errors(findings)

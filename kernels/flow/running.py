@@ -30,6 +30,7 @@ from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, M
 # One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
 BLOCK_SECONDS = 0.1
 CAPACITY = 1024  # steps of a block, at most
+LONGEST = 1_000_000  # steps of a block whose size was asked for, whose metrics are kept until it ends
 FIRST = 4  # steps of the first block, which may be long ones
 CHECKPOINT_SECONDS = 5.0
 REASONS = {CONVERGED: "converged", STAGNATED: "stagnated", RUNNING: "budget"}
@@ -99,8 +100,9 @@ class Execution:
     ) -> None:
         """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there in blocks as before.
         save_every: seconds between checkpoints. problem: instead of the compiled one, of the same structure."""
-        if block is not None and block < 1:
-            raise FlowInputError(f"block is {block!r}; it must be 1 step or more, or None to let measured time choose")
+        whole = isinstance(block, (int, np.integer)) and not isinstance(block, bool)
+        if block is not None and not (whole and 1 <= block <= LONGEST):
+            raise FlowInputError(f"block is {block!r}; it must be 1 to {LONGEST} whole steps, or None to let measured time choose")
         self.compiled, self.controls, self.problem = compiled, compiled.controls, problem or compiled.problem
         self.iterations, self.done = iterations, 0
         self.stopped = ""

@@ -18,6 +18,13 @@ Told = tuple[str, str, str]  # where, what is wrong, the cure
 
 def malformed(spec: FlowSpec) -> Iterator[Told]:
     """All that has the wrong type."""
+    if not isinstance(spec.name, str):
+        yield "the spec", f"its name is {_shown(spec.name)}", "give a string"
+    tables = [field for field in ("slots", "operators") if not isinstance(getattr(spec, field), Mapping)]
+    if tables:
+        for field in tables:
+            yield field, f"they are {_shown(getattr(spec, field))}", "give a dictionary by name"
+        return
     lists = (("terms", Term, "a Term"), ("invariants", Invariant, "an Invariant"), ("couplings", Coupling, "a Coupling"))
     for field, kind, said in lists:
         for number, item in enumerate(getattr(spec, field)):

@@ -165,6 +165,8 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("term.parts", spec(Term("quadratic", "x", target=np.zeros(0)))),
     ("spec.schema", spec(Term("l1", "x", weight="2"))),  # type: ignore[arg-type]
     ("spec.schema", spec("l1")),  # type: ignore[arg-type]
+    ("spec.schema", spec(FIDELITY, slots=["x"])),
+    ("spec.schema", spec(FIDELITY, name=3)),
     ("spec.schema", spec(FIDELITY, slots={"x": np.zeros(N)})),
     ("spec.schema", spec(FIDELITY, slots={"x": Slot(shape=(2.5,))})),  # type: ignore[arg-type]
     ("spec.schema", spec(FIDELITY, pairs=[("x", "p")])),

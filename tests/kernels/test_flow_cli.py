@@ -105,10 +105,21 @@ def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest
     empty.write_text("")
     assert flow("run", str(empty), monkeypatch=monkeypatch) == 1
     assert "defines no `spec`" in capsys.readouterr().err
+    for line in ("iterations = 'many'", "iterations = float('inf')", "tol = 'x'"):
+        empty.write_text("from bridge_adapter.kernels.flow import FlowSpec\nspec = FlowSpec(slots={}, terms=[])\n" + line)
+        assert flow("run", str(empty), monkeypatch=monkeypatch) == 1
+        assert "in the spec file; it must be a finite number" in capsys.readouterr().err
     assert flow("query", "SELECT nothing_of_this", "--base", str(tmp_path), monkeypatch=monkeypatch) == 1
     told = capsys.readouterr().err
     assert "DuckDB refused the query" in told and "Traceback" not in told
     assert flow("run", str(tmp_path / "none.py"), monkeypatch=monkeypatch) == 2
+
+
+def test_json_is_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = "SELECT 'nan'::DOUBLE AS a, {'b': ['inf'::DOUBLE, 0.5]} AS c, MAP {DATE '2026-01-02': 1.5::DECIMAL(2, 1)} AS d"
+    assert flow("query", sql, "--base", str(tmp_path), "--format", "json", monkeypatch=monkeypatch) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told == [{"a": "NaN", "c": {"b": ["Infinity", 0.5]}, "d": {"2026-01-02": "1.5"}}]
 
 
 def commands(*lines: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull, CapsuleLocked, CheckpointRefused, RecordInvalid
 from bridge_adapter.kernels.flow.recorder.files import undisturbed
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
+from bridge_adapter.kernels.flow.recorder.query import runs
 from bridge_adapter.kernels.flow.recorder.sampling import Sampling
 
 SPEC: dict[str, Any] = {
@@ -313,6 +315,19 @@ def test_a_run_that_had_ended_goes_on_in_a_capsule_of_its_own(tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "told"), [(lambda text: text[:40], "cannot be read"), (lambda text: text.replace("16", "17"), "not the spec")]
+)
+def test_a_run_does_not_go_on_with_another_spec_in_its_capsule(tmp_path: Path, change: Callable[[str], str], told: str) -> None:
+    with Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.checkpoint({"state": {"x": np.zeros(3)}}, iteration=5)
+    kept = capsule.path / "spec.json"
+    kept.write_text(change(kept.read_text()))
+    with pytest.raises(CapsuleError, match=rf"spec\.json.*{told}.*copy"):
+        Capsule.resume(capsule.path, resume_state(capsule.path)["checkpoint"])
+    assert list(tmp_path.iterdir()) == [capsule.path]
+
+
 def test_a_run_that_was_killed_while_it_ended_has_one_end_too(tmp_path: Path) -> None:
     with Capsule.create(tmp_path, SPEC) as capsule:
         capsule.rows(steps(1, 10))
@@ -390,6 +405,19 @@ def test_rows_that_cannot_be_written_stop_the_run_at_its_next_call(tmp_path: Pat
     assert reading.telemetry(capsule.path).num_rows == 0
 
 
+def test_a_capsule_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RecordInvalid, match="alpha of the manifest"):
+        Capsule.create(tmp_path, SPEC, {"alpha": float("inf")})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(CapsuleFull):
+            Capsule.create(tmp_path, SPEC)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_redacted_capsule_holds_no_array(tmp_path: Path) -> None:
     secret = np.random.default_rng(0).standard_normal(1000)
     spec = {**SPEC, "slots": {"y": {"shape": [1000], "units": None, "value": {"array": [1000], "dtype": "float64", "sha256": "f" * 64}}}}
@@ -434,6 +462,17 @@ def test_a_manifest_of_another_schema_version_is_refused(tmp_path: Path) -> None
         load_run_manifest(capsule.path)
     with pytest.raises(CapsuleError, match=r"no manifest\.toml"):
         load_run_manifest(tmp_path)
+
+
+def test_a_manifest_that_lost_its_end_is_refused_and_hides_no_other_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Capsule.create(tmp_path, SPEC) as capsule:
+            pass
+    file = capsule.path / "manifest.toml"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(CapsuleError, match=r"manifest\.toml is damaged.*needs"):
+        load_run_manifest(capsule.path)
+    assert len(runs(tmp_path)) == 1
 
 
 def test_an_artifact_stays_in_its_folder(tmp_path: Path) -> None:

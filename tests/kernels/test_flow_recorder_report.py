@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import zlib
 from html.parser import HTMLParser
@@ -54,6 +55,17 @@ def test_the_usual_questions_have_the_right_answers(three: Path) -> None:
     assert [row["rows"] for row in runs.convergence_patterns().records()] == [20, 40]
     assert len(runs.performance_trends("blur").rows) == 3
     assert runs.parameter_correlations("blur").records()[0]["runs"] == 3
+
+
+def test_columns_of_one_name_are_all_in_the_records(tmp_path: Path) -> None:
+    assert Runs(tmp_path).query("SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a").records() == [{"a": 1, "a_1": 2, "a_1_1": 3, "a_2": 4}]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pytz") is not None, reason="pytz is installed")
+def test_times_in_a_zone_are_refused_with_the_cast(tmp_path: Path) -> None:
+    with pytest.raises(CapsuleError, match=r"pytz.*::TIMESTAMP"):
+        Runs(tmp_path).query("SELECT now()")
+    assert len(Runs(tmp_path).query("SELECT now()::TIMESTAMP").rows) == 1
 
 
 @pytest.mark.parametrize("sql", ["COPY (SELECT 1) TO '{}'", "SELECT 1; SELECT 2", "CREATE TABLE t (x INT)", ""])

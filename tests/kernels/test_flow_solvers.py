@@ -272,6 +272,19 @@ def test_backtracking_finds_a_step_from_any_start() -> None:
     assert result["history"]["alpha"][-1] >= 0.5 / beta
 
 
+def test_backtracking_keeps_its_step_where_f_is_lost_in_rounding() -> None:
+    """Data far from 0 in single precision: f tells no two points apart, and the step must not shrink until nothing moves."""
+    places = np.arange(60)
+    blur = np.exp(-((places[:, None] - places) ** 2) / 8)
+    blur = (blur / blur.sum(axis=1, keepdims=True)).astype(np.float32)
+    data = (1000 + np.random.default_rng(0).standard_normal(60)).astype(np.float32)
+    slots = {"x": Slot(value=data)}
+    spec = FlowSpec(slots, [Term("quadratic", "x", op=Op("dense", matrix=blur), target=data)], dtype="float32")
+    ends = {solver: run(compile_flow(spec, solver=solver, tol=1e-5), iterations=1000) for solver in ("ista", "ista_bt")}
+    assert ends["ista_bt"]["history"]["alpha"][-1] >= 0.25 * ends["ista"]["report"].alpha
+    assert ends["ista_bt"]["energy"] <= 1.01 * ends["ista"]["energy"]
+
+
 def test_jacobi_scaling_makes_a_badly_scaled_problem_easy() -> None:
     scaled = MATRIX[:, :8] * np.geomspace(1, 30, 8)
     terms = [Term("quadratic", "x", op=Op("dense", matrix=scaled), target=DATA), Term("l1", "x", weight=0.01)]
@@ -291,6 +304,27 @@ def test_a_step_outside_the_condition_of_its_class_is_refused(solver: str, facto
     with pytest.raises(FlowInputError, match="converges for"):
         compile_flow(spec, solver=solver, alpha=factor * longest)
     assert compile_flow(spec, solver=solver, alpha=0.9 * longest).report.alpha == pytest.approx(0.9 * longest)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"alpha": "0.5"}, "alpha is '0.5'"), ({"alpha": [0.1, 0.2]}, "alpha is"), ({"solver": 3}, "solver is 3; give a name")],
+)
+def test_what_is_no_step_and_no_solver_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(FlowInputError, match=told):
+        compile_flow(lasso(), **options)
+
+
+def test_a_step_that_the_type_of_the_flow_cannot_hold_is_refused() -> None:
+    flat = FlowSpec({"x": Slot(shape=(N,))}, [Term("quadratic", "x", weight=1e-320)])
+    with pytest.raises(FlowInputError, match=r"float64 cannot hold.*larger weights"):
+        compile_flow(flat)
+
+
+@pytest.mark.parametrize("block", [0, 10**12, 2.5, "a"])
+def test_a_block_that_is_no_number_of_steps_is_refused(block: Any) -> None:
+    with pytest.raises(FlowInputError, match=r"block is .* whole steps"):
+        run(lasso(), block=block)
 
 
 def test_plain_steps_descend_as_the_descent_inequality_says() -> None:

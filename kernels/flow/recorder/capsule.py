@@ -11,6 +11,7 @@ However the block ends, the capsule holds exactly one RUN_FINISHED afterwards; o
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Mapping
@@ -81,12 +82,16 @@ class Capsule:
         sampling = sampling or Sampling()
         with room_for(Path(base)):
             path = fresh_folder(Path(base), str(spec["name"]))
-            made = first_fields(path.name, spec, sampling=sampling, redactor=redactor, parent=parent)
-            given = redactor.shrunk(dict(fields or {})) if redactor else fields or {}
-            self = cls(path, manifest.merged(made, given), sampling, redactor)
-            replace_bytes(path / "spec.json", json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
-            manifest.save(path, self._fields)
-            sync_folder(path)
+            try:
+                made = first_fields(path.name, spec, sampling=sampling, redactor=redactor, parent=parent)
+                given = redactor.shrunk(dict(fields or {})) if redactor else fields or {}
+                self = cls(path, manifest.merged(made, given), sampling, redactor)
+                replace_bytes(path / resuming.SPEC, json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
+                manifest.save(path, self._fields)
+                sync_folder(path)
+            except BaseException:  # nothing is recorded yet, and a folder without a manifest is no capsule
+                shutil.rmtree(path, ignore_errors=True)
+                raise
         started = {name: self._fields.get(name) for name in ("flow_name", "dtype", "spec_digest", "solver")}
         self._event("RUN_STARTED", {**started, "parent": parent["run_id"] if parent else None}, 0)
         return self
@@ -100,7 +105,7 @@ class Capsule:
         if fields["status"] == manifest.RUNNING:
             fields = cls._completed(path, fields)
         if fields["status"] != manifest.RUNNING:
-            spec = json.loads((path / "spec.json").read_text())
+            spec = resuming.kept_spec(path, fields.get("spec_digest"))
             kept = {name: fields[name] for name in resuming.INHERITED if name in fields}
             parent = {"run_id": fields["run_id"], "checkpoint": start.path.name, "iteration": start.iteration}
             self = cls.create(path.parent, spec, kept, sampling=Sampling(**fields["sampling"]), parent=parent)

@@ -95,7 +95,7 @@ def _check(made: Mapping[str, Any]) -> None:
         if name not in made:
             raise RecordInvalid(f"the manifest needs {name}")
     for name, value in made.items():
-        if not isinstance(value, KEYS[name]):
+        if not isinstance(value, KEYS.get(name, object)):
             raise RecordInvalid(f"{name} of the manifest is {value!r:.80}; it must be of type {KEYS[name]}")
     rules = {"status": (RUNNING, *STATUSES), "phase": PHASES, "frame_type": _FRAMES, "dtype": _DTYPES, "schema_version": (SCHEMA_VERSION,)}
     for name, choices in rules.items():
@@ -117,7 +117,8 @@ def _without_null(value: Any) -> Any:
 
 
 def load_run_manifest(run_dir: str | Path) -> dict[str, Any]:
-    """The manifest of a capsule. Raises CapsuleError where there is none, or one of a schema version that this software does not read."""
+    """The manifest of a capsule. Raises CapsuleError where there is none, a damaged one, or one of a schema version that this software does
+    not read."""
     path = Path(run_dir) / FILE
     try:
         made = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -130,6 +131,10 @@ def load_run_manifest(run_dir: str | Path) -> dict[str, Any]:
             f"{run_dir} has schema version {made.get('schema_version')!r}; this software reads version {SCHEMA_VERSION!r}. "
             "Read it with the version of bridge-adapter that wrote it"
         )
+    try:
+        _check(made)
+    except RecordInvalid as error:
+        raise CapsuleError(f"{path} is damaged: {error}. Restore it from a copy") from error
     return made
 
 

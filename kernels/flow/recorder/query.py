@@ -7,6 +7,7 @@ that was written), `events`, and `runs` (from the manifests).
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -53,7 +54,12 @@ class Answer:
     rows: list[tuple[Any, ...]]
 
     def records(self) -> list[dict[str, Any]]:
-        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
+        """By name. Of columns of one name (of a join, say) the later ones are called as DuckDB does: "seq", "seq_1"."""
+        names: list[str] = []
+        for name in self.names:
+            others = (f"{name}_{count}" for count in itertools.count(1))
+            names.append(next(free for free in itertools.chain([name], others) if free not in names))
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
 
 
 class Runs:
@@ -76,6 +82,13 @@ class Runs:
                     self._views(connection)
                     done = connection.execute(sql, list(parameters))
                     return Answer(tuple(column[0] for column in done.description or ()), done.fetchall())
+                except duckdb.InvalidInputException as error:
+                    if "'pytz'" not in str(error):
+                        raise
+                    raise CapsuleError(
+                        "the query answers with times in a zone, for which DuckDB needs the Python package pytz; cast them, as in "
+                        "started_at::TIMESTAMP, or install it"
+                    ) from error
                 except duckdb.IOException:
                     if patience is None:
                         raise

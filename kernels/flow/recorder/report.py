@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from . import manifest, reading
 from .charts import LEFT, RIGHT, WIDTH, Axis, Mark, Panel, Series, Threshold, drawn, lane, number, plot, thinned
+from .errors import CapsuleError
 from .files import replace_bytes, writer_alive
 from .pictures import data_uri, looks_like_image, shown_range
 from .query import INTERRUPTED
@@ -65,7 +66,10 @@ def page(capsule: str | Path) -> str:
         told = {**told, "status": INTERRUPTED}
     rows, events = reading.telemetry(folder), reading.events(folder)
     spec_file = folder / "spec.json"
-    spec = json.loads(spec_file.read_text()) if spec_file.exists() else {}
+    try:
+        spec = json.loads(spec_file.read_text(encoding="utf-8")) if spec_file.exists() else {}
+    except ValueError as error:
+        raise CapsuleError(f"{spec_file} cannot be read: {error}. Restore it from a copy, or remove it") from error
     parts = [
         _header(told, rows),
         _failure(events),

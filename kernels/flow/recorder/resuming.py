@@ -8,9 +8,11 @@ from typing import Any
 
 from . import manifest
 from .checkpoints import Checkpoints
-from .errors import CheckpointRefused
+from .errors import CapsuleError, CheckpointRefused
+from .opening import spec_digest as digest_of
 
 CARD = "run_card.json"
+SPEC = "spec.json"
 # Of the manifest, what a run has from the one that it goes on with.
 INHERITED = (
     "certified",
@@ -42,6 +44,17 @@ def card(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     told.pop("run_id")
+    return told
+
+
+def kept_spec(path: Path, digest: str | None) -> dict[str, Any]:
+    """The plain spec of a run. digest: that of the manifest. Raises CapsuleError where the file is damaged or says something else."""
+    try:
+        told: dict[str, Any] = json.loads((path / SPEC).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CapsuleError(f"{path / SPEC} cannot be read: {error}. Restore it from a copy") from error
+    if digest_of(told) != digest:
+        raise CapsuleError(f"{path / SPEC} is not the spec that the run had, its digest is not {digest}: restore it from a copy")
     return told
 
 

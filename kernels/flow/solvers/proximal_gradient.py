@@ -175,15 +175,25 @@ def _tried(problem: Problem, y: State, slope: State, carries: dict[str, Any], al
 
 
 def _backtracked(problem: Problem, y: Point, slope: State, tried: Any, alpha: jax.Array) -> Trial:
-    """Halves alpha until f(z) <= f(y) + <grad f(y), z - y> + ||z - y||^2 / (2 alpha), up to the rounding of f (BT09, section 4)."""
+    """Halves alpha until f(z) <= f(y) + <grad f(y), z - y> + ||z - y||^2 / (2 alpha), up to the rounding of f (BT09, section 4).
+
+    What f(z) and f(y) differ by is lost in what they are made of where those are large: data far from 0, in single precision. Differences
+    of gradients are not, and a convex f keeps the inequality where <grad f(z) - grad f(y), z - y> <= ||z - y||^2 / (2 alpha).
+    """
     here = problem.f_lifted(y.lifted)
-    slack = 8 * float(np.finfo(alpha.dtype).eps)
+    slack, convex = 8 * float(np.finfo(alpha.dtype).eps), not problem.nonconvex()
 
     def steep(made: Trial) -> jax.Array:
         ahead = {slot: made.reached.x[slot] - y.x[slot] for slot in y.x}
         model = here + inner(slope, ahead) + inner(ahead, ahead) / (2 * made.alpha)
         excess = made.smooth - model > slack * (jnp.abs(here) + jnp.abs(made.smooth))
+        if convex:
+            excess = jax.lax.cond(excess, bent, lambda *_: False, made, ahead)
         return (excess | ~jnp.isfinite(made.smooth)) & (made.alpha > float(np.finfo(alpha.dtype).tiny) * 2**10)
+
+    def bent(made: Trial, ahead: State) -> jax.Array:
+        turned = _difference(problem.gradient_lifted(made.reached.lifted, made.reached.x), slope)
+        return ~(inner(turned, ahead) <= inner(ahead, ahead) / (2 * made.alpha))
 
     found: Trial = jax.lax.while_loop(steep, lambda made: tried(made.alpha / 2), tried(alpha))
     return found
