@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import FlowDiverged, FlowError, FlowInputError, MissingExtra
     from .operators import Op
     from .precision import device
+    from .recorder.manifest import load_run_manifest
     from .restoration.images import degrade, psnr
     from .restoration.panels import difference, save_panel
     from .restoration.restore import Restoration, restore
@@ -51,6 +52,7 @@ __all__ = [
     "degrade",
     "device",
     "difference",
+    "load_run_manifest",
     "operators",
     "psnr",
     "restore",
@@ -69,6 +71,7 @@ _HOMES = {
     "degrade": ".restoration.images",
     "device": ".precision",
     "difference": ".restoration.panels",
+    "load_run_manifest": ".recorder.manifest",
     "operators": ".",
     "psnr": ".restoration.images",
     "restore": ".restoration.restore",

@@ -4,11 +4,14 @@ mid-run, and single precision of more classes."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bridge_adapter.kernels import flow as public
+from bridge_adapter.kernels.flow import load_run_manifest, resume_run
 from bridge_adapter.kernels.flow.certificates import CertificationProfile, certify, dominance, gap
 from bridge_adapter.kernels.flow.certificates.certify import Spectrum, spectral_findings
 from bridge_adapter.kernels.flow.certificates.curvature import Block
@@ -113,3 +116,13 @@ def test_classes_beside_plain_proximal_gradient_agree_in_both_precisions(solver:
         found[dtype] = run(compile_flow(spec, solver=solver, tol=1e-5, validation="expert"), iterations=2000)
         assert (found[dtype]["stopped"], found[dtype]["state"]["x"].dtype) == ("converged", dtype)
     np.testing.assert_allclose(found["float32"]["state"]["x"], found["float64"]["state"]["x"], atol=2e-4)
+
+
+def test_a_capsule_is_read_and_gone_on_with_by_the_public_names(tmp_path: Path) -> None:
+    spec = flow(FIT, SPARSE)
+    cut = run(spec, iterations=4, block=4, tol=0.0, out_dir=tmp_path)
+    manifest = load_run_manifest(cut["capsule"])
+    assert (manifest["status"], manifest["dtype"]) == ("budget", "float64")
+    assert resume_run(cut["capsule"], spec, iterations=8)["iterations"] == 8
+    for name in public.__all__:
+        assert getattr(public, name) is not None
