@@ -13,6 +13,7 @@ import numpy as np
 from .operators.base import Operator, adjoint_error, applied
 from .problem import Problem, State
 from .rules import ADJOINT_TOLERANCE, Built, Complaint, rule
+from .sums import summed
 from .transforms.base import TransformOp
 
 STEEP = 1e6  # ||grad f|| at the start
@@ -100,8 +101,7 @@ def _slope(problem: Problem, x: State) -> float:
 
 @jax.jit  # of f alone, so that flows with the same f and other priors share the program
 def _size_of_gradient(problem: Problem, x: State) -> jax.Array:
-    pieces = problem.f_grad(x).values()
-    return jnp.sqrt(sum((jnp.vdot(piece, piece) for piece in pieces), start=jnp.zeros(())))
+    return jnp.sqrt(sum((summed(piece**2) for piece in problem.f_grad(x).values()), start=jnp.zeros(())))
 
 
 @rule("energy.scales", "flexible", "warning", numerical=True, built=True)

@@ -19,6 +19,7 @@ from .functions.separable import Separable
 from .operators.arrays import Diagonal, Identity
 from .operators.balance import Balance
 from .operators.base import Op, Operator, build, owned
+from .packed import vector
 from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
 from .spec import Coupling, FlowSpec, Term
 
@@ -66,7 +67,7 @@ def values_of(terms: Mapping[str, tuple[Term, Parts]], x: State) -> dict[str, fl
 
 @jax.jit  # one small program, where each term, or each operation, by itself would be one
 def _evaluated(pairs: list[tuple[Parts, Any]]) -> jax.Array:
-    return jnp.stack([jnp.reshape(parts.phi.value(parts.op.matvec(x)), ()) for parts, x in pairs])
+    return vector([jnp.reshape(parts.phi.value(parts.op.matvec(x)), ()) for parts, x in pairs])
 
 
 def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any], *, relative: bool = False) -> Sorted:

@@ -23,8 +23,9 @@ from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
 from bridge_adapter.kernels.flow.running import advance_block, begin_block
 from bridge_adapter.kernels.flow.runs import run
-from bridge_adapter.kernels.flow.solvers.base import SMALL, squares
+from bridge_adapter.kernels.flow.solvers.base import squares
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
+from bridge_adapter.kernels.flow.sums import ONE_PASS
 
 N, ROWS, WEIGHT = 20, 15, 0.5
 RNG = np.random.default_rng(0)
@@ -397,7 +398,7 @@ def test_bregman_steps_minimise_poissons_energy_without_a_lipschitz_constant_and
             choose(problem, {"x": jnp.zeros(4)}, np.dtype("float64"), asked="bregman", own=Own(), tol=1e-9)
 
 
-@pytest.mark.parametrize("size", [5, SMALL, SMALL + 1])
+@pytest.mark.parametrize("size", [5, ONE_PASS, ONE_PASS + 1])
 def test_squares_are_those_of_small_arrays_and_of_large_ones(size: int) -> None:
     rng = np.random.default_rng(size)
     states = [{"x": rng.standard_normal(size), "y": rng.standard_normal((2, 3))} for _ in range(3)]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ..bounds import Bound
 from ..pytrees import node
+from ..sums import summed
 
 
 class Proximal(NamedTuple):
@@ -83,7 +84,7 @@ def merge(one: Function, other: Function) -> Function | None:
 
 def length(u: jax.Array) -> jax.Array:
     """The Euclidean norm of all elements."""
-    return jnp.sqrt(jnp.sum(u**2))
+    return jnp.sqrt(summed(u**2))
 
 
 def exactly(phi: Function, point: jax.Array) -> Proximal:

@@ -12,6 +12,7 @@ import numpy as np
 from ..bounds import Bound
 from ..operators.base import Operator
 from ..pytrees import node, static
+from ..sums import summed
 from .base import Function, Proximal, exactly
 from .separable import bounded
 from .squares import HalfSquare
@@ -45,7 +46,7 @@ class Translated(Function):
 
     def conjugate(self, y: jax.Array) -> jax.Array | None:
         inside = self.phi.conjugate(y)
-        return None if inside is None else inside + jnp.sum(y * self.target)
+        return None if inside is None else inside + summed(y * self.target)
 
     def distance(self, u: jax.Array) -> jax.Array:
         return self.phi.distance(u - self.target)
@@ -91,7 +92,7 @@ class SquareThrough(Function):
     smooth = proximable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight / 2 * jnp.sum((self.op.matvec(u) - self.target) ** 2)
+        return self.weight / 2 * summed((self.op.matvec(u) - self.target) ** 2)
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return self.weight * self.op.rmatvec(self.op.matvec(u) - self.target)
@@ -173,7 +174,7 @@ class Orthogonality(Function):
         return jnp.swapaxes(u, -1, -2) @ u - jnp.eye(u.shape[-1], dtype=u.dtype)
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(self._miss(u) ** 2)
+        return self.weight * summed(self._miss(u) ** 2)
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return 4 * self.weight * (u @ self._miss(u))

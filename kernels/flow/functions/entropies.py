@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
 from ..pytrees import node
+from ..sums import summed
 from .base import Function, Proximal, exactly, length
 from .losses import positive_root
 from .separable import bounded
@@ -27,7 +28,7 @@ class Entropy(Function):
     proximable = separable = differentiable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(xlogy(u, jnp.maximum(u, 0)))
+        return self.weight * summed(xlogy(u, jnp.maximum(u, 0)))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return self.weight * (jnp.log(u) + 1)
@@ -36,7 +37,7 @@ class Entropy(Function):
         return exactly(self, _entropy_prox(v, tau * self.weight))
 
     def conjugate(self, y: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(jnp.exp(y / self.weight - 1))
+        return self.weight * summed(jnp.exp(y / self.weight - 1))
 
     def distance(self, u: jax.Array) -> jax.Array:
         return length(jnp.minimum(u, 0))
@@ -58,7 +59,7 @@ class SimplexEntropy(Function):
     proximable = differentiable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(xlogy(u, jnp.maximum(u, 0)))
+        return self.weight * summed(xlogy(u, jnp.maximum(u, 0)))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return self.weight * (jnp.log(u) + 1)
@@ -73,12 +74,12 @@ class SimplexEntropy(Function):
         def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = bracket
             middle = (low + high) / 2
-            more = jnp.sum(_entropy_prox(v - middle, pull)) > total
+            more = summed(_entropy_prox(v - middle, pull)) > total
             return jnp.where(more, middle, low), jnp.where(more, high, middle)
 
         low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
         point = _entropy_prox(v - (low + high) / 2, pull)
-        return exactly(self, point * (total / jnp.sum(point)))
+        return exactly(self, point * (total / summed(point)))
 
     def conjugate(self, y: jax.Array) -> jax.Array:
         """w t logsumexp(y/w) - w t log t, t the total."""
@@ -86,7 +87,7 @@ class SimplexEntropy(Function):
         return self.weight * self.total * (spread - jnp.log(self.total))
 
     def distance(self, u: jax.Array) -> jax.Array:
-        return jnp.hypot(length(jnp.minimum(u, 0)), jnp.abs(jnp.sum(u) - self.total))
+        return jnp.hypot(length(jnp.minimum(u, 0)), jnp.abs(summed(u) - self.total))
 
 
 @node
@@ -98,7 +99,7 @@ class LogBarrier(Function):
     proximable = separable = differentiable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return -self.weight * jnp.sum(jnp.log(jnp.maximum(u, 0)))
+        return -self.weight * summed(jnp.log(jnp.maximum(u, 0)))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return -self.weight / u
@@ -110,7 +111,7 @@ class LogBarrier(Function):
     def conjugate(self, y: jax.Array) -> jax.Array:
         inside = jnp.all(y < 0)
         safe = jnp.where(y < 0, -y, 1)
-        return jnp.where(inside, jnp.sum(self.weight * (jnp.log(self.weight / safe) - 1)), jnp.inf)
+        return jnp.where(inside, summed(self.weight * (jnp.log(self.weight / safe) - 1)), jnp.inf)
 
     def distance(self, u: jax.Array) -> jax.Array:
         return length(jnp.minimum(u, 0))

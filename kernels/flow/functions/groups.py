@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ..bounds import Bound
 from ..pytrees import node, static
+from ..sums import summed
 from .base import Function, Proximal, exactly
 from .separable import Separable, soft_threshold
 
@@ -32,7 +33,7 @@ class GroupNorm(Function):
         return jnp.sqrt(jax.ops.segment_sum(jnp.ravel(u**2), jnp.ravel(self.labels), self.count))
 
     def value(self, u: jax.Array) -> jax.Array:
-        return jnp.sum(self.weights * self._norms(u)) + self.threshold * jnp.sum(jnp.abs(u)) + self.ridge / 2 * jnp.sum(u**2)
+        return summed(self.weights * self._norms(u)) + self.threshold * summed(jnp.abs(u)) + self.ridge / 2 * summed(u**2)
 
     def curvature(self) -> tuple[Bound, Bound]:
         return Bound(float(self.ridge), "lower_bound", "ridge"), Bound(float("inf"), "exact", "not smooth")
@@ -65,7 +66,7 @@ class AxisNorm(Function):
         return jnp.sqrt(sum((u[part] ** 2 for part in range(1, u.shape[0])), start=u[0] ** 2))
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(self._norms(u))
+        return self.weight * summed(self._norms(u))
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: object = ()) -> Proximal:
         return exactly(self, v * shrink_factor(self._norms(v), tau * self.weight))
@@ -84,7 +85,7 @@ class NuclearNorm(Function):
     proximable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(jnp.linalg.svd(u, compute_uv=False)) + self.ridge / 2 * jnp.sum(u**2)
+        return self.weight * summed(jnp.linalg.svd(u, compute_uv=False)) + self.ridge / 2 * summed(u**2)
 
     def curvature(self) -> tuple[Bound, Bound]:
         return Bound(float(self.ridge), "lower_bound", "ridge"), Bound(float("inf"), "exact", "not smooth")
@@ -93,7 +94,7 @@ class NuclearNorm(Function):
         """U S_{tau w}(sigma) V^T / (1 + tau r) (Cai, Candes & Shen, SIAM J. Optim. 20, 2010)."""
         left, sizes, right = jnp.linalg.svd(v, full_matrices=False)
         kept = jnp.maximum(sizes - tau * self.weight, 0) / (1 + tau * self.ridge)
-        value = self.weight * jnp.sum(kept) + self.ridge / 2 * jnp.sum(kept**2)
+        value = self.weight * summed(kept) + self.ridge / 2 * summed(kept**2)
         return Proximal((left * kept[..., None, :]) @ right, value, jnp.zeros((), v.dtype), ())
 
     def conjugate(self, y: jax.Array) -> jax.Array:
@@ -124,5 +125,5 @@ def plain_shrinkage(other: Function) -> tuple[jax.Array, jax.Array] | None:
 def _thresholded_conjugate(sizes: jax.Array, weights: jax.Array, ridge: jax.Array) -> jax.Array:
     """Of w s + r/2 s^2 on s >= 0: (s - w)+^2/(2 r); without a ridge 0 inside and infinite outside."""
     beyond = jnp.maximum(sizes - weights, 0)
-    curved = jnp.sum(beyond**2) / (2 * jnp.where(ridge > 0, ridge, 1))
+    curved = summed(beyond**2) / (2 * jnp.where(ridge > 0, ridge, 1))
     return jnp.where(ridge > 0, curved, jnp.where(jnp.any(beyond > 0), jnp.inf, 0.0)).astype(sizes.dtype)

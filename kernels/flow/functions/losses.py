@@ -9,6 +9,7 @@ from jax.scipy.special import xlogy
 
 from ..bounds import Bound
 from ..pytrees import node
+from ..sums import summed
 from .base import Function, Proximal, exactly, length
 from .separable import bounded
 
@@ -29,7 +30,7 @@ class Huber(Function):
     def value(self, u: jax.Array) -> jax.Array:
         size = jnp.abs(u - self.target)
         near = jnp.minimum(size, self.knee)
-        return self.weight * jnp.sum(near * (size - near / 2))
+        return self.weight * summed(near * (size - near / 2))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return self.weight * jnp.clip(u - self.target, -self.knee, self.knee)
@@ -46,7 +47,7 @@ class Huber(Function):
 
     def conjugate(self, y: jax.Array) -> jax.Array:
         inside = jnp.all(jnp.abs(y) <= self.weight * self.knee)
-        return jnp.where(inside, jnp.sum(y**2 / (2 * self.weight) + y * self.target), jnp.inf)
+        return jnp.where(inside, summed(y**2 / (2 * self.weight) + y * self.target), jnp.inf)
 
 
 @node
@@ -59,7 +60,7 @@ class Logistic(Function):
     smooth = proximable = separable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight * jnp.sum(jax.nn.softplus(-self.labels * u))
+        return self.weight * summed(jax.nn.softplus(-self.labels * u))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return -self.weight * self.labels * jax.nn.sigmoid(-self.labels * u)
@@ -94,7 +95,7 @@ class Logistic(Function):
         chance = -self.labels * y / self.weight
         inside = jnp.all((chance >= 0) & (chance <= 1))
         kept = jnp.clip(chance, 0, 1)
-        return jnp.where(inside, self.weight * jnp.sum(xlogy(kept, kept) + xlogy(1 - kept, 1 - kept)), jnp.inf)
+        return jnp.where(inside, self.weight * summed(xlogy(kept, kept) + xlogy(1 - kept, 1 - kept)), jnp.inf)
 
 
 @node
@@ -110,7 +111,7 @@ class Poisson(Function):
 
     def value(self, u: jax.Array) -> jax.Array:
         rate = u + self.background
-        return self.weight * jnp.sum(rate - xlogy(self.counts, jnp.maximum(rate, 0)))
+        return self.weight * summed(rate - xlogy(self.counts, jnp.maximum(rate, 0)))
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return self.weight * (1 - self.counts / (u + self.background))
@@ -132,7 +133,7 @@ class Poisson(Function):
         inside = jnp.all(jnp.where(self.counts > 0, room > 0, room >= 0))
         safe = jnp.where(room > 0, room, 1)
         each = self.weight * (xlogy(self.counts, self.counts / safe) - self.counts) - y * self.background
-        return jnp.where(inside, jnp.sum(each), jnp.inf)
+        return jnp.where(inside, summed(each), jnp.inf)
 
     def distance(self, u: jax.Array) -> jax.Array:
         return length(jnp.minimum(u + self.background, 0))

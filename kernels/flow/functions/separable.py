@@ -12,6 +12,7 @@ import numpy as np
 from ..bounds import Bound
 from ..errors import FlowInputError
 from ..pytrees import node, static
+from ..sums import summed
 from .base import Function, Proximal, exactly, length
 
 PARTS = frozenset({"threshold", "ridge", "bounds"})
@@ -66,7 +67,7 @@ class Separable(Function):
         best = jnp.clip(jnp.where(curved, beyond / jnp.where(curved, self.ridge, 1), runaway), self.lower, self.upper)
         # |u| (y sign u - a) instead of y u - a |u|: at infinite u this has no inf - inf.
         linear = jnp.where(best == 0, 0, jnp.abs(best) * (y * jnp.sign(best) - self.threshold))
-        return jnp.sum(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
+        return summed(jnp.where(curved, linear - self.ridge / 2 * best**2, linear))
 
     def distance(self, u: jax.Array) -> jax.Array:
         return length(u - jnp.clip(u, self.lower, self.upper)) if "bounds" in self.parts else jnp.zeros((), u.dtype)
@@ -117,7 +118,7 @@ def bounded(phi: Function, other: Function) -> Function | None:
 
 def _weighted(weight: jax.Array, parts: jax.Array) -> jax.Array:
     """sum weight parts. One weight for all stands before the sum, which spares an array of it in every step."""
-    return jnp.sum(weight * parts) if jnp.ndim(weight) else weight * jnp.sum(parts)
+    return summed(weight * parts) if jnp.ndim(weight) else weight * summed(parts)
 
 
 def _common(one: Separable | Bounded, other: Separable | Bounded) -> tuple[jax.Array, jax.Array]:

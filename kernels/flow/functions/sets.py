@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..pytrees import node, static
+from ..sums import summed
 from .base import Function, Proximal, exactly, length
 
 # Halvings of a bracket: more than a float64 has bits, so the bracket ends as two neighbouring numbers.
@@ -49,7 +50,7 @@ class L2Ball(Indicator):
         return jnp.where(size > self.radius / unit, self.centre + away * (self.radius / jnp.where(size > 0, size, 1)), v)
 
     def conjugate(self, y: jax.Array) -> jax.Array:
-        return self.radius * length(y) + jnp.sum(y * self.centre)
+        return self.radius * length(y) + summed(y * self.centre)
 
 
 @node
@@ -75,7 +76,7 @@ class L1Ball(Indicator):
 
     def project(self, v: jax.Array) -> jax.Array:
         """S_theta(v) with the theta of the simplex projection of |v| (Duchi et al., ICML 2008)."""
-        inside = jnp.sum(jnp.abs(v)) <= self.radius
+        inside = summed(jnp.abs(v)) <= self.radius
         shrunk = jnp.sign(v) * jnp.reshape(project_simplex(jnp.ravel(jnp.abs(v)), self.radius), v.shape)
         return jnp.where(inside, v, shrunk)
 
@@ -100,7 +101,7 @@ class Knapsack(Indicator):
             return jnp.clip(v - mu * self.costs, self.lower, self.upper)
 
         def spent(mu: jax.Array) -> jax.Array:
-            return jnp.sum(self.costs * at(mu))
+            return summed(self.costs * at(mu))
 
         def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = bracket
@@ -115,9 +116,9 @@ class Knapsack(Indicator):
         middle = (low + high) / 2
         moved = v - middle * self.costs
         free = paid & (moved > self.lower) & (moved < self.upper)
-        held = jnp.sum(jnp.where(free, 0, self.costs * jnp.clip(moved, self.lower, self.upper)))
-        squares = jnp.sum(jnp.where(free, self.costs**2, 0))
-        solved = (jnp.sum(jnp.where(free, self.costs * v, 0)) + held - self.budget) / jnp.where(squares > 0, squares, 1)
+        held = summed(jnp.where(free, 0, self.costs * jnp.clip(moved, self.lower, self.upper)))
+        squares = summed(jnp.where(free, self.costs**2, 0))
+        solved = (summed(jnp.where(free, self.costs * v, 0)) + held - self.budget) / jnp.where(squares > 0, squares, 1)
         # The solution belongs to the elements that the bracket says are free; should rounding have put it elsewhere, keep the bracket.
         close = (squares > 0) & (jnp.abs(solved - middle) <= 1e-3 * (1 + jnp.abs(middle)))
         return jnp.where(spent(jnp.zeros((), v.dtype)) <= self.budget, at(jnp.zeros((), v.dtype)), at(jnp.where(close, solved, high)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..bounds import Bound
 from ..pytrees import node
+from ..sums import summed
 from .base import Function, Proximal, exactly
 
 
@@ -22,7 +23,7 @@ class HalfSquare(Function):
     smooth = proximable = separable = True
 
     def value(self, u: jax.Array) -> jax.Array:
-        return self.weight / 2 * jnp.sum((self.scale * (u - self.target)) ** 2)
+        return self.weight / 2 * summed((self.scale * (u - self.target)) ** 2)
 
     def gradient(self, u: jax.Array) -> jax.Array:
         return self.weight * self.scale**2 * (u - self.target)
@@ -41,4 +42,4 @@ class HalfSquare(Function):
         squares = self.weight * self.scale**2
         curved = squares > 0
         flat = jnp.where(y == 0, 0.0, jnp.inf)
-        return jnp.sum(jnp.where(curved, y**2 / (2 * jnp.where(curved, squares, 1)) + y * self.target, flat))
+        return summed(jnp.where(curved, y**2 / (2 * jnp.where(curved, squares, 1)) + y * self.target, flat))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ..bounds import Bound
 from ..operators.stencils import Boundary, ahead, back
 from ..pytrees import node, static
+from ..sums import summed
 from .base import Function, Proximal, exactly
 from .separable import Separable, soft_threshold
 
@@ -220,4 +221,4 @@ class Variation(Function):
 
 
 def _total(field: Field) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(part) for part in field))
+    return jnp.asarray(sum(summed(part) for part in field))

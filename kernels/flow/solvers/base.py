@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..packed import Packed, vector
 from ..problem import Problem, State
 from ..pytrees import node
+from ..sums import ONE_PASS, each_summed, summed
 
 RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
 
@@ -120,9 +122,9 @@ class Solver(NamedTuple):
     stride: int = 1
 
 
-class Run(NamedTuple):
-    """A run between two blocks: the solver's state, how many steps in a row changed nothing, RUNNING or why it ended, and the residual
-    and the energy where the steps in a row began."""
+class Place(NamedTuple):
+    """Where a run stands between two steps: the solver's state, how many steps in a row changed nothing, RUNNING or why it ended, and the
+    residual and the energy where the steps in a row began."""
 
     state: Any
     flat: jax.Array
@@ -131,11 +133,37 @@ class Run(NamedTuple):
     level: jax.Array
 
 
+@node
+class Run:
+    """A run between two blocks: its place, with all scalars together."""
+
+    packed: Packed
+
+    @classmethod
+    def at(cls, place: Place) -> Run:
+        return cls(Packed.of(place))
+
+    @property
+    def place(self) -> Place:
+        found: Place = self.packed.opened()
+        return found
+
+    @property
+    def state(self) -> Any:
+        """The solver's."""
+        return self.place.state
+
+    @property
+    def status(self) -> Any:
+        """RUNNING, or why it ended."""
+        return self.place.status
+
+
 def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
     """A run that stands at x."""
     state = solver.init(problem, controls, x)
     status = jnp.where(jnp.isfinite(state.metrics.energy), RUNNING, NOT_FINITE).astype(jnp.int32)
-    return Run(state, jnp.int32(0), status, state.metrics.residual, state.metrics.energy)
+    return Run.at(Place(state, jnp.int32(0), status, state.metrics.residual, state.metrics.energy))
 
 
 def advance(
@@ -152,10 +180,9 @@ def advance(
     trace = jnp.zeros((capacity, len(Metrics._fields)), real)
 
     def unfinished(carry: tuple[Run, jax.Array, jax.Array]) -> jax.Array:
-        return (carry[1] + stride <= steps) & (carry[0].status == RUNNING)
+        return jnp.asarray((carry[1] + stride <= steps) & (carry[0].status == RUNNING))
 
-    def one(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
-        current, count, written = carry
+    def one(current: Place, count: jax.Array, written: jax.Array) -> tuple[Place, jax.Array, jax.Array]:
         state = solver.step(problem, controls, current.state)
         metrics = state.metrics
         after = metrics.energy
@@ -166,13 +193,14 @@ def advance(
         over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= controls.patience, STAGNATED, RUNNING))
         over = over if whole else jnp.full_like(over, RUNNING)
         status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(jnp.int32)
-        row = jnp.stack([jnp.asarray(value, real) for value in metrics])
-        return Run(state, flat, status, mark, level), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
+        row = vector([jnp.asarray(value, real) for value in metrics])
+        return Place(state, flat, status, mark, level), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
 
     def turn(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
+        place, count, written = carry[0].place, carry[1], carry[2]
         for _ in range(stride):
-            carry = one(carry)
-        return carry
+            place, count, written = one(place, count, written)
+        return Run.at(place), count, written
 
     return jax.lax.while_loop(unfinished, turn, (run, jnp.int32(0), trace))
 
@@ -189,23 +217,11 @@ def norm(x: State) -> jax.Array:
 
 def inner(x: State, y: State) -> jax.Array:
     """The inner product over all slots."""
-    products = [jnp.vdot(x[slot], y[slot]) for slot in x]
+    products = [summed(jnp.conj(x[slot]) * y[slot]) if x[slot].size <= ONE_PASS else jnp.vdot(x[slot], y[slot]) for slot in x]
     return jnp.asarray(sum(products[1:], start=products[0]))
 
 
 def squares(*states: State) -> tuple[jax.Array, ...]:
-    """The squared Euclidean norm over all slots of each state.
-
-    Those of small arrays in one pass: there, starting a sum costs more than what it adds up. One pass adds one by one, whose rounding grows
-    with the length; other sums are made in parts.
-    """
-    totals = [jnp.zeros((), next(iter(states[0].values())).dtype)] * len(states)
-    for slot in states[0]:
-        parts = [state[slot] ** 2 for state in states]
-        if parts[0].size <= SMALL:
-            zeros = [jnp.zeros((), part.dtype) for part in parts]
-            sums = jax.lax.reduce(parts, zeros, lambda one, other: [a + b for a, b in zip(one, other, strict=True)], range(parts[0].ndim))
-        else:
-            sums = [jnp.sum(part) for part in parts]
-        totals = [total + each for total, each in zip(totals, sums, strict=True)]
-    return tuple(totals)
+    """The squared Euclidean norm over all slots of each state."""
+    sums = [each_summed(*(state[slot] ** 2 for state in states)) for slot in states[0]]
+    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*sums, strict=True))
