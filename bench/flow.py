@@ -35,6 +35,7 @@ from bridge_adapter.kernels.flow.precision import device, precision
 from bridge_adapter.kernels.flow.running import advance_block, begin_block
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 
+from . import flow_compile as compiling
 from . import flow_extra as extra
 from .report import Row, note
 
@@ -74,7 +75,7 @@ def run() -> list[Row]:
     for dtype in ("float64", "float32"):
         for problem in PROBLEMS:
             rows += measured(problem, dtype)
-    return rows + summary(rows) + extra.rows()
+    return rows + summary(rows) + compiling.rows() + extra.rows()
 
 
 def measured(problem: Problem, dtype: str) -> list[Row]:

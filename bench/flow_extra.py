@@ -1,5 +1,5 @@
-"""The flow runtime beyond a step of its loop: compilation, memory, batches, images against scikit-image, and how near a step is to what the
-memory can move."""
+"""The flow runtime beyond a step of its loop: memory, batches, images against scikit-image, and how near a step is to what the memory can
+move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.running import advance_block, begin_block
-from bridge_adapter.kernels.flow.solvers.base import advance, begin
+from bridge_adapter.kernels.flow.solvers.base import Run, advance, begin
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 
 from .report import Row, note
@@ -30,7 +30,7 @@ def rows() -> list[Row]:
     """Every row of this part."""
     with precision("float64"):
         made: list[Row] = []
-        for part in (compilation, memory, batches, images, bandwidth):
+        for part in (memory, batches, images, bandwidth):
             note(f"flow: {part.__name__}")
             made += part()
         return made
@@ -50,57 +50,22 @@ def deblurring(shape: tuple[int, ...], dtype: str = "float64", seed: int = 0) ->
     )
 
 
-def compilation() -> list[Row]:
-    """Seconds until the first step is made, from a spec, against the bare loop; and XLA's part of both."""
-    shapes = [(500 + number, 512) for number in range(5)]
-    whole, floor = [], []
-    for shape in shapes:
-        spec = deblurring(shape)
-        began = time.perf_counter()
-        compiled = compile_flow(spec, solver="fista")
-        _, block = _jitted(compiled)
-        block(1).block_until_ready()
-        whole.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        _bare(compiled)(compiled.start["x"]).block_until_ready()
-        floor.append(time.perf_counter() - began)
-    ours, bare = statistics.median(whole), statistics.median(floor)
-    return [
-        Row("compile.floor", bare, "s", len(shapes)),
-        Row("compile.inner", ours, "s", len(shapes), ratio=ours / bare, ratio_to="compile.floor"),
-    ]
+def begun_of(compiled: CompiledFlow) -> Run:
+    """The flow where it starts."""
+    begun: Run = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
+    return begun
 
 
-def _jitted(compiled: CompiledFlow) -> tuple[Any, Callable[[int], jax.Array]]:
-    run = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
+def steps_of(compiled: CompiledFlow) -> Callable[[int], jax.Array]:
+    """So many steps from the start, at least a stride: what x is then."""
+    run = begun_of(compiled)
 
     def block(steps: int) -> jax.Array:
         count = jnp.int32(max(steps, compiled.solver.stride))
         made = advance_block(compiled.solver, compiled.problem, compiled.controls, run, count, capacity=1024)
         return jnp.asarray(made[0].state.x["x"])
 
-    return run, block
-
-
-def _bare(compiled: CompiledFlow) -> Callable[[jax.Array], jax.Array]:
-    """FISTA for `deblurring`, as one writes it down."""
-    term: Any = compiled.problem.smooth[0]
-    power, back, alpha = term.power, term.pull, compiled.controls.alpha
-    axes = tuple(range(-term.op.axes, 0))
-
-    @jax.jit
-    def loop(x: jax.Array) -> jax.Array:
-        def one(carry: tuple[jax.Array, jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-            x, y, t = carry
-            slope = jnp.fft.irfftn(power * jnp.fft.rfftn(y, axes=axes) - back, s=term.op.sides, axes=axes)
-            v = y - alpha * slope
-            z = jnp.sign(v) * jnp.maximum(jnp.abs(v) - alpha * 0.01, 0)
-            following = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
-            return (z, z + (t - 1) / following * (z - x), following), None
-
-        return jax.lax.scan(one, (x, x, jnp.ones((), x.dtype)), None, length=2)[0][0]
-
-    return loop
+    return block
 
 
 def memory() -> list[Row]:
@@ -108,8 +73,7 @@ def memory() -> list[Row]:
     made = []
     for shape in ((256, 256), (512, 512), (3, 1411, 1411)):
         compiled = compile_flow(deblurring(shape), solver="fista")
-        run, _ = _jitted(compiled)
-        lowered = advance_block.lower(compiled.solver, compiled.problem, compiled.controls, run, jnp.int32(2), capacity=1024)
+        lowered = advance_block.lower(compiled.solver, compiled.problem, compiled.controls, begun_of(compiled), jnp.int32(2), capacity=1024)
         told: Any = lowered.compile().memory_analysis()
         held = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
         name = "x".join(map(str, shape))
@@ -120,7 +84,7 @@ def memory() -> list[Row]:
 
 
 def _steps(compiled: CompiledFlow, steps: int) -> None:
-    _jitted(compiled)[1](steps).block_until_ready()
+    steps_of(compiled)(steps).block_until_ready()
 
 
 def _seconds(call: Callable[[], Any], rounds: int = ROUNDS) -> float:
@@ -162,7 +126,7 @@ def batches() -> list[Row]:
 
     contenders: dict[str, Callable[[], Any]] = {
         "one_by_one": in_turn,
-        "axis": lambda: _jitted(together)[1](steps).block_until_ready(),
+        "axis": lambda: steps_of(together)(steps).block_until_ready(),
         "vmap": lambda: mapped(stacked).block_until_ready(),
     }
     reached = {who: np.asarray(call()) for who, call in contenders.items()}
@@ -204,14 +168,14 @@ def images() -> list[Row]:
     )
     compiled = compile_flow(spec, tol=0.0)
     steps = 1
-    while steps < 1024 and energy(np.asarray(_jitted(compiled)[1](steps))) > wanted:
+    while steps < 1024 and energy(np.asarray(steps_of(compiled)(steps))) > wanted:
         steps *= 2
     fewer = steps // 2
     while steps - fewer > 1:
         middle = (fewer + steps) // 2
-        enough = energy(np.asarray(_jitted(compiled)[1](middle))) <= wanted
+        enough = energy(np.asarray(steps_of(compiled)(middle))) <= wanted
         fewer, steps = (fewer, middle) if enough else (middle, steps)
-    reached = energy(np.asarray(_jitted(compiled)[1](steps)))
+    reached = energy(np.asarray(steps_of(compiled)(steps)))
     if reached > wanted:
         raise RuntimeError(f"tv_512: {reached!r} after 1024 steps of {compiled.solver.name}, and scikit-image has {wanted!r}")
     ours, other = _seconds(partial(_steps, compiled, steps), 3), _seconds(theirs, 3)

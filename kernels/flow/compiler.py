@@ -26,7 +26,7 @@ from .operators.base import Operator, owned
 from .precision import precision
 from .problem import Problem, ProxTerm, State
 from .solvers.base import Controls, Solver
-from .sorting import sort, take_apart, values_of
+from .sorting import measured, sort, take_apart
 from .spec import FlowSpec, Term
 
 __all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
@@ -146,7 +146,7 @@ def compile_flow(
         raise FlowInputError(f"tol is {tol!r}; it must be 0 or more (0: the run ends by its budget, or where rounding stops it)")
     with precision(spec.dtype) as real:
         start = _start(spec, real)
-        terms, scales, weights = _weighed(spec, start, real, findings)
+        terms, scales = _weighed(spec, start, real, findings)
         problem, became = sort(spec, terms, real, relative=solver == "bregman")
         choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
         if choice is None:
@@ -154,8 +154,13 @@ def compile_flow(
                 raise FlowInputError(f"solver is {solver!r}; give a name, a Solver, or None and the compiler chooses")
             asked = solver
             choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
-        findings += lint_problem(Built(spec, terms, choice.problem, start, scales), mode)
+        energies, slope = measured(terms, problem.smooth, start)
+        scales = scales or _scales(energies)
+        moved = not problem.manifolds and any(np.any(np.asarray(piece)) for piece in start.values())
+        slope_at_zero = measured(terms, problem.smooth, jax.tree.map(jnp.zeros_like, start)).slope if moved else slope
+        findings += lint_problem(Built(spec, terms, choice.problem, start, scales, slope, slope_at_zero), mode)
         raise_errors(findings)
+        weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
         report = _report(became, choice, scales, weights, findings)
         return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report)
 
@@ -205,18 +210,23 @@ def _finite_everywhere(phi: Function) -> bool:
 
 def _weighed(
     spec: FlowSpec, start: State, real: np.dtype[Any], findings: list[Finding]
-) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float], dict[str, float]]:
-    """The terms with the weights in force, |E_i| of each where the flow starts, and the weights. Raises SpecLintFailed, with these findings
-    too, for terms that cannot be built."""
+) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float]]:
+    """The terms with the weights in force and, if those are normalised, the scales by which they are. Raises SpecLintFailed, with these
+    findings too, for terms that cannot be built."""
     terms, wrong = take_apart(spec, real)
     told = {
         name: said.rpartition("; ") if "; " in said else (said, "", "check its parameters") for name, said in wrong.items()
     }  # what is wrong; the cure
     raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
-    scales = {name: max(abs(value), SCALE_FLOOR) for name, value in values_of(terms, start).items()}
-    scales = {name: scale if np.isfinite(scale) else 1.0 for name, scale in scales.items()}
-    weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
-    return (take_apart(spec, real, scales)[0] if spec.normalise else terms), scales, weights
+    if not spec.normalise:
+        return terms, {}
+    scales = _scales(measured(terms, (), start).energies)
+    return take_apart(spec, real, scales)[0], scales
+
+
+def _scales(energies: Mapping[str, float]) -> dict[str, float]:
+    """|E_i|, at least SCALE_FLOOR; 1 where it is no number."""
+    return {name: max(abs(energy), SCALE_FLOOR) if np.isfinite(energy) else 1.0 for name, energy in energies.items()}
 
 
 def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: float | None, tol: float) -> Choice:

@@ -201,10 +201,15 @@ class Problem:
         """The point as f reads it, one array for each group of terms that share a lift."""
         return tuple(terms[0].lift(taken(terms[0].slots, x)) for terms in self._groups().values())
 
+    def terms_lifted(self, lifted: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+        """The energy of each term of f at a lifted point."""
+        groups = zip(lifted, self._groups().values(), strict=True)
+        found = {term.name: term.value(at) for at, terms in groups for term in terms}
+        return {term.name: found[term.name] for term in self.smooth}
+
     def f_lifted(self, lifted: tuple[jax.Array, ...]) -> jax.Array:
         """f at a lifted point."""
-        values = [term.value(at) for at, terms in zip(lifted, self._groups().values(), strict=True) for term in terms]
-        return jnp.asarray(sum(values, start=jnp.zeros(())))
+        return jnp.asarray(sum(self.terms_lifted(lifted).values(), start=jnp.zeros(())))
 
     def gradient_lifted(self, lifted: tuple[jax.Array, ...], like: State) -> State:
         """grad f at a lifted point, for the slots of `like`."""

@@ -50,13 +50,16 @@ class Complaint(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What the rules on a built problem see."""
+    """What the rules on a built problem see. scales: |E_i| of each term where the flow starts; slope: ||grad f|| there; slope_at_zero: the
+    same at 0."""
 
     spec: FlowSpec
     terms: Mapping[str, tuple[Term, Parts]]
     problem: Problem
     start: State
     scales: Mapping[str, float]
+    slope: float
+    slope_at_zero: float
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .operators.base import Operator, adjoint_error, applied
-from .problem import Problem, State
 from .rules import ADJOINT_TOLERANCE, Built, Complaint, rule
-from .sums import summed
 from .transforms.base import TransformOp
 
 STEEP = 1e6  # ||grad f|| at the start
@@ -74,7 +70,7 @@ def _unknown(op: Operator) -> bool:
 
 @rule("energy.steep", "flexible", "warning", numerical=True, built=True)
 def _steep(built: Built) -> Iterator[Complaint]:
-    size = _slope(built.problem, built.start)
+    size = built.slope
     if not np.isfinite(size):
         yield Complaint("the energy", "its gradient is not finite where the flow starts", "start inside the domain")
     elif size > STEEP:
@@ -85,23 +81,11 @@ def _steep(built: Built) -> Iterator[Complaint]:
 def _flat(built: Built) -> Iterator[Complaint]:
     if built.problem.manifolds:
         return
-    size = _slope(built.problem, built.start)
-    if any(np.any(np.asarray(piece)) for piece in built.start.values()):
-        # Near a minimum it is small whatever the units; at 0 it tells the size of the data.
-        size = max(size, _slope(built.problem, {slot: jnp.zeros_like(piece) for slot, piece in built.start.items()}))
+    # Near a minimum it is small whatever the units; at 0 it tells the size of the data.
+    size = max(built.slope, built.slope_at_zero)
     if 0 < size < FLAT:
         message = f"||grad f|| is {size:.3g} where the flow starts and at 0, and the residual is relative to it only above 1"
         yield Complaint("the energy", message, f"scale the data so that it is about 1, or take a tol of about {1e-6 * size:.0e}")
-
-
-def _slope(problem: Problem, x: State) -> float:
-    """||grad f||."""
-    return float(_size_of_gradient(Problem(problem.smooth, {}, {}, ()), x))
-
-
-@jax.jit  # of f alone, so that flows with the same f and other priors share the program
-def _size_of_gradient(problem: Problem, x: State) -> jax.Array:
-    return jnp.sqrt(sum((summed(piece**2) for piece in problem.f_grad(x).values()), start=jnp.zeros(())))
 
 
 @rule("energy.scales", "flexible", "warning", numerical=True, built=True)

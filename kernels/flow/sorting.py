@@ -3,7 +3,7 @@ stands behind an operator (h o K), and what couples slots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from .operators.base import Op, Operator, build, owned
 from .packed import vector
 from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
 from .spec import Coupling, FlowSpec, Term
+from .sums import summed
 
 
 class Sorted(NamedTuple):
@@ -57,17 +58,30 @@ def _without_name(said: str, name: str) -> str:
     return rest.lstrip(":, ") if rest[:1] in (":", ",") else f"it{rest}"
 
 
-def values_of(terms: Mapping[str, tuple[Term, Parts]], x: State) -> dict[str, float]:
-    """The energy of each term."""
-    if not terms:
-        return {}
-    found = _evaluated([(parts, taken(term.slots, x)) for term, parts in terms.values()])
-    return dict(zip(terms, np.asarray(found).tolist(), strict=True))
+class Measured(NamedTuple):
+    """What there is at a point: the energy of each term, and ||grad f||."""
+
+    energies: dict[str, float]
+    slope: float
 
 
-@jax.jit  # one small program, where each term, or each operation, by itself would be one
-def _evaluated(pairs: list[tuple[Parts, Any]]) -> jax.Array:
-    return vector([jnp.reshape(parts.phi.value(parts.op.matvec(x)), ()) for parts, x in pairs])
+def measured(terms: Mapping[str, tuple[Term, Parts]], smooth: Iterable[AnySmooth], x: State) -> Measured:
+    """At x, of the terms and of f, the sum of those that are `smooth`. One program, where each term, or each operation, by itself would be
+    one; terms of f are read where f lifts them to."""
+    f = Problem(tuple(smooth), {}, {}, ())
+    lifted = {term.name for term in f.smooth} & terms.keys()
+    others = {name: (parts, taken(term.slots, x)) for name, (term, parts) in terms.items() if name not in lifted}
+    found = np.asarray(_measured(f, others, x)).tolist()
+    names = (*(term.name for term in f.smooth), *sorted(others))  # as JAX sorts a dictionary
+    return Measured({name: energy for name, energy in zip(names, found[1:], strict=True) if name in terms}, found[0])
+
+
+@jax.jit
+def _measured(f: Problem, others: dict[str, tuple[Parts, Any]], x: State) -> jax.Array:
+    lifted = f.lift(x)
+    slope = jnp.sqrt(sum((summed(jnp.abs(piece) ** 2) for piece in f.gradient_lifted(lifted, x).values()), start=jnp.zeros(())))
+    energies = [*f.terms_lifted(lifted).values(), *(parts.phi.value(parts.op.matvec(at)) for parts, at in others.values())]
+    return vector([slope, *(jnp.reshape(energy, ()).astype(slope.dtype) for energy in energies)])
 
 
 def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any], *, relative: bool = False) -> Sorted:
