@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -47,3 +50,29 @@ def test_a_resumed_run_compiles_no_beginning(caplog: pytest.LogCaptureFixture, t
         resumed = resume_run(begun["capsule"], spec, iterations=9)
     assert resumed["iterations"] == 9
     assert "begin_block" not in compiled_for(29, caplog.records) and "advance_block" in compiled_for(29, caplog.records)
+
+
+IN_A_NEW_PROCESS = """
+import hashlib, sys
+import jax
+import numpy as np
+from bridge_adapter.kernels.flow import FlowSpec, Op, Slot, Term, run
+
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if event.endswith("/cache_hits") else None)
+data = np.random.default_rng(0).standard_normal(37)
+terms = [Term("quadratic", "x", op=Op("gaussian_blur", sigma=2.0), target="y"), Term("l1", "x", weight=0.1)]
+made = run(FlowSpec({"x": Slot(shape=(37,)), "y": Slot(value=data, role="data")}, terms), iterations=9, tol=0.0)
+print(len(hits), hashlib.sha256(made["state"]["x"].tobytes()).hexdigest())
+"""
+
+
+def test_a_new_process_finds_the_programs_of_the_last_one_and_computes_the_same_bits(tmp_path: Path) -> None:
+    keeping = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    told = []
+    for environment in ({}, keeping, keeping):
+        command = [sys.executable, "-c", IN_A_NEW_PROCESS]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True, timeout=90)
+        told.append(done.stdout.split())
+    assert [int(hits) for hits, _ in told[:2]] == [0, 0] and int(told[2][0]) >= 3
+    assert len({bits for _, bits in told}) == 1
