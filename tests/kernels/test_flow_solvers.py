@@ -398,7 +398,7 @@ def test_bregman_steps_minimise_poissons_energy_without_a_lipschitz_constant_and
             choose(problem, {"x": jnp.zeros(4)}, np.dtype("float64"), asked="bregman", own=Own(), tol=1e-9)
 
 
-@pytest.mark.parametrize("size", [5, ONE_PASS, ONE_PASS + 1])
+@pytest.mark.parametrize("size", [5, ONE_PASS - 1, ONE_PASS])
 def test_squares_are_those_of_small_arrays_and_of_large_ones(size: int) -> None:
     rng = np.random.default_rng(size)
     states = [{"x": rng.standard_normal(size), "y": rng.standard_normal((2, 3))} for _ in range(3)]

@@ -217,7 +217,7 @@ def norm(x: State) -> jax.Array:
 
 def inner(x: State, y: State) -> jax.Array:
     """The inner product over all slots."""
-    products = [summed(jnp.conj(x[slot]) * y[slot]) if x[slot].size <= ONE_PASS else jnp.vdot(x[slot], y[slot]) for slot in x]
+    products = [summed(jnp.conj(x[slot]) * y[slot]) if x[slot].size < ONE_PASS else jnp.vdot(x[slot], y[slot]) for slot in x]
     return jnp.asarray(sum(products[1:], start=products[0]))
 
 
