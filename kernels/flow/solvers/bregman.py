@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from ..functions.separable import Separable
@@ -18,9 +19,10 @@ from .base import Controls, Metrics, Solver, norm
 
 
 class Positive(NamedTuple):
-    """The state, above 0 in every element."""
+    """The state, above 0 in every element, with the lift of x."""
 
     x: State
+    lifted: tuple[jax.Array, ...]
     metrics: Metrics
 
 
@@ -31,21 +33,23 @@ def bregman() -> Solver:
 
 
 def _init(problem: Problem, controls: Controls, x: State) -> Positive:
-    return Positive(x, Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha))
+    lifted = problem.lift(x)
+    return Positive(x, lifted, Metrics.standing(problem.f_lifted(lifted), problem.g_value(x), controls.alpha))
 
 
 def _step(problem: Problem, controls: Controls, state: Positive) -> Positive:
     alpha = controls.alpha
-    slope = problem.f_grad(state.x)
+    slope = problem.gradient_lifted(state.lifted, state.x)
     x: State = {}
     for slot, here in state.x.items():
         phi = problem.prox[slot].phi if slot in problem.prox else None
         push = slope[slot] + (phi.threshold if isinstance(phi, Separable) else 0.0)
         x[slot] = here / (1 + alpha * here * push)
-    smooth, nonsmooth = problem.f_value(x), problem.g_value(x)
+    lifted = problem.lift(x)
+    smooth, nonsmooth = problem.f_lifted(lifted), problem.g_value(x)
     grad_norm = norm(slope)
     # x (grad f + lambda) is what must vanish where x >= 0 is a constraint: complementary slackness.
     slack = norm({slot: (state.x[slot] / x[slot] - 1) / alpha for slot in x})
     residual = slack / jnp.maximum(1, norm({slot: state.x[slot] * slope[slot] for slot in x}))
     metrics = state.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, alpha=alpha)
-    return Positive(x, metrics)
+    return Positive(x, lifted, metrics)

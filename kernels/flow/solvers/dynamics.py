@@ -26,9 +26,10 @@ class Moving(NamedTuple):
 
 
 class Noisy(NamedTuple):
-    """The state of a Langevin flow: the key is that of the next step, never used twice."""
+    """The state of a Langevin flow, with the lift of x: the key is that of the next step, never used twice."""
 
     x: State
+    lifted: tuple[jax.Array, ...]
     key: jax.Array
     carries: dict[str, Any]
     metrics: Metrics
@@ -69,16 +70,18 @@ def _move(problem: Problem, controls: Controls, state: Moving) -> Moving:
 def _init_noisy(problem: Problem, controls: Controls, x: State) -> Noisy:
     key = jax.random.key_data(jax.random.key(jnp.asarray(controls.seed, jnp.uint32)))
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Noisy(x, key, carries, Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha))
+    lifted = problem.lift(x)
+    return Noisy(x, lifted, key, carries, Metrics.standing(problem.f_lifted(lifted), problem.g_value(x), controls.alpha))
 
 
 def _shake(problem: Problem, controls: Controls, state: Noisy) -> Noisy:
-    slope = problem.f_grad(state.x)
+    slope = problem.gradient_lifted(state.lifted, state.x)
     made, _, gap, carries = proximal_step(problem, state.x, slope, controls.alpha, state.carries)
     x, key = anneal(made, jax.random.wrap_key_data(state.key), controls.temperature, controls.alpha)
-    smooth, nonsmooth = problem.f_value(x), problem.g_value(x)
+    lifted = problem.lift(x)
+    smooth, nonsmooth = problem.f_lifted(lifted), problem.g_value(x)
     grad_norm = norm(slope)
     moved = norm({slot: state.x[slot] - x[slot] for slot in x})
     residual = moved / (controls.alpha * largest(1.0, grad_norm))
     metrics = state.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=gap, alpha=controls.alpha)
-    return Noisy(x, jax.random.key_data(key), carries, metrics)
+    return Noisy(x, lifted, jax.random.key_data(key), carries, metrics)

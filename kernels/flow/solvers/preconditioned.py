@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from ..problem import Problem, State
@@ -16,9 +17,10 @@ from .base import Controls, Metrics, Solver, norm
 
 
 class Scaled(NamedTuple):
-    """The state."""
+    """The state, with the lift of x."""
 
     x: State
+    lifted: tuple[jax.Array, ...]
     carries: dict[str, Any]
     metrics: Metrics
 
@@ -31,11 +33,12 @@ def preconditioned() -> Solver:
 
 def _init(problem: Problem, controls: Controls, x: State) -> Scaled:
     carries = {slot: term.begin(x[slot]) for slot, term in problem.prox.items()}
-    return Scaled(x, carries, Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha))
+    lifted = problem.lift(x)
+    return Scaled(x, lifted, carries, Metrics.standing(problem.f_lifted(lifted), problem.g_value(x), controls.alpha))
 
 
 def _step(problem: Problem, controls: Controls, state: Scaled) -> Scaled:
-    slope = problem.f_grad(state.x)
+    slope = problem.gradient_lifted(state.lifted, state.x)
     x: State = {}
     carries: dict[str, Any] = {}
     nonsmooth = gap = jnp.zeros((), controls.alpha.dtype)
@@ -46,10 +49,11 @@ def _step(problem: Problem, controls: Controls, state: Scaled) -> Scaled:
             made = problem.prox[slot].prox(x[slot], steps, state.carries[slot])
             x[slot], carries[slot] = made.point, made.carry
             nonsmooth, gap = nonsmooth + made.value, gap + made.gap
-    smooth = problem.f_value(x)
+    lifted = problem.lift(x)
+    smooth = problem.f_lifted(lifted)
     grad_norm = norm(slope)
     # The subgradient of E that the step shows, up to the change of grad f: P (x - x+) / alpha.
     shown = {slot: (state.x[slot] - x[slot]) / (controls.alpha * controls.scale[slot]) for slot in x}
     residual = norm(shown) / jnp.maximum(1, grad_norm)
     metrics = state.metrics.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=gap, alpha=controls.alpha)
-    return Scaled(x, carries, metrics)
+    return Scaled(x, lifted, carries, metrics)
