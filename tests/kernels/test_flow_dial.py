@@ -322,5 +322,11 @@ def test_unlocking_scales_never_raises_the_energy_and_ends_at_the_unrestricted_m
         with pytest.raises(FlowInputError, match="orthonormal transform with a mask"):
             restricted_to(problem, "x", data.op, np.ones(16, bool))
         other = turned(flow().problem, (), {})
-        with pytest.raises(FlowInputError, match="in the basis of the schedule"):
+        with pytest.raises(FlowInputError, match="is in another basis than the schedule; use wavelet_l1"):
             restricted_to(other, "x", scales, np.ones(16, bool))
+        grouped = Term("wavelet_l1", "x", params={"wavelet": "haar", "levels": 2, "sparsity": "group_l1"})
+        made = compile_flow(
+            FlowSpec({"x": Slot(shape=(16,)), "y": Slot(value=B[:16], role="data")}, [Term("quadratic", "x", target="y"), grouped])
+        ).problem
+        with pytest.raises(FlowInputError, match="is no sum over single coefficients; use wavelet_l1"):
+            restricted_to(made, "x", made.prox["x"].op, np.ones(16, bool))

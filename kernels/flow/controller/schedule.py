@@ -142,9 +142,8 @@ def restricted_to(problem: Problem, slot: str, transform: Operator, mask: ArrayL
         )
     present = problem.prox.get(slot)
     if present is not None and not (isinstance(present.phi, Separable) and _same(present.op, transform)):
-        raise FlowInputError(
-            f"the term {present.name} of {slot} is not a separable one in the basis of the schedule; use wavelet_l1 in its transform"
-        )
+        why = "is in another basis than the schedule" if isinstance(present.phi, Separable) else "is no sum over single coefficients"
+        raise FlowInputError(f"the term {present.name} of {slot} {why}; use wavelet_l1 in the transform of the schedule, without groups")
     real = jnp.zeros(()).dtype
     phi = Separable(*(jnp.zeros((), real),) * 2, jnp.asarray(-np.inf, real), jnp.asarray(np.inf, real)) if present is None else present.phi
     assert isinstance(phi, Separable)
