@@ -136,6 +136,7 @@ def test_weights_are_divided_by_the_scale_of_their_terms_only_when_asked() -> No
     start = {"x": Slot(value=np.full(N, 2.0))}
     plain, scaled = (compile_flow(spec(Term("tikhonov", "x"), SPARSITY, slots=start, normalise=on)).report for on in (False, True))
     assert plain.unit_normalization_table == scaled.unit_normalization_table == {"x_tikhonov_0": 2.0 * N, "sparsity": 1.0 * N}
+    assert list(plain.unit_normalization_table) == list(scaled.unit_normalization_table) == list(plain.weights)  # as the spec has them
     assert plain.weights == {"x_tikhonov_0": 1.0, "sparsity": 0.5}
     assert scaled.weights == pytest.approx({"x_tikhonov_0": 1 / (2.0 * N), "sparsity": 0.5 / N})
     assert scaled.beta.value == pytest.approx(1 / (2.0 * N))
@@ -170,6 +171,18 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("spec.schema", spec(FIDELITY, slots={"x": np.zeros(N)})),
     ("spec.schema", spec(FIDELITY, slots={"x": Slot(shape=(2.5,))})),  # type: ignore[arg-type]
     ("spec.schema", spec(FIDELITY, pairs=[("x", "p")])),
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({})])),
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling([("x", 1.0)])])),  # type: ignore[arg-type]
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({"x": "1"})])),  # type: ignore[dict-item]
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({"x": np.eye(N)})])),  # type: ignore[dict-item]
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({"x": 1.0}, target=None)])),  # type: ignore[arg-type]
+    ("slot.finite", spec(FIDELITY, couplings=[Coupling({"x": 1.0}, target=np.nan)])),
+    ("slot.finite", spec(FIDELITY, couplings=[Coupling({"x": 1.0}, target=1j)])),
+    ("term.finite", spec(FIDELITY, couplings=[Coupling({"x": np.nan})])),
+    ("term.finite", spec(FIDELITY, couplings=[Coupling({"x": Op("dense", matrix=np.full((2, N), np.inf))})])),
+    ("term.operator", spec(FIDELITY, couplings=[Coupling({"x": Op("blurr")})])),
+    ("coupling.slot", spec(FIDELITY, couplings=[Coupling({"z": 1.0})])),
+    ("coupling.slot", spec(FIDELITY, couplings=[Coupling({"y": 1.0})], slots={"x": Slot(shape=(N,)), "y": Slot(value=Y, role="data")})),
     ("pair.slots", spec(FIDELITY, pairs=[("x", "p", 1.0)])),
     ("invariant.checker", spec(FIDELITY, invariants=[Invariant("mass", None)])),  # type: ignore[arg-type]
     ("frame.kind", spec(Term("l1", "x", params={"frame": "loose"}))),
@@ -186,6 +199,12 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     assert found and all(finding.severity == "error" and finding.where and finding.message and finding.cure for finding in found)
     assert isinstance(caught.value, FlowInputError)
     assert rule in str(caught.value)
+
+
+def test_an_operator_that_a_coupling_cannot_build_is_told_with_its_place() -> None:
+    for part in (Op("dense", matrix=np.ones((2, N + 1))), Op("gaussian_blur", sigma="wide")):
+        with pytest.raises(FlowInputError, match=r"^ties.* part of 'x'"):
+            compile_flow(spec(FIDELITY, couplings=[Coupling({"x": part}, name="ties")]))
 
 
 @node
