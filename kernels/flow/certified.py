@@ -18,8 +18,11 @@ from .kept import Asked, asked_again
 from .precision import precision
 from .recorded import asked_fields
 from .recorder import NoRecorder, Recorder
+from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Progress
 from .spec import FlowSpec
+
+RESTORE = "one of them is from another run. Restore it from a copy, or start the run anew"
 
 
 def run_certified(
@@ -92,6 +95,8 @@ def resume_certified(
     given = spec.spec if isinstance(spec, CompiledFlow) else spec
     found = resume_state(run_dir, spec_digest=given.digest())
     record = found["record"]
+    if "certified" not in record:
+        raise CheckpointRefused(f"{run_dir} is of a certified run by its manifest, and its checkpoint of one that is not: {RESTORE}")
     asked = asked_again(record["certified"]["asked"], certified)
     budget = int(record["iterations"]) if iterations is None else iterations
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .certified import resume_certified
+from .certified import RESTORE, resume_certified
 from .compiler import CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
 from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
 from .recorder import Last, NoRecorder, Recorder
+from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted
 from .spec import FlowSpec
 
@@ -91,11 +92,16 @@ def resume_run(
     found = resume_state(run_dir, spec_digest=given.digest())
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=manifest.get("solver"))
     record = found["record"]
+    if "certified" in record:
+        raise CheckpointRefused(f"{run_dir} is of a run without certificates by its manifest, and its checkpoint of one with: {RESTORE}")
     budget = _steps(int(record["iterations"]) if iterations is None else iterations)
-    with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
-        capsule.update(**budget_fields(budget, block or record.get("block")))
-        execution = Execution(compiled, iterations=budget, block=block, recorder=capsule, saved=record, save_every=save_every)
-        return _driven(execution, capsule, on_progress)
+    with precision(given.dtype):
+        # First, for it refuses what does not fit, and that leaves no trace in the capsule.
+        execution = Execution(compiled, iterations=budget, block=block, saved=record, save_every=save_every)
+        with Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
+            execution.recorder = capsule
+            capsule.update(**budget_fields(budget, block or record.get("block")))
+            return _driven(execution, capsule, on_progress)
 
 
 def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | None) -> dict[str, Any]:

@@ -108,9 +108,9 @@ class Capsule:
             spec = resuming.kept_spec(path, fields.get("spec_digest"))
             kept = {name: fields[name] for name in resuming.INHERITED if name in fields}
             parent = {"run_id": fields["run_id"], "checkpoint": start.path.name, "iteration": start.iteration}
-            self = cls.create(path.parent, spec, kept, sampling=Sampling(**fields["sampling"]), parent=parent)
+            self = cls.create(path.parent, spec, kept, sampling=resuming.sampling(path, fields), parent=parent)
         else:
-            self = cls(path, fields, Sampling(**fields["sampling"]), None)
+            self = cls(path, fields, resuming.sampling(path, fields), None)
             with room_for(path):
                 self._catch_up()
         self._iteration = start.iteration
@@ -130,7 +130,7 @@ class Capsule:
         told = next((record["payload"] for record in journal.events(path) if record["event"] == "RUN_FINISHED"), None)
         if told is None:
             return fields
-        self = cls(path, {**fields, "phase": told["final_phase"]}, Sampling(**fields["sampling"]), None)
+        self = cls(path, {**fields, "phase": told["final_phase"]}, resuming.sampling(path, fields), None)
         try:
             with room_for(path):
                 self._catch_up()
