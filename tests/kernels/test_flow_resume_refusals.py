@@ -3,7 +3,10 @@ file is wrong and what to do."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from bridge_adapter.kernels.flow import FlowSpec, Slot, Term, compile_flow, resu
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.recorder.capsule import resume_state
-from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CheckpointRefused
+from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull, CheckpointRefused
+from bridge_adapter.kernels.flow.recorder.files import writer_alive
 from bridge_adapter.kernels.flow.running import Execution
 
 DATA = np.linspace(-1.0, 1.0, 6)
@@ -110,6 +114,33 @@ def test_what_is_damaged_is_named_with_the_remedy(tmp_path: Path, damage: Callab
     damage(capsule)
     with pytest.raises((CapsuleError, CheckpointRefused), match=said):
         resume_run(capsule, SPEC)
+
+
+def test_a_capsule_that_could_not_be_resumed_is_let_go_of(tmp_path: Path) -> None:
+    """By a worker that lives for weeks, and gets the file back from a copy in the meantime."""
+    capsule = half_way(tmp_path, killed=True)
+    log = capsule / "logs.ndjson"
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if "RUN_FINISHED" not in line))
+    rows = (capsule / "telemetry.parquet").read_bytes()
+    (capsule / "telemetry.parquet").write_bytes(rows[:60])
+    threads = set(threading.enumerate())
+    with pytest.raises(CapsuleError, match="is damaged"):
+        resume_run(capsule, SPEC)
+    assert set(threading.enumerate()) == threads and not writer_alive(capsule)
+    (capsule / "telemetry.parquet").write_bytes(rows)
+    assert resume_run(capsule, SPEC)["iterations"] == 9
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "fsync"])
+def test_a_capsule_that_could_not_be_created_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, call, full)
+    threads, handles = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(CapsuleFull, match="free some space"):
+        run(SPEC, iterations=9, out_dir=tmp_path)
+    assert set(threading.enumerate()) == threads and len(os.listdir("/proc/self/fd")) == handles
 
 
 @pytest.mark.parametrize(
