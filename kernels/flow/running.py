@@ -334,6 +334,13 @@ class Execution:
         }
 
 
+def steps_of(iterations: Any) -> int:
+    """The budget of a run. Raises FlowInputError."""
+    if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 1:
+        raise FlowInputError(f"iterations is {iterations!r}; it must be a whole number, 1 or more")
+    return int(iterations)
+
+
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:
     """Runs blocks until the run is over, or `on_progress` answers "cancel" or False to the report of one. Saves on the way."""
     with precision(execution.compiled.spec.dtype):
