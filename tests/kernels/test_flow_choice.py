@@ -135,11 +135,22 @@ def test_one_step_of_the_call_surface_is_a_proximal_gradient_step_and_moves_vari
 def test_weights_are_divided_by_the_scale_of_their_terms_only_when_asked() -> None:
     start = {"x": Slot(value=np.full(N, 2.0))}
     plain, scaled = (compile_flow(spec(Term("tikhonov", "x"), SPARSITY, slots=start, normalise=on)).report for on in (False, True))
-    assert plain.unit_normalization_table == scaled.unit_normalization_table == {"x_tikhonov_0": 2.0 * N, "sparsity": 1.0 * N}
+    assert plain.unit_normalization_table == scaled.unit_normalization_table == {"x_tikhonov_0": 2.0 * N, "sparsity": 2.0 * N}
     assert list(plain.unit_normalization_table) == list(scaled.unit_normalization_table) == list(plain.weights)  # as the spec has them
     assert plain.weights == {"x_tikhonov_0": 1.0, "sparsity": 0.5}
-    assert scaled.weights == pytest.approx({"x_tikhonov_0": 1 / (2.0 * N), "sparsity": 0.5 / N})
+    assert scaled.weights == pytest.approx({"x_tikhonov_0": 1 / (2.0 * N), "sparsity": 0.25 / N})
     assert scaled.beta.value == pytest.approx(1 / (2.0 * N))
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 10.0])
+def test_weights_matter_where_they_are_normalised(weight: float) -> None:
+    """E = sum of w_i E_i / |E_i(start)|: against the minimum by hand, a soft threshold."""
+    data = np.linspace(-3, 3, N)
+    terms = (Term("quadratic", "x", target=data), Term("l1", "x", weight=weight))
+    found = run(spec(*terms, slots={"x": Slot(value=np.ones(N))}, normalise=True), tol=1e-10)
+    threshold = weight / N * np.sum((data - 1) ** 2) / 2
+    np.testing.assert_allclose(found["state"]["x"], np.sign(data) * np.maximum(np.abs(data) - threshold, 0), atol=1e-8)
+    assert found["report"].unit_normalization_table["x_l1_1"] == pytest.approx(N)
 
 
 BAD: list[tuple[str, FlowSpec]] = [
