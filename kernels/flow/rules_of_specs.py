@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import atoms, operators
 from .operators.base import Op
@@ -68,6 +69,11 @@ def _shapes(spec: FlowSpec) -> Iterator[Complaint]:
             yield Complaint(where, f"its role is {slot.role!r}", "take variable, data, parameter or momentum")
 
 
+def _held(array: ArrayLike, dtype: str) -> bool:
+    """Whether all finite numbers stay finite in the type of the flow."""
+    return dtype != "float32" or bool(np.all(np.abs(np.asarray(array, np.float64)) <= np.finfo(np.float32).max))
+
+
 @rule("slot.finite", "basic", "error")
 def _finite(spec: FlowSpec) -> Iterator[Complaint]:
     arrays = [(f"the slot {name}", slot.value) for name, slot in spec.slots.items()]
@@ -79,6 +85,9 @@ def _finite(spec: FlowSpec) -> Iterator[Complaint]:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             yield Complaint(where, f"its values are of type {array.dtype}", "give real numbers")
+        elif array.dtype.kind in "iuf" and np.isfinite(array).all() and not _held(array, spec.dtype):
+            told = f"its largest value is {np.abs(array.astype(np.float64)).max():.3g}, which {spec.dtype} cannot hold"
+            yield Complaint(where, told, "scale the data, or compute in float64")
         elif array.dtype.kind == "f" and not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             yield Complaint(
@@ -172,6 +181,8 @@ def _weights(spec: FlowSpec) -> Iterator[Complaint]:
     for where, term in _named(spec):
         if not (np.isfinite(term.weight) and term.weight > 0):
             yield Complaint(where, f"its weight is {term.weight!r}", "give a number above 0, or leave the term out")
+        elif not _held(term.weight, spec.dtype):
+            yield Complaint(where, f"its weight is {term.weight!r}, which {spec.dtype} cannot hold", "take a smaller one, or float64")
 
 
 @rule("pair.slots", "basic", "error")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .certified import RESTORE, resume_certified
-from .compiler import CompiledFlow, compile_flow
+from .compiler import SOLVERS, CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
 from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
@@ -89,7 +89,11 @@ def resume_run(
         raise FlowInputError(f"{run_dir} is of a run without certificates; leave `certified` out, or start a certified run of the spec")
     given = spec.spec if isinstance(spec, CompiledFlow) else spec
     found = resume_state(run_dir, spec_digest=given.digest())
-    compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=manifest.get("solver"))
+    solver = manifest.get("solver")
+    if not isinstance(spec, CompiledFlow) and solver is not None and solver not in SOLVERS and solver == found["record"].get("solver"):
+        told = f"{run_dir} is of a run with a solver of one's own, {solver!r}, which no capsule can hold"
+        raise FlowInputError(f"{told}; give the compiled flow, compile_flow(spec, solver=...), in the place of the spec")
+    compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver)
     record = found["record"]
     if "certified" in record:
         raise CheckpointRefused(f"{run_dir} is of a run without certificates by its manifest, and its checkpoint of one with: {RESTORE}")

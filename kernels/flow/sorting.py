@@ -39,6 +39,9 @@ def take_apart(
     divided (unit normalisation)."""
     made, wrong = {}, {}
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
+        if name in made or name in wrong:  # of two, only one would be minimised; no lint has asked in the mode "expert"
+            wrong[name] = "several terms have this name; give each its own"
+            continue
         try:
             asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
             made[name] = (term, atoms.take_apart(term.type, asked, term.params))

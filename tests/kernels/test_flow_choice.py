@@ -162,6 +162,9 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("slot.shape", spec(SPARSITY, slots={"x": Slot(shape=(2, 0))})),
     ("slot.finite", spec(Term("quadratic", "x", target=np.full(N, np.nan)))),
     ("slot.finite", spec(SPARSITY, slots={"x": Slot(value=np.full(N, 1j))})),
+    ("slot.finite", spec(Term("quadratic", "x", target=np.full(N, 1e39)), dtype="float32")),
+    ("slot.finite", spec(SPARSITY, slots={"x": Slot(value=np.full(N, -1e39))}, dtype="float32")),
+    ("term.weight", spec(Term("l1", "x", weight=1e39), dtype="float32")),
     ("term.atom", spec(Term("l2.5", "x"))),
     ("term.operator", spec(Term("l1", "x", op="blur"))),
     ("term.operator", spec(Term("l1", "x", op=Op("blurr")))),
@@ -210,6 +213,12 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     assert found and all(finding.severity == "error" and finding.where and finding.message and finding.cure for finding in found)
     assert isinstance(caught.value, FlowInputError)
     assert rule in str(caught.value)
+
+
+def test_no_term_is_lost_to_another_of_the_same_name() -> None:
+    twice = spec(Term("quadratic", "x", target=Y, name="data"), Term("l1", "x", name="data"))
+    with pytest.raises(SpecLintFailed, match="the term data: several terms have this name; give each its own"):
+        compile_flow(twice, validation="expert")
 
 
 def test_an_operator_that_a_coupling_cannot_build_is_told_with_its_place() -> None:

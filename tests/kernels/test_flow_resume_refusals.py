@@ -20,6 +20,7 @@ from bridge_adapter.kernels.flow.recorder.capsule import resume_state
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull, CheckpointRefused
 from bridge_adapter.kernels.flow.recorder.files import writer_alive
 from bridge_adapter.kernels.flow.running import Execution
+from bridge_adapter.kernels.flow.solvers.optax_flow import optax_flow
 
 DATA = np.linspace(-1.0, 1.0, 6)
 SPEC = FlowSpec({"x": Slot(shape=(6,))}, [Term("quadratic", "x", target=DATA), Term("l1", "x", weight=0.1)])
@@ -54,6 +55,15 @@ def test_another_solver_is_refused_and_leaves_the_capsule_as_it_was(tmp_path: Pa
         resume_run(capsule, SPEC, block=0)
     assert files(tmp_path) == before
     assert resume_run(capsule, SPEC)["iterations"] == 9
+
+
+def test_a_solver_of_ones_own_is_asked_for(tmp_path: Path) -> None:
+    smooth = FlowSpec({"x": Slot(shape=(6,))}, [Term("quadratic", "x", target=DATA)])
+    flow = compile_flow(smooth, solver=optax_flow("sgd", {"learning_rate": 0.1}), tol=0.0)
+    capsule = run(flow, iterations=4, out_dir=tmp_path)["capsule"]
+    with pytest.raises(FlowInputError, match=r"a solver of one's own, 'optax'.*give the compiled flow"):
+        resume_run(capsule, smooth, iterations=9)
+    assert resume_run(capsule, flow, iterations=9)["iterations"] == 9
 
 
 def test_a_state_of_another_form_is_refused_with_both(tmp_path: Path) -> None:
