@@ -18,8 +18,11 @@ from .kept import Asked, asked_again
 from .precision import precision
 from .recorded import asked_fields
 from .recorder import NoRecorder, Recorder
-from .running import CHECKPOINT_SECONDS, Progress
+from .recorder.errors import CheckpointRefused
+from .running import CHECKPOINT_SECONDS, Progress, steps_of
 from .spec import FlowSpec
+
+RESTORE = "one of them is from another run. Restore it from a copy, or start the run anew"
 
 
 def run_certified(
@@ -53,9 +56,10 @@ def run_certified(
     remediation has added), "weights" (of each knob of a dial, at the end), "changes" ({"ridge": what remediation added, "factors": by
     which the tuner turned each knob})}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one
     whose numbers stay infinite however short its steps with "diverged"; nothing is raised.
-    Raises SpecLintFailed for a spec that is none.
+    Raises SpecLintFailed for a spec that is none, FlowInputError for iterations that are no whole number above 0.
     """
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
+    iterations = steps_of(iterations)
     if tol is None:
         tol = 1e-6 if compiled is None else float(compiled.controls.tol)
     asked = Asked(tol=tol).with_given({**given, "config": config})
@@ -92,8 +96,10 @@ def resume_certified(
     given = spec.spec if isinstance(spec, CompiledFlow) else spec
     found = resume_state(run_dir, spec_digest=given.digest())
     record = found["record"]
+    if "certified" not in record:
+        raise CheckpointRefused(f"{run_dir} is of a certified run by its manifest, and its checkpoint of one that is not: {RESTORE}")
     asked = asked_again(record["certified"]["asked"], certified)
-    budget = int(record["iterations"]) if iterations is None else iterations
+    budget = steps_of(int(record["iterations"]) if iterations is None else iterations)
     with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
         run = CertifiedRun(given, asked, compiled=None, recorder=capsule, iterations=budget, block=block, save_every=save_every)
         capsule.update(**asked_fields(asked, budget, block or record.get("block")))

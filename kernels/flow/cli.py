@@ -75,8 +75,8 @@ def run(
     from .certified import run_certified
     from .runs import run as run_flow
 
-    budget = iterations or _given(given, "iterations", 1000, int)
-    block = given.get("block") or (determinism.BLOCK if deterministic else None)
+    budget = iterations or _given(given, "iterations", 1000, _whole)
+    block = _block(given, determinism.BLOCK if deterministic else None)
     options: dict[str, Any] = {"iterations": budget, "out_dir": out if record else None, "redact": redact, "block": block}
     compiled = _compiled(given, tol)
     with _progress(given["spec"].name, budget) as on_progress:
@@ -143,7 +143,7 @@ def tune(
             knobs=tuple(knob or ("lambda",)), criterion=chosen, sigma=sigma or None, proposal=rate, lambda_move_cap=cap
         )
     asked["config"] = dataclasses.replace(asked.get("config", ControllerConfig()), max_tuner_moves=moves)
-    budget = iterations or _given(given, "iterations", 1000, int)
+    budget = iterations or _given(given, "iterations", 1000, _whole)
     with _progress(given["spec"].name, budget) as on_progress:
         result = run_certified(
             given["spec"],
@@ -151,7 +151,7 @@ def tune(
             tol=_tol(given, None),
             iterations=budget,
             # A move is tried between blocks: half of the run has room for all of them, and the rest settles.
-            block=given.get("block") or max(5, budget // (2 * moves)),
+            block=_block(given, max(5, budget // (2 * moves))),
             on_progress=on_progress,
             out_dir=out,
             **asked,
@@ -290,12 +290,25 @@ def _tol(given: Mapping[str, Any], tol: float | None) -> float:
     return _given(given, "tol", 1e-6, float) if tol is None else tol
 
 
+def _whole(value: Any) -> int:
+    """1e4 is a whole number, too."""
+    if isinstance(value, (bool, str, bytes)) or int(value) != value:
+        raise ValueError(value)
+    return int(value)
+
+
+def _block(given: Mapping[str, Any], usual: int | None) -> Any:
+    """That of the spec file; what it may be, the run knows."""
+    return usual if given.get("block") is None else given["block"]
+
+
 def _given(given: Mapping[str, Any], name: str, usual: Number, kind: Callable[[Any], Number]) -> Number:
     """A number of the spec file. Raises FlowError for what is none."""
     try:
         return kind(given.get(name, usual))
     except (TypeError, ValueError, OverflowError) as error:
-        raise FlowError(f"{name} is {given[name]!r} in the spec file; it must be a finite number") from error
+        wanted = "a whole number" if kind is _whole else "a finite number"
+        raise FlowError(f"{name} is {given[name]!r} in the spec file; it must be {wanted}") from error
 
 
 def _asked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class CompileReport:
 
     terms: for each its part in the energy. solver, solver_class, reason: the choice. beta, mu: of f; operator_norm: ||K||^2 of what
     stands behind operators. alpha, sigma: the steps; alpha_limit: the longest that `condition` allows. unit_normalization_table: |E_i| of
-    each term where the flow starts, at least SCALE_FLOOR; weights: those in force. warnings: what lint had to say.
+    each term, without its weight, where the flow starts, at least SCALE_FLOOR; weights: those in force, with `normalise` divided by it.
+    warnings: what lint had to say.
     """
 
     terms: dict[str, str]
@@ -155,12 +156,12 @@ def compile_flow(
             asked = solver
             choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
         energies, slope = measured(terms, problem.smooth, start)
-        scales = scales or _scales(energies)
+        weights = {name: float(term.weight) / scales.get(name, 1.0) for name, (term, _) in terms.items()}
+        scales = scales or _scales(_unweighted(energies, weights))
         moved = not problem.manifolds and any(np.any(np.asarray(piece)) for piece in start.values())
         slope_at_zero = measured(terms, problem.smooth, jax.tree.map(jnp.zeros_like, start)).slope if moved else slope
-        findings += lint_problem(Built(spec, terms, choice.problem, start, scales, slope, slope_at_zero), mode)
+        findings += lint_problem(Built(spec, terms, choice.problem, start, _scales(energies), slope, slope_at_zero), mode)
         raise_errors(findings)
-        weights = {name: float(term.weight) / (scales[name] if spec.normalise else 1.0) for name, (term, _) in terms.items()}
         report = _report(became, choice, scales, weights, findings)
         return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report)
 
@@ -220,8 +221,13 @@ def _weighed(
     raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
     if not spec.normalise:
         return terms, {}
-    scales = _scales(measured(terms, (), start).energies)
+    scales = _scales(_unweighted(measured(terms, (), start).energies, {name: float(term.weight) for name, (term, _) in terms.items()}))
     return take_apart(spec, real, scales)[0], scales
+
+
+def _unweighted(energies: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """E_i of the terms w_i E_i: divided by those with their weights, terms would not depend on them at all."""
+    return {name: energy / (weights[name] or 1.0) for name, energy in energies.items()}  # 0 gets past lint in the mode "expert"
 
 
 def _scales(energies: Mapping[str, float]) -> dict[str, float]:

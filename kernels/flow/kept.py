@@ -214,7 +214,7 @@ class Changes:
             compiled = recompile(compiled.spec, solver=self.solver)
         for move in self.moves:
             compiled = committed(compiled, move, asked.gap_dial.step_rule if asked.gap_dial else "c/beta")
-        return replace(compiled, controls=refilled(compiled.controls, self.controls))
+        return replace(compiled, controls=refilled(compiled.controls, self.controls, "the controls"))
 
 
 _CLASSES["Changes"] = Changes
@@ -232,7 +232,7 @@ def place_record(place: Snapshot) -> dict[str, Any]:
 
 def place_from(saved: Mapping[str, Any], compiled: CompiledFlow, problem: Problem) -> Snapshot:
     """The place again; in `precision`."""
-    controls = refilled(compiled.controls, saved["controls"])
+    controls = refilled(compiled.controls, saved["controls"], "the controls")
     x = {slot: jnp.asarray(value, value.dtype) for slot, value in saved["x"].items()}
     run = begin_block(compiled.solver, problem, controls, x)
     return Snapshot(run, problem, controls, int(saved["done"]), int(saved["segment"]))

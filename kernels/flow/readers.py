@@ -20,6 +20,8 @@ Reader = Callable[[Any, str], Any]
 DEPTH = 32
 # More dictionaries than any spec has: each may become an operator, and be compiled.
 PARTS = 1000
+# Of a side of an array.
+_LONGEST = 2**63 - 1
 
 
 def small(value: Any, path: str, depth: int = DEPTH, parts: int = PARTS) -> int:
@@ -82,7 +84,10 @@ def _told(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write longer ones
         return f"a whole number of {value.bit_length()} bits"
-    return f"{value!r:.80} of type {type(value).__name__}"
+    try:
+        return f"{value!r:.80} of type {type(value).__name__}"
+    except ValueError:  # such a number, within a list
+        return f"a {type(value).__name__} with a whole number of thousands of digits"
 
 
 def mapping(value: Any, path: str) -> dict[str, Any]:
@@ -206,6 +211,8 @@ def shape(value: Any, path: str) -> tuple[int, ...]:
         isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides
     ):
         raise wrong(path, value, "a list of whole numbers")
+    if any(abs(int(side)) > _LONGEST for side in sides):
+        raise wrong(path, value, "a list of whole numbers below 2^63")
     return tuple(int(side) for side in sides)
 
 

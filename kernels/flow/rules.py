@@ -50,8 +50,8 @@ class Complaint(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What the rules on a built problem see. scales: |E_i| of each term where the flow starts; slope: ||grad f|| there; slope_at_zero: the
-    same at 0."""
+    """What the rules on a built problem see. scales: |w_i E_i| of each term where the flow starts, with the weights in force; slope:
+    ||grad f|| there; slope_at_zero: the same at 0."""
 
     spec: FlowSpec
     terms: Mapping[str, tuple[Term, Parts]]

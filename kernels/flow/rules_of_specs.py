@@ -7,17 +7,23 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import atoms, operators
 from .operators.base import Op
 from .rules import ADJOINT_TOLERANCE, Complaint, rule
 from .schema import holes
-from .spec import FlowSpec, Term
+from .spec import Coupling, FlowSpec, Term
 
 
 def _named(spec: FlowSpec) -> Iterator[tuple[str, Term]]:
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
         yield f"the term {name}", term
+
+
+def _coupled(spec: FlowSpec) -> Iterator[tuple[str, Coupling]]:
+    for number, coupling in enumerate(spec.couplings):
+        yield f"the coupling {coupling.name or number}", coupling
 
 
 @rule("spec.version", "basic", "error")
@@ -63,16 +69,25 @@ def _shapes(spec: FlowSpec) -> Iterator[Complaint]:
             yield Complaint(where, f"its role is {slot.role!r}", "take variable, data, parameter or momentum")
 
 
+def _held(array: ArrayLike, dtype: str) -> bool:
+    """Whether all finite numbers stay finite in the type of the flow."""
+    return dtype != "float32" or bool(np.all(np.abs(np.asarray(array, np.float64)) <= np.finfo(np.float32).max))
+
+
 @rule("slot.finite", "basic", "error")
 def _finite(spec: FlowSpec) -> Iterator[Complaint]:
     arrays = [(f"the slot {name}", slot.value) for name, slot in spec.slots.items()]
     arrays += [(where, term.target) for where, term in _named(spec) if not isinstance(term.target, str)]
+    arrays += [(where, coupling.target) for where, coupling in _coupled(spec)]
     for where, value in arrays:
         if value is None:
             continue
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             yield Complaint(where, f"its values are of type {array.dtype}", "give real numbers")
+        elif array.dtype.kind in "iuf" and np.isfinite(array).all() and not _held(array, spec.dtype):
+            told = f"its largest value is {np.abs(array.astype(np.float64)).max():.3g}, which {spec.dtype} cannot hold"
+            yield Complaint(where, told, "scale the data, or compute in float64")
         elif array.dtype.kind == "f" and not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             yield Complaint(
@@ -90,6 +105,10 @@ def _finite_parts(spec: FlowSpec) -> Iterator[Complaint]:
     for name, described in spec.operators.items():
         if missing := holes(described):
             yield Complaint(f"the operator {name}", f"{missing} of its numbers are NaN or infinite", cure)
+    for where, coupling in _coupled(spec):
+        for slot, part in coupling.parts.items():
+            if missing := holes(part, infinite=True):
+                yield Complaint(where, f"{missing} of the numbers in its part of {slot!r} are NaN or infinite", "give finite ones")
 
 
 @rule("slot.dtype", "flexible", "warning", strict="error")
@@ -119,6 +138,22 @@ def _operators(spec: FlowSpec) -> Iterator[Complaint]:
     for name, op in spec.operators.items():
         if isinstance(op, Op) and op.kind not in operators.names():
             yield Complaint(f"the operator {name}", f"there is no operator {op.kind!r}", "take one of " + ", ".join(operators.names()))
+    for where, coupling in _coupled(spec):
+        for part in coupling.parts.values():
+            if isinstance(part, Op) and part.kind not in operators.names():
+                yield Complaint(where, f"there is no operator {part.kind!r}", "take one of " + ", ".join(operators.names()))
+
+
+@rule("coupling.slot", "basic", "error")
+def _coupled_slots(spec: FlowSpec) -> Iterator[Complaint]:
+    for where, coupling in _coupled(spec):
+        for slot in coupling.parts:
+            if slot not in spec.slots:
+                yield Complaint(where, f"its slot {slot!r} is not in the spec", f"the spec has {', '.join(spec.slots)}")
+            elif spec.slots[slot].role not in ("variable", "momentum"):
+                yield Complaint(
+                    where, f"its slot {slot!r} has the role {spec.slots[slot].role}, and no step moves it", "put it in the target"
+                )
 
 
 @rule("term.slot", "basic", "error")
@@ -146,6 +181,8 @@ def _weights(spec: FlowSpec) -> Iterator[Complaint]:
     for where, term in _named(spec):
         if not (np.isfinite(term.weight) and term.weight > 0):
             yield Complaint(where, f"its weight is {term.weight!r}", "give a number above 0, or leave the term out")
+        elif not _held(term.weight, spec.dtype):
+            yield Complaint(where, f"its weight is {term.weight!r}, which {spec.dtype} cannot hold", "take a smaller one, or float64")
 
 
 @rule("pair.slots", "basic", "error")

@@ -24,6 +24,7 @@ from .errors import FlowDiverged, FlowError, FlowInputError
 from .precision import device, precision
 from .problem import Problem, State
 from .recorder import NoRecorder, Recorder
+from .recorder.errors import CheckpointRefused
 from .recorder.files import undisturbed
 from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance, begin
 
@@ -99,7 +100,8 @@ class Execution:
         problem: Problem | None = None,
     ) -> None:
         """block: steps per block, or None to let measured time choose. saved: what `record` gave, to go on from there in blocks as before.
-        save_every: seconds between checkpoints. problem: instead of the compiled one, of the same structure."""
+        save_every: seconds between checkpoints. problem: instead of the compiled one, of the same structure. Raises CheckpointRefused where
+        `saved` is of another solver."""
         whole = isinstance(block, (int, np.integer)) and not isinstance(block, bool)
         if block is not None and not (whole and 1 <= block <= LONGEST):
             raise FlowInputError(f"block is {block!r}; it must be 1 to {LONGEST} whole steps, or None to let measured time choose")
@@ -276,6 +278,7 @@ class Execution:
         """All that is needed to go on from here with the same spec, as plain data and arrays: bit for bit the same run."""
         return {
             "state": self.state(),
+            "solver": self.compiled.solver.name,
             "run": [np.asarray(leaf) for leaf in jax.tree.leaves(self.run)],
             "controls": [np.asarray(leaf) for leaf in jax.tree.leaves(self.controls)],
             "iteration": self.done,
@@ -290,10 +293,16 @@ class Execution:
         }
 
     def _go_on_from(self, saved: Mapping[str, Any]) -> None:
+        solver = self.compiled.solver.name
+        if saved.get("solver", solver) != solver:  # states of different meaning may look alike
+            raise CheckpointRefused(
+                f"the checkpoint is of the solver {saved['solver']}, the flow was compiled for {solver}; compile it with "
+                f"solver={saved['solver']!r}, or start a new run from the state of the checkpoint"
+            )
         # Where the run would begin gives the structure only: nothing is computed, so nothing is compiled.
         like = jax.eval_shape(partial(begin, self.compiled.solver), self.problem, self.controls, self.compiled.start)
         self.run = refilled(like, saved["run"])
-        self.controls = refilled(self.controls, saved["controls"])
+        self.controls = refilled(self.controls, saved["controls"], "the controls")
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
         self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
         self.stopped = str(saved["stopped"]) if self.done >= self.iterations or saved["stopped"] not in ("budget", "cancelled") else ""
@@ -323,6 +332,13 @@ class Execution:
             "device": device(),
             "dtype": self.compiled.spec.dtype,
         }
+
+
+def steps_of(iterations: Any) -> int:
+    """The budget of a run. Raises FlowInputError."""
+    if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 1:
+        raise FlowInputError(f"iterations is {iterations!r}; it must be a whole number, 1 or more")
+    return int(iterations)
 
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:
@@ -374,9 +390,24 @@ def next_block(steps: int, elapsed: float, most: int = CAPACITY) -> int:
     return max(1, min(wanted, 4 * steps, most))
 
 
-def refilled(like: Any, leaves: list[Any]) -> Any:
-    """A record of the structure and the types of `like` with other leaves."""
-    structure = jax.tree.structure(like)
-    pairs = zip(leaves, jax.tree.leaves(like), strict=True)  # a control that was left at its default is a plain number
+def refilled(like: Any, leaves: list[Any], what: str = "the solver's state") -> Any:
+    """A record of the structure and the types of `like` with other leaves. what: what they are, for errors.
+
+    Raises CheckpointRefused where their types or shapes are not those of `like`: scalars lie in vectors, and beyond the end of a shorter
+    one JAX would read its last number without a word.
+    """
+    old_leaves, structure = jax.tree.flatten(like)
+    saved, wanted = [_form(leaf) for leaf in leaves], [_form(leaf) for leaf in old_leaves]
+    if saved != wanted:
+        raise CheckpointRefused(
+            f"the checkpoint has for {what} {', '.join(saved):.200}, and the flow {', '.join(wanted):.200}: it is of another solver, "
+            "or of another version of bridge-adapter. Resume with what wrote it, or start a new run from its state"
+        )
+    pairs = zip(leaves, old_leaves, strict=True)  # a control that was left at its default is a plain number
     fitting = [jnp.asarray(leaf, old.dtype) if hasattr(old, "dtype") else type(old)(leaf) for leaf, old in pairs]
     return jax.tree.unflatten(structure, fitting)
+
+
+def _form(leaf: Any) -> str:
+    """The type and the shape of a number or an array; of plain numbers, which are saved as arrays, no type."""
+    return f"{np.dtype(leaf.dtype).name if np.ndim(leaf) else ''}{list(np.shape(leaf))}"

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .certified import resume_certified
-from .compiler import CompiledFlow, compile_flow
+from .certified import RESTORE, resume_certified
+from .compiler import SOLVERS, CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
 from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
 from .recorder import Last, NoRecorder, Recorder
-from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted
+from .recorder.errors import CheckpointRefused
+from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted, steps_of
 from .spec import FlowSpec
 
 
@@ -49,9 +48,10 @@ def run(
 
     Raises FlowInputError (SpecLintFailed with all findings) for a spec that cannot be used, FlowDiverged when a step is not finite.
     """
+    iterations = steps_of(iterations)
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol, alpha=alpha, validation=validation)
     with precision(compiled.spec.dtype), _recorded(compiled, out_dir, redact, iterations, block) as recorder:
-        execution = Execution(compiled, iterations=_steps(iterations), block=block, recorder=recorder, save_every=save_every)
+        execution = Execution(compiled, iterations=iterations, block=block, recorder=recorder, save_every=save_every)
         return _driven(execution, recorder, on_progress)
 
 
@@ -81,7 +81,7 @@ def resume_run(
 
     manifest = load_run_manifest(run_dir)
     if manifest.get("certified"):
-        budget = None if iterations is None else _steps(iterations)
+        budget = None if iterations is None else steps_of(iterations)
         return resume_certified(
             run_dir, spec, iterations=budget, on_progress=on_progress, block=block, save_every=save_every, certified=certified
         )
@@ -89,13 +89,22 @@ def resume_run(
         raise FlowInputError(f"{run_dir} is of a run without certificates; leave `certified` out, or start a certified run of the spec")
     given = spec.spec if isinstance(spec, CompiledFlow) else spec
     found = resume_state(run_dir, spec_digest=given.digest())
-    compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=manifest.get("solver"))
+    solver = manifest.get("solver")
+    if not isinstance(spec, CompiledFlow) and solver is not None and solver not in SOLVERS and solver == found["record"].get("solver"):
+        told = f"{run_dir} is of a run with a solver of one's own, {solver!r}, which no capsule can hold"
+        raise FlowInputError(f"{told}; give the compiled flow, compile_flow(spec, solver=...), in the place of the spec")
+    compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver)
     record = found["record"]
-    budget = _steps(int(record["iterations"]) if iterations is None else iterations)
-    with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
-        capsule.update(**budget_fields(budget, block or record.get("block")))
-        execution = Execution(compiled, iterations=budget, block=block, recorder=capsule, saved=record, save_every=save_every)
-        return _driven(execution, capsule, on_progress)
+    if "certified" in record:
+        raise CheckpointRefused(f"{run_dir} is of a run without certificates by its manifest, and its checkpoint of one with: {RESTORE}")
+    budget = steps_of(int(record["iterations"]) if iterations is None else iterations)
+    with precision(given.dtype):
+        # First, for it refuses what does not fit, and that leaves no trace in the capsule.
+        execution = Execution(compiled, iterations=budget, block=block, saved=record, save_every=save_every)
+        with Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
+            execution.recorder = capsule
+            capsule.update(**budget_fields(budget, block or record.get("block")))
+            return _driven(execution, capsule, on_progress)
 
 
 def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | None) -> dict[str, Any]:
@@ -119,9 +128,3 @@ def _recorded(compiled: CompiledFlow, out_dir: str | Path | None, redact: bool, 
     fields = {"phase": "AMBER", **budget_fields(iterations, block), **flow_fields(compiled), **reference_fields(compiled)}
     with Capsule.create(out_dir, compiled.spec.plain(), fields, redact=redact) as capsule:
         yield capsule
-
-
-def _steps(iterations: int) -> int:
-    if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 1:
-        raise FlowInputError(f"iterations is {iterations!r}; it must be a whole number, 1 or more")
-    return int(iterations)

@@ -32,6 +32,8 @@ def malformed(spec: FlowSpec) -> Iterator[Told]:
                 yield f"{field}[{number}]", f"it is {_shown(item)}", f"give {said}"
             elif isinstance(item, Term):
                 yield from _term(f"the term {item.name or item.type}, terms[{number}]", item)
+            elif isinstance(item, Coupling):
+                yield from _coupling(f"couplings[{number}]", item)
     for name, slot in spec.slots.items():
         yield from _slot(f"the slot {name}", name, slot)
     for name, op in spec.operators.items():
@@ -55,6 +57,19 @@ def _term(where: str, term: Term) -> Iterator[Told]:
         yield where, f"its op is {_shown(term.op)}", "give an Op, or the name of one in operators"
     if not isinstance(term.target, str) and not _is_array(term.target):
         yield where, "its target is no array: its rows differ in length", "give an array of numbers, or the name of a slot"
+
+
+def _coupling(where: str, coupling: Coupling) -> Iterator[Told]:
+    if not (coupling.name is None or isinstance(coupling.name, str)):
+        yield where, f"its name is {_shown(coupling.name)}", "give a string, or none"
+    if coupling.target is None or not _is_array(coupling.target):
+        yield where, f"its target is no array but {_shown(coupling.target)}", "give an array of numbers, or a number"
+    if not isinstance(coupling.parts, Mapping) or not coupling.parts:
+        yield where, f"its parts are {_shown(coupling.parts)}", 'give a dictionary by slot, as {"x": Op(...), "z": -1.0}'
+        return
+    for slot, part in coupling.parts.items():
+        if not (isinstance(part, (Op, Operator)) or _is_number(part)):
+            yield where, f"its part of {_shown(slot)} is {_shown(part)}", "give an Op, or a number for that multiple of the slot"
 
 
 def _slot(where: str, name: Any, slot: Any) -> Iterator[Told]:

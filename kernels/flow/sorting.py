@@ -39,6 +39,9 @@ def take_apart(
     divided (unit normalisation)."""
     made, wrong = {}, {}
     for name, term in zip(spec.term_names(), spec.terms, strict=True):
+        if name in made or name in wrong:  # of two, only one would be minimised; no lint has asked in the mode "expert"
+            wrong[name] = "several terms have this name; give each its own"
+            continue
         try:
             asked = _asked(spec, name, term, real, 1.0 if scales is None else scales[name])
             made[name] = (term, atoms.take_apart(term.type, asked, term.params))
@@ -73,7 +76,8 @@ def measured(terms: Mapping[str, tuple[Term, Parts]], smooth: Iterable[AnySmooth
     others = {name: (parts, taken(term.slots, x)) for name, (term, parts) in terms.items() if name not in lifted}
     found = np.asarray(_measured(f, others, x)).tolist()
     names = (*(term.name for term in f.smooth), *sorted(others))  # as JAX sorts a dictionary
-    return Measured({name: energy for name, energy in zip(names, found[1:], strict=True) if name in terms}, found[0])
+    energies = dict(zip(names, found[1:], strict=True))
+    return Measured({name: energies[name] for name in terms}, found[0])
 
 
 @jax.jit
@@ -175,7 +179,15 @@ def _coupling(spec: FlowSpec, number: int, coupling: Coupling, real: np.dtype[An
         if slot not in spec.slots or spec.slots[slot].role not in ("variable", "momentum"):
             raise FlowInputError(f"{name} couples the slot {slot!r}, which is no variable of the spec")
         shape = spec.shape_of(slot)
-        made.append(build(part, shape, real) if isinstance(part, Op) else Diagonal(shape, shape, jnp.full(shape, part, real)))
+        try:
+            made.append(
+                build(part, shape, real) if isinstance(part, (Op, Operator)) else Diagonal(shape, shape, jnp.full(shape, part, real))
+            )
+        except FlowInputError as error:
+            raise FlowInputError(f"{name}, its part of {slot!r}: {error}") from error
+        except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+            # Of NumPy and JAX, about a parameter that no builder expected.
+            raise FlowInputError(f"{name}: its part of {slot!r} cannot be built ({type(error).__name__}: {error}); check it") from error
     if len({part.codomain for part in made}) != 1:
         raise FlowInputError(f"{name} adds arrays of the shapes {', '.join(str(part.codomain) for part in made)}; they must be equal")
     codomain = made[0].codomain

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bridge_adapter.kernels.flow import FlowDiverged, FlowSpec, Invariant, Op, Slot, Term, resume_run, run
+from bridge_adapter.kernels.flow import FlowDiverged, FlowInputError, FlowSpec, Invariant, Op, Slot, Term, resume_run, run
 from bridge_adapter.kernels.flow.certificates import CertificationProfile, convex
 from bridge_adapter.kernels.flow.certified import run_certified
 from bridge_adapter.kernels.flow.controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
@@ -209,6 +209,14 @@ def test_a_plain_run_with_a_step_that_is_not_finite_says_where_and_leaves_a_caps
     assert (capsule / "artifacts/diverged-2.x.npy").exists() is not redact
     assert (capsule / "artifacts/diverged-2.a_z.npy").exists()  # two numbers tell nothing
     assert [event["event"] for event in reading.events(capsule)][-3:] == ["STEP_NOT_FINITE", "RUN_FAILED", "RUN_FINISHED"]
+
+
+@pytest.mark.parametrize("iterations", [0, -3, 2.5, True, float("nan"), "30"])
+def test_iterations_that_are_no_number_of_steps_are_refused_and_leave_no_capsule(tmp_path: Path, iterations: Any) -> None:
+    for start in (run, run_certified):
+        with pytest.raises(FlowInputError, match="it must be a whole number, 1 or more"):
+            start(spec(SEEN, SPARSE), iterations=iterations, out_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lint_is_recorded_and_raised(tmp_path: Path) -> None:

@@ -135,10 +135,22 @@ def test_one_step_of_the_call_surface_is_a_proximal_gradient_step_and_moves_vari
 def test_weights_are_divided_by_the_scale_of_their_terms_only_when_asked() -> None:
     start = {"x": Slot(value=np.full(N, 2.0))}
     plain, scaled = (compile_flow(spec(Term("tikhonov", "x"), SPARSITY, slots=start, normalise=on)).report for on in (False, True))
-    assert plain.unit_normalization_table == scaled.unit_normalization_table == {"x_tikhonov_0": 2.0 * N, "sparsity": 1.0 * N}
+    assert plain.unit_normalization_table == scaled.unit_normalization_table == {"x_tikhonov_0": 2.0 * N, "sparsity": 2.0 * N}
+    assert list(plain.unit_normalization_table) == list(scaled.unit_normalization_table) == list(plain.weights)  # as the spec has them
     assert plain.weights == {"x_tikhonov_0": 1.0, "sparsity": 0.5}
-    assert scaled.weights == pytest.approx({"x_tikhonov_0": 1 / (2.0 * N), "sparsity": 0.5 / N})
+    assert scaled.weights == pytest.approx({"x_tikhonov_0": 1 / (2.0 * N), "sparsity": 0.25 / N})
     assert scaled.beta.value == pytest.approx(1 / (2.0 * N))
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 10.0])
+def test_weights_matter_where_they_are_normalised(weight: float) -> None:
+    """E = sum of w_i E_i / |E_i(start)|: against the minimum by hand, a soft threshold."""
+    data = np.linspace(-3, 3, N)
+    terms = (Term("quadratic", "x", target=data), Term("l1", "x", weight=weight))
+    found = run(spec(*terms, slots={"x": Slot(value=np.ones(N))}, normalise=True), tol=1e-10)
+    threshold = weight / N * np.sum((data - 1) ** 2) / 2
+    np.testing.assert_allclose(found["state"]["x"], np.sign(data) * np.maximum(np.abs(data) - threshold, 0), atol=1e-8)
+    assert found["report"].unit_normalization_table["x_l1_1"] == pytest.approx(N)
 
 
 BAD: list[tuple[str, FlowSpec]] = [
@@ -150,6 +162,9 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("slot.shape", spec(SPARSITY, slots={"x": Slot(shape=(2, 0))})),
     ("slot.finite", spec(Term("quadratic", "x", target=np.full(N, np.nan)))),
     ("slot.finite", spec(SPARSITY, slots={"x": Slot(value=np.full(N, 1j))})),
+    ("slot.finite", spec(Term("quadratic", "x", target=np.full(N, 1e39)), dtype="float32")),
+    ("slot.finite", spec(SPARSITY, slots={"x": Slot(value=np.full(N, -1e39))}, dtype="float32")),
+    ("term.weight", spec(Term("l1", "x", weight=1e39), dtype="float32")),
     ("term.atom", spec(Term("l2.5", "x"))),
     ("term.operator", spec(Term("l1", "x", op="blur"))),
     ("term.operator", spec(Term("l1", "x", op=Op("blurr")))),
@@ -170,6 +185,18 @@ BAD: list[tuple[str, FlowSpec]] = [
     ("spec.schema", spec(FIDELITY, slots={"x": np.zeros(N)})),
     ("spec.schema", spec(FIDELITY, slots={"x": Slot(shape=(2.5,))})),  # type: ignore[arg-type]
     ("spec.schema", spec(FIDELITY, pairs=[("x", "p")])),
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({})])),
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling([("x", 1.0)])])),  # type: ignore[arg-type]
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({"x": "1"})])),  # type: ignore[dict-item]
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({"x": np.eye(N)})])),  # type: ignore[dict-item]
+    ("spec.schema", spec(FIDELITY, couplings=[Coupling({"x": 1.0}, target=None)])),  # type: ignore[arg-type]
+    ("slot.finite", spec(FIDELITY, couplings=[Coupling({"x": 1.0}, target=np.nan)])),
+    ("slot.finite", spec(FIDELITY, couplings=[Coupling({"x": 1.0}, target=1j)])),
+    ("term.finite", spec(FIDELITY, couplings=[Coupling({"x": np.nan})])),
+    ("term.finite", spec(FIDELITY, couplings=[Coupling({"x": Op("dense", matrix=np.full((2, N), np.inf))})])),
+    ("term.operator", spec(FIDELITY, couplings=[Coupling({"x": Op("blurr")})])),
+    ("coupling.slot", spec(FIDELITY, couplings=[Coupling({"z": 1.0})])),
+    ("coupling.slot", spec(FIDELITY, couplings=[Coupling({"y": 1.0})], slots={"x": Slot(shape=(N,)), "y": Slot(value=Y, role="data")})),
     ("pair.slots", spec(FIDELITY, pairs=[("x", "p", 1.0)])),
     ("invariant.checker", spec(FIDELITY, invariants=[Invariant("mass", None)])),  # type: ignore[arg-type]
     ("frame.kind", spec(Term("l1", "x", params={"frame": "loose"}))),
@@ -186,6 +213,18 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     assert found and all(finding.severity == "error" and finding.where and finding.message and finding.cure for finding in found)
     assert isinstance(caught.value, FlowInputError)
     assert rule in str(caught.value)
+
+
+def test_no_term_is_lost_to_another_of_the_same_name() -> None:
+    twice = spec(Term("quadratic", "x", target=Y, name="data"), Term("l1", "x", name="data"))
+    with pytest.raises(SpecLintFailed, match="the term data: several terms have this name; give each its own"):
+        compile_flow(twice, validation="expert")
+
+
+def test_an_operator_that_a_coupling_cannot_build_is_told_with_its_place() -> None:
+    for part in (Op("dense", matrix=np.ones((2, N + 1))), Op("gaussian_blur", sigma="wide")):
+        with pytest.raises(FlowInputError, match=r"^ties.* part of 'x'"):
+            compile_flow(spec(FIDELITY, couplings=[Coupling({"x": part}, name="ties")]))
 
 
 @node

@@ -33,7 +33,7 @@ tol = 0.0
 """
 
 
-def written(folder: Path, *, prior: str = "l1", iterations: int = 30) -> Path:
+def written(folder: Path, *, prior: str = "l1", iterations: float = 30) -> Path:
     path = folder / "spec.py"
     path.write_text(SPEC.format(prior=prior, iterations=iterations))
     return path
@@ -108,11 +108,33 @@ def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest
     for line in ("iterations = 'many'", "iterations = float('inf')", "tol = 'x'"):
         empty.write_text("from bridge_adapter.kernels.flow import FlowSpec\nspec = FlowSpec(slots={}, terms=[])\n" + line)
         assert flow("run", str(empty), monkeypatch=monkeypatch) == 1
-        assert "in the spec file; it must be a finite number" in capsys.readouterr().err
+        assert f"in the spec file; it must be a {'finite' if 'tol' in line else 'whole'} number" in capsys.readouterr().err
     assert flow("query", "SELECT nothing_of_this", "--base", str(tmp_path), monkeypatch=monkeypatch) == 1
     told = capsys.readouterr().err
     assert "DuckDB refused the query" in told and "Traceback" not in told
     assert flow("run", str(tmp_path / "none.py"), monkeypatch=monkeypatch) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("iterations = 2.7", "iterations is 2.7 in the spec file; it must be a whole number"),
+        ("iterations = True", "iterations is True in the spec file; it must be a whole number"),
+        ("iterations = '30'", "iterations is '30' in the spec file; it must be a whole number"),
+        ("iterations = float('inf')", "iterations is inf in the spec file; it must be a whole number"),
+        ("iterations = -3", "iterations is -3; it must be a whole number, 1 or more"),
+        ("block = 0", "block is 0; it must be 1 to 1000000 whole steps"),
+    ],
+)
+def test_a_number_of_the_spec_file_is_taken_as_it_is_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    spec = written(tmp_path)
+    spec.write_text(spec.read_text() + line + "\n")
+    for command in ("run", "tune"):
+        assert flow(command, str(spec), "-o", str(tmp_path / "runs"), monkeypatch=monkeypatch) == 1
+        assert said in capsys.readouterr().err
+    assert flow("run", str(written(tmp_path, iterations=3.0)), "--no-record", monkeypatch=monkeypatch) == 0
 
 
 def test_json_is_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

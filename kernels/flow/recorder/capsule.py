@@ -14,7 +14,8 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,9 +48,13 @@ class Capsule:
         self.run_id: str = fields["run_id"]
         self._lock = Lock(path)
         self._fields, self._sampling, self._redactor = fields, sampling, redactor
-        self._reserve = Reserve(path)
-        self._journal = journal.Journal(path)
-        self._rows, self._events = Stream(path, "telemetry", columns.SCHEMA), Stream(path, "events", events.SCHEMA)
+        try:
+            self._reserve = Reserve(path)
+            self._rows, self._events = Stream(path, "telemetry", columns.SCHEMA), Stream(path, "events", events.SCHEMA)
+            self._journal = journal.Journal(path)
+        except BaseException:  # the kernel would hold the lock for as long as this process lives
+            self._lock.release()
+            raise
         self._checkpoints = Checkpoints(path / "checkpoints")
         self._writer = Writer(path)
         self._began = self._last_block = time.perf_counter()
@@ -86,14 +91,16 @@ class Capsule:
                 made = first_fields(path.name, spec, sampling=sampling, redactor=redactor, parent=parent)
                 given = redactor.shrunk(dict(fields or {})) if redactor else fields or {}
                 self = cls(path, manifest.merged(made, given), sampling, redactor)
-                replace_bytes(path / resuming.SPEC, json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
-                manifest.save(path, self._fields)
-                sync_folder(path)
+                with self._let_go_of_if_it_fails():
+                    replace_bytes(path / resuming.SPEC, json.dumps(redactor.shrunk(spec) if redactor else spec, indent=1).encode())
+                    manifest.save(path, self._fields)
+                    sync_folder(path)
             except BaseException:  # nothing is recorded yet, and a folder without a manifest is no capsule
                 shutil.rmtree(path, ignore_errors=True)
                 raise
-        started = {name: self._fields.get(name) for name in ("flow_name", "dtype", "spec_digest", "solver")}
-        self._event("RUN_STARTED", {**started, "parent": parent["run_id"] if parent else None}, 0)
+        with self._let_go_of_if_it_fails():
+            started = {name: self._fields.get(name) for name in ("flow_name", "dtype", "spec_digest", "solver")}
+            self._event("RUN_STARTED", {**started, "parent": parent["run_id"] if parent else None}, 0)
         return self
 
     @classmethod
@@ -108,10 +115,40 @@ class Capsule:
             spec = resuming.kept_spec(path, fields.get("spec_digest"))
             kept = {name: fields[name] for name in resuming.INHERITED if name in fields}
             parent = {"run_id": fields["run_id"], "checkpoint": start.path.name, "iteration": start.iteration}
-            self = cls.create(path.parent, spec, kept, sampling=Sampling(**fields["sampling"]), parent=parent)
+            self = cls.create(path.parent, spec, kept, sampling=resuming.sampling(path, fields), parent=parent)
         else:
-            self = cls(path, fields, Sampling(**fields["sampling"]), None)
+            self = cls(path, fields, resuming.sampling(path, fields), None)
+        with self._let_go_of_if_it_fails():
+            self._begin_at(start, remaining, catching_up=fields["status"] == manifest.RUNNING)
+        return self
+
+    @classmethod
+    def _completed(cls, path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of a run whose process was killed, once its end, if it had told one, is put everywhere: a run has one end."""
+        told = next((record["payload"] for record in journal.events(path) if record["event"] == "RUN_FINISHED"), None)
+        if told is None:
+            return fields
+        self = cls(path, {**fields, "phase": told["final_phase"]}, resuming.sampling(path, fields), None)
+        try:
             with room_for(path):
+                self._catch_up()
+            self._seal(resuming.card(path) or told)
+        finally:
+            self._close()
+        return manifest.load_run_manifest(path)
+
+    @contextmanager
+    def _let_go_of_if_it_fails(self) -> Iterator[None]:
+        """For what comes before the caller has the capsule: else this process would hold it, and a thread, for as long as it lives."""
+        try:
+            yield
+        except BaseException:
+            self._close()
+            raise
+
+    def _begin_at(self, start: Checkpoint, remaining: int | None, *, catching_up: bool) -> None:
+        if catching_up:
+            with room_for(self.path):
                 self._catch_up()
         self._iteration = start.iteration
         energy = start.header["telemetry_summary"]["final_energy"]
@@ -122,22 +159,6 @@ class Capsule:
             {"checkpoint_id": start.header["checkpoint_id"], "start_iteration": start.iteration, "remaining_iters": remaining},
             start.iteration,
         )
-        return self
-
-    @classmethod
-    def _completed(cls, path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-        """The manifest of a run whose process was killed, once its end, if it had told one, is put everywhere: a run has one end."""
-        told = next((record["payload"] for record in journal.events(path) if record["event"] == "RUN_FINISHED"), None)
-        if told is None:
-            return fields
-        self = cls(path, {**fields, "phase": told["final_phase"]}, Sampling(**fields["sampling"]), None)
-        try:
-            with room_for(path):
-                self._catch_up()
-            self._seal(resuming.card(path) or told)
-        finally:
-            self._close()
-        return manifest.load_run_manifest(path)
 
     def _catch_up(self) -> None:
         """Takes over from a process that was killed: its counters, its clock, its last checkpoint, and the events that it had told but not

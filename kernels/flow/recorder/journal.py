@@ -14,6 +14,14 @@ from pathlib import Path
 from typing import Any
 
 FILE = "logs.ndjson"
+_EVENT: dict[str, type | tuple[type, ...]] = {
+    "run_id": str,
+    "seq": int,
+    "t_wall_ms": (int, float),
+    "iter": int,
+    "event": str,
+    "payload": dict,
+}
 
 
 class Journal:
@@ -57,5 +65,9 @@ def records(capsule: Path) -> Iterator[dict[str, Any]]:
 
 
 def events(capsule: Path) -> Iterator[dict[str, Any]]:
-    """Those of the records that are events."""
-    return (record for record in records(capsule) if record.get("level") == "event")
+    """Those of the records that are events. A line that was damaged into something else is none, like half a line."""
+    return (record for record in records(capsule) if record.get("level") == "event" and _whole(record))
+
+
+def _whole(record: dict[str, Any]) -> bool:
+    return all(isinstance(record.get(name), kind) for name, kind in _EVENT.items())

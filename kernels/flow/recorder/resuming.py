@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import manifest
 from .checkpoints import Checkpoints
-from .errors import CapsuleError, CheckpointRefused
+from .errors import CapsuleError, CheckpointRefused, RecordInvalid
 from .opening import spec_digest as digest_of
+from .sampling import Sampling
 
 CARD = "run_card.json"
 SPEC = "spec.json"
@@ -38,13 +40,26 @@ INHERITED = (
 
 
 def card(path: Path) -> dict[str, Any] | None:
-    """The outcome as a run that was killed on its last steps has written it."""
+    """The outcome as a run that was killed on its last steps has written it; None where it has not. Raises CapsuleError where the file is
+    damaged."""
     try:
-        told: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
+        told = json.loads((path / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    told.pop("run_id")
-    return told
+    except (OSError, ValueError) as error:
+        raise CapsuleError(f"{path / CARD} cannot be read: {error}. Restore it from a copy, or remove it") from error
+    if not isinstance(told, dict) or "run_id" not in told:
+        raise CapsuleError(f"{path / CARD} is no run card, it has no run_id. Restore it from a copy, or remove it")
+    return {name: value for name, value in told.items() if name != "run_id"}
+
+
+def sampling(path: Path, fields: Mapping[str, Any]) -> Sampling:
+    """That of a run, by its manifest. Raises CapsuleError where it is damaged."""
+    try:
+        return Sampling(**fields["sampling"])
+    except (KeyError, TypeError, RecordInvalid) as error:
+        told = f"its sampling is {fields.get('sampling')!r:.80}; it must have first, every and cap, whole numbers"
+        raise CapsuleError(f"{path / manifest.FILE} is damaged: {told}. Restore it from a copy") from error
 
 
 def kept_spec(path: Path, digest: str | None) -> dict[str, Any]:

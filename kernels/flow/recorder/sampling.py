@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from .errors import RecordInvalid
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """Every step up to number `first`, then every `every`-th, at most `cap` rows of a run."""
+    """Every step up to number `first`, then every `every`-th, at most `cap` rows of a run. Raises RecordInvalid."""
 
     first: int = 1000
     every: int = 10
     cap: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        for name, least in (("first", 0), ("every", 1), ("cap", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise RecordInvalid(f"{name} of the sampling is {value!r:.80}; it must be a whole number of at least {least}")
 
     def plain(self) -> dict[str, int]:
         return asdict(self)

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -59,7 +60,7 @@ class Stream:
 
     def count(self) -> int:
         """How many rows are on the disk."""
-        return sum(int(pq.read_metadata(path).num_rows) for path in self._files())
+        return sum(int(_metadata(path).num_rows) for path in self._files())
 
     def _files(self) -> list[Path]:
         return [path for path in [self.whole, *self.parts()] if path.exists()]
@@ -81,7 +82,7 @@ class Stream:
 
 def _stored(paths: list[Path]) -> Iterator[pa.Table]:
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with _intact(path), pq.ParquetFile(path) as file:
             for number in range(file.num_row_groups):
                 yield file.read_row_group(number)
 
@@ -100,10 +101,24 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _last(path: Path, column: str) -> float:
     """The highest value of a column, from the statistics of the file, without reading its rows; -1 where there are none."""
-    metadata = pq.read_metadata(path)
+    metadata = _metadata(path)
     place = metadata.schema.to_arrow_schema().get_field_index(column)
     found = [metadata.row_group(number).column(place).statistics for number in range(metadata.num_row_groups)]
     return max((statistics.max for statistics in found if statistics is not None and statistics.has_min_max), default=-1)
+
+
+def _metadata(path: Path) -> pq.FileMetaData:
+    with _intact(path):
+        return pq.read_metadata(path)
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Says which file is damaged, and that nothing was made of the rest yet."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise CapsuleError(f"{path} is damaged ({error}): restore it from a copy, or remove it and do without its rows") from error
 
 
 # What is not on the disk yet, by the names of the streams.
