@@ -19,20 +19,16 @@ from .bounds import Bound
 from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
 from .curvature import smoothness
 from .errors import FlowInputError
-from .functions.base import Function
-from .functions.separable import Separable
-from .lint import Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
+from .functions.separable import finite_everywhere
+from .lint import SCALE_FLOOR, Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
 from .operators.base import Operator, owned
 from .precision import precision
 from .problem import Problem, ProxTerm, State
 from .solvers.base import Controls, Solver
 from .sorting import measured, sort, take_apart
-from .spec import FlowSpec, Term
+from .spec import REMEDY, FlowSpec, Term
 
 __all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
-
-# A term whose energy at the reference is below this is not divided by less (unit normalisation).
-SCALE_FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -183,7 +179,7 @@ def _inside(choice: Choice, start: State) -> State:
     counts no set, so a point outside may lie below the minimum, and a solver that never lets E rise would stay there."""
     found = dict(start)
     for slot, term in choice.problem.prox.items():
-        if slot in choice.problem.second or slot in choice.problem.manifolds or _finite_everywhere(term.phi):
+        if slot in choice.problem.second or slot in choice.problem.manifolds or finite_everywhere(term.phi):
             continue
         distance, value = _placed(term, start[slot])
         if float(distance) > 0 or (term.phi.differentiable and not np.isfinite(value)):
@@ -202,13 +198,6 @@ def _moved(term: ProxTerm, x: jax.Array, alpha: jax.Array) -> jax.Array:
     return term.prox(x, alpha, term.begin(x)).point
 
 
-def _finite_everywhere(phi: Function) -> bool:
-    """Of the usual functions, without the programs that measuring a distance would compile."""
-    if isinstance(phi, Separable):
-        return not (np.isfinite(phi.lower).any() or np.isfinite(phi.upper).any())
-    return type(phi).distance is Function.distance
-
-
 def _weighed(
     spec: FlowSpec, start: State, real: np.dtype[Any], findings: list[Finding]
 ) -> tuple[dict[str, tuple[Term, Parts]], dict[str, float]]:
@@ -222,6 +211,7 @@ def _weighed(
     if not spec.normalise:
         return terms, {}
     scales = _scales(_unweighted(measured(terms, (), start).energies, {name: float(term.weight) for name, (term, _) in terms.items()}))
+    scales |= {name: 1.0 for name in scales if name.startswith(REMEDY)}  # whose weights are of the normalised energy
     return take_apart(spec, real, scales)[0], scales
 
 

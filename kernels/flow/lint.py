@@ -12,12 +12,13 @@ from typing import Any
 
 from . import rules_of_problems, rules_of_specs  # noqa: F401  they enter their rules into the tables
 from .errors import FlowInputError
-from .rules import MODES, PROBLEM_RULES, SPEC_RULES, Built, Finding, Mode, Rule, SpecLintFailed
+from .rules import MODES, PROBLEM_RULES, SCALE_FLOOR, SPEC_RULES, Built, Finding, Mode, Rule, SpecLintFailed
 from .schema import malformed
 from .spec import FlowSpec
 
 __all__ = [
     "PROBLEM_RULES",
+    "SCALE_FLOOR",
     "SPEC_RULES",
     "Built",
     "Finding",

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .functions.separable import finite_everywhere
 from .operators.base import Operator, adjoint_error, applied
-from .rules import ADJOINT_TOLERANCE, Built, Complaint, rule
+from .rules import ADJOINT_TOLERANCE, SCALE_FLOOR, Built, Complaint, rule
+from .spec import REMEDY
 from .transforms.base import TransformOp
 
 STEEP = 1e6  # ||grad f|| at the start
@@ -90,8 +92,19 @@ def _flat(built: Built) -> Iterator[Complaint]:
 
 @rule("energy.scales", "flexible", "warning", numerical=True, built=True)
 def _scales(built: Built) -> Iterator[Complaint]:
-    scales = {name: scale for name, scale in built.scales.items() if scale > 1e-8}
+    scales = {name: scale for name, scale in built.scales.items() if scale > SCALE_FLOOR}
     if scales and max(scales.values()) > FAR_APART * min(scales.values()):
         large, small = max(scales, key=lambda name: scales[name]), min(scales, key=lambda name: scales[name])
         message = f"{large} is {scales[large] / scales[small]:.2g} times {small} where the flow starts"
         yield Complaint("the energy", message, "weigh the terms, or normalise=True")
+
+
+@rule("energy.normalised", "flexible", "warning", strict="error", built=True)
+def _normalised(built: Built) -> Iterator[Complaint]:
+    """Sets are 0 wherever they are finite, and no weight changes them."""
+    if not built.spec.normalise:
+        return
+    for name, (_, parts) in built.terms.items():
+        if built.scales[name] <= SCALE_FLOOR and not name.startswith(REMEDY) and finite_everywhere(parts.phi):
+            message = f"it is 0 where the flow starts, so that normalise multiplies its weight by {1 / SCALE_FLOOR:.0e}"
+            yield Complaint(f"the term {name}", message, "start where it is not, or leave normalise and weigh the terms")

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from .operators.base import Op, Shape, plain
 
 SPEC_VERSION = "1.0"
+REMEDY = "remedy_ridge_"  # how the names of the terms begin that remediation adds
 Role = Literal["variable", "data", "parameter", "momentum"]
 Group = Literal["data", "physics", "regularizer"]
 

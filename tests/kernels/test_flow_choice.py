@@ -12,6 +12,7 @@ import pytest
 
 from bridge_adapter.kernels.flow.api import run_flow_step
 from bridge_adapter.kernels.flow.compiler import compile_flow
+from bridge_adapter.kernels.flow.controller.remediation import with_ridge
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.functions.composed import ThroughCoisometry
 from bridge_adapter.kernels.flow.functions.separable import Separable
@@ -304,3 +305,17 @@ def test_the_table_of_rules_has_each_id_once_and_expert_mode_asks_none() -> None
     ids = [rule.id for rule in SPEC_RULES + PROBLEM_RULES]
     assert len(ids) == len(set(ids))
     assert lint_spec(BAD[0][1], "expert") == []
+
+
+def test_normalising_a_term_that_is_0_at_the_start_is_warned_of_and_leaves_the_ridge_of_remediation_alone() -> None:
+    slots = {"x": Slot(shape=(8,)), "y": Slot(value=np.arange(8.0), role="data")}
+    terms = [Term("quadratic", "x", target="y"), Term("l1", "x"), Term("nonnegative", "x")]
+    report = compile_flow(FlowSpec(slots, terms, normalise=True)).report
+    told = [finding for finding in report.findings if finding.rule == "energy.normalised"]
+    assert [finding.where for finding in told] == ["the term x_l1_1"] and "multiplies its weight by 1e+08" in told[0].message
+    with pytest.raises(SpecLintFailed, match="energy.normalised"):
+        compile_flow(FlowSpec(slots, terms, normalise=True), validation="strict")
+    begun = FlowSpec({**slots, "x": Slot(value=np.ones(8))}, terms[:2], normalise=True)
+    report = compile_flow(with_ridge(begun, 2e-6)).report
+    assert not [finding for finding in report.findings if finding.rule == "energy.normalised"]
+    assert report.weights["remedy_ridge_x"] == 2e-6 and report.weights["x_l1_1"] == pytest.approx(1 / 8)

@@ -13,9 +13,7 @@ from ..certificates.records import Finding, Verdict
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..precision import precision
-from ..spec import FlowSpec, Term
-
-RIDGE = "remedy_ridge"
+from ..spec import REMEDY, FlowSpec, Term
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,16 @@ def exhausted(verdict: Verdict, finding: Finding) -> Verdict:
 def with_ridge(spec: FlowSpec, weight: float) -> FlowSpec:
     """The spec with w/2 ||x||^2 added to every variable slot, or raised where remediation added it before; in the units of the other terms,
     where they have them."""
-    kept = [term for term in spec.terms if not (term.name or "").startswith(f"{RIDGE}_")]
+    kept = [term for term in spec.terms if not (term.name or "").startswith(REMEDY)]
     slots = [name for name, slot in spec.slots.items() if slot.role == "variable"]
     units = kept[0].units if len({term.units for term in kept}) == 1 else None
-    added = [Term("tikhonov", slot, weight=weight, name=f"{RIDGE}_{slot}", group="regularizer", units=units) for slot in slots]
+    added = [Term("tikhonov", slot, weight=weight, name=f"{REMEDY}{slot}", group="regularizer", units=units) for slot in slots]
     return replace(spec, terms=[*kept, *added])
 
 
 def ridge_of(spec: FlowSpec) -> float:
     """The weight that remediation has added so far."""
-    return max((float(term.weight) for term in spec.terms if (term.name or "").startswith(f"{RIDGE}_")), default=0.0)
+    return max((float(term.weight) for term in spec.terms if (term.name or "").startswith(REMEDY)), default=0.0)
 
 
 def _next_ridge(spec: FlowSpec, finding: Finding) -> float:

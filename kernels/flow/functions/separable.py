@@ -116,6 +116,13 @@ def bounded(phi: Function, other: Function) -> Function | None:
     return Bounded(phi, other.lower, other.upper)
 
 
+def finite_everywhere(phi: Function) -> bool:
+    """Whether phi is no indicator of a set, nor has one in it; without the programs that measuring a distance would compile. Host side."""
+    if isinstance(phi, Separable):
+        return not (np.isfinite(phi.lower).any() or np.isfinite(phi.upper).any())
+    return type(phi).distance is Function.distance
+
+
 def _weighted(weight: jax.Array, parts: jax.Array) -> jax.Array:
     """sum weight parts. One weight for all stands before the sum, which spares an array of it in every step."""
     return summed(weight * parts) if jnp.ndim(weight) else weight * summed(parts)
