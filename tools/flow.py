@@ -8,6 +8,7 @@ A run is answered with its result, or streamed: a report after each block of ste
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import queue
 import threading
@@ -131,6 +132,8 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
     if record not in (None, True, False):
         raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
+    if record and named is not None:
+        _check(named)
     with _Registered(named or os.urandom(8).hex()) as running:
         compiled = _compiled(payload, _taken(options, _COMPILING))
         options["on_progress"] = _visit(running, report)
@@ -153,6 +156,7 @@ def _resume(payload: Payload, context: ToolContext, report: Report | None) -> di
     from bridge_adapter.kernels.flow.described import spec_from
     from bridge_adapter.kernels.flow.named_runs import NamedRuns
 
+    _check(run_id, begun=True)
     with _Registered(run_id) as running:
         asked = _taken(options, _COMPILING)
         spec = _compiled(payload, asked) if asked else spec_from(payload.get("spec"))
@@ -174,7 +178,11 @@ class _Registered:
             before.ended.wait(_GRACE)
             with _guard:
                 if _running.setdefault(run_id, self._running) is not self._running:
-                    raise invalid(f"the run {run_id!r} is running in this worker already; wait for its end, or end it with flow.cancel")
+                    from bridge_adapter.kernels.flow.recorder.errors import CapsuleLocked
+
+                    # The same error as from another worker, which sees the lock of the capsule only.
+                    text = f"the run {run_id!r} is running in this worker already; wait for its end, or end it with flow.cancel"
+                    raise CapsuleLocked(errno.EWOULDBLOCK, text)
         return self._running
 
     def __exit__(self, *_: object) -> None:
@@ -288,6 +296,13 @@ def _report(report: CompileReport) -> dict[str, Any]:
 def _permit(context: ToolContext, tool: str) -> None:
     if context.policy is not None:
         context.policy.named(tool)
+
+
+def _check(run_id: str, *, begun: bool = False) -> None:
+    """Refuses a run that could not be recorded (begun: or gone on with) before its flow is compiled."""
+    from bridge_adapter.kernels.flow.named_runs import NamedRuns
+
+    NamedRuns(_directory()).check(run_id, begun=begun)
 
 
 def _directory() -> str:
