@@ -35,8 +35,9 @@ Report = Callable[[dict[str, Any]], Any]
 class _Running:
     """A run of this worker, from its call until its end."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, call: Any = None) -> None:
         self.run_id = run_id
+        self.call = call  # what the caller calls this very request, for a cancellation that is to meet no later one
         self.cancelled = False
         self.ended = threading.Event()
         self.info: dict[str, Any] = {}
@@ -94,12 +95,14 @@ def resume_stream(payload: Payload, context: ToolContext) -> Iterator[Any]:
 
 
 def cancel(payload: Payload, context: ToolContext) -> dict[str, Any]:
-    """Ends a run of this worker after its current block, whoever started it; its result says "cancelled". Payload: `run_id`. The answer
-    says whether such a run was there."""
+    """Ends a run of this worker after its current block, whoever started it; its result says "cancelled". Payload: `run_id`, and `call`, by
+    which only the run is meant whose request had the same `call`. The answer says whether such a run was there."""
     _permit(context, "flow.cancel")
     run_id = _name(payload, needed=True)
     with _guard:
         running = _running.get(run_id)
+    if running is not None and payload.get("call") not in (None, running.call):
+        running = None
     if running is not None:
         running.cancelled = True
     return {"run_id": run_id, "cancelled": running is not None}
@@ -132,9 +135,9 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
     if record not in (None, True, False):
         raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
-    if record and named is not None:
-        _check(named)
-    with _Registered(named or os.urandom(8).hex()) as running:
+    with _Registered(named or os.urandom(8).hex(), payload.get("call")) as running:
+        if record:
+            _check(running.run_id)
         compiled = _compiled(payload, _taken(options, _COMPILING))
         options["on_progress"] = _visit(running, report)
         if record:
@@ -156,8 +159,8 @@ def _resume(payload: Payload, context: ToolContext, report: Report | None) -> di
     from bridge_adapter.kernels.flow.described import spec_from
     from bridge_adapter.kernels.flow.named_runs import NamedRuns
 
-    _check(run_id, begun=True)
-    with _Registered(run_id) as running:
+    with _Registered(run_id, payload.get("call")) as running:
+        _check(run_id, begun=True)
         asked = _taken(options, _COMPILING)
         spec = _compiled(payload, asked) if asked else spec_from(payload.get("spec"))
         return _result(NamedRuns(_directory()).resume(run_id, spec, on_progress=_visit(running, report), **options), run_id)
@@ -166,8 +169,8 @@ def _resume(payload: Payload, context: ToolContext, report: Report | None) -> di
 class _Registered:
     """Context in which a run can be cancelled and is listed."""
 
-    def __init__(self, run_id: str) -> None:
-        self._running = _Running(run_id)
+    def __init__(self, run_id: str, call: Any) -> None:
+        self._running = _Running(run_id, call)
 
     def __enter__(self) -> _Running:
         run_id = self._running.run_id

@@ -130,6 +130,8 @@ def test_a_streamed_run_tells_its_progress_and_is_cancelled_from_another_connect
             with pytest.raises(LaneError, match="is running in this worker already") as raised:
                 ask(other, "flow.run", "t", spec=ENDLESS, run_id="endless")
             assert raised.value.fields["type"].endswith(".CapsuleLocked")
+            with pytest.raises(LaneError, match="is running in this worker already"):
+                ask(other, "flow.resume", "t", spec=ENDLESS, run_id="endless")
             assert ask(other, "flow.cancel", "t", run_id="endless") == {"run_id": "endless", "cancelled": True}
 
     client.answer(id, take)

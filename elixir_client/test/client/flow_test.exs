@@ -306,6 +306,44 @@ defmodule SnakeBridge.FlowTest do
     assert {result.changes, result.controller} == {undisturbed.changes, undisturbed.controller}
   end
 
+  test "a run is cancelled that no worker has: before it has reached one, and while it moves to the next" do
+    run = Flow.start(endless(), [run_id: "early"] ++ @forever)
+    assert {:ok, true} = Flow.cancel(run)
+    assert {:ok, %{stopped: :cancelled}} = Flow.await(run)
+
+    me = self()
+    told = fn _ -> send(me, :goes_on) end
+    # Cancelled after its worker is killed, and before; the first report keeps the run where it is.
+    for {name, order} <- [{"moves", [:kill, :cancel]}, {"told", [:cancel, :kill]}] do
+      held = fn info ->
+        unless Process.put(:held, true) do
+          send(me, {:held, self()})
+          receive do: (:go -> info)
+        end
+      end
+
+      run = Flow.start(endless(), [run_id: name, idempotent: true, on_progress: held] ++ @forever)
+      assert_receive {:held, holder}, 20_000
+
+      for step <- order,
+          do: if(step == :kill, do: kill_worker(), else: assert({:ok, true} = Flow.cancel(run)))
+
+      send(holder, :go)
+      assert {:ok, %{stopped: :cancelled}} = Flow.await(run)
+    end
+
+    # One that is over is forgotten: the next of its name goes on.
+    run = Flow.start(endless(), [run_id: "again", on_progress: told] ++ @forever)
+    assert_receive :goes_on, 20_000
+    assert {:ok, true} = Flow.cancel(run)
+    assert {:ok, %{stopped: :cancelled, iterations: count}} = Flow.await(run)
+
+    assert {:ok, %{stopped: :budget}} =
+             Flow.resume("again", endless(), pool: :flows, iterations: count + 2_000, block: 20)
+
+    assert {:ok, false} = Flow.cancel("again")
+  end
+
   defp kill_worker do
     [%{os_pid: pid}] = Pool.info(:flows)
     System.cmd("/bin/sh", ["-c", "kill -s KILL #{pid}"])
