@@ -132,7 +132,7 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
     options = _options(payload, (*_COMPILING, *_RUNNING))
     record = payload.get("record")
     named = _name(payload)
-    if record not in (None, True, False):
+    if record is not None and not isinstance(record, bool):
         raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
     with _Registered(named or os.urandom(8).hex(), payload.get("call")) as running:

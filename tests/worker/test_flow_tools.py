@@ -108,6 +108,7 @@ def test_mistakes_are_named(client: Client) -> None:
         ({"run_id": 3}, "run_id must be the name of a run"),
         ({"run_id": ""}, "run_id must be the name of a run, not ''"),
         ({"record": "yes"}, "record must be true or false"),
+        ({"record": 1}, "record must be true or false, not '1'"),
         ({"on_progress": 3}, "on_progress must be a function"),
     ):
         with pytest.raises(LaneError, match=re.escape(told)) as raised:

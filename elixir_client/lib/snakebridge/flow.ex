@@ -24,7 +24,7 @@ defmodule SnakeBridge.Flow do
   """
   import SnakeBridge.Wrapper, only: [bang: 1]
 
-  alias SnakeBridge.{Error, Runtime, RuntimeClient}
+  alias SnakeBridge.{Error, Runtime, RuntimeClient, SessionContext, SessionManager}
   alias SnakeBridge.Flow.{Live, Plain, Result, Run, Verdict, Workers}
 
   @compiling [:solver, :tol, :alpha, :sigma, :damping, :temperature, :seed, :validation]
@@ -167,13 +167,31 @@ defmodule SnakeBridge.Flow do
   def start(spec, opts \\ []) do
     opts = opts |> checked(@compiling ++ @running ++ @ours) |> with_id()
     client = RuntimeClient.current()
-    work = fn call -> RuntimeClient.with_client(client, fn -> started(spec, opts, call) end) end
+    # With the task its own session ends, and what that holds in shared memory.
+    holder = opts[:session_id] || SessionContext.current()
+    SessionManager.track()
+
+    work = fn call ->
+      with {:ok, result} <- RuntimeClient.with_client(client, fn -> started(spec, opts, call) end),
+           do: {:ok, Result.held_by(result, holder)}
+    end
+
     %Run{run_id: opts[:run_id], task: Live.start(opts[:run_id], opts[:pool], work), pool: opts[:pool]}
   end
 
-  @doc "The result of a run that this process has started; exits like `Task.await/2` when it takes longer than `timeout`."
+  @doc """
+  The result of a run that this process has started. Exits like `Task.await/2` when it takes longer than `timeout` milliseconds; who catches that may
+  cancel the run and await it again.
+  """
   @spec await(Run.t(), timeout()) :: {:ok, Result.t()} | failure()
-  def await(%Run{task: task}, timeout \\ :infinity), do: Task.await(task, timeout)
+  def await(%Run{task: task} = run, timeout \\ :infinity) do
+    # Not Task.await: after its timeout nobody gets the answer any more, and who waits again waits for ever.
+    case Task.yield(task, timeout) do
+      {:ok, answer} -> answer
+      {:exit, reason} -> exit({reason, {__MODULE__, :await, [run, timeout]}})
+      nil -> exit({:timeout, {__MODULE__, :await, [run, timeout]}})
+    end
+  end
 
   @doc """
   Ends a run, whoever started it, after the block that it is in: its result says `:cancelled`, and, if it is recorded, it can be resumed. The answer

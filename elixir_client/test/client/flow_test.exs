@@ -158,6 +158,32 @@ defmodule SnakeBridge.FlowTest do
     end
   end
 
+  test "the arrays of a run that was started are held by the process that has started it, and go with it" do
+    ones = %Tensor{
+      dtype: "float64",
+      shape: {512, 512},
+      data: :binary.copy(<<1.0::float-little-64>>, 512 * 512)
+    }
+
+    task =
+      Task.async(fn ->
+        {:ok, shared} = SnakeBridge.share(ones)
+        still = spec(slots: [x: slot(value: shared)], terms: [term(:quadratic, :x, target: shared)])
+        run = Flow.start(still, pool: :flows)
+        watch = Process.monitor(run.task.pid)
+        assert {:ok, %{state: %{"x" => %SnakeBridge.ZeroCopyRef{} = x}}} = Flow.await(run)
+        assert_receive {:DOWN, ^watch, _, _, _}
+        # By now the session of its task is released.
+        :sys.get_state(SnakeBridge.SessionManager)
+        assert SnakeBridge.unshare(x) == {:ok, ones}
+        {:ok, again} = still |> Flow.start(pool: :flows) |> Flow.await()
+        again.state["x"]
+      end)
+
+    kept = Task.await(task, 60_000)
+    assert eventually(fn -> not SnakeBridge.Shared.held?(kept) end)
+  end
+
   test "nonsense is refused at once" do
     deep = Enum.reduce(1..300, op(:identity, []), fn _, inner -> op(:scale, factor: 1.0, of: inner) end)
     other = fn fields -> Map.merge(small(), Map.new(fields)) end
@@ -308,6 +334,7 @@ defmodule SnakeBridge.FlowTest do
 
   test "a run is cancelled that no worker has: before it has reached one, and while it moves to the next" do
     run = Flow.start(endless(), [run_id: "early"] ++ @forever)
+    assert {:timeout, {Flow, :await, _}} = catch_exit(Flow.await(run, 0))
     assert {:ok, true} = Flow.cancel(run)
     assert {:ok, %{stopped: :cancelled}} = Flow.await(run)
 

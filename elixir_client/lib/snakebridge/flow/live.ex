@@ -69,19 +69,17 @@ defmodule SnakeBridge.Flow.Live do
   @spec cancel(String.t(), atom() | nil) :: {:ok, boolean()} | {:error, term()}
   def cancel(run_id, pool) do
     waiting = known(run_id, pool)
+    asked = ask(pool, %{"run_id" => run_id})
+    client = RuntimeClient.current()
 
-    with {:ok, found?} <- ask(pool, %{"run_id" => run_id}) do
-      client = RuntimeClient.current()
-
-      # Also where a worker has it: that worker may die before its block is over.
-      for {_, call} <- waiting, call in calls(run_id) do
-        Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
-          RuntimeClient.with_client(client, fn -> insist(run_id, pool, call, @pause) end)
-        end)
-      end
-
-      {:ok, found? or waiting != []}
+    # Also where a worker has it: that worker may die before its block is over.
+    for {_, call} <- waiting, call in calls(run_id) do
+      Task.Supervisor.start_child(SnakeBridge.Tasks, fn ->
+        RuntimeClient.with_client(client, fn -> insist(run_id, pool, call, @pause) end)
+      end)
     end
+
+    if waiting == [], do: asked, else: {:ok, true}
   end
 
   # With the name of the call: the next one of this run is not meant.
