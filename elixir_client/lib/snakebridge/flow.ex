@@ -169,7 +169,7 @@ defmodule SnakeBridge.Flow do
     client = RuntimeClient.current()
     # With the task its own session ends, and what that holds in shared memory.
     holder = opts[:session_id] || SessionContext.current()
-    SessionManager.track()
+    if Process.whereis(SessionManager), do: SessionManager.track()
 
     work = fn call ->
       with {:ok, result} <- RuntimeClient.with_client(client, fn -> started(spec, opts, call) end),

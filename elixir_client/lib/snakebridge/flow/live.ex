@@ -100,14 +100,22 @@ defmodule SnakeBridge.Flow.Live do
 
   defp enter(run_id, pool) do
     known = {pool || :default, Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)}
-    {:ok, _} = Registry.register(__MODULE__, run_id, known)
+    if_running(fn -> Registry.register(__MODULE__, run_id, known) end)
     known
   end
 
-  defp leave(run_id, known), do: Registry.unregister_match(__MODULE__, run_id, known)
+  defp leave(run_id, known), do: if_running(fn -> Registry.unregister_match(__MODULE__, run_id, known) end)
 
   defp known(run_id, asked) do
-    for {_, {pool, _} = known} <- Registry.lookup(__MODULE__, run_id), asked in [nil, pool], do: known
+    found = if_running(fn -> Registry.lookup(__MODULE__, run_id) end)
+    for {_, {pool, _} = known} <- found, asked in [nil, pool], do: known
+  end
+
+  # Where the application is stopped the request says so.
+  defp if_running(work) do
+    work.()
+  rescue
+    ArgumentError -> []
   end
 
   defp calls(run_id), do: for({_, call} <- known(run_id, nil), do: call)
