@@ -8,6 +8,7 @@ A run is answered with its result, or streamed: a report after each block of ste
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import queue
 import threading
@@ -34,8 +35,9 @@ Report = Callable[[dict[str, Any]], Any]
 class _Running:
     """A run of this worker, from its call until its end."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, call: Any = None) -> None:
         self.run_id = run_id
+        self.call = call  # what the caller calls this very request, for a cancellation that is to meet no later one
         self.cancelled = False
         self.ended = threading.Event()
         self.info: dict[str, Any] = {}
@@ -93,12 +95,14 @@ def resume_stream(payload: Payload, context: ToolContext) -> Iterator[Any]:
 
 
 def cancel(payload: Payload, context: ToolContext) -> dict[str, Any]:
-    """Ends a run of this worker after its current block, whoever started it; its result says "cancelled". Payload: `run_id`. The answer
-    says whether such a run was there."""
+    """Ends a run of this worker after its current block, whoever started it; its result says "cancelled". Payload: `run_id`, and `call`, by
+    which only the run is meant whose request had the same `call`. The answer says whether such a run was there."""
     _permit(context, "flow.cancel")
     run_id = _name(payload, needed=True)
     with _guard:
         running = _running.get(run_id)
+    if running is not None and payload.get("call") not in (None, running.call):
+        running = None
     if running is not None:
         running.cancelled = True
     return {"run_id": run_id, "cancelled": running is not None}
@@ -128,10 +132,12 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
     options = _options(payload, (*_COMPILING, *_RUNNING))
     record = payload.get("record")
     named = _name(payload)
-    if record not in (None, True, False):
+    if record is not None and not isinstance(record, bool):
         raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
-    with _Registered(named or os.urandom(8).hex()) as running:
+    with _Registered(named or os.urandom(8).hex(), payload.get("call")) as running:
+        if record:
+            _check(running.run_id)
         compiled = _compiled(payload, _taken(options, _COMPILING))
         options["on_progress"] = _visit(running, report)
         if record:
@@ -153,7 +159,8 @@ def _resume(payload: Payload, context: ToolContext, report: Report | None) -> di
     from bridge_adapter.kernels.flow.described import spec_from
     from bridge_adapter.kernels.flow.named_runs import NamedRuns
 
-    with _Registered(run_id) as running:
+    with _Registered(run_id, payload.get("call")) as running:
+        _check(run_id, begun=True)
         asked = _taken(options, _COMPILING)
         spec = _compiled(payload, asked) if asked else spec_from(payload.get("spec"))
         return _result(NamedRuns(_directory()).resume(run_id, spec, on_progress=_visit(running, report), **options), run_id)
@@ -162,8 +169,8 @@ def _resume(payload: Payload, context: ToolContext, report: Report | None) -> di
 class _Registered:
     """Context in which a run can be cancelled and is listed."""
 
-    def __init__(self, run_id: str) -> None:
-        self._running = _Running(run_id)
+    def __init__(self, run_id: str, call: Any) -> None:
+        self._running = _Running(run_id, call)
 
     def __enter__(self) -> _Running:
         run_id = self._running.run_id
@@ -174,7 +181,11 @@ class _Registered:
             before.ended.wait(_GRACE)
             with _guard:
                 if _running.setdefault(run_id, self._running) is not self._running:
-                    raise invalid(f"the run {run_id!r} is running in this worker already; wait for its end, or end it with flow.cancel")
+                    from bridge_adapter.kernels.flow.recorder.errors import CapsuleLocked
+
+                    # The same error as from another worker, which sees the lock of the capsule only.
+                    text = f"the run {run_id!r} is running in this worker already; wait for its end, or end it with flow.cancel"
+                    raise CapsuleLocked(errno.EWOULDBLOCK, text)
         return self._running
 
     def __exit__(self, *_: object) -> None:
@@ -288,6 +299,13 @@ def _report(report: CompileReport) -> dict[str, Any]:
 def _permit(context: ToolContext, tool: str) -> None:
     if context.policy is not None:
         context.policy.named(tool)
+
+
+def _check(run_id: str, *, begun: bool = False) -> None:
+    """Refuses a run that could not be recorded (begun: or gone on with) before its flow is compiled."""
+    from bridge_adapter.kernels.flow.named_runs import NamedRuns
+
+    NamedRuns(_directory()).check(run_id, begun=begun)
 
 
 def _directory() -> str:

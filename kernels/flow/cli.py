@@ -27,6 +27,7 @@ from rich.table import Column, Table
 from . import determinism
 from .errors import FlowError
 from .recorder.charts import number
+from .recorder.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from .certificates import CertificationProfile, Verdict
@@ -44,7 +45,7 @@ Estimates = Annotated[bool, typer.Option("--allow-estimates", help="let numbers 
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="the same bits each time: one thread or no atomics, and blocks of a fixed size")
 ]
-Base = Annotated[Path, typer.Option("--base", help="the folder that holds the capsules")]
+Base = Annotated[Path, typer.Option("--base", exists=True, file_okay=False, help="the folder that holds the capsules")]
 Number = TypeVar("Number", int, float)
 _PHASE_STYLE = {"RED": "bold red", "AMBER": "bold yellow", "GREEN": "bold green"}
 
@@ -71,6 +72,8 @@ def run(
     """Runs a flow to its end. Ctrl-C ends it after the present block, with a checkpoint; a second one at once."""
     if (profile or allow_estimates) and not certified:
         raise typer.BadParameter("they are of certified runs; add --certified", param_hint="--profile, --allow-estimates")
+    if record:
+        refuse_unwritable(out)
     given = _loaded(spec_file, deterministic=deterministic)
     from .certified import run_certified
     from .runs import run as run_flow
@@ -131,6 +134,7 @@ def tune(
 
     The dial of the spec file (`gap_dial`) is used if it defines one and no option about it is given.
     """
+    refuse_unwritable(out)
     given = _loaded(spec_file, deterministic=deterministic)
     from .certified import run_certified
     from .controller import ControllerConfig, GapDial

@@ -20,7 +20,7 @@ from .precision import device
 from .recorder.capsule import resume_state
 from .recorder.checkpoints import Checkpoints
 from .recorder.errors import CapsuleError
-from .recorder.files import Lock, writer_alive
+from .recorder.files import Lock, refuse_unwritable, unwritable, writer_alive
 from .recorder.manifest import FILE, RUNNING, load_run_manifest
 from .running import Progress
 from .runs import resume_run, run
@@ -38,6 +38,14 @@ class NamedRuns:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+
+    def check(self, name: str, *, begun: bool = False) -> None:
+        """Refuses what can be refused before anything is compiled: a name that is none (FlowInputError), a directory that cannot be written
+        (CapsuleError); begun: also a name under which there is nothing to go on from (FlowInputError)."""
+        folder = self._folder(name)
+        if begun:
+            self._begun(name)
+        refuse_unwritable(folder)
 
     def run(
         self,
@@ -81,14 +89,8 @@ class NamedRuns:
 
         Raises FlowInputError where there is no such run or nothing to go on from, CheckpointRefused when it is one of another spec.
         """
-        folder = self._folder(name)
-        found = self._saved(folder) if folder.is_dir() else None
-        if found is None:
-            known = ", ".join(entry["run_id"] for entry in self.list()[:10]) or "none"
-            raise FlowInputError(
-                f"there is no run {name!r} with a checkpoint in {self.directory.name}; the latest runs are: {known}. Run it from its start"
-            )
-        with _held(folder):
+        found = self._begun(name)
+        with _held(self._folder(name)):
             return resume_run(found, spec, iterations=iterations, on_progress=on_progress, **options)
 
     def list(self) -> list[dict[str, Any]]:
@@ -102,6 +104,17 @@ class NamedRuns:
         if not _NAME.fullmatch(name):
             raise FlowInputError(f"a run is called {name!r:.120}; names are letters, digits, '.', '_' and '-', at most 100, no folders")
         return self.directory / name
+
+    def _begun(self, name: str) -> Path:
+        """The newest capsule of the run of this name. Raises FlowInputError where there is nothing to go on from."""
+        folder = self._folder(name)
+        found = self._saved(folder) if folder.is_dir() else None
+        if found is None:
+            known = ", ".join(entry["run_id"] for entry in self.list()[:10]) or "none"
+            raise FlowInputError(
+                f"there is no run {name!r} with a checkpoint in {self.directory.name}; the latest runs are: {known}. Run it from its start"
+            )
+        return found
 
     def _saved(self, folder: Path) -> Path | None:
         """The newest capsule of a run that there is anything to go on from."""
@@ -120,11 +133,7 @@ def _held(folder: Path) -> Iterator[None]:
     except CapsuleError:
         raise
     except OSError as error:
-        raise CapsuleError(
-            error.errno,
-            f"a run cannot be recorded in {folder} ({error.strerror}); give it a runs directory that this process may write in, "
-            "of a worker with the environment variable BRIDGE_ADAPTER_FLOW_RUNS",
-        ) from error
+        raise unwritable(folder, error) from error
     try:
         yield
     finally:

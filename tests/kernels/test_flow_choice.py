@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -313,8 +314,8 @@ def test_normalising_a_term_that_is_0_at_the_start_is_warned_of_and_leaves_the_r
     report = compile_flow(FlowSpec(slots, terms, normalise=True)).report
     told = [finding for finding in report.findings if finding.rule == "energy.normalised"]
     assert [finding.where for finding in told] == ["the term x_l1_1"] and "multiplies its weight by 1e+08" in told[0].message
-    with pytest.raises(SpecLintFailed, match="energy.normalised"):
-        compile_flow(FlowSpec(slots, terms, normalise=True), validation="strict")
+    with pytest.raises(SpecLintFailed, match=r"the term x_l1_1: it is 0 where the flow starts.*\[energy\.normalised\]"):
+        compile_flow(FlowSpec(slots, [replace(term, units="1") for term in terms], normalise=True), validation="strict")
     begun = FlowSpec({**slots, "x": Slot(value=np.ones(8))}, terms[:2], normalise=True)
     report = compile_flow(with_ridge(begun, 2e-6)).report
     assert not [finding for finding in report.findings if finding.rule == "energy.normalised"]

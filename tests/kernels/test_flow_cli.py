@@ -60,7 +60,7 @@ def test_a_spec_file_is_run_listed_queried_reported_and_resumed(
     assert "budget" in capsys.readouterr().out
     assert flow("query", "SELECT max(iter) AS last FROM telemetry", "--base", str(base), "--format", "json", monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out) == [{"last": 30}]
-    assert flow("query", "SELECT 1 AS one", "--format", "csv", monkeypatch=monkeypatch) == 0
+    assert flow("query", "SELECT 1 AS one", "--base", str(base), "--format", "csv", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.split() == ["one", "1"]
     assert flow("report", str(capsule), monkeypatch=monkeypatch) == 0
     assert Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -109,6 +109,15 @@ def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest
         empty.write_text("from bridge_adapter.kernels.flow import FlowSpec\nspec = FlowSpec(slots={}, terms=[])\n" + line)
         assert flow("run", str(empty), monkeypatch=monkeypatch) == 1
         assert f"in the spec file; it must be a {'finite' if 'tol' in line else 'whole'} number" in capsys.readouterr().err
+    for command in (("runs",), ("query", "SELECT 1")):
+        assert flow(*command, "--base", str(tmp_path / "nowhere"), monkeypatch=monkeypatch) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and "does not exist" in printed.err
+    (tmp_path / "file").touch()
+    for name in ("run", "tune"):
+        spec_file = written(tmp_path, prior="l7")  # the compiler would have another complaint
+        assert flow(name, str(spec_file), "-o", str(tmp_path / "file"), monkeypatch=monkeypatch) == 1
+        assert "a run cannot be recorded in" in capsys.readouterr().err
     assert flow("query", "SELECT nothing_of_this", "--base", str(tmp_path), monkeypatch=monkeypatch) == 1
     told = capsys.readouterr().err
     assert "DuckDB refused the query" in told and "Traceback" not in told

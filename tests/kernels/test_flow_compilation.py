@@ -52,6 +52,7 @@ def test_a_resumed_run_compiles_no_beginning(caplog: pytest.LogCaptureFixture, t
     assert "begin_block" not in compiled_for(29, caplog.records) and "advance_block" in compiled_for(29, caplog.records)
 
 
+RUNNING = Path(__file__).parent.parent.parent / "docs" / "flow" / "running.md"
 IN_A_NEW_PROCESS = """
 import hashlib, sys
 import jax
@@ -68,7 +69,10 @@ print(len(hits), hashlib.sha256(made["state"]["x"].tobytes()).hexdigest())
 
 
 def test_a_new_process_finds_the_programs_of_the_last_one_and_computes_the_same_bits(tmp_path: Path) -> None:
-    keeping = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """With the variables that the documentation names for it."""
+    keeping = dict(re.findall(r"^export (JAX_\w+)=(\S+)", RUNNING.read_text(), re.MULTILINE))
+    assert "JAX_COMPILATION_CACHE_DIR" in keeping
+    keeping["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path)
     told = []
     for environment in ({}, keeping, keeping):
         command = [sys.executable, "-c", IN_A_NEW_PROCESS]

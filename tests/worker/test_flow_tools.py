@@ -108,6 +108,7 @@ def test_mistakes_are_named(client: Client) -> None:
         ({"run_id": 3}, "run_id must be the name of a run"),
         ({"run_id": ""}, "run_id must be the name of a run, not ''"),
         ({"record": "yes"}, "record must be true or false"),
+        ({"record": 1}, "record must be true or false, not '1'"),
         ({"on_progress": 3}, "on_progress must be a function"),
     ):
         with pytest.raises(LaneError, match=re.escape(told)) as raised:
@@ -127,8 +128,11 @@ def test_a_streamed_run_tells_its_progress_and_is_cancelled_from_another_connect
         if told < 3 <= len(items):
             listed = ask(other, "flow.list", "t")
             assert [entry["status"] for entry in listed if entry["run_id"] == "endless"] == ["running"]
-            with pytest.raises(LaneError, match="is running in this worker already"):
+            with pytest.raises(LaneError, match="is running in this worker already") as raised:
                 ask(other, "flow.run", "t", spec=ENDLESS, run_id="endless")
+            assert raised.value.fields["type"].endswith(".CapsuleLocked")
+            with pytest.raises(LaneError, match="is running in this worker already"):
+                ask(other, "flow.resume", "t", spec=ENDLESS, run_id="endless")
             assert ask(other, "flow.cancel", "t", run_id="endless") == {"run_id": "endless", "cancelled": True}
 
     client.answer(id, take)
@@ -188,6 +192,28 @@ def test_runs_whose_worker_is_killed_go_on_in_another_bit_for_bit(client: Client
             assert np.array_equal(result["state"]["x"], other["state"]["x"])
             assert {key: result.get(key) for key in told} == {key: other.get(key) for key in told}
     assert resumed["certified"]["controller"]["remedies"] == 1 and resumed["certified"]["phase"] == "GREEN"
+
+
+def test_what_cannot_be_recorded_is_refused_before_anything_is_compiled(client: Client, tmp_path: Path) -> None:
+    """Known by the spec, which is refused only by the compiler."""
+    no_spec = {"spec": {**SPEC, "dtype": "float16"}}
+    with pytest.raises(LaneError, match="float16"):
+        ask(client, "flow.run", **no_spec, run_id="good")
+    for name in ("../r", "a/b", "r\n", "r" * 101):
+        with pytest.raises(LaneError, match="names are letters, digits"):
+            ask(client, "flow.run", **no_spec, run_id=name)
+    with pytest.raises(LaneError, match="there is no run 'never'"):
+        ask(client, "flow.resume", **no_spec, run_id="never", options={"tol": 1e-3})
+    assert ask(client, "flow.run", spec=SPEC, run_id="a/b", record=False)["run_id"] == "a/b"
+
+    (tmp_path / "file").touch()
+    with Worker(env={"BRIDGE_ADAPTER_FLOW_RUNS": str(tmp_path / "file" / "runs")}) as nowhere:
+        connection = nowhere.connect()
+        told = "a run cannot be recorded in .* \\(Not a directory\\); give it a runs directory"
+        with pytest.raises(LaneError, match=told) as raised:
+            ask(connection, "flow.run", **no_spec, run_id="r")
+        assert raised.value.fields["type"].endswith(".CapsuleError")
+        connection.close()
 
 
 def test_a_policy_names_the_tools(tmp_path: Path) -> None:

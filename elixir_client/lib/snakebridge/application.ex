@@ -30,6 +30,7 @@ defmodule SnakeBridge.Application do
       CallbackRegistry,
       SessionManager,
       {Registry, keys: :unique, name: SnakeBridge.Sessions},
+      {Registry, keys: :duplicate, name: SnakeBridge.Flow.Live},
       {Task.Supervisor, name: SnakeBridge.Tasks},
       Breaker,
       {DynamicSupervisor, name: SnakeBridge.Pools, strategy: :one_for_one}

@@ -24,8 +24,8 @@ defmodule SnakeBridge.Flow do
   """
   import SnakeBridge.Wrapper, only: [bang: 1]
 
-  alias SnakeBridge.{Error, Runtime, RuntimeClient}
-  alias SnakeBridge.Flow.{Plain, Result, Run, Verdict, Workers}
+  alias SnakeBridge.{Error, Runtime, RuntimeClient, SessionContext, SessionManager}
+  alias SnakeBridge.Flow.{Live, Plain, Result, Run, Verdict, Workers}
 
   @compiling [:solver, :tol, :alpha, :sigma, :damping, :temperature, :seed, :validation]
   @running [:iterations, :block, :save_every, :certified, :redact]
@@ -121,8 +121,8 @@ defmodule SnakeBridge.Flow do
   """
   @spec run(description(), keyword()) :: {:ok, Result.t()} | failure()
   def run(spec, opts \\ []) do
-    opts = checked(opts, @compiling ++ @running ++ @ours)
-    started(spec, with_id(opts))
+    opts = opts |> checked(@compiling ++ @running ++ @ours) |> with_id()
+    Live.within(opts[:run_id], opts[:pool], &started(spec, opts, &1))
   end
 
   @doc "As `run/2`; raises."
@@ -152,9 +152,10 @@ defmodule SnakeBridge.Flow do
     Stream.flat_map([fields], fn fields ->
       opts = with_id(opts)
 
-      "flow.run"
-      |> Runtime.tool_stream(Map.merge(fields, identity(opts)), runtime(opts))
-      |> Stream.map(&told/1)
+      Live.during(opts[:run_id], opts[:pool], fn call ->
+        fields = fields |> Map.merge(identity(opts)) |> Map.put("call", call)
+        "flow.run" |> Runtime.tool_stream(fields, runtime(opts)) |> Stream.map(&told/1)
+      end)
     end)
   end
 
@@ -166,17 +167,37 @@ defmodule SnakeBridge.Flow do
   def start(spec, opts \\ []) do
     opts = opts |> checked(@compiling ++ @running ++ @ours) |> with_id()
     client = RuntimeClient.current()
-    task = Task.async(fn -> RuntimeClient.with_client(client, fn -> started(spec, opts) end) end)
-    %Run{run_id: opts[:run_id], task: task, pool: opts[:pool]}
+    # With the task its own session ends, and what that holds in shared memory.
+    holder = opts[:session_id] || SessionContext.current()
+    if Process.whereis(SessionManager), do: SessionManager.track()
+
+    work = fn call ->
+      with {:ok, result} <- RuntimeClient.with_client(client, fn -> started(spec, opts, call) end),
+           do: {:ok, Result.held_by(result, holder)}
+    end
+
+    %Run{run_id: opts[:run_id], task: Live.start(opts[:run_id], opts[:pool], work), pool: opts[:pool]}
   end
 
-  @doc "The result of a run that this process has started; exits like `Task.await/2` when it takes longer than `timeout`."
+  @doc """
+  The result of a run that this process has started. Exits like `Task.await/2` when it takes longer than `timeout` milliseconds; who catches that may
+  cancel the run and await it again.
+  """
   @spec await(Run.t(), timeout()) :: {:ok, Result.t()} | failure()
-  def await(%Run{task: task}, timeout \\ :infinity), do: Task.await(task, timeout)
+  def await(%Run{task: task} = run, timeout \\ :infinity) do
+    # Not Task.await: after its timeout nobody gets the answer any more, and who waits again waits for ever.
+    case Task.yield(task, timeout) do
+      {:ok, answer} -> answer
+      {:exit, reason} -> exit({reason, {__MODULE__, :await, [run, timeout]}})
+      nil -> exit({:timeout, {__MODULE__, :await, [run, timeout]}})
+    end
+  end
 
   @doc """
   Ends a run, whoever started it, after the block that it is in: its result says `:cancelled`, and, if it is recorded, it can be resumed. The answer
-  tells whether there was such a run. Option: `pool:`; by default all pools are asked.
+  tells whether there was such a run. Of a run that a process of this node waits for it is remembered until the run is over: one that has not reached its
+  worker yet, or moves to another because its worker has died, ends after the first block that it makes there. Option: `pool:`; by default all pools
+  are asked.
   """
   @spec cancel(Run.t() | String.t() | atom(), keyword()) :: {:ok, boolean()} | failure()
   def cancel(run, opts \\ [])
@@ -185,8 +206,7 @@ defmodule SnakeBridge.Flow do
   def cancel(run_id, opts) do
     opts = checked(opts, [:pool])
 
-    with {:ok, answers} <- Workers.ask(opts[:pool], "flow.cancel", %{"run_id" => name!(run_id)}),
-         do: {:ok, Enum.any?(answers, & &1["cancelled"])}
+    Live.cancel(name!(run_id), opts[:pool])
   end
 
   @doc """
@@ -203,8 +223,7 @@ defmodule SnakeBridge.Flow do
 
     fields = spec |> fields(opts) |> Map.put("run_id", name!(run_id))
 
-    with {:ok, answer} <- Runtime.tool("flow.resume", fields, runtime(opts)),
-         do: {:ok, Result.from_wire(answer)}
+    Live.within(fields["run_id"], opts[:pool], &asked("flow.resume", fields, opts, &1))
   end
 
   @doc """
@@ -239,9 +258,12 @@ defmodule SnakeBridge.Flow do
 
   # --- the request ---
 
-  defp started(spec, opts) do
-    fields = Map.merge(fields(spec, opts), identity(opts))
-    with {:ok, answer} <- Runtime.tool("flow.run", fields, runtime(opts)), do: {:ok, Result.from_wire(answer)}
+  defp started(spec, opts, call),
+    do: asked("flow.run", Map.merge(fields(spec, opts), identity(opts)), opts, call)
+
+  defp asked(tool, fields, opts, call) do
+    with {:ok, answer} <- Runtime.tool(tool, Map.put(fields, "call", call), runtime(opts)),
+         do: {:ok, Result.from_wire(answer)}
   end
 
   defp identity(opts),

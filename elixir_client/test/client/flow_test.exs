@@ -158,6 +158,32 @@ defmodule SnakeBridge.FlowTest do
     end
   end
 
+  test "the arrays of a run that was started are held by the process that has started it, and go with it" do
+    ones = %Tensor{
+      dtype: "float64",
+      shape: {512, 512},
+      data: :binary.copy(<<1.0::float-little-64>>, 512 * 512)
+    }
+
+    task =
+      Task.async(fn ->
+        {:ok, shared} = SnakeBridge.share(ones)
+        still = spec(slots: [x: slot(value: shared)], terms: [term(:quadratic, :x, target: shared)])
+        run = Flow.start(still, pool: :flows)
+        watch = Process.monitor(run.task.pid)
+        assert {:ok, %{state: %{"x" => %SnakeBridge.ZeroCopyRef{} = x}}} = Flow.await(run)
+        assert_receive {:DOWN, ^watch, _, _, _}
+        # By now the session of its task is released.
+        :sys.get_state(SnakeBridge.SessionManager)
+        assert SnakeBridge.unshare(x) == {:ok, ones}
+        {:ok, again} = still |> Flow.start(pool: :flows) |> Flow.await()
+        again.state["x"]
+      end)
+
+    kept = Task.await(task, 60_000)
+    assert eventually(fn -> not SnakeBridge.Shared.held?(kept) end)
+  end
+
   test "nonsense is refused at once" do
     deep = Enum.reduce(1..300, op(:identity, []), fn _, inner -> op(:scale, factor: 1.0, of: inner) end)
     other = fn fields -> Map.merge(small(), Map.new(fields)) end
@@ -304,6 +330,45 @@ defmodule SnakeBridge.FlowTest do
     assert {result.stopped, result.iterations, result.phase} == {:budget, 6_000, :green}
     assert {result.state, result.verdict} == {undisturbed.state, undisturbed.verdict}
     assert {result.changes, result.controller} == {undisturbed.changes, undisturbed.controller}
+  end
+
+  test "a run is cancelled that no worker has: before it has reached one, and while it moves to the next" do
+    run = Flow.start(endless(), [run_id: "early"] ++ @forever)
+    assert {:timeout, {Flow, :await, _}} = catch_exit(Flow.await(run, 0))
+    assert {:ok, true} = Flow.cancel(run)
+    assert {:ok, %{stopped: :cancelled}} = Flow.await(run)
+
+    me = self()
+    told = fn _ -> send(me, :goes_on) end
+    # Cancelled after its worker is killed, and before; the first report keeps the run where it is.
+    for {name, order} <- [{"moves", [:kill, :cancel]}, {"told", [:cancel, :kill]}] do
+      held = fn info ->
+        unless Process.put(:held, true) do
+          send(me, {:held, self()})
+          receive do: (:go -> info)
+        end
+      end
+
+      run = Flow.start(endless(), [run_id: name, idempotent: true, on_progress: held] ++ @forever)
+      assert_receive {:held, holder}, 20_000
+
+      for step <- order,
+          do: if(step == :kill, do: kill_worker(), else: assert({:ok, true} = Flow.cancel(run)))
+
+      send(holder, :go)
+      assert {:ok, %{stopped: :cancelled}} = Flow.await(run)
+    end
+
+    # One that is over is forgotten: the next of its name goes on.
+    run = Flow.start(endless(), [run_id: "again", on_progress: told] ++ @forever)
+    assert_receive :goes_on, 20_000
+    assert {:ok, true} = Flow.cancel(run)
+    assert {:ok, %{stopped: :cancelled, iterations: count}} = Flow.await(run)
+
+    assert {:ok, %{stopped: :budget}} =
+             Flow.resume("again", endless(), pool: :flows, iterations: count + 2_000, block: 20)
+
+    assert {:ok, false} = Flow.cancel("again")
   end
 
   defp kill_worker do

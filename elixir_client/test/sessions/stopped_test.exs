@@ -6,7 +6,7 @@ defmodule SnakeBridge.StoppedTest do
 
   @moduletag capture_log: true
 
-  alias SnakeBridge.{Batcher, Error, Session, SessionPool}
+  alias SnakeBridge.{Batcher, Error, Flow, Session, SessionPool}
 
   setup do
     on_exit(fn -> Application.ensure_all_started(:snakebridge) end)
@@ -54,6 +54,12 @@ defmodule SnakeBridge.StoppedTest do
     assert {:error, %Error{category: :unavailable} = error} = SnakeBridge.call("math", "sqrt", [4])
     assert Exception.message(error) =~ stopped
     assert_raise Error, stopped, fn -> SnakeBridge.stream("builtins", "range", [3]) |> Enum.to_list() end
+    # Runs of flows are known to the application, too.
+    flow = %{"slots" => %{}, "terms" => []}
+    assert {:error, %Error{category: :unavailable}} = Flow.run(flow)
+    assert {:error, %Error{category: :unavailable}} = flow |> Flow.start() |> Flow.await()
+    assert {:error, %Error{category: :unavailable}} = Flow.cancel("evening")
+    assert_raise Error, stopped, fn -> flow |> Flow.stream() |> Enum.to_list() end
     {:ok, _} = Application.ensure_all_started(:snakebridge)
     assert {:ok, 2.0} = SnakeBridge.call("math", "sqrt", [4])
   end

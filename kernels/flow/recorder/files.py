@@ -129,6 +129,30 @@ def room_for(capsule: Path) -> Iterator[None]:
         raise CapsuleError(error.errno, f"the capsule {capsule} cannot be written: {error}") from error
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raises CapsuleError where no run could be recorded in a folder, which need not be there yet. Nothing is made to find that out, so it
+    is no promise: the disk may be full, or change."""
+    found = folder
+    while not os.path.lexists(found) and found != found.parent:
+        found = found.parent
+    try:
+        if not found.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(found, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> CapsuleError:
+    """The error of a folder in which no run can be recorded."""
+    return CapsuleError(
+        error.errno,
+        f"a run cannot be recorded in {folder} ({error.strerror}); give it a runs directory that this process may write in, "
+        "of a worker with the environment variable BRIDGE_ADAPTER_FLOW_RUNS, on the command line with --out",
+    )
+
+
 class Lock:
     """The right to write a capsule: an advisory lock that the kernel takes back from a process that dies, however it dies."""
 

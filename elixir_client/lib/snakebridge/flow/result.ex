@@ -21,6 +21,7 @@ defmodule SnakeBridge.Flow.Result do
   """
 
   alias SnakeBridge.Flow.Verdict
+  alias SnakeBridge.{SessionManager, Shared, ZeroCopyRef}
 
   @fields [
     :run_id,
@@ -78,6 +79,25 @@ defmodule SnakeBridge.Flow.Result do
         verdict: Verdict.from_wire(result.verdict)
     }
   end
+
+  @doc "The result, whose arrays in shared memory another session holds, too."
+  @spec held_by(t(), String.t()) :: t()
+  def held_by(%__MODULE__{} = result, session),
+    do: %{result | state: held(result.state, session), history: held(result.history, session)}
+
+  defp held(arrays, session), do: Map.new(arrays, fn {name, value} -> {name, hold(value, session)} end)
+
+  defp hold(%ZeroCopyRef{session_id: holder} = ref, session) when holder != session do
+    with {:ok, again} <- Shared.hold(session, ref.segment, ref.offset, ref.bytes) do
+      # Of a session that ends just now nobody would let it go.
+      if SessionManager.ended?(session), do: Shared.release(again)
+      %{ref | session_id: session, hold: again.hold}
+    else
+      {:error, _} -> ref
+    end
+  end
+
+  defp hold(value, _), do: value
 
   @doc "How a run ended or stands, as an atom; one that this version does not know stays a text."
   @spec status(String.t()) :: atom() | String.t()

@@ -1,7 +1,7 @@
 defmodule SnakeBridge.Flow.Workers do
   @moduledoc "What is asked of every worker of a pool, because nobody knows which one has the run: to cancel it, and which runs it has."
 
-  alias SnakeBridge.{Error, Exchange, Payload, Pool, Runtime, RuntimeClient}
+  alias SnakeBridge.{Error, Exchange, Payload, Pool, Runtime, RuntimeClient, SessionContext}
   alias SnakeBridge.Pool.Placement
 
   # A session of its own, so that it waits for no run.
@@ -19,8 +19,13 @@ defmodule SnakeBridge.Flow.Workers do
     end
   end
 
-  defp pools(nil), do: {:ok, Pool.names()}
-  defp pools(name), do: with(:ok <- Pool.ensure_running(name), do: {:ok, [name]})
+  defp pools(name) do
+    # Raises where the application is stopped.
+    SessionContext.options(@session)
+    if name == nil, do: {:ok, Pool.names()}, else: with(:ok <- Pool.ensure_running(name), do: {:ok, [name]})
+  rescue
+    error in Error -> {:error, error}
+  end
 
   # Those that have been replaced may have a run that is not over.
   defp workers(pool), do: Placement.ready(pool) ++ Placement.leaving(pool)
