@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -144,28 +144,25 @@ def _operators(spec: FlowSpec) -> Iterator[Complaint]:
                 yield Complaint(where, f"there is no operator {part.kind!r}", "take one of " + ", ".join(operators.names()))
 
 
+def _unmoved(spec: FlowSpec, where: str, slots: Iterable[str], cure: str) -> Iterator[Complaint]:
+    """Slots that are not there, or that no step moves."""
+    for slot in slots:
+        if slot not in spec.slots:
+            yield Complaint(where, f"its slot {slot!r} is not in the spec", f"the spec has {', '.join(spec.slots)}")
+        elif spec.slots[slot].role not in ("variable", "momentum"):
+            yield Complaint(where, f"its slot {slot!r} has the role {spec.slots[slot].role}, and no step moves it", cure)
+
+
 @rule("coupling.slot", "basic", "error")
 def _coupled_slots(spec: FlowSpec) -> Iterator[Complaint]:
     for where, coupling in _coupled(spec):
-        for slot in coupling.parts:
-            if slot not in spec.slots:
-                yield Complaint(where, f"its slot {slot!r} is not in the spec", f"the spec has {', '.join(spec.slots)}")
-            elif spec.slots[slot].role not in ("variable", "momentum"):
-                yield Complaint(
-                    where, f"its slot {slot!r} has the role {spec.slots[slot].role}, and no step moves it", "put it in the target"
-                )
+        yield from _unmoved(spec, where, coupling.parts, "put it in the target")
 
 
 @rule("term.slot", "basic", "error")
 def _slots(spec: FlowSpec) -> Iterator[Complaint]:
     for where, term in _named(spec):
-        for slot in term.slots:
-            if slot not in spec.slots:
-                yield Complaint(where, f"its slot {slot!r} is not in the spec", f"the spec has {', '.join(spec.slots)}")
-            elif spec.slots[slot].role not in ("variable", "momentum"):
-                yield Complaint(
-                    where, f"its slot {slot!r} has the role {spec.slots[slot].role}, and no step moves it", "make it the target"
-                )
+        yield from _unmoved(spec, where, term.slots, "make it the target")
         if isinstance(term.target, str):
             if term.target not in spec.slots:
                 yield Complaint(where, f"its target {term.target!r} is no slot of the spec", "add the slot, or give an array")
