@@ -33,7 +33,7 @@ from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.operators.base import build
 from bridge_adapter.kernels.flow.precision import device, precision
-from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 
 from . import flow_compile as compiling
@@ -193,7 +193,7 @@ def inner(problem: Problem, compiled: CompiledFlow) -> Callable[[], Any]:
     capacity = 1024
 
     def all_blocks() -> Any:
-        current = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
+        current = compiled.begun()
         left = problem.iterations
         while left:
             current, made, _ = advance_block(

@@ -16,8 +16,8 @@ import numpy as np
 from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.running import advance_block, begin_block
-from bridge_adapter.kernels.flow.solvers.base import Run, advance, begin
+from bridge_adapter.kernels.flow.running import advance_block
+from bridge_adapter.kernels.flow.solvers.base import advance, begin
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 
 from .report import Row, note
@@ -50,15 +50,9 @@ def deblurring(shape: tuple[int, ...], dtype: str = "float64", seed: int = 0) ->
     )
 
 
-def begun_of(compiled: CompiledFlow) -> Run:
-    """The flow where it starts."""
-    begun: Run = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
-    return begun
-
-
 def steps_of(compiled: CompiledFlow) -> Callable[[int], jax.Array]:
     """So many steps from the start, at least a stride: what x is then."""
-    run = begun_of(compiled)
+    run = compiled.begun()
 
     def block(steps: int) -> jax.Array:
         count = jnp.int32(max(steps, compiled.solver.stride))
@@ -73,7 +67,7 @@ def memory() -> list[Row]:
     made = []
     for shape in ((256, 256), (512, 512), (3, 1411, 1411)):
         compiled = compile_flow(deblurring(shape), solver="fista")
-        lowered = advance_block.lower(compiled.solver, compiled.problem, compiled.controls, begun_of(compiled), jnp.int32(2), capacity=1024)
+        lowered = advance_block.lower(compiled.solver, compiled.problem, compiled.controls, compiled.begun(), jnp.int32(2), capacity=1024)
         told: Any = lowered.compile().memory_analysis()
         held = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
         name = "x".join(map(str, shape))
@@ -119,7 +113,7 @@ def batches() -> list[Row]:
     def in_turn() -> list[jax.Array]:
         made = []
         for problem in problems:
-            begun = begin_block(alone.solver, problem, alone.controls, alone.start)
+            begun = alone.begun(problem=problem)
             made.append(advance_block(alone.solver, problem, alone.controls, begun, jnp.int32(steps), capacity=1024)[0].state.x["x"])
         done: list[jax.Array] = jax.block_until_ready(made)
         return done

@@ -23,10 +23,11 @@ from .functions.separable import finite_everywhere
 from .lint import SCALE_FLOOR, Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
 from .operators.base import Operator, owned
 from .precision import precision
-from .problem import Problem, ProxTerm, State
-from .solvers.base import Controls, Solver
-from .sorting import measured, sort, take_apart
+from .problem import CompositeTerm, Problem, ProxTerm, State
+from .solvers.base import Controls, Run, Solver
+from .sorting import energies_of, sort, take_apart
 from .spec import REMEDY, FlowSpec, Term
+from .starting import begin_block, measured, not_in_f
 
 __all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
 
@@ -62,7 +63,7 @@ class CompileReport:
 
 @dataclass(frozen=True)
 class CompiledFlow:
-    """A flow that can run: the problem, its solver with its numbers, where it starts, and the report.
+    """A flow that can run: the problem, its solver with its numbers, where it starts, the report, and the terms that f does not hold.
 
     The methods are the energy as pure functions of a state, a dictionary of the variable slots; call them in `precision(spec.dtype)`.
     """
@@ -73,6 +74,17 @@ class CompiledFlow:
     controls: Controls
     start: State
     report: CompileReport
+    others: tuple[CompositeTerm, ...] = ()
+
+    def begun(self, *, problem: Problem | None = None, controls: Controls | None = None, x: State | None = None) -> Run:
+        """A run that stands where the flow starts, or at x; with other numbers, of the same structure, if given."""
+        run: Run = begin_block(self.solver, problem or self.problem, controls or self.controls, x or self.start, self.others)[0]
+        return run
+
+    def form_of_run(self) -> Run:
+        """The shapes and types of a run; nothing is computed."""
+        like: Run = begin_block.eval_shape(self.solver, self.problem, self.controls, self.start, self.others)[0]
+        return like
 
     def f_value(self, x: State) -> jax.Array:
         """f(x), the smooth part."""
@@ -151,15 +163,18 @@ def compile_flow(
                 raise FlowInputError(f"solver is {solver!r}; give a name, a Solver, or None and the compiler chooses")
             asked = solver
             choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
-        energies, slope = measured(terms, problem.smooth, start)
+        others = not_in_f(terms, choice.problem)
+        energies, slope = measured(choice.solver, choice.problem, choice.controls, start, others)
         weights = {name: float(term.weight) / scales.get(name, 1.0) for name, (term, _) in terms.items()}
         scales = scales or _scales(_unweighted(energies, weights))
-        moved = not problem.manifolds and any(np.any(np.asarray(piece)) for piece in start.values())
-        slope_at_zero = measured(terms, problem.smooth, jax.tree.map(jnp.zeros_like, start)).slope if moved else slope
+        slope_at_zero = slope
+        if not problem.manifolds and any(np.any(np.asarray(piece)) for piece in start.values()):
+            zero = {slot: jnp.asarray(np.zeros(piece.shape), piece.dtype) for slot, piece in start.items()}
+            slope_at_zero = measured(choice.solver, choice.problem, choice.controls, zero, others).slope
         findings += lint_problem(Built(spec, terms, choice.problem, start, _scales(energies), slope, slope_at_zero), mode)
         raise_errors(findings)
         report = _report(became, choice, scales, weights, findings)
-        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report)
+        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report, others)
 
 
 def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
@@ -210,7 +225,7 @@ def _weighed(
     raise_errors([*findings, *(Finding("term.parts", "error", f"the term {name}", said, cure) for name, (said, _, cure) in told.items())])
     if not spec.normalise:
         return terms, {}
-    scales = _scales(_unweighted(measured(terms, (), start).energies, {name: float(term.weight) for name, (term, _) in terms.items()}))
+    scales = _scales(_unweighted(energies_of(terms, start), {name: float(term.weight) for name, (term, _) in terms.items()}))
     scales |= {name: 1.0 for name in scales if name.startswith(REMEDY)}  # whose weights are of the normalised energy
     return take_apart(spec, real, scales)[0], scales
 

@@ -39,7 +39,7 @@ from .errors import FlowInputError
 from .operators.base import Op, Operator
 from .problem import Problem
 from .recorder.errors import CheckpointRefused
-from .running import Snapshot, begin_block, refilled
+from .running import Snapshot, refilled
 from .spec import FlowSpec
 
 _MARK = "is_a"
@@ -234,7 +234,7 @@ def place_from(saved: Mapping[str, Any], compiled: CompiledFlow, problem: Proble
     """The place again; in `precision`."""
     controls = refilled(compiled.controls, saved["controls"], "the controls")
     x = {slot: jnp.asarray(value, value.dtype) for slot, value in saved["x"].items()}
-    run = begin_block(compiled.solver, problem, controls, x)
+    run = compiled.begun(problem=problem, controls=controls, x=x)
     return Snapshot(run, problem, controls, int(saved["done"]), int(saved["segment"]))
 
 

@@ -6,7 +6,7 @@ that of an image. Of a vector it makes one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .pytrees import node, static
+
+FUSED = 8  # of a stack of more parts, each is a kernel
 
 
 @node
@@ -48,9 +50,17 @@ class Packed:
 
 
 def vector(scalars: Sequence[jax.Array]) -> jax.Array:
-    """The scalars as one array. Chosen by index rather than stacked: XLA fuses choices into one kernel, and parts of a stack not."""
+    """The scalars as one array."""
     size = len(scalars)
-    made, *others = (jax.lax.broadcast(scalar, (size,)) for scalar in scalars)
-    for place, other in enumerate(others, start=1):
-        made = jax.lax.select(np.arange(size) == place, other, made)
-    return made
+    rows = -(-size // FUSED)
+    width = -(-size // rows)
+    filled = [*scalars, *(jnp.zeros_like(scalars[0]) for _ in range(rows * width - size))]
+    if rows > FUSED:
+        return jnp.concatenate([vector(filled[first : first + FUSED**2]) for first in range(0, len(filled), FUSED**2)])[:size]
+    return jnp.stack([jnp.stack(filled[row * width : (row + 1) * width]) for row in range(rows)]).reshape(-1)[:size]
+
+
+def elementwise(function: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> list[jax.Array]:
+    """function(one, of, each, column) for each place of the columns, in one kernel."""
+    made = function(*map(vector, columns))
+    return [made[place] for place in range(len(columns[0]))]

@@ -26,7 +26,7 @@ from .problem import Problem, State
 from .recorder import NoRecorder, Recorder
 from .recorder.errors import CheckpointRefused
 from .recorder.files import undisturbed
-from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance, begin
+from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance
 
 # One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
 BLOCK_SECONDS = 0.1
@@ -37,12 +37,6 @@ CHECKPOINT_SECONDS = 5.0
 REASONS = {CONVERGED: "converged", STAGNATED: "stagnated", RUNNING: "budget"}
 
 Progress = Callable[[dict[str, Any]], Any]
-
-
-@partial(jax.jit, static_argnames=("solver",))
-def begin_block(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
-    """A run that stands at x."""
-    return begin(solver, problem, controls, x)
 
 
 @partial(jax.jit, static_argnames=("solver", "capacity", "whole"))
@@ -126,7 +120,7 @@ class Execution:
         if saved is not None:
             self._go_on_from(saved)
             return
-        self.run = begin_block(compiled.solver, self.problem, self.controls, compiled.start)
+        self.run = compiled.begun(problem=self.problem)
         if int(self.run.status) == NOT_FINITE:
             raise FlowDiverged(
                 f"the energy of {compiled.spec.name} is not finite where the flow starts; "
@@ -243,7 +237,7 @@ class Execution:
         self.stopped = ""
         if alpha is not None:
             self.controls = replace(place.controls, alpha=jnp.asarray(alpha, place.controls.alpha.dtype))
-        self.run = begin_block(self.compiled.solver, self.problem, self.controls, place.run.state.x)
+        self.run = self.compiled.begun(problem=self.problem, controls=self.controls, x=place.run.state.x)
         last = {name: float(value) for name, value in zip(Metrics._fields, place.run.state.metrics, strict=True)}
         self.info = {**self.info, "iteration": self.done, **last}
 
@@ -257,7 +251,7 @@ class Execution:
         self.problem = problem or self.problem
         if restart:
             self.segment += 1
-            self.run = begin_block(self.compiled.solver, self.problem, self.controls, x or self.run.state.x)
+            self.run = self.compiled.begun(problem=self.problem, controls=self.controls, x=x or self.run.state.x)
 
     def cancel(self) -> None:
         """Ends the run where it stands."""
@@ -300,7 +294,7 @@ class Execution:
                 f"solver={saved['solver']!r}, or start a new run from the state of the checkpoint"
             )
         # Where the run would begin gives the structure only: nothing is computed, so nothing is compiled.
-        like = jax.eval_shape(partial(begin, self.compiled.solver), self.problem, self.controls, self.compiled.start)
+        like = self.compiled.form_of_run()
         self.run = refilled(like, saved["run"])
         self.controls = refilled(self.controls, saved["controls"], "the controls")
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])

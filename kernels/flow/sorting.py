@@ -3,7 +3,7 @@ stands behind an operator (h o K), and what couples slots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,6 @@ from .operators.base import Op, Operator, build, owned
 from .packed import vector
 from .problem import AnySmooth, CompositeTerm, CouplingTerm, Problem, ProxTerm, State, smooth_term, taken
 from .spec import Coupling, FlowSpec, Term
-from .sums import summed
 
 
 class Sorted(NamedTuple):
@@ -61,31 +60,16 @@ def _without_name(said: str, name: str) -> str:
     return rest.lstrip(":, ") if rest[:1] in (":", ",") else f"it{rest}"
 
 
-class Measured(NamedTuple):
-    """What there is at a point: the energy of each term, and ||grad f||."""
-
-    energies: dict[str, float]
-    slope: float
-
-
-def measured(terms: Mapping[str, tuple[Term, Parts]], smooth: Iterable[AnySmooth], x: State) -> Measured:
-    """At x, of the terms and of f, the sum of those that are `smooth`. One program, where each term, or each operation, by itself would be
-    one; terms of f are read where f lifts them to."""
-    f = Problem(tuple(smooth), {}, {}, ())
-    lifted = {term.name for term in f.smooth} & terms.keys()
-    others = {name: (parts, taken(term.slots, x)) for name, (term, parts) in terms.items() if name not in lifted}
-    found = np.asarray(_measured(f, others, x)).tolist()
-    names = (*(term.name for term in f.smooth), *sorted(others))  # as JAX sorts a dictionary
-    energies = dict(zip(names, found[1:], strict=True))
-    return Measured({name: energies[name] for name in terms}, found[0])
+def energies_of(terms: Mapping[str, tuple[Term, Parts]], x: State) -> dict[str, float]:
+    """The energy of each term at x."""
+    found = _energies(tuple(CompositeTerm(name, term.slots, *parts) for name, (term, parts) in terms.items()), x)
+    return dict(zip(terms, np.asarray(found).tolist(), strict=True))
 
 
+# One program, where each operation would be one.
 @jax.jit
-def _measured(f: Problem, others: dict[str, tuple[Parts, Any]], x: State) -> jax.Array:
-    lifted = f.lift(x)
-    slope = jnp.sqrt(sum((summed(jnp.abs(piece) ** 2) for piece in f.gradient_lifted(lifted, x).values()), start=jnp.zeros(())))
-    energies = [*f.terms_lifted(lifted).values(), *(parts.phi.value(parts.op.matvec(at)) for parts, at in others.values())]
-    return vector([slope, *(jnp.reshape(energy, ()).astype(slope.dtype) for energy in energies)])
+def _energies(terms: tuple[CompositeTerm, ...], x: State) -> jax.Array:
+    return vector([jnp.reshape(term.value(taken(term.slots, x)), ()) for term in terms])
 
 
 def sort(spec: FlowSpec, terms: Mapping[str, tuple[Term, Parts]], real: np.dtype[Any], *, relative: bool = False) -> Sorted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ONE_PASS = 4096  # elements: sums of fewer are made in one pass
 LANES = 4  # of a lone sum: where elements are added one by one, rounding grows with the length. More lanes are more to compile
@@ -18,10 +19,11 @@ def summed(array: jax.Array) -> jax.Array:
     """The sum of all elements."""
     if not 32 <= array.size < ONE_PASS:
         return jnp.sum(array)
-    sums = each_summed(*jnp.pad(array.ravel(), (0, -array.size % LANES)).reshape(LANES, -1))
-    while len(sums) > 1:
-        sums = tuple(one + other for one, other in zip(sums[::2], sums[1::2], strict=True))
-    return sums[0]
+    flat, length = array.ravel(), -(-array.size // LANES)
+    *lanes, last = (flat[first : first + length] for first in (*range(0, (LANES - 1) * length, length), array.size - length))
+    # The last begins within the one before, unless they come out even. Padding the array would be a kernel of its own.
+    first, second, third, fourth = each_summed(*lanes, jnp.where(np.arange(length) < LANES * length - array.size, 0, last))
+    return (first + second) + (third + fourth)
 
 
 @summed.defjvp

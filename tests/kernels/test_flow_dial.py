@@ -45,7 +45,7 @@ from bridge_adapter.kernels.flow.operators.arrays import Dense
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
-from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 from bridge_adapter.kernels.flow.transforms import TransformOp
 from bridge_adapter.kernels.flow.tuning import Tuning
@@ -93,7 +93,7 @@ def test_candidates_are_judged_after_the_same_short_run_that_they_would_make_alo
     for one in found[1:2]:
         changed = committed(compiled, one.move)
         with precision("float64"):
-            first = begin_block(changed.solver, changed.problem, changed.controls, changed.start)
+            first = changed.begun()
             last, _, _ = advance_block(changed.solver, changed.problem, changed.controls, first, jnp.int32(10), capacity=10)
             alone = np.asarray(last.state.x["x"])
         np.testing.assert_allclose(one.state["x"], alone, rtol=1e-10)

@@ -16,7 +16,7 @@ from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
-from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.solvers.optax_flow import minibatch, optax_flow, schedule, transformation
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
@@ -66,7 +66,7 @@ def test_a_network_trains_on_minibatches_and_a_resumed_run_is_the_same_run_bit_b
     spec, loss = network()
     compiled = compile_flow(spec, solver=optax_flow("adam", {"learning_rate": 0.05}, loss=loss, seed=5), tol=0.0)
     with precision("float64"):
-        start = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
+        start = compiled.begun()
 
         def on(state: Any, steps: int) -> Any:
             return advance_block(compiled.solver, compiled.problem, compiled.controls, state, jnp.int32(steps), capacity=256)

@@ -21,10 +21,11 @@ from bridge_adapter.kernels.flow.operators.base import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
-from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.solvers.base import squares
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
+from bridge_adapter.kernels.flow.starting import begin_block
 from bridge_adapter.kernels.flow.sums import ONE_PASS
 
 N, ROWS, WEIGHT = 20, 15, 0.5
@@ -209,7 +210,7 @@ def test_primal_dual_steps_that_balance_themselves_arrive_sooner_within_the_cond
     norm, beta = compiled.report.operator_norm, compiled.report.beta.value
     assert norm is not None
     with precision("float64"):
-        state = begin_block(compiled.solver, compiled.problem, compiled.controls, compiled.start)
+        state = compiled.begun()
         for _ in range(8):
             grown = float(state.state.balance.grown)
             state, _, _ = advance_block(compiled.solver, compiled.problem, compiled.controls, state, jnp.int32(1), capacity=10)
@@ -387,7 +388,7 @@ def test_bregman_steps_minimise_poissons_energy_without_a_lipschitz_constant_and
         problem = Problem((SmoothTerm("poisson", ("x",), op, Poisson(jnp.asarray(counts))),), {}, {}, ())
         start = {"x": jnp.ones(4)}
         choice = choose(problem, start, np.dtype("float64"), asked="bregman", own=Own(), tol=1e-9)
-        run_ = begin_block(choice.solver, choice.problem, choice.controls, start)
+        run_ = begin_block(choice.solver, choice.problem, choice.controls, start)[0]
         energies = [float(run_.state.metrics.energy)]
         for _ in range(40):
             run_, count, trace = advance_block(choice.solver, choice.problem, choice.controls, run_, jnp.int32(1000), capacity=1000)

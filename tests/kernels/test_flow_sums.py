@@ -18,7 +18,7 @@ from bridge_adapter.kernels.flow.operators.base import build
 from bridge_adapter.kernels.flow.packed import Packed, vector
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import SpectralSquare, smooth_term
-from bridge_adapter.kernels.flow.running import advance_block, begin_block
+from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
 from bridge_adapter.kernels.flow.sums import ONE_PASS, each_summed, summed
 
@@ -124,7 +124,7 @@ def test_a_step_is_made_of_few_kernels() -> None:
     )
     with precision("float64"):
         flow = compile_flow(spec, solver="fista")
-        begun = begin_block(flow.solver, flow.problem, flow.controls, flow.start)
+        begun = flow.begun()
         lowered = advance_block.lower(flow.solver, flow.problem, flow.controls, begun, np.int32(2), capacity=64)
     kernels = re.findall(r" fusion\(", lowered.compile().as_text())
     assert 0 < len(kernels) <= 28, len(kernels)

@@ -162,8 +162,9 @@ class Run:
 def begin(solver: Solver, problem: Problem, controls: Controls, x: State) -> Run:
     """A run that stands at x."""
     state = solver.init(problem, controls, x)
-    status = jnp.where(jnp.isfinite(state.metrics.energy), RUNNING, NOT_FINITE).astype(jnp.int32)
-    return Run.at(Place(state, jnp.int32(0), status, state.metrics.residual, state.metrics.energy))
+    energy = state.metrics.energy
+    status = jnp.where(jnp.isfinite(energy), RUNNING, NOT_FINITE).astype(energy.dtype)
+    return Run.at(Place(state, jnp.zeros_like(energy), status, state.metrics.residual, energy))
 
 
 def advance(
@@ -182,27 +183,37 @@ def advance(
     def unfinished(carry: tuple[Run, jax.Array, jax.Array]) -> jax.Array:
         return jnp.asarray((carry[1] + stride <= steps) & (carry[0].status == RUNNING))
 
-    def one(current: Place, count: jax.Array, written: jax.Array) -> tuple[Place, jax.Array, jax.Array]:
-        state = solver.step(problem, controls, current.state)
+    def one(given: tuple[Problem, Controls], current: Place, count: jax.Array, written: jax.Array) -> tuple[Place, jax.Array, jax.Array]:
+        state = solver.step(*given, current.state)
         metrics = state.metrics
         after = metrics.energy
         still = jnp.abs(current.level - after) <= ROUNDING * float(np.finfo(real).eps) * jnp.abs(after)
         still &= metrics.residual > current.mark / 2
-        flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, 0)
+        flat = jnp.where(still & (solver.descent != "suspended"), current.flat + 1, jnp.zeros_like(after))
         mark, level = jnp.where(still, current.mark, metrics.residual), jnp.where(still, current.level, after)
-        over = jnp.where(metrics.residual <= controls.tol, CONVERGED, jnp.where(flat >= controls.patience, STAGNATED, RUNNING))
+        over = jnp.where(metrics.residual <= given[1].tol, CONVERGED, jnp.where(flat >= given[1].patience, STAGNATED, RUNNING))
         over = over if whole else jnp.full_like(over, RUNNING)
-        status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(jnp.int32)
+        status = jnp.where(jnp.isfinite(after + metrics.residual), over, NOT_FINITE).astype(real)
         row = vector([jnp.asarray(value, real) for value in metrics])
         return Place(state, flat, status, mark, level), count + 1, jax.lax.dynamic_update_index_in_dim(written, row, count, 0)
 
     def turn(carry: tuple[Run, jax.Array, jax.Array]) -> tuple[Run, jax.Array, jax.Array]:
         place, count, written = carry[0].place, carry[1], carry[2]
+        given: tuple[Problem, Controls] = unhoisted((problem, controls), count)
         for _ in range(stride):
-            place, count, written = one(place, count, written)
+            place, count, written = one(given, place, count, written)
         return Run.at(place), count, written
 
     return jax.lax.while_loop(unfinished, turn, (run, jnp.int32(0), trace))
+
+
+def unhoisted(constants: Any, turn: jax.Array) -> Any:
+    """Constants of a loop whose scalars seem to change with its counter. XLA would compute what follows from constant scalars once, before
+    the loop, and compile a kernel for each; in the loop it is part of the kernels that read it."""
+    leaves, structure = jax.tree.flatten(constants)
+    scalars = {number: leaf for number, leaf in enumerate(leaves) if jnp.ndim(leaf) == 0}
+    scalars, _ = jax.lax.optimization_barrier((scalars, turn))  # type: ignore[no-untyped-call]
+    return jax.tree.unflatten(structure, [scalars.get(number, leaf) for number, leaf in enumerate(leaves)])
 
 
 def largest(*values: jax.Array | float) -> jax.Array:
