@@ -83,7 +83,7 @@ class CompiledFlow:
 
     def form_of_run(self) -> Run:
         """The shapes and types of a run; nothing is computed."""
-        like: Run = begin_block.eval_shape(self.solver, self.problem, self.controls, self.start, self.others)[0]
+        like: Run = jax.eval_shape(self.begun)
         return like
 
     def f_value(self, x: State) -> jax.Array:

@@ -232,7 +232,11 @@ def inner(x: State, y: State) -> jax.Array:
     return jnp.asarray(sum(products[1:], start=products[0]))
 
 
-def squares(*states: State) -> tuple[jax.Array, ...]:
-    """The squared Euclidean norm over all slots of each state."""
-    sums = [each_summed(*(state[slot] ** 2 for state in states)) for slot in states[0]]
+def squares(*states: Any) -> tuple[jax.Array, ...]:
+    """The squared Euclidean norm over all arrays of each of these, which have the same structure and shapes."""
+    sums = [each_summed(*map(_squared, parts)) for parts in zip(*map(jax.tree.leaves, states), strict=True)]
     return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*sums, strict=True))
+
+
+def _squared(array: jax.Array) -> jax.Array:
+    return array.real**2 + array.imag**2 if jnp.iscomplexobj(array) else array**2

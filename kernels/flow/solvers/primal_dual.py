@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..functions.base import conjugate_prox
+from ..packed import elementwise
 from ..problem import Problem, State, spread, taken
 from ..pytrees import node
-from .base import Controls, Metrics, Solver, largest, norm
+from .base import Controls, Metrics, Solver, largest, squares
 from .proximal_gradient import proximal_step
 
 # Steps between two looks at the balance, how uneven it must be to change anything, and by how much each change is less than the last.
@@ -39,7 +40,7 @@ class PrimalDualControls(Controls):
 
 class Balance(NamedTuple):
     """How the next step divides its condition: sigma is `grown` times that of the controls, and tau what this leaves. most: by how much
-    `grown` may change; steps: made so far; primal, dual: how far x and u have gone since the last look, sums of ||dx||^2 / tau and
+    `grown` may change; steps: made since the last look; primal, dual: how far x and u have gone since then, sums of ||dx||^2 / tau and
     ||du||^2 / sigma."""
 
     grown: jax.Array
@@ -91,7 +92,7 @@ def _init(problem: Problem, controls: Controls, x: State) -> PrimalDual:
     metrics = Metrics.standing(problem.f_value(x), problem.g_value(x), controls.alpha)
     still = {slot: jnp.zeros_like(value) for slot, value in x.items()}
     zero = jnp.zeros((), controls.alpha.dtype)
-    balance = Balance(zero + 1, zero + getattr(controls, "balance", 0.0), jnp.int32(0), zero, zero)
+    balance = Balance(zero + 1, zero + getattr(controls, "balance", 0.0), zero, zero, zero)
     return PrimalDual(x, u, image, problem.f_grad(x), still, balance, carries, dual_carries, metrics)
 
 
@@ -129,15 +130,17 @@ def _step(problem: Problem, controls: Controls, state: PrimalDual, *, accelerate
         dual_carries.append(made.carry)
     pull = {slot: pull.get(slot, jnp.zeros_like(at)) for slot, at in x.items()}
 
-    primal_miss = {slot: (state.x[slot] - x[slot]) / tau - downhill[slot] + slope[slot] + pull[slot] for slot in x}
-    grad_norm = norm(slope)
-    residual = norm(primal_miss) / largest(1.0, grad_norm, norm(pull))
-    if misses:
-        residual = jnp.maximum(residual, _norm(misses) / jnp.maximum(1, _norm(image)))
-    if misses and not accelerated:
-        far = sum(jnp.vdot(state.x[slot] - x[slot], state.x[slot] - x[slot]).real for slot in x)
-        dual_far = sum(jnp.vdot(new - old, new - old).real for new, old in zip(u, state.u, strict=True))
-        balance = _balanced(controls, balance, jnp.asarray(far) / tau, jnp.asarray(dual_far) / sigma)
+    back = {slot: state.x[slot] - x[slot] for slot in x}
+    primal_miss = {slot: back[slot] / tau - downhill[slot] + slope[slot] + pull[slot] for slot in x}
+    steep, pulled, missed, far = squares(slope, pull, primal_miss, back)
+    dual_missed, seen, dual_far = squares(misses, image, jax.tree.map(jnp.subtract, u, list(state.u))) if u else (jnp.zeros_like(far),) * 3
+    grad_norm, pulled, missed, dual_missed, seen = elementwise(jnp.sqrt, [steep, pulled, missed, dual_missed, seen])
+    missed, dual_missed, far, dual_far = elementwise(
+        jnp.divide, [missed, dual_missed, far, dual_far], [largest(1.0, grad_norm, pulled), jnp.maximum(1, seen), tau, sigma]
+    )
+    residual = jnp.maximum(missed, dual_missed)
+    if u and not accelerated:
+        balance = _balanced(controls, balance, far, dual_far)
     # Residuals before and after a change of the steps do not compare, so it counts as a restart; a small one does not.
     changed = (1 - NOTABLE) * jnp.maximum(balance.grown, state.balance.grown) > jnp.minimum(balance.grown, state.balance.grown)
     restarts = state.metrics.restarts + (changed & jnp.bool_(not accelerated))
@@ -154,21 +157,20 @@ def _balanced(controls: Controls, balance: Balance, primal: jax.Array, dual: jax
     forward-backward iteration in a variable metric, as this one is, converges (Combettes & Vu, Optimization 63, 2014, theorem 4.1).
     """
     primal, dual, steps = balance.primal + primal, balance.dual + dual, balance.steps + 1
-    look = steps % LOOK == 0
+    look = steps >= LOOK
     tiny = float(np.finfo(primal.dtype).tiny)
-    ratio = jnp.maximum(dual, tiny) / jnp.maximum(primal, tiny)
+    share, one = jnp.asarray(getattr(controls, "share", 0.0), primal.dtype), jnp.ones_like(primal)
+    ratio, least, most = elementwise(
+        jnp.divide,
+        [jnp.maximum(dual, tiny), LEAST_DUAL / (1 - LEAST_DUAL) * share, one],
+        [jnp.maximum(primal, tiny), jnp.maximum(1 - share, tiny), 1 - balance.most],
+    )
     uneven = look & ((ratio > UNEVEN) | (ratio < 1 / UNEVEN))
-    share = getattr(controls, "share", 0.0)
-    least = jnp.minimum(LEAST_DUAL / (1 - LEAST_DUAL) * share / jnp.maximum(1 - share, tiny), 1.0)
-    grown = jnp.maximum(balance.grown * jnp.clip(jnp.sqrt(ratio), 1 - balance.most, 1 / (1 - balance.most)), least)
+    grown = jnp.maximum(balance.grown * jnp.clip(jnp.sqrt(ratio), 1 - balance.most, most), jnp.minimum(least, 1))
     return Balance(
         jnp.where(uneven, grown, balance.grown),
         jnp.where(uneven, balance.most * FADING, balance.most),
-        steps,
+        jnp.where(look, 0, steps),
         jnp.where(look, 0, primal),
         jnp.where(look, 0, dual),
     )
-
-
-def _norm(arrays: list[jax.Array]) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.stack([jnp.vdot(array, array).real for array in arrays])))
