@@ -1,7 +1,7 @@
-"""Records whose scalars lie together in one vector for each type.
+"""Scalars that lie together in vectors.
 
-XLA's CPU back end makes a kernel of each scalar that a program or a turn of a loop gives back, which takes about as long to generate as
-that of an image. Of a vector it makes one.
+XLA's CPU back end makes a kernel of each scalar that a program or a turn of a loop gives back, and of each root and quotient of scalars
+in it. That takes about as long to generate as a kernel for an image. Of a vector it makes one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from .pytrees import node, static
 
-FUSED = 8  # of a stack of more parts, each is a kernel
+FUSED = 8  # parts of a stack that become one kernel with what they are computed from; of more, each part is a kernel
 
 
 @node
@@ -50,17 +50,17 @@ class Packed:
 
 
 def vector(scalars: Sequence[jax.Array]) -> jax.Array:
-    """The scalars as one array."""
-    size = len(scalars)
+    """The scalars as one array: a stack of stacks."""
+    size, most = len(scalars), FUSED**2
+    if size > most:
+        return jnp.concatenate([vector(scalars[first : first + most]) for first in range(0, size, most)])
     rows = -(-size // FUSED)
     width = -(-size // rows)
     filled = [*scalars, *(jnp.zeros_like(scalars[0]) for _ in range(rows * width - size))]
-    if rows > FUSED:
-        return jnp.concatenate([vector(filled[first : first + FUSED**2]) for first in range(0, len(filled), FUSED**2)])[:size]
     return jnp.stack([jnp.stack(filled[row * width : (row + 1) * width]) for row in range(rows)]).reshape(-1)[:size]
 
 
 def elementwise(function: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> list[jax.Array]:
-    """function(one, of, each, column) for each place of the columns, in one kernel."""
+    """function(one, of, each, column) for each place of the columns, together."""
     made = function(*map(vector, columns))
     return [made[place] for place in range(len(columns[0]))]
