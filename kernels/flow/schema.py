@@ -102,6 +102,19 @@ def holes(value: Any, infinite: bool = False) -> int:
     return int(array.size - (np.isfinite(array) if infinite else ~np.isnan(array)).sum())
 
 
+def masked(value: Any) -> int:
+    """How many numbers in the arrays of a description are masked, in whatever they are nested."""
+    if isinstance(value, np.ma.MaskedArray):
+        return int(np.ma.count_masked(value))
+    if isinstance(value, Op):
+        return masked(value.params)
+    if isinstance(value, Mapping):
+        return sum(masked(part) for part in value.values())
+    if isinstance(value, (list, tuple)) and not all(isinstance(part, (int, float)) for part in value):
+        return sum(masked(part) for part in value)
+    return 0
+
+
 def _is_number(value: Any) -> bool:
     return not isinstance(value, (str, bytes, bool)) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
 
