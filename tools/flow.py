@@ -27,11 +27,10 @@ _COMPILING = ("solver", "tol", "alpha", "sigma", "damping", "temperature", "seed
 _RESUMING = ("iterations", "block", "save_every", "certified")
 _RUNNING = (*_RESUMING, "redact")
 # What the payload of any tool may say of its call, for whoever carries it (docs/tools.md).
-_OF_CALLS = (
-    "session_id protocol_version min_supported_version idempotent idempotency_key mutates streaming correlation_id "
-    "max_restarts max_attempts backoff_ms jitter retry_on "
-    "call_type function library python_module module_path module"
-).split()
+_VERSIONS = ("protocol_version", "min_supported_version")
+_REPEATING = ("idempotent", "idempotency_key", "mutates", "max_restarts", "max_attempts", "backoff_ms", "jitter", "retry_on")
+_CIRCUMSTANCES = ("call_type", "function", "library", "python_module", "module_path", "module", "streaming", "correlation_id")
+_OF_CALLS = ("session_id", *_VERSIONS, *_REPEATING, *_CIRCUMSTANCES)
 # A thread that waits for longer cannot be interrupted in the meantime.
 _PATIENCE = 0.1
 _GRACE = 1.0

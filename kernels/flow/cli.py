@@ -1,8 +1,8 @@
 """`bridge-adapter flow ...`: runs specs from files, and looks at what was recorded.
 
 A spec file is a Python module that defines `spec` (a FlowSpec) and, if it likes, `iterations`, `tol`, `solver`, `alpha` and `block`; for
-certified runs also `profile`, `config`, `multiscale`, `policy`, `gap_dial` and `sparsity`; or a JSON file with these names. Exit codes: 0, 1 when a flow cannot be used or
-did not pass, 2 for a wrong command line. JAX is loaded only by what computes.
+certified runs also `profile`, `config`, `multiscale`, `policy`, `gap_dial` and `sparsity`; or a JSON file with these names. Exit codes:
+0, 1 when a flow cannot be used or did not pass, 2 for a wrong command line. JAX is loaded only by what computes.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _finite_parts(spec: FlowSpec) -> Iterator[Complaint]:
 @rule("spec.masked", "basic", "error")
 def _masked(spec: FlowSpec) -> Iterator[Complaint]:
     """Of a masked array the numbers under the mask would be taken like all others."""
-    parts = [(f"the slot {name}", "its value", slot.value) for name, slot in spec.slots.items()]
+    parts: list[tuple[str, str, object]] = [(f"the slot {name}", "its value", slot.value) for name, slot in spec.slots.items()]
     for where, term in _named(spec):
         parts += [(where, "its target", term.target), (where, "its params", term.params), (where, "its operator", term.op)]
     parts += [(f"the operator {name}", "its parameters", op) for name, op in spec.operators.items()]

@@ -105,7 +105,7 @@ def holes(value: Any, infinite: bool = False) -> int:
 def masked(value: Any) -> int:
     """How many numbers in the arrays of a description are masked, in whatever they are nested."""
     if isinstance(value, np.ma.MaskedArray):
-        return int(np.ma.count_masked(value))
+        return int(np.ma.getmaskarray(value).sum())
     if isinstance(value, Op):
         return masked(value.params)
     if isinstance(value, Mapping):
