@@ -14,6 +14,7 @@ from .certificates import CertificationProfile
 from .compiler import CompiledFlow
 from .controlled import CertifiedRun
 from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
+from .errors import FlowInputError
 from .kept import Asked, asked_again
 from .precision import precision
 from .recorded import asked_fields
@@ -61,6 +62,8 @@ def run_certified(
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
     a_spec(spec)
     iterations = steps_of(iterations)
+    if compiled is not None and compiled.spec is not spec and compiled.spec.digest() != spec.digest():
+        raise FlowInputError("the compiled flow is of another spec; compile this one, or leave compiled out")
     if tol is None:
         tol = 1e-6 if compiled is None else float(compiled.controls.tol)
     asked = Asked(tol=tol).with_given({**given, "config": config})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,45 @@ def test_a_factor_of_a_coupling_whose_square_overflows_is_named(dtype: Any, held
         with pytest.raises(SpecLintFailed, match=rf"the coupling tie: its part of 'x' is {re.escape(repr(factor))}, whose square {dtype}"):
             run(coupled(factor))
     assert np.isfinite(run(coupled(held), iterations=20)["energy"])
+
+
+@pytest.mark.parametrize("field", ["terms", "couplings", "invariants", "pairs", "symmetries"])
+@pytest.mark.parametrize("given", [None, Term("l1", "x"), "abc", (term for term in [Term("l1", "x")])])
+def test_what_is_no_list_where_a_list_belongs_is_named(field: str, given: Any) -> None:
+    with pytest.raises(SpecLintFailed, match=rf"- {field}: they are .*; give a list of them \[spec.schema\]"):
+        run(replace(SPEC, **{field: given}))
+
+
+@pytest.mark.parametrize("field", ["normalise", "allow_nonconvex"])
+def test_a_flag_that_is_no_flag_is_named(field: str) -> None:
+    given: Any = {field: "no"}
+    with pytest.raises(SpecLintFailed, match=f"its {field} is 'no'; give True or False"):
+        run(replace(SPEC, **given))
+
+
+@pytest.mark.parametrize(
+    ("argument", "given", "kind"),
+    [
+        ("cert_profile", "convex", "CertificationProfile"),
+        ("config", {"max_tuner_moves": 3}, "ControllerConfig"),
+        ("multiscale", 4, "MultiscaleSchedule"),
+        ("flow", "accelerated", "FlowPolicy"),
+        ("gap_dial", {}, "GapDial"),
+        ("sparsity", "pixel", "SparsityPolicy"),
+    ],
+)
+def test_what_a_certified_run_is_asked_for_is_of_its_class(tmp_path: Path, argument: str, given: Any, kind: str) -> None:
+    told = rf"{argument} is .* of type {type(given).__name__}; it must be a {kind}, as {kind}\(\.\.\.\) makes it"
+    with pytest.raises(FlowInputError, match=told):
+        run_certified(SPEC, **{argument: given}, out_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+    capsule = run_certified(SPEC, iterations=1, tol=0.0, out_dir=tmp_path)["capsule"]
+    with pytest.raises(FlowInputError, match=told):
+        resume_run(capsule, SPEC, certified={argument: given})
+
+
+def test_a_certified_run_is_of_one_spec() -> None:
+    other = compile_flow(FlowSpec({"x": Slot(shape=(6,))}, [Term("l1", "x")]))
+    with pytest.raises(FlowInputError, match="the compiled flow is of another spec; compile this one, or leave compiled out"):
+        run_certified(SPEC, other)
+    assert run_certified(replace(SPEC), compile_flow(SPEC))["phase"] == "GREEN"
