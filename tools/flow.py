@@ -8,6 +8,7 @@ A run is answered with its result, or streamed: a report after each block of ste
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import errno
 import os
 import queue
@@ -25,6 +26,11 @@ DIRECTORY = "BRIDGE_ADAPTER_FLOW_RUNS"
 _COMPILING = ("solver", "tol", "alpha", "sigma", "damping", "temperature", "seed", "validation")
 _RESUMING = ("iterations", "block", "save_every", "certified")
 _RUNNING = (*_RESUMING, "redact")
+# What the payload of any tool may say of its call, for whoever carries it (docs/tools.md).
+_VERSIONS = ("protocol_version", "min_supported_version")
+_REPEATING = ("idempotent", "idempotency_key", "mutates", "max_restarts", "max_attempts", "backoff_ms", "jitter", "retry_on")
+_CIRCUMSTANCES = ("call_type", "function", "library", "python_module", "module_path", "module", "streaming", "correlation_id")
+_OF_CALLS = ("session_id", *_VERSIONS, *_REPEATING, *_CIRCUMSTANCES)
 # A thread that waits for longer cannot be interrupted in the meantime.
 _PATIENCE = 0.1
 _GRACE = 1.0
@@ -49,14 +55,14 @@ _guard = threading.Lock()
 
 def compile(payload: Payload, context: ToolContext) -> dict[str, Any]:
     """The report on a spec: solver and reason, steps, bounds, warnings. Payload: `spec`, and `options` (solver, tol, alpha, ...)."""
-    _permit(context, "flow.compile")
+    _begin(payload, context, "flow.compile", "spec", "options")
     return _report(_compiled(payload, _options(payload, _COMPILING)).report)
 
 
 def certify(payload: Payload, context: ToolContext) -> dict[str, Any]:
     """What can be certified of a spec before it moves: the record of the verdict, with `told`, the verdict in words. Payload: `spec`, and
     `options`: those of `compile`, and `profile` ("strict", "convex", or its fields)."""
-    _permit(context, "flow.certify")
+    _begin(payload, context, "flow.certify", "spec", "options")
     options = _options(payload, (*_COMPILING, "profile"))
     profile = options.pop("profile", None)
     from bridge_adapter.kernels.flow import certificates
@@ -97,7 +103,7 @@ def resume_stream(payload: Payload, context: ToolContext) -> Iterator[Any]:
 def cancel(payload: Payload, context: ToolContext) -> dict[str, Any]:
     """Ends a run of this worker after its current block, whoever started it; its result says "cancelled". Payload: `run_id`, and `call`, by
     which only the run is meant whose request had the same `call`. The answer says whether such a run was there."""
-    _permit(context, "flow.cancel")
+    _begin(payload, context, "flow.cancel", "run_id", "call")
     run_id = _name(payload, needed=True)
     with _guard:
         running = _running.get(run_id)
@@ -111,11 +117,11 @@ def cancel(payload: Payload, context: ToolContext) -> dict[str, Any]:
 def list_runs(payload: Payload, context: ToolContext) -> list[dict[str, Any]]:
     """The runs that are recorded in the runs directory, and those that run in this worker, the latest first. Payload: `recorded`; false:
     only the latter, for which JAX is not loaded."""
-    _permit(context, "flow.list")
+    _begin(payload, context, "flow.list", "recorded")
     with _guard:
         here = {run_id: running.info for run_id, running in _running.items()}
     recorded: dict[str, dict[str, Any]] = {}
-    if payload.get("recorded") is not False:
+    if _flag(payload, "recorded") is not False:
         from bridge_adapter.kernels.flow.named_runs import NamedRuns
 
         recorded = {entry["run_id"]: entry for entry in NamedRuns(_directory()).list()}
@@ -128,12 +134,10 @@ def list_runs(payload: Payload, context: ToolContext) -> list[dict[str, Any]]:
 
 
 def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[str, Any]:
-    _permit(context, "flow.run")
+    _begin(payload, context, "flow.run", "spec", "options", "run_id", "call", "on_progress", "record")
     options = _options(payload, (*_COMPILING, *_RUNNING))
-    record = payload.get("record")
+    record = _flag(payload, "record")
     named = _name(payload)
-    if record is not None and not isinstance(record, bool):
-        raise invalid(f"record must be true or false, not {str(record)[:40]!r}")
     record = named is not None if record is None else record
     with _Registered(named or os.urandom(8).hex(), payload.get("call")) as running:
         if record:
@@ -153,7 +157,7 @@ def _run(payload: Payload, context: ToolContext, report: Report | None) -> dict[
 
 
 def _resume(payload: Payload, context: ToolContext, report: Report | None) -> dict[str, Any]:
-    _permit(context, "flow.resume")
+    _begin(payload, context, "flow.resume", "spec", "options", "run_id", "call", "on_progress")
     options = _options(payload, (*_COMPILING, *_RESUMING))
     run_id = _name(payload, needed=True)
     from bridge_adapter.kernels.flow.described import spec_from
@@ -296,9 +300,25 @@ def _report(report: CompileReport) -> dict[str, Any]:
     return {**told, **bounds, "warnings": list(report.warnings), "findings": [dataclasses.asdict(finding) for finding in report.findings]}
 
 
-def _permit(context: ToolContext, tool: str) -> None:
+def _begin(payload: Payload, context: ToolContext, tool: str, *known: str) -> None:
+    """Whether the caller may, and whether the payload says nothing else than what is known. A field that nobody reads is a mistake: a run
+    would not be recorded, or not be gone on with when its worker dies."""
     if context.policy is not None:
         context.policy.named(tool)
+    for name, value in payload.items():
+        if value is not None and name not in known and name not in _OF_CALLS:
+            near = difflib.get_close_matches(str(name)[:100], [*known, *_OF_CALLS], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+            raise invalid(f"{str(name)[:80]}: {tool} has no such field; {hint}")
+    for name in ("idempotent", "mutates"):
+        _flag(payload, name)
+
+
+def _flag(payload: Payload, name: str) -> bool | None:
+    value = payload.get(name)
+    if not (value is None or isinstance(value, bool)):
+        raise invalid(f"{name} must be true or false, not {str(value)[:40]!r}")
+    return value
 
 
 def _check(run_id: str, *, begun: bool = False) -> None:

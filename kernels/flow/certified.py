@@ -14,13 +14,14 @@ from .certificates import CertificationProfile
 from .compiler import CompiledFlow
 from .controlled import CertifiedRun
 from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
+from .errors import FlowInputError
 from .kept import Asked, asked_again
 from .precision import precision
 from .recorded import asked_fields
 from .recorder import NoRecorder, Recorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Progress, steps_of
-from .spec import FlowSpec
+from .spec import FlowSpec, a_spec
 
 RESTORE = "one of them is from another run. Restore it from a copy, or start the run anew"
 
@@ -59,7 +60,10 @@ def run_certified(
     Raises SpecLintFailed for a spec that is none, FlowInputError for iterations that are no whole number above 0.
     """
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
+    a_spec(spec)
     iterations = steps_of(iterations)
+    if compiled is not None and compiled.spec is not spec and compiled.spec.digest() != spec.digest():
+        raise FlowInputError("the compiled flow is of another spec; compile this one, or leave compiled out")
     if tol is None:
         tol = 1e-6 if compiled is None else float(compiled.controls.tol)
     asked = Asked(tol=tol).with_given({**given, "config": config})
@@ -93,18 +97,21 @@ def resume_certified(
     dial and the limits that they had. certified: some of these anew; see there."""
     from .recorder.capsule import Capsule, resume_state
 
-    given = spec.spec if isinstance(spec, CompiledFlow) else spec
+    given = spec.spec if isinstance(spec, CompiledFlow) else a_spec(spec)
     found = resume_state(run_dir, spec_digest=given.digest())
     record = found["record"]
     if "certified" not in record:
         raise CheckpointRefused(f"{run_dir} is of a certified run by its manifest, and its checkpoint of one that is not: {RESTORE}")
     asked = asked_again(record["certified"]["asked"], certified)
     budget = steps_of(int(record["iterations"]) if iterations is None else iterations)
-    with precision(given.dtype), Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
-        run = CertifiedRun(given, asked, compiled=None, recorder=capsule, iterations=budget, block=block, save_every=save_every)
-        capsule.update(**asked_fields(asked, budget, block or record.get("block")))
+    with precision(given.dtype):
+        run = CertifiedRun(given, asked, compiled=None, recorder=NoRecorder(), iterations=budget, block=block, save_every=save_every)
+        # First, for it refuses what does not fit, and that leaves no trace in the capsule.
         run.go_on_from(record, asked.applied(spec))
-        return run.to_the_end(on_progress)
+        with Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
+            capsule.update(**asked_fields(asked, budget, block or record.get("block")))
+            run.record_in(capsule)
+            return run.to_the_end(on_progress)
 
 
 @contextlib.contextmanager

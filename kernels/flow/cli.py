@@ -1,8 +1,8 @@
 """`bridge-adapter flow ...`: runs specs from files, and looks at what was recorded.
 
 A spec file is a Python module that defines `spec` (a FlowSpec) and, if it likes, `iterations`, `tol`, `solver`, `alpha` and `block`; for
-certified runs also `profile`, `config`, `multiscale`, `policy`, `gap_dial` and `sparsity`. Exit codes: 0, 1 when a flow cannot be used or
-did not pass, 2 for a wrong command line. JAX is loaded only by what computes.
+certified runs also `profile`, `config`, `multiscale`, `policy`, `gap_dial` and `sparsity`; or a JSON file with these names. Exit codes:
+0, 1 when a flow cannot be used or did not pass, 2 for a wrong command line. JAX is loaded only by what computes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Tools of bri
 flow = typer.Typer(no_args_is_help=True, help="Flows: run them, certify them, and read what they recorded.")
 app.add_typer(flow, name="flow")
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.py", exists=True, dir_okay=False, help="defines `spec`")]
+SpecFile = Annotated[
+    Path, typer.Argument(metavar="SPEC", exists=True, dir_okay=False, help="SPEC.py defines `spec`, SPEC.json describes it")
+]
 CapsuleDir = Annotated[Path, typer.Argument(metavar="CAPSULE", exists=True, file_okay=False, help="the folder of a run")]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="strict or convex; by default that of the file, or strict")]
 Estimates = Annotated[bool, typer.Option("--allow-estimates", help="let numbers that are only estimates open the gate")]
@@ -272,12 +274,26 @@ def _loaded(path: Path, *, deterministic: bool = False) -> dict[str, Any]:
     """What a spec file defines. Raises FlowError where it defines no spec."""
     if deterministic:
         determinism.deterministic()  # before the file loads JAX
+    if path.suffix == ".json":
+        return _described(path)
     found = runpy.run_path(str(path))
     from .spec import FlowSpec
 
     if not isinstance(found.get("spec"), FlowSpec):
         raise FlowError(f"{path} defines no `spec`, or one that is no FlowSpec; write spec = FlowSpec(...) at its top level")
     return found
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What a JSON file describes. Raises FlowError, with the place of a mistake."""
+    from .described_runs import file_from
+
+    try:
+        return file_from(json.loads(path.read_bytes()))
+    except FlowError as error:
+        raise FlowError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:  # FlowInputError is a ValueError, too
+        raise FlowError(f"{path} cannot be read as JSON: {error}; a file in Python is called SPEC.py") from error
 
 
 def _compiled(given: Mapping[str, Any], tol: float | None) -> CompiledFlow:

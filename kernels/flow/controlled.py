@@ -376,7 +376,7 @@ class CertifiedRun:
         }
 
     def go_on_from(self, record: Mapping[str, Any], given: FlowSpec | CompiledFlow) -> None:
-        """Takes over from a checkpoint. given: the spec of the run, perhaps compiled."""
+        """Takes over from a checkpoint; `record_in` comes next. given: the spec of the run, perhaps compiled. Raises CheckpointRefused."""
         kept = record["certified"]
         self.controller = unpacked(kept["controller"])
         if self._scaling is not None:
@@ -390,21 +390,22 @@ class CertifiedRun:
         self.spec = self._compiled.spec
         self._began -= float(kept["elapsed_ms"]) / 1000.0
         problem = self._on_scales(self._compiled.problem)
-        execution = Execution(
-            self._compiled, iterations=self._iterations, block=self._block, recorder=self._recorder, saved=record, problem=problem
-        )
+        execution = Execution(self._compiled, iterations=self._iterations, block=self._block, saved=record, problem=problem)
         self._execution = execution
         if isinstance(kept["good"], Mapping):
             self._good = place_from(kept["good"], self._compiled, problem)
         elif kept["good"]:
             self._good = execution.snapshot()
-        status = self.controller.status
-        if self.controller.ended and status in OPEN_ENDS and execution.done < self._iterations:
+
+    def record_in(self, recorder: Recorder) -> None:
+        """Where a run that has taken over tells what it does, from here on."""
+        self._recorder = self.execution.recorder = recorder
+        if self.controller.ended and (status := self.controller.status) in OPEN_ENDS and self.execution.done < self._iterations:
             self.controller = replace(self.controller, ended=False, status="")
             if status != "cancelled":
                 # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
-                told = BlockDone(execution.done, float(record["info"]["energy"]), self._descents[-1], (), None, self._elapsed_ms())
-                self._happen(told)
+                energy = float(self.execution.info["energy"])
+                self._happen(BlockDone(self.execution.done, energy, self._descents[-1], (), None, self._elapsed_ms()))
 
     def _finished(self) -> dict[str, Any]:
         try:

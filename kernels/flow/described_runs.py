@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from .certificates import CertificationProfile, convex
 from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
-from .described import op_from
+from .described import op_from, spec_from
 from .errors import FlowInputError
 from .operators.base import Op, Operator
 from .readers import Reader, fields_of, flag, listed, mapping, named, number, number_in, one_of, record, small, text, whole, whole_in, wrong
@@ -33,6 +33,20 @@ def options_from(data: Any, known: Iterable[str]) -> dict[str, Any]:
     if data is None:
         return {}
     return fields_of({name: _OPTIONS[name] for name in known}, data, "options")
+
+
+def file_from(data: Any) -> dict[str, Any]:
+    """A spec and what is asked of its run, by the names that a Python file of the command line has: {"spec": ..., "iterations": ...,
+    "profile": ...}; or the spec by itself. Raises FlowInputError."""
+    if isinstance(data, Mapping) and "slots" in data:
+        data = {"spec": data}
+    options = {name: _OPTIONS[name] for name in ("iterations", "tol", "solver", "alpha", "block")}
+    found = fields_of({"spec": lambda value, _: spec_from(value), **options, **_CERTIFIED}, data, "the file", prefix="")
+    if "spec" not in found:
+        raise FlowInputError(
+            'spec: it is missing; a file is {"spec": {"slots": ..., "terms": ...}, "iterations": ...}, or a spec by itself'
+        )
+    return found
 
 
 def certified_from(data: Any, path: str = "certified") -> dict[str, Any] | None:

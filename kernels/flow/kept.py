@@ -158,11 +158,25 @@ def asked_again(saved: Mapping[str, Any], given: Mapping[str, Any] | None) -> As
     return asked.with_given(given or {})
 
 
+_KINDS: dict[str, type] = {
+    "cert_profile": CertificationProfile,
+    "config": ControllerConfig,
+    "multiscale": MultiscaleSchedule,
+    "flow": FlowPolicy,
+    "gap_dial": GapDial,
+    "sparsity": SparsityPolicy,
+}
+
+
 def _known(given: Mapping[str, Any]) -> None:
     known = [one.name for one in dataclasses.fields(Asked) if one.name != "solver"]
     for name in given:
         if name not in known:
             raise FlowInputError(f"a certified run takes no {name!r}; it takes {', '.join(known)}")
+        kind, value = _KINDS.get(name), given[name]
+        if kind is not None and not (value is None or isinstance(value, kind)):
+            told = f"{name} is {value!r:.60} of type {type(value).__name__}"
+            raise FlowInputError(f"{told}; it must be a {kind.__name__}, as {kind.__name__}(...) makes it")
 
 
 def _plain(value: Any) -> Any:

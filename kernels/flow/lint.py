@@ -14,7 +14,7 @@ from . import rules_of_problems, rules_of_specs  # noqa: F401  they enter their 
 from .errors import FlowInputError
 from .rules import MODES, PROBLEM_RULES, SCALE_FLOOR, SPEC_RULES, Built, Finding, Mode, Rule, SpecLintFailed
 from .schema import malformed
-from .spec import FlowSpec
+from .spec import FlowSpec, a_spec
 
 __all__ = [
     "PROBLEM_RULES",
@@ -44,7 +44,8 @@ def mode_of(asked: str | None) -> Mode:
 
 
 def lint_spec(spec: FlowSpec, mode: Mode = "flexible") -> list[Finding]:
-    """What the description alone shows."""
+    """What the description alone shows. Raises FlowInputError for what is no FlowSpec, in every mode."""
+    a_spec(spec)
     if mode != "expert":
         wrong = [Finding("spec.schema", "error", *told) for told in malformed(spec)]
         if wrong:

@@ -220,6 +220,8 @@ def array(value: Any, path: str) -> np.ndarray[Any, Any]:
     """Numbers, or lists of them, as an array. Those of ml_dtypes (bfloat16, int4, ...) become float32, which holds them all."""
     if isinstance(value, (str, bytes)):  # NumPy reads numbers out of some
         raise wrong(path, value, "an array of real numbers")
+    if np.ma.is_masked(value):
+        raise wrong(path, value, "an array without a mask: values.filled(0), with the operator mask where the values are compared")
     try:
         found = np.asarray(value)
     except (ValueError, OverflowError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import atoms, operators
-from .operators.base import Op
+from .operators.base import Op, Operator
 from .rules import ADJOINT_TOLERANCE, Complaint, rule
-from .schema import holes
+from .schema import holes, masked
 from .spec import Coupling, FlowSpec, Term
 
 
@@ -69,6 +70,21 @@ def _shapes(spec: FlowSpec) -> Iterator[Complaint]:
             yield Complaint(where, f"its role is {slot.role!r}", "take variable, data, parameter or momentum")
 
 
+@rule("slot.size", "basic", "error")
+def _sizes(spec: FlowSpec) -> Iterator[Complaint]:
+    """Of slots that start at 0: an array that is given has been held already."""
+    shapes = {name: spec.shape_of(name) for name, slot in spec.slots.items() if slot.value is None and slot.shape is not None}
+    width = 4 if spec.dtype == "float32" else 8
+    sizes = {name: width * math.prod(max(0, side) for side in shape) for name, shape in shapes.items()}
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if sum(sizes.values()) > memory:
+        largest = max(sizes, key=lambda name: sizes[name])
+        told = (
+            f"its shape is {shapes[largest]}, {sizes[largest] / 2**30:.3g} GiB, and the machine has {memory / 2**30:.3g} GiB for all slots"
+        )
+        yield Complaint(f"the slot {largest}", told, "give a smaller shape, or float32 where it is float64")
+
+
 def _held(array: ArrayLike, dtype: str) -> bool:
     """Whether all finite numbers stay finite in the type of the flow."""
     return dtype != "float32" or bool(np.all(np.abs(np.asarray(array, np.float64)) <= np.finfo(np.float32).max))
@@ -109,6 +125,21 @@ def _finite_parts(spec: FlowSpec) -> Iterator[Complaint]:
         for slot, part in coupling.parts.items():
             if missing := holes(part, infinite=True):
                 yield Complaint(where, f"{missing} of the numbers in its part of {slot!r} are NaN or infinite", "give finite ones")
+
+
+@rule("spec.masked", "basic", "error")
+def _masked(spec: FlowSpec) -> Iterator[Complaint]:
+    """Of a masked array the numbers under the mask would be taken like all others."""
+    parts: list[tuple[str, str, object]] = [(f"the slot {name}", "its value", slot.value) for name, slot in spec.slots.items()]
+    for where, term in _named(spec):
+        parts += [(where, "its target", term.target), (where, "its params", term.params), (where, "its operator", term.op)]
+    parts += [(f"the operator {name}", "its parameters", op) for name, op in spec.operators.items()]
+    for where, coupling in _coupled(spec):
+        parts += [(where, "its target", coupling.target), (where, "its parts", coupling.parts)]
+    for where, what, value in parts:
+        if count := masked(value):
+            cure = "give values.filled(0), and leave what is masked out of the data term by Op('mask', keep=~values.mask)"
+            yield Complaint(where, f"{count} of the numbers in {what} are masked, and a flow knows no masked arrays", cure)
 
 
 @rule("slot.dtype", "flexible", "warning", strict="error")
@@ -157,6 +188,17 @@ def _unmoved(spec: FlowSpec, where: str, slots: Iterable[str], cure: str) -> Ite
 def _coupled_slots(spec: FlowSpec) -> Iterator[Complaint]:
     for where, coupling in _coupled(spec):
         yield from _unmoved(spec, where, coupling.parts, "put it in the target")
+
+
+@rule("coupling.factor", "basic", "error")
+def _factors(spec: FlowSpec) -> Iterator[Complaint]:
+    """Solvers go by ||K||^2: a factor must leave room for its square."""
+    most = math.sqrt(np.finfo("float32" if spec.dtype == "float32" else "float64").max) / 10
+    for where, coupling in _coupled(spec):
+        for slot, part in coupling.parts.items():
+            if not isinstance(part, (Op, Operator)) and np.isfinite(part) and abs(part) > most:
+                told = f"its part of {slot!r} is {part!r}, whose square {spec.dtype} cannot hold"
+                yield Complaint(where, told, f"divide the coupling by it: factors are at most {most:.0e}")
 
 
 @rule("term.slot", "basic", "error")

@@ -16,7 +16,7 @@ from .recorded import budget_fields, flow_fields, keep_pictures, reference_field
 from .recorder import Last, NoRecorder, Recorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted, steps_of
-from .spec import FlowSpec
+from .spec import FlowSpec, a_spec
 
 
 def run(
@@ -87,7 +87,7 @@ def resume_run(
         )
     if certified is not None:
         raise FlowInputError(f"{run_dir} is of a run without certificates; leave `certified` out, or start a certified run of the spec")
-    given = spec.spec if isinstance(spec, CompiledFlow) else spec
+    given = spec.spec if isinstance(spec, CompiledFlow) else a_spec(spec)
     found = resume_state(run_dir, spec_digest=given.digest())
     solver = manifest.get("solver")
     if not isinstance(spec, CompiledFlow) and solver is not None and solver not in SOLVERS and solver == found["record"].get("solver"):

@@ -14,16 +14,22 @@ from .operators.base import Op, Operator
 from .spec import Coupling, FlowSpec, Invariant, Slot, Term
 
 Told = tuple[str, str, str]  # where, what is wrong, the cure
+_LISTS = ("terms", "invariants", "couplings", "pairs", "symmetries")
 
 
 def malformed(spec: FlowSpec) -> Iterator[Told]:
     """All that has the wrong type."""
     if not isinstance(spec.name, str):
         yield "the spec", f"its name is {_shown(spec.name)}", "give a string"
+    for flag in ("normalise", "allow_nonconvex"):
+        if not isinstance(getattr(spec, flag), (bool, np.bool_)):
+            yield "the spec", f"its {flag} is {_shown(getattr(spec, flag))}", "give True or False"
     tables = [field for field in ("slots", "operators") if not isinstance(getattr(spec, field), Mapping)]
-    if tables:
-        for field in tables:
-            yield field, f"they are {_shown(getattr(spec, field))}", "give a dictionary by name"
+    rows = [field for field in _LISTS if not isinstance(getattr(spec, field), (list, tuple))]
+    for field in [*tables, *rows]:
+        wanted = "give a dictionary by name" if field in tables else "give a list of them"
+        yield field, f"they are {_shown(getattr(spec, field))}", wanted
+    if tables or rows:
         return
     lists = (("terms", Term, "a Term"), ("invariants", Invariant, "an Invariant"), ("couplings", Coupling, "a Coupling"))
     for field, kind, said in lists:
@@ -100,6 +106,19 @@ def holes(value: Any, infinite: bool = False) -> int:
     if array.dtype.kind not in "fc":
         return 0
     return int(array.size - (np.isfinite(array) if infinite else ~np.isnan(array)).sum())
+
+
+def masked(value: Any) -> int:
+    """How many numbers in the arrays of a description are masked, in whatever they are nested."""
+    if isinstance(value, np.ma.MaskedArray):
+        return int(np.ma.getmaskarray(value).sum())
+    if isinstance(value, Op):
+        return masked(value.params)
+    if isinstance(value, Mapping):
+        return sum(masked(part) for part in value.values())
+    if isinstance(value, (list, tuple)) and not all(isinstance(part, (int, float)) for part in value):
+        return sum(masked(part) for part in value)
+    return 0
 
 
 def _is_number(value: Any) -> bool:

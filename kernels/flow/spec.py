@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .errors import FlowInputError
 from .operators.base import Op, Shape, plain
 
 SPEC_VERSION = "1.0"
@@ -158,3 +159,11 @@ class FlowSpec:
         """SHA-256 of `plain`: equal for equal specs, in any process."""
         text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def a_spec(given: Any) -> FlowSpec:
+    """What was given, if it is a spec. Raises FlowInputError for anything else, such as the dictionary that describes one."""
+    if isinstance(given, FlowSpec):
+        return given
+    cure = "of plain data `spec_from` makes one: spec_from({...})" if isinstance(given, Mapping) else "write FlowSpec(slots=..., terms=...)"
+    raise FlowInputError(f"the spec is {given!r:.60} of type {type(given).__name__}; it must be a FlowSpec: {cure}")

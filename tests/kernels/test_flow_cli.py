@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -67,6 +68,58 @@ def test_a_spec_file_is_run_listed_queried_reported_and_resumed(
     assert flow("resume", str(capsule), str(spec), "--iterations", "50", monkeypatch=monkeypatch) == 0
     (resumed,) = set(base.iterdir()) - {capsule}
     assert reading.telemetry(resumed)["iter"].to_pylist() == list(range(31, 51))
+
+
+DESCRIBED: dict[str, Any] = {
+    "spec": {
+        "name": "described",
+        "slots": {"x": {"shape": [3]}, "y": {"value": [1.0, -0.2, 3.0], "role": "data"}},
+        "terms": [{"type": "quadratic", "variable": "x", "target": "y"}, {"type": "l1", "variable": "x", "weight": 0.5}],
+    },
+    "iterations": 40,
+    "tol": 1e-9,
+    "profile": {"eta_max": 0.5},
+    "gap_dial": {"sigma": 0.1, "warmup_iterations": 1, "monitoring_interval": 1},
+}
+
+
+def test_a_file_in_json_is_run_certified_tuned_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, base = tmp_path / "spec.json", tmp_path / "runs"
+    spec.write_text(json.dumps(DESCRIBED["spec"]))
+    assert flow("run", str(spec), "-o", str(base), monkeypatch=monkeypatch) == 0
+    assert "converged" in capsys.readouterr().out
+    (capsule,) = base.iterdir()
+    assert flow("resume", str(capsule), str(spec), "--iterations", "5000", monkeypatch=monkeypatch) == 0
+    spec.write_text(json.dumps(DESCRIBED))
+    for command in (("certify",), ("run", "--certified", "-o", str(base)), ("tune", "-o", str(base), "--moves", "1")):
+        assert flow(command[0], str(spec), *command[1:], monkeypatch=monkeypatch) == 0
+        assert "GREEN" in capsys.readouterr().out
+    asked = [load_run_manifest(found) for found in base.iterdir()]
+    assert {found["gates"]["eta_max"] for found in asked if found.get("certified")} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("spec = 3", "spec.json cannot be read as JSON: Expecting value: line 1 column 1 (char 0); a file in Python is called SPEC.py"),
+        ('{"spec": {"slots": {}, "terms": [{"typ": 1}]}}', "spec.json: terms[0].typ: there is no such key; did you mean type?"),
+        ('{"iteration": 3, "spec": {}}', "spec.json: iteration: there is no such key; did you mean iterations?"),
+        ('{"tol": 3}', "spec.json: spec: it is missing; a file is"),
+        ('{"spec": {"slots": {}, "terms": []}, "block": 0}', "spec.json: block is 0 of type int; it must be a whole number from 1"),
+        ('{"spec": {"slots": {}, "terms": []}, "config": {"max_rollback": 1}}', "spec.json: config.max_rollback: there is no such key"),
+        ("[]", "spec.json: spec: it is missing"),
+        ("3", "spec.json: the file is 3 of type int; it must be a dictionary"),
+    ],
+)
+def test_a_mistake_in_a_json_file_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(text)
+    assert flow("certify", str(spec), monkeypatch=monkeypatch) == 1
+    assert told in capsys.readouterr().err
 
 
 def test_certify_answers_by_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,3 +169,23 @@ def test_rows_that_cannot_be_joined_stay_and_the_run_has_one_end(tmp_path: Path)
     assert reading.telemetry(capsule.path)["iter"].to_pylist() == [*range(1, 1001), 1010]  # every tenth and the last, after a thousand
     assert kinds(capsule.path).count("RUN_FINISHED") == 1
     assert load_run_manifest(capsule.path)["status"] == "failed"
+
+
+def test_a_run_whose_tables_find_no_room_as_a_whole_has_its_end_all_the_same(tmp_path: Path) -> None:
+    """On a full disk there is no room for a second copy of all rows."""
+    rng = np.random.default_rng(0)
+    capsule = Capsule.create(tmp_path, SPEC)
+    with files_of_at_most(40_000), pytest.raises(CapsuleFull) as raised, capsule:
+        for first in range(1, 2000, 100):
+            noise = {name: rng.random(100) for name in ("E", "gamma", "eta_dd", "prox_residual")}
+            capsule.rows({**steps(first, 100), **noise})
+            capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=first + 99)
+        capsule.checkpoint({"state": {"x": rng.random(20_000)}}, iteration=2000)
+    assert not getattr(raised.value, "__notes__", [])
+    told = load_run_manifest(capsule.path)
+    assert (told["status"], told["outcome"]["total_iterations"]) == ("failed", 2000)
+    assert kinds(capsule.path)[-2:] == ["RUN_FAILED", "RUN_FINISHED"] and kinds(capsule.path).count("RUN_FINISHED") == 1
+    assert sorted((capsule.path / "telemetry").glob("part-*.parquet")) and not (capsule.path / "telemetry.parquet").exists()
+    assert reading.telemetry(capsule.path)["iter"].to_pylist() == [*range(1, 1001), *range(1010, 2001, 10)]
+    assert resume_state(capsule.path)["iter"] == 2000
+    assert not list(capsule.path.rglob("*.tmp"))

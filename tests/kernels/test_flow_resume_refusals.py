@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bridge_adapter.kernels.flow import FlowSpec, Slot, Term, compile_flow, resume_run, run
+from bridge_adapter.kernels.flow import FlowSpec, Slot, Term, compile_flow, resume_run, run, run_certified
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.precision import precision
+from bridge_adapter.kernels.flow.recorder import checkpoints
 from bridge_adapter.kernels.flow.recorder.capsule import resume_state
+from bridge_adapter.kernels.flow.recorder.checkpoints import Checkpoints
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull, CheckpointRefused
 from bridge_adapter.kernels.flow.recorder.files import writer_alive
 from bridge_adapter.kernels.flow.running import Execution
@@ -34,6 +36,18 @@ def half_way(folder: Path, *, killed: bool = False, solver: str | None = "fista"
 
     found = run(spec, iterations=9, tol=0.0, alpha=0.1, block=2, solver=solver, on_progress=half, out_dir=folder)["capsule"]
     if killed:
+        manifest = found / "manifest.toml"
+        manifest.write_text(manifest.read_text().replace('status = "cancelled"', 'status = "running"'))
+    return Path(found)
+
+
+def certified_half_way(folder: Path, *, killed: bool = False) -> Path:
+    """The capsule of a certified run that was cancelled; killed: as if its process had been."""
+    found = run_certified(SPEC, iterations=9, tol=0.0, block=2, on_progress=lambda info: "cancel", out_dir=folder)["capsule"]
+    if killed:
+        for name in ("run_card.json", "logs.ndjson"):
+            text = "".join(line for line in (found / name).read_text().splitlines(keepends=True) if "RUN_FINISHED" not in line)
+            (found / name).write_text(text) if name == "logs.ndjson" else (found / name).unlink()
         manifest = found / "manifest.toml"
         manifest.write_text(manifest.read_text().replace('status = "cancelled"', 'status = "running"'))
     return Path(found)
@@ -169,3 +183,25 @@ def test_a_line_of_the_log_that_is_no_event_is_passed_over(tmp_path: Path, line:
     with (capsule / "logs.ndjson").open("a") as log:
         log.write(json.dumps(line) + "\n")
     assert resume_run(capsule, SPEC)["iterations"] == 9
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("part", ["run", "controls", "good", "changes", "block"])
+def test_a_certified_run_that_cannot_go_on_leaves_the_capsule_as_it_was(tmp_path: Path, part: str, killed: bool) -> None:
+    """A checkpoint of a version that kept its parts in another form; its sums are right."""
+    capsule = certified_half_way(tmp_path, killed=killed)
+    for saved in Checkpoints(capsule / "checkpoints").files():
+        found = checkpoints.read(saved)
+        record = found.record
+        if part == "good":
+            record["certified"]["good"] = {"x": {"x": DATA}, "controls": record["controls"][1:], "done": 4, "segment": 0}
+        elif part == "changes":
+            record["certified"]["changes"]["controls"] = record["certified"]["changes"]["controls"][1:]
+        elif part in record and part != "block":
+            record[part] = record[part][1:]
+        checkpoints.write(saved, record, found.header)
+    before = files(tmp_path)
+    error, block = (FlowInputError, 0) if part == "block" else (CheckpointRefused, None)
+    with pytest.raises(error, match="block is 0" if part == "block" else "of another version.*start a new run"):
+        resume_run(capsule, SPEC, block=block)
+    assert files(tmp_path) == before and not writer_alive(capsule)

@@ -110,9 +110,24 @@ def test_mistakes_are_named(client: Client) -> None:
         ({"record": "yes"}, "record must be true or false"),
         ({"record": 1}, "record must be true or false, not '1'"),
         ({"on_progress": 3}, "on_progress must be a function"),
+        ({"idempotent": "yes"}, "idempotent must be true or false, not 'yes'"),
+        ({"idempotent": 1}, "idempotent must be true or false, not '1'"),
+        ({"option": {}}, "option: flow.run has no such field; did you mean options?"),
+        ({"idempotant": True}, "idempotant: flow.run has no such field; did you mean idempotent?"),
+        ({"x": 3}, "x: flow.run has no such field; it takes spec, options, run_id, call, on_progress, record"),
     ):
         with pytest.raises(LaneError, match=re.escape(told)) as raised:
             ask(client, "flow.run", spec=SPEC, **fields)
+        assert raised.value.category == "invalid_request"
+    for tool, fields, told in (
+        ("flow.compile", {"run_id": "r"}, "run_id: flow.compile has no such field; it takes spec, options"),
+        ("flow.certify", {"profile": "convex"}, "profile: flow.certify has no such field"),
+        ("flow.resume", {"record": True}, "record: flow.resume has no such field"),
+        ("flow.cancel", {"name": "r"}, "name: flow.cancel has no such field; it takes run_id, call"),
+        ("flow.list", {"recorded": "no"}, "recorded must be true or false, not 'no'"),
+    ):
+        with pytest.raises(LaneError, match=re.escape(told)) as raised:
+            ask(client, tool, **fields)
         assert raised.value.category == "invalid_request"
 
 

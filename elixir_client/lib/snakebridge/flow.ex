@@ -181,15 +181,24 @@ defmodule SnakeBridge.Flow do
 
   @doc """
   The result of a run that this process has started. Exits like `Task.await/2` when it takes longer than `timeout` milliseconds; who catches that may
-  cancel the run and await it again.
+  cancel the run and await it again. The result is given once: awaited again, it raises ArgumentError.
   """
   @spec await(Run.t(), timeout()) :: {:ok, Result.t()} | failure()
   def await(%Run{task: task} = run, timeout \\ :infinity) do
     # Not Task.await: after its timeout nobody gets the answer any more, and who waits again waits for ever.
-    case Task.yield(task, timeout) do
-      {:ok, answer} -> answer
-      {:exit, reason} -> exit({reason, {__MODULE__, :await, [run, timeout]}})
-      nil -> exit({:timeout, {__MODULE__, :await, [run, timeout]}})
+    case Live.yield(task, timeout) do
+      {:ok, answer} ->
+        answer
+
+      :taken ->
+        raise ArgumentError,
+              "the result of the run #{inspect(run.run_id)} was awaited already; keep what await gave"
+
+      {:exit, reason} ->
+        exit({reason, {__MODULE__, :await, [run, timeout]}})
+
+      nil ->
+        exit({:timeout, {__MODULE__, :await, [run, timeout]}})
     end
   end
 

@@ -261,6 +261,28 @@ defmodule SnakeBridge.FlowTest do
     assert type =~ "CheckpointRefused"
   end
 
+  test "a result is awaited once, and who awaits it again is told so" do
+    run = Flow.start(small(), pool: :flows)
+    assert {:ok, %{stopped: :converged}} = Flow.await(run)
+    # While the task may still be ending, and when it has ended.
+    for _ <- 1..2 do
+      assert_raise ArgumentError,
+                   ~r/the result of the run "run-\w+" was awaited already; keep what await gave/,
+                   fn ->
+                     Flow.await(run)
+                   end
+    end
+
+    refute_received _
+
+    # A task that crashes is told with its reason, however often it is asked in vain before.
+    Process.flag(:trap_exit, true)
+    run = Flow.start(endless(), [on_progress: fn _ -> Process.exit(self(), :kill) end] ++ @forever)
+    assert {:timeout, {Flow, :await, _}} = catch_exit(Flow.await(run, 0))
+    assert {:killed, {Flow, :await, _}} = catch_exit(Flow.await(run))
+    assert_raise ArgumentError, ~r/was awaited already/, fn -> Flow.await(run) end
+  end
+
   test "a run whose caller dies is saved where it stands" do
     me = self()
 

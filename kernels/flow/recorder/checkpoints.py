@@ -111,7 +111,8 @@ class Checkpoints:
             agree(found, dtype=dtype, spec_digest=spec_digest)
             return found
         told = f"all are damaged: {', '.join(damaged)}" if damaged else "there is none"
-        raise CheckpointRefused(f"{self.folder} has no {'GREEN ' if green else ''}checkpoint to go on from: {told}. Start the run anew")
+        cure = "Restore one from a copy, or start a run anew, under another name if it has one"
+        raise CheckpointRefused(f"{self.folder} has no {'GREEN ' if green else ''}checkpoint to go on from: {told}. {cure}")
 
 
 class Damaged(Exception):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import CapsuleError
+from .errors import CapsuleError, CapsuleFull
 from .files import atomic, room_for, sync_folder
 
 QUEUE_BLOCKS = 64
@@ -37,6 +37,7 @@ class Stream:
         self.whole = capsule / f"{name}.parquet"
         self.folder = capsule / name
         self._written = max((int(path.stem.removeprefix("part-")) for path in self.parts()), default=0)
+        self._joined = False
 
     def parts(self) -> list[Path]:
         """The parts there are, in order."""
@@ -49,6 +50,7 @@ class Stream:
             pq.write_table(table, file, compression="zstd")
         sync_folder(self.folder)
         self._written += 1
+        self._joined = False
 
     def last_seq(self) -> int:
         """The highest `seq` on the disk; -1 where there is none."""
@@ -73,10 +75,11 @@ class Stream:
             with atomic(self.whole) as file, pq.ParquetWriter(file, self.schema, compression="zstd") as writer:
                 for group in _groups(chain(_stored([self.whole, *fresh] if joined >= 0 else fresh), tables)):
                     writer.write_table(group.cast(self.schema))
+        self._joined = True
 
     def clear(self) -> None:
         """Removes the parts, once the joined file is durable. A crash before leaves rows twice, never none."""
-        if self.folder.exists():
+        if self._joined and self.folder.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -139,6 +142,7 @@ class Writer:
         self._capsule = capsule
         self._queue: queue.Queue[tuple[Stream, pa.Table] | Asked | None] = queue.Queue(QUEUE_BLOCKS)
         self._error: BaseException | None = None
+        self._recovered = False
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="flow-recorder", daemon=True)
         self._thread.start()
@@ -160,10 +164,16 @@ class Writer:
         self._ask(self._write)
 
     def join(self, stream: Stream) -> None:
-        """Joins a stream with what was handed over of it, which so never becomes a part. Where that fails it is kept, for `flush`."""
+        """Joins a stream with what was handed over of it, which so never becomes a part. Where that fails it is kept, for `flush`. After
+        `recover` it is enough if there is room for a part: readers take both."""
 
         def work(pending: Pending) -> None:
-            if self._did(lambda: stream.join(pending[stream.name][1] if stream.name in pending else [])):
+            tables = pending[stream.name][1] if stream.name in pending else []
+            joined = self._did(lambda: stream.join(tables))
+            if not joined and self._recovered and isinstance(self._error, CapsuleFull):
+                self._error = None
+                joined = not tables or self._did(lambda: stream.write(pa.concat_tables(tables)))
+            if joined:
                 pending.pop(stream.name, None)
 
         self._ask(work)
@@ -183,7 +193,7 @@ class Writer:
 
     def recover(self) -> None:
         """Forgets an error that has been raised, so that the end of the run can be recorded with the space held back for it."""
-        self._error = None
+        self._error, self._recovered = None, True
 
     def _work(self) -> None:
         pending: Pending = {}

@@ -9,6 +9,8 @@ defmodule SnakeBridge.Flow.Live do
   # Milliseconds until the workers are asked again: at first, and at most.
   @pause 20
   @longest_pause 500
+  # Until the second of two notices of one death has come.
+  @notice 100
 
   @typedoc "The name of one request of a run: two requests may be about one run, the second maybe after the first is over."
   @type call :: String.t()
@@ -47,6 +49,29 @@ defmodule SnakeBridge.Flow.Live do
 
     Process.demonitor(watch, [:flush])
     task
+  end
+
+  @doc "As `Task.yield/2`; `:taken` for a task whose answer this process has got already, for which that would wait until its timeout."
+  @spec yield(Task.t(), timeout()) :: {:ok, term()} | {:exit, term()} | :taken | nil
+  def yield(%Task{ref: ref, pid: pid} = task, timeout) do
+    # Another process than the owner of the task is told so.
+    with nil <- Task.yield(task, 0) do
+      watch = Process.monitor(pid)
+
+      found =
+        receive do
+          {^ref, answer} -> {:ok, answer}
+          {:DOWN, ^ref, _, _, reason} -> {:exit, reason}
+          # What it has sent is here by now, but for the other notice of its death.
+          {:DOWN, ^watch, _, _, _} -> Task.yield(task, @notice) || :taken
+        after
+          timeout -> nil
+        end
+
+      Process.demonitor(watch, [:flush])
+      if match?({:ok, _}, found), do: Process.demonitor(ref, [:flush])
+      found
+    end
   end
 
   @doc "A stream of a run, which is known here while it is read."
