@@ -14,6 +14,7 @@ from .operators.base import Op
 from .rules import ADJOINT_TOLERANCE, Complaint, rule
 from .schema import holes
 from .spec import Coupling, FlowSpec, Term
+from .transforms.base import usual_axes
 
 
 def _named(spec: FlowSpec) -> Iterator[tuple[str, Term]]:
@@ -218,10 +219,11 @@ def _levels(spec: FlowSpec) -> Iterator[Complaint]:
         if "wavelet" not in term.type or not isinstance(levels, int) or any(slot not in spec.slots for slot in term.slots):
             continue
         shape = spec.shape_of(term.slots[0])
-        count = int(term.params.get("ndim") or len(shape))
-        most = int(math.log2(max(1, min(shape[-count:])))) if shape else 0
+        count = term.params.get("ndim") or usual_axes(shape)
+        sides = shape[-int(count) :]
+        most = int(math.log2(max(1, min(sides)))) if sides else 0
         if not 1 <= levels <= most:
-            yield Complaint(where, f"it has {levels} levels on sides {shape[-count:]}", f"give 1 to {most}")
+            yield Complaint(where, f"it has {levels} levels on sides {sides}", f"give 1 to {most}")
 
 
 @rule("slot.unused", "flexible", "warning")
