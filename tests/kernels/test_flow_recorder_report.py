@@ -190,6 +190,14 @@ def test_a_failed_run_says_on_its_page_why(tmp_path: Path) -> None:
         report.page(tmp_path)
 
 
+@pytest.mark.parametrize("level", [0.0, -2.0])
+def test_a_curve_without_a_value_above_0_is_seen_all_the_same(level: float) -> None:
+    steps = np.arange(1.0, 6.0)
+    panel = charts.Panel("Dominance η", [charts.Series("η", steps, np.full(5, level))], thresholds=[charts.Threshold("η max", 0.9)])
+    svg, told = charts.drawn(panel, charts.Axis(1.0, 5.0), labelled=True)
+    assert len(told[0]["x"]) == 5 and re.search(r'class="curve s1" d="M[\d.]+,[\d.]+L', svg)
+
+
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=3000))
 @settings(max_examples=30, deadline=None)
 def test_thinning_keeps_the_extremes(values: list[float]) -> None:
