@@ -15,6 +15,7 @@ from .divergence import file_name
 from .kept import Asked
 from .precision import device
 from .recorder import Recorder
+from .recorder.pictures import as_image
 
 _PRIMAL_DUAL = ("B", "C", "E")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
@@ -107,8 +108,7 @@ def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str
     measured = [np.asarray(slot.value) for slot in compiled.spec.slots.values() if slot.role == "data"]
     data = {value.shape: value for value in measured}
     for slot, value in state.items():
-        flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
-        if flat and min(value.shape[:2]) >= 16:
+        if as_image(value, least=16) is not None:
             before = data.get(value.shape)
             recorder.artifact(f"{file_name(slot)}.before", np.asarray(compiled.start[slot] if before is None else before))
             recorder.artifact(f"{file_name(slot)}.after", value)

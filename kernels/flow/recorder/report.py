@@ -21,7 +21,7 @@ from . import manifest, reading
 from .charts import LEFT, RIGHT, WIDTH, Axis, Mark, Panel, Series, Threshold, drawn, lane, number, plot, thinned
 from .errors import CapsuleError
 from .files import replace_bytes, writer_alive
-from .pictures import data_uri, looks_like_image, shown_range
+from .pictures import as_image, data_uri, shown_range
 from .query import INTERRUPTED
 
 GOOD = ("CERT_PASS", "TUNER_MOVE_ACCEPTED")
@@ -249,10 +249,12 @@ def _images(folder: Path) -> str:
         if moment == "before" and f"{stem}.after" in arrays:
             continue
         label = stem if moment in ("before", "after") else name
-        if looks_like_image(array):
-            out.append(_picture(label, array, other if other is not None and other.shape == array.shape else None))
+        before = other if other is not None and other.shape == array.shape else None
+        image = as_image(array)
+        if image is not None:
+            out.append(_picture(label, image, None if before is None else as_image(before)))
         elif array.ndim == 1 and array.size > 1 and array.dtype.kind in "biuf":
-            out.append(_curve(label, array, other if other is not None and other.shape == array.shape else None))
+            out.append(_curve(label, array, before))
     for path in sorted(folder.glob("*.png")):
         uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         out.append(_framed(f'<img src="{uri}" alt="">', escape(path.stem)))
