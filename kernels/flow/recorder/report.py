@@ -20,9 +20,8 @@ import pyarrow as pa
 from . import manifest, reading
 from .charts import LEFT, RIGHT, WIDTH, Axis, Mark, Panel, Series, Threshold, drawn, lane, number, plot, thinned
 from .errors import CapsuleError
-from .files import replace_bytes, writer_alive
+from .files import replace_bytes
 from .pictures import as_image, data_uri, shown_range
-from .query import INTERRUPTED
 
 GOOD = ("CERT_PASS", "TUNER_MOVE_ACCEPTED")
 BAD = (
@@ -62,8 +61,7 @@ def page(capsule: str | Path) -> str:
     """The page of a capsule. Raises CapsuleError where there is none."""
     folder = Path(capsule)
     told = manifest.load_run_manifest(folder)
-    if told["status"] == manifest.RUNNING and not writer_alive(folder):
-        told = {**told, "status": INTERRUPTED}
+    told = {**told, "status": manifest.status_of(folder, told)}
     rows, events = reading.telemetry(folder), reading.events(folder)
     spec_file = folder / "spec.json"
     try:
