@@ -1,10 +1,10 @@
 """Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
 
 ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned, Bregman and
-Riemannian steps: E+ <= E. fista: E+ + ||x+ - x||^2 / (2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and proxes are
-exact (lemma 2.3 at x, with y - x no longer than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E itself
-swings; elsewhere no window of its energies may lie above the one before. Primal-dual steps promise nothing of E: their residuals must
-not climb.
+Riemannian steps: E+ <= E. fista: E+ + ||x+ - x||^2 / (2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and
+proxes are exact (lemma 2.3 at x, with y - x no longer than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E
+itself swings; elsewhere no window of its energies may lie above the one before. Primal-dual steps promise nothing of E: their residuals
+must not climb.
 """
 
 from __future__ import annotations
