@@ -132,7 +132,7 @@ def _atoms(spec: FlowSpec) -> Iterator[Complaint]:
 
 @rule("term.operator", "basic", "error")
 def _operators(spec: FlowSpec) -> Iterator[Complaint]:
-    described = [(where, term.op) for where, term in _named(spec) if not isinstance(term.op, str)]
+    described: list[tuple[str, object]] = [(where, term.op) for where, term in _named(spec)]
     described += [(f"the operator {name}", op) for name, op in spec.operators.items()]
     described += [(where, part) for where, coupling in _coupled(spec) for part in coupling.parts.values()]
     for where, term in _named(spec):
