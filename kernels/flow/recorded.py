@@ -17,7 +17,7 @@ from .divergence import file_name
 from .kept import Asked
 from .precision import device
 from .recorder import NoRecorder, Recorder
-from .recorder.pictures import as_image
+from .recorder.pictures import picture_of
 from .spec import FlowSpec
 
 _PRIMAL_DUAL = ("B", "C", "E")
@@ -122,7 +122,7 @@ def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str
     measured = [np.asarray(slot.value) for slot in compiled.spec.slots.values() if slot.role == "data"]
     data = {value.shape: value for value in measured}
     for slot, value in state.items():
-        if as_image(value, least=16) is not None:
+        if picture_of(value, least=16) is not None:
             before = data.get(value.shape)
             recorder.artifact(f"{file_name(slot)}.before", np.asarray(compiled.start[slot] if before is None else before))
             recorder.artifact(f"{file_name(slot)}.after", value)

@@ -12,7 +12,7 @@ import numpy as np
 SIDE = 900
 
 
-def as_image(array: np.ndarray[Any, Any], least: int = 8) -> np.ndarray[Any, Any] | None:
+def picture_of(array: np.ndarray[Any, Any], least: int = 8) -> np.ndarray[Any, Any] | None:
     """An array as (height, width) or (height, width, 3), whether its channels are first or last; None where it is no image, with another
     number of channels or a side of fewer than `least`."""
     if array.ndim == 3 and array.shape[2] != 3:

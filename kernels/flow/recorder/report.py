@@ -21,7 +21,7 @@ from . import manifest, reading
 from .charts import LEFT, RIGHT, WIDTH, Axis, Mark, Panel, Series, Threshold, drawn, lane, number, plot, thinned
 from .errors import CapsuleError
 from .files import replace_bytes
-from .pictures import as_image, data_uri, shown_range
+from .pictures import data_uri, picture_of, shown_range
 
 GOOD = ("CERT_PASS", "TUNER_MOVE_ACCEPTED")
 BAD = (
@@ -248,9 +248,9 @@ def _images(folder: Path) -> str:
             continue
         label = stem if moment in ("before", "after") else name
         before = other if other is not None and other.shape == array.shape else None
-        image = as_image(array)
+        image = picture_of(array)
         if image is not None:
-            out.append(_picture(label, image, None if before is None else as_image(before)))
+            out.append(_picture(label, image, None if before is None else picture_of(before)))
         elif array.ndim == 1 and array.size > 1 and array.dtype.kind in "biuf":
             out.append(_curve(label, array, before))
     for path in sorted(folder.glob("*.png")):
