@@ -85,7 +85,7 @@ def main() -> None:
         first = int(np.flatnonzero(used == number)[0])
         right.annotate(str(number), (strengths[first], 100 * accuracy[first]), xytext=(0, 7), textcoords="offset points", ha="center")
     right.axvline(strengths[best], color="0.5", linestyle="--", linewidth=1)
-    right.set(title="accuracy on unseen patients; the numbers say with how many measurements", xlabel="λ", ylabel="%")
+    right.set(title="accuracy on unseen patients, with so many measurements", xlabel="λ", ylabel="%")
     right.invert_xaxis()
     save(made, "group_logistic")
 
