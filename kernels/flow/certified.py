@@ -4,9 +4,9 @@ state or in an end that says why. See `controlled.CertifiedRun` for how.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedul
 from .errors import FlowInputError
 from .kept import Asked, asked_again
 from .precision import precision
-from .recorded import asked_fields
-from .recorder import NoRecorder, Recorder
+from .recorded import asked_fields, recorder_in
+from .recorder import NoRecorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Progress, steps_of
 from .spec import FlowSpec, a_spec
@@ -70,7 +70,8 @@ def run_certified(
     begun = asked.applied(spec if compiled is None else compiled)
     made = begun if isinstance(begun, CompiledFlow) and flow is None else None
     asked = replace(asked, solver=made.solver.name if made else None)
-    with precision(spec.dtype), _capsule(spec, out_dir, redact, asked_fields(asked, iterations, block)) as recorder:
+    told = partial(asked_fields, asked, iterations, block)
+    with precision(spec.dtype), recorder_in(out_dir, spec, told, redact=redact) as recorder:
         run = CertifiedRun(
             begun.spec if isinstance(begun, CompiledFlow) else begun,
             asked,
@@ -112,14 +113,3 @@ def resume_certified(
             capsule.update(**asked_fields(asked, budget, block or record.get("block")))
             run.record_in(capsule)
             return run.to_the_end(on_progress)
-
-
-@contextlib.contextmanager
-def _capsule(spec: FlowSpec, out_dir: str | Path | None, redact: bool, told: Mapping[str, Any]) -> Iterator[Recorder]:
-    if out_dir is None:
-        yield NoRecorder()
-        return
-    from .recorder.capsule import Capsule
-
-    with Capsule.create(out_dir, spec.plain(), told, redact=redact) as capsule:
-        yield capsule

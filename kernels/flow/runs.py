@@ -3,8 +3,7 @@ checkpoint of a capsule, whatever ended it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from .certified import RESTORE, resume_certified
 from .compiler import SOLVERS, CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
-from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
-from .recorder import Last, NoRecorder, Recorder
+from .recorded import budget_fields, flow_fields, keep_pictures, recorder_in, reference_fields
+from .recorder import Last, Recorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted, steps_of
 from .spec import FlowSpec, a_spec
@@ -50,7 +49,12 @@ def run(
     """
     iterations = steps_of(iterations)
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol, alpha=alpha, validation=validation)
-    with precision(compiled.spec.dtype), _recorded(compiled, out_dir, redact, iterations, block) as recorder:
+
+    def told() -> dict[str, Any]:
+        # Compiled, so sound, and not certified.
+        return {"phase": "AMBER", **budget_fields(iterations, block), **flow_fields(compiled), **reference_fields(compiled)}
+
+    with precision(compiled.spec.dtype), recorder_in(out_dir, compiled.spec, told, redact=redact) as recorder:
         execution = Execution(compiled, iterations=iterations, block=block, recorder=recorder, save_every=save_every)
         return _driven(execution, recorder, on_progress)
 
@@ -115,16 +119,3 @@ def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | No
     told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
     recorder.finish(execution.stopped, last=Last(execution.record()), **told)
     return result
-
-
-@contextlib.contextmanager
-def _recorded(compiled: CompiledFlow, out_dir: str | Path | None, redact: bool, iterations: int, block: int | None) -> Iterator[Recorder]:
-    if out_dir is None:
-        yield NoRecorder()
-        return
-    from .recorder.capsule import Capsule
-
-    # Compiled, so sound, and not certified.
-    fields = {"phase": "AMBER", **budget_fields(iterations, block), **flow_fields(compiled), **reference_fields(compiled)}
-    with Capsule.create(out_dir, compiled.spec.plain(), fields, redact=redact) as capsule:
-        yield capsule
