@@ -65,6 +65,7 @@ class Asked:
     def with_given(self, given: Mapping[str, Any]) -> Asked:
         """With some of it anew, by the names of `run_certified`; None leaves a thing as it was. Raises FlowInputError for other names."""
         _known(given)
+        _of_their_kinds(given)
         made = replace(self, **{name: value for name, value in given.items() if value is not None})
         if made.gap_dial is None and made.sparsity is not None:
             made = replace(made, gap_dial=made.sparsity.dial())
@@ -163,6 +164,23 @@ def _known(given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in known:
             raise FlowInputError(f"a certified run takes no {name!r}; it takes {', '.join(known)}")
+
+
+_KINDS: Mapping[str, type] = {
+    "cert_profile": CertificationProfile,
+    "config": ControllerConfig,
+    "multiscale": MultiscaleSchedule,
+    "flow": FlowPolicy,
+    "gap_dial": GapDial,
+    "sparsity": SparsityPolicy,
+}
+
+
+def _of_their_kinds(given: Mapping[str, Any]) -> None:
+    for name, kind in _KINDS.items():
+        value = given.get(name)
+        if not (value is None or isinstance(value, kind)):
+            raise FlowInputError(f"{name} is {value!r:.60}; give a {kind.__name__}, or None")
 
 
 def _plain(value: Any) -> Any:

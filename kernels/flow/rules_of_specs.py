@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import atoms, operators
+from . import atoms, manifolds, operators
+from .errors import FlowInputError
 from .operators.base import Op
+from .precision import precision
 from .rules import ADJOINT_TOLERANCE, Complaint, rule
 from .schema import holes
 from .spec import Coupling, FlowSpec, Term
@@ -67,6 +69,19 @@ def _shapes(spec: FlowSpec) -> Iterator[Complaint]:
             yield Complaint(where, f"its shape is {shape} and its value has shape {np.shape(slot.value)}", "leave the shape out")
         if slot.role not in ("variable", "data", "parameter", "momentum"):
             yield Complaint(where, f"its role is {slot.role!r}", "take variable, data, parameter or momentum")
+
+
+@rule("slot.manifold", "basic", "error")
+def _manifolds(spec: FlowSpec) -> Iterator[Complaint]:
+    for name, slot in spec.slots.items():
+        if slot.manifold == "euclidean" or spec.dtype not in ADJOINT_TOLERANCE or (slot.shape is None and slot.value is None):
+            continue
+        try:
+            with precision(spec.dtype) as real:
+                manifolds.build(slot.manifold, spec.shape_of(name), real)
+        except FlowInputError as error:
+            said, _, cure = str(error).rpartition("; ")
+            yield Complaint(f"the slot {name}", said or cure, cure if said else "give a name, or a name with its parameters")
 
 
 def _held(array: ArrayLike, dtype: str) -> bool:

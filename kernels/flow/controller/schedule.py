@@ -53,7 +53,7 @@ class MultiscaleSchedule:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= 20:
+        if isinstance(self.levels, bool) or not isinstance(self.levels, (int, np.integer)) or not 1 <= self.levels <= 20:
             raise FlowInputError(f"a schedule has {self.levels!r} levels; it may have 1 to 20")
         if self.mode not in LOOKS_AT:
             raise FlowInputError(f"mode is {self.mode!r}; it must be one of {', '.join(LOOKS_AT)}")
