@@ -44,8 +44,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class MultiscaleSchedule:
-    """mode and activate_rule: when the next level is unlocked. The rule is "level_complete" (the residual is at most `tol`), or one
-    comparison of iteration, level_iters, rel_residual, energy_decrease or gap with a number, as in "rel_residual < 1e-3"."""
+    """levels: in how many steps the scales are unlocked; the last one unlocks all that are left. mode and activate_rule: when. The rule is
+    "level_complete" (the residual is at most `tol`), or one comparison of iteration, level_iters, rel_residual, energy_decrease or gap
+    with a number, as in "rel_residual < 1e-3"."""
 
     levels: int
     mode: Mode = "fixed_schedule"
