@@ -57,13 +57,13 @@ def run_certified(
     remediation has added), "weights" (of each knob of a dial, at the end), "changes" ({"ridge": what remediation added, "factors": by
     which the tuner turned each knob})}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one
     whose numbers stay infinite however short its steps with "diverged"; nothing is raised.
-    Raises SpecLintFailed for a spec that is none, FlowInputError for iterations that are no whole number above 0.
+    Raises SpecLintFailed for a spec with errors, FlowInputError for iterations that are no whole number above 0, for an argument of another
+    kind, and for a flow that was compiled of another spec.
     """
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
     a_spec(spec)
     iterations = steps_of(iterations)
-    if compiled is not None and compiled.spec is not spec and compiled.spec.digest() != spec.digest():
-        raise FlowInputError("the compiled flow is of another spec; compile this one, or leave compiled out")
+    _check(spec, compiled)
     if tol is None:
         tol = 1e-6 if compiled is None else float(compiled.controls.tol)
     asked = Asked(tol=tol).with_given({**given, "config": config})
@@ -113,3 +113,12 @@ def resume_certified(
             capsule.update(**asked_fields(asked, budget, block or record.get("block")))
             run.record_in(capsule)
             return run.to_the_end(on_progress)
+
+
+def _check(spec: FlowSpec, compiled: CompiledFlow | None) -> None:
+    """Raises FlowInputError where a flow is none, or not that of the spec."""
+    if not (compiled is None or isinstance(compiled, CompiledFlow)):
+        raise FlowInputError(f"compiled is {type(compiled).__name__}; give a flow, as compile_flow(spec) makes it, or None")
+    if compiled is not None and compiled.spec is not spec and compiled.spec.digest() != spec.digest():
+        told = f"compiled is of another spec, {compiled.spec.name!r}, whose digest is not that of {spec.name!r}"
+        raise FlowInputError(f"{told}; compile this one, or leave compiled out")

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import atoms, operators
+from . import atoms, manifolds, operators
+from .errors import FlowInputError
 from .operators.base import Op, Operator
-from .precision import DTYPES
+from .precision import DTYPES, precision
 from .rules import Complaint, rule
 from .schema import holes, masked
 from .spec import Coupling, FlowSpec, Term
@@ -85,6 +86,19 @@ def _sizes(spec: FlowSpec) -> Iterator[Complaint]:
             f"its shape is {shapes[largest]}, {sizes[largest] / 2**30:.3g} GiB, and the machine has {memory / 2**30:.3g} GiB for all slots"
         )
         yield Complaint(f"the slot {largest}", told, "give a smaller shape, or float32 where it is float64")
+
+
+@rule("slot.manifold", "basic", "error")
+def _manifolds(spec: FlowSpec) -> Iterator[Complaint]:
+    for name, slot in spec.slots.items():
+        if slot.manifold == "euclidean" or spec.dtype not in DTYPES or (slot.shape is None and slot.value is None):
+            continue
+        try:
+            with precision(spec.dtype) as real:
+                manifolds.build(slot.manifold, spec.shape_of(name), real)
+        except FlowInputError as error:
+            said, _, cure = str(error).rpartition("; ")
+            yield Complaint(f"the slot {name}", said or cure, cure if said else "give a name, or a name with its parameters")
 
 
 def _held(array: ArrayLike, dtype: str) -> bool:

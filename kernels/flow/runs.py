@@ -61,7 +61,7 @@ def run(
 
 def resume_run(
     run_dir: str | Path,
-    spec: FlowSpec | CompiledFlow,
+    spec: FlowSpec | CompiledFlow | None = None,
     *,
     iterations: int | None = None,
     on_progress: Progress | None = None,
@@ -71,8 +71,9 @@ def resume_run(
 ) -> dict[str, Any]:
     """Goes on with a run from its last good checkpoint: bit for bit as if it had not been cut, on the same device.
 
-    spec: that of the run; another one is refused by its digest. iterations: in all; None: as many as the run was to have. A run whose
-    process was killed goes on in its own capsule; one that had ended gets a new one, with the old one as parent.
+    spec: that of the run; another one is refused by its digest. None, for loops of one's own: nothing runs, and what there is to go on from
+    comes back, {"state", "tuner_state", "phase", "iter", "rng_key", "record", "checkpoint"}. iterations: in all; None: as many as the run
+    was to have. A run whose process was killed goes on in its own capsule; one that had ended gets a new one, with the old one as parent.
 
     A certified run goes on under its controller, with the profile, the dial, the schedule and the limits that it had; bit for bit if its
     blocks were of a fixed size (`block`), for decisions are made between blocks. certified: some of what it was asked for anew, by the
@@ -83,6 +84,10 @@ def resume_run(
     from .recorder.capsule import Capsule, resume_state
     from .recorder.manifest import load_run_manifest
 
+    if spec is None:
+        if not (iterations is None and on_progress is None and block is None and certified is None):
+            raise FlowInputError(f"to go on with {run_dir} takes its spec, whose data are not in the capsule: give it after the folder")
+        return resume_state(run_dir)
     manifest = load_run_manifest(run_dir)
     if manifest.get("certified"):
         budget = None if iterations is None else steps_of(iterations)

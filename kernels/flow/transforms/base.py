@@ -166,8 +166,8 @@ def deepest(sides: Shape, taps: int) -> int:
 def checked_levels(name: str, sides: Shape, levels: int) -> int:
     """`levels`, if the sides can be halved that often."""
     most = int(math.log2(min(sides))) if min(sides) >= 1 else 0
-    if not 1 <= levels <= most:
-        raise FlowInputError(f"the transform {name} has {levels} levels; sides of {sides} allow from 1 to {most}")
+    if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or not 1 <= levels <= most:
+        raise FlowInputError(f"the transform {name} has {levels!r} levels; sides of {sides} allow a whole number from 1 to {most}")
     return int(levels)
 
 
