@@ -5,9 +5,11 @@ E(x) = 1/2 ||x - y||^2 + w R(x),   R = TV, ||W x||_1 of the details
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from pictures import error, figure, images, save
 from skimage.data import camera
 from skimage.restoration import denoise_tv_chambolle
@@ -61,8 +63,20 @@ def main() -> None:
     results = [(f"{name}, {psnr[name]:.1f} dB", run["state"]["x"]) for name, run in found["runs"].items()]
     made = figure(16, 7.0, f"Noise of {NOISE:g} (white is 1): three priors, and what each takes away beside the noise")
     missed = [("error × 4", error(image, clean)) for _, image in [("", noisy), *results]]
-    images(made, [[("the photograph", clean), (f"noisy, {psnr['noisy']:.1f} dB", noisy), *results], [("", None), *missed]])
+    grid = images(made, [[("the photograph", clean), (f"noisy, {psnr['noisy']:.1f} dB", noisy), *results], [("", None), *missed]])
+    draw_gains(grid[1, 0], psnr)
     save(made, "denoise")
+
+
+def draw_gains(axis: Axes, psnr: Mapping[str, float]) -> None:
+    """How much each prior is better than what it began with."""
+    gains = {name: value - psnr["noisy"] for name, value in psnr.items() if name != "noisy"}
+    axis.set_axis_on()
+    bars = axis.bar([name.replace(" ", "\n") for name in gains], list(gains.values()), color="0.6")
+    axis.bar_label(bars, fmt="%.1f", fontsize=9)
+    axis.set_title("gain, dB", fontsize=10)
+    axis.set_box_aspect(1)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main() -> None:
     middle.set(ylabel="mV", title=f"{len(found['corners'])} corners; duality gap {found['gap']:.0e}")
     bends = np.diff(x, 2)
     below.vlines(seconds[1:-1], 0, bends, color="C3", linewidth=1)
-    below.set(xlabel="seconds", ylabel="D²x", title="changes of slope")
+    below.set(xlabel="seconds", ylabel="D²x, mV", title="changes of slope, from sample to sample", xlim=(seconds[0], seconds[-1]))
     for axis in (above, middle):
         axis.legend(fontsize=8, loc="upper right")
     save(made, "ecg_trend")

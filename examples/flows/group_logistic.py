@@ -42,7 +42,7 @@ def optimality(a: Any, y: Any, x: Any, strength: float) -> float:
 
 
 def experiment(count: int = 24, iterations: int = 4000) -> dict[str, Any]:
-    """The path from a lambda that drops everything to a hundredth of it."""
+    """The path from a lambda that drops everything to three thousandths of it."""
     a, judged, y, y_judged, names = columns()
     slope = a[:, :-1].T @ (y - y.mean()) / (2 * len(y))
     largest = max(np.linalg.norm(slope[LABELS[:-1] == group]) / np.sqrt(3.0) for group in range(GROUPS))
@@ -85,7 +85,7 @@ def main() -> None:
         first = int(np.flatnonzero(used == number)[0])
         right.annotate(str(number), (strengths[first], 100 * accuracy[first]), xytext=(0, 7), textcoords="offset points", ha="center")
     right.axvline(strengths[best], color="0.5", linestyle="--", linewidth=1)
-    right.set(title="right on unseen patients, with so many measurements", xlabel="λ", ylabel="accuracy, %")
+    right.set(title="accuracy on unseen patients, with so many measurements", xlabel="λ", ylabel="%")
     right.invert_xaxis()
     save(made, "group_logistic")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from pictures import figure, save, show
 from skimage.data import hubble_deep_field
 from skimage.restoration import richardson_lucy
@@ -71,9 +72,11 @@ def draw_profile(axis: Axes, found: dict[str, Any]) -> None:
     """A row of pixels through the brightest object."""
     row = int(np.unravel_index(found["truth"].argmax(), found["truth"].shape)[0])
     axis.plot(found["truth"][row], color="0.6", linewidth=4, label="truth")
-    for name in ("counts", "Richardson-Lucy", "photon counts"):
-        axis.plot(found["images"][name][row], linewidth=1.2, label=name)
-    axis.set(title=f"row {row}, through the brightest object", xlabel="column", ylabel="photons")
+    for name, image in found["images"].items():
+        axis.plot(image[row], linewidth=1.2, label=name)
+    axis.set_title(f"row {row}, through the brightest object", fontsize=10)
+    axis.set(xlabel="column", ylabel="photons per pixel")
+    axis.set_box_aspect(1)
     axis.legend(fontsize=8)
 
 
@@ -87,8 +90,10 @@ def main() -> None:
     grid = made.subplots(2, 3)
     shown = [("truth", found["truth"]), *found["images"].items()]
     for axis, (name, image) in zip(grid.ravel(), shown, strict=False):
-        caption = name if name == "truth" else f"{name}, off by {100 * found['distance'][name]:.0f} %"
-        show(axis, caption, np.sqrt(np.clip(image, 0, None) / 100), cmap="inferno")
+        caption = name if name == "truth" else f"{name}, off by {100 * found['distance'][name]:.1f} %"
+        # By the root of the photons: the faint ones are many, the bright ones are few.
+        shown_as = show(axis, caption, np.clip(image, 0, None), cmap="inferno", vmin=None, vmax=None, norm=PowerNorm(0.5, 0, 100))
+    made.colorbar(shown_as, ax=grid[0, 2], label="photons per pixel", extend="max", shrink=0.8)
     draw_profile(grid[1, 2], found)
     save(made, "poisson")
 

@@ -58,7 +58,8 @@ def main() -> None:
     grid = made.subplots(2, 4)
     show(grid[0, 0], "phantom", clean)
     bright = float(found["sinogram"].max())
-    show(grid[1, 0], f"what the scanner saw: {VIEWS} views", found["sinogram"], vmax=bright, aspect="auto", cmap="viridis")
+    seen = f"seen by the detectors, a row for each of {VIEWS} views"
+    show(grid[1, 0], seen, found["sinogram"], vmax=bright, aspect="auto", cmap="viridis")
     for column, (name, image) in enumerate(found["images"].items(), 1):
         show(grid[0, column], f"{name}, {found['psnr'][name]:.1f} dB", image)
         show(grid[1, column], "error × 4", error(image, clean))

@@ -4,9 +4,9 @@ state or in an end that says why. See `controlled.CertifiedRun` for how.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedul
 from .errors import FlowInputError
 from .kept import Asked, asked_again
 from .precision import precision
-from .recorded import asked_fields
-from .recorder import NoRecorder, Recorder
+from .recorded import asked_fields, recorder_in
+from .recorder import NoRecorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Progress, steps_of
 from .spec import FlowSpec, a_spec
@@ -57,20 +57,21 @@ def run_certified(
     remediation has added), "weights" (of each knob of a dial, at the end), "changes" ({"ridge": what remediation added, "factors": by
     which the tuner turned each knob})}. A run that is not certified ends with "stopped": "cert_fail" and the reasons in the verdict, one
     whose numbers stay infinite however short its steps with "diverged"; nothing is raised.
-    Raises SpecLintFailed for a spec that is none, FlowInputError for iterations that are no whole number above 0.
+    Raises SpecLintFailed for a spec with errors, FlowInputError for iterations that are no whole number above 0, for an argument of another
+    kind, and for a flow that was compiled of another spec.
     """
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
     a_spec(spec)
     iterations = steps_of(iterations)
-    if compiled is not None and compiled.spec is not spec and compiled.spec.digest() != spec.digest():
-        raise FlowInputError("the compiled flow is of another spec; compile this one, or leave compiled out")
+    _check(spec, compiled)
     if tol is None:
         tol = 1e-6 if compiled is None else float(compiled.controls.tol)
     asked = Asked(tol=tol).with_given({**given, "config": config})
     begun = asked.applied(spec if compiled is None else compiled)
     made = begun if isinstance(begun, CompiledFlow) and flow is None else None
     asked = replace(asked, solver=made.solver.name if made else None)
-    with precision(spec.dtype), _capsule(spec, out_dir, redact, asked_fields(asked, iterations, block)) as recorder:
+    told = partial(asked_fields, asked, iterations, block)
+    with precision(spec.dtype), recorder_in(out_dir, spec, told, redact=redact) as recorder:
         run = CertifiedRun(
             begun.spec if isinstance(begun, CompiledFlow) else begun,
             asked,
@@ -114,12 +115,10 @@ def resume_certified(
             return run.to_the_end(on_progress)
 
 
-@contextlib.contextmanager
-def _capsule(spec: FlowSpec, out_dir: str | Path | None, redact: bool, told: Mapping[str, Any]) -> Iterator[Recorder]:
-    if out_dir is None:
-        yield NoRecorder()
-        return
-    from .recorder.capsule import Capsule
-
-    with Capsule.create(out_dir, spec.plain(), told, redact=redact) as capsule:
-        yield capsule
+def _check(spec: FlowSpec, compiled: CompiledFlow | None) -> None:
+    """Raises FlowInputError where a flow is none, or not that of the spec."""
+    if not (compiled is None or isinstance(compiled, CompiledFlow)):
+        raise FlowInputError(f"compiled is {type(compiled).__name__}; give a flow, as compile_flow(spec) makes it, or None")
+    if compiled is not None and compiled.spec is not spec and compiled.spec.digest() != spec.digest():
+        told = f"compiled is of another spec, {compiled.spec.name!r}, whose digest is not that of {spec.name!r}"
+        raise FlowInputError(f"{told}; compile this one, or leave compiled out")

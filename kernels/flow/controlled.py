@@ -145,14 +145,15 @@ class CertifiedRun:
     def _make_block(self, on_progress: Progress | None) -> None:
         execution = self.execution
         execution.columns = self._columns()
-        self._stood = copy.copy(execution)
-        self._judged = False
+        self._stood, self._judged = copy.copy(execution), False
         self._before = execution.snapshot()
         before = self._before.energy
         try:
             info = next(execution)
         except StopIteration:
-            self._happen(BlockDone(execution.done, before, Descent(True, "no step was made"), (), execution.stopped or "budget"))
+            descent = Descent(True, "no step was made")
+            self._happen(BlockDone(execution.done, before, descent, (), execution.stopped or "budget", self._elapsed_ms()))
+            self._judged = True
             return
         except FlowDiverged as error:
             self._happen(Diverged(int(error.step or 0), str(error)))
@@ -295,8 +296,8 @@ class CertifiedRun:
     def _propose(self) -> None:
         tuning, done = self._tuning, self.execution.done
         assert tuning is not None
-        if not tuning.due(done):
-            return
+        if not (tuning.due(done) or self.execution.stopped):
+            return  # a solver at rest waits for nothing
         move = tuning.proposed(self.compiled, self.execution.run.state.x, done)
         self._happen(NoMove() if move is None else MoveProposed(move.record(), tuning.trial_id))
 

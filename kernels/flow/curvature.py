@@ -38,13 +38,13 @@ def _of_term(term: AnySmooth) -> Bound:
 
 
 def strong_convexity(problem: Problem, x: State) -> Bound:
-    """mu >= 0 with f - mu/2 ||x||^2 convex, a lower bound: from terms on the
-    only variable whose operator has a known smallest singular value."""
+    """mu >= 0 with f - mu/2 ||x||^2 convex, a lower bound: from terms on the only variable whose operator has a known smallest singular
+    value."""
     found = 0.0
     for term in problem.smooth:
-        smallest = 1.0 if term.op.orthonormal() else float(getattr(term.op, "smallest_sq", lambda: _NOTHING)().value)
-        if tuple(sorted(term.slots)) != tuple(sorted(x)) or len(term.slots) != 1:
+        if len(x) != 1 or term.slots != tuple(x):
             continue
+        smallest = 1.0 if term.op.orthonormal() else float(getattr(term.op, "smallest_sq", lambda: _NOTHING)().value)
         below = float(term.phi.curvature()[0].value) if isinstance(term, SmoothTerm) else float(term.weight)
         found += max(below, 0.0) * max(smallest, 0.0)
     return Bound(found, "lower_bound", "sum of mu_phi lambda_min(A^T A)")

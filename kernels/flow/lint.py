@@ -64,10 +64,18 @@ def raise_errors(findings: list[Finding]) -> None:
         raise SpecLintFailed(findings)
 
 
+def _harsh() -> bool:
+    """Whether numerical warnings are errors."""
+    asked = os.environ.get(NUMERICAL_WARNINGS) or "warn"
+    if asked not in ("warn", "error"):
+        raise FlowInputError(f"{NUMERICAL_WARNINGS} is {asked!r}; it must be warn or error")
+    return asked == "error"
+
+
 def _asked(rules: list[Rule], subject: Any, mode: Mode) -> list[Finding]:
     if mode == "expert":
         return []
-    harsh = os.environ.get(NUMERICAL_WARNINGS) == "error"
+    harsh = _harsh()
     found = []
     for each in rules:
         if MODES.index(each.since) > MODES.index(mode):

@@ -20,8 +20,8 @@ from .precision import device
 from .recorder.capsule import resume_state
 from .recorder.checkpoints import Checkpoints
 from .recorder.errors import CapsuleError
-from .recorder.files import Lock, refuse_unwritable, unwritable, writer_alive
-from .recorder.manifest import FILE, RUNNING, load_run_manifest
+from .recorder.files import Lock, refuse_unwritable, unwritable
+from .recorder.manifest import FILE, load_run_manifest, status_of
 from .running import Progress
 from .runs import resume_run, run
 from .spec import FlowSpec
@@ -30,7 +30,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Of a run that has ended so, nothing is left to do.
 _DONE = ("converged", "stagnated")
 _DONE_CERTIFIED = (*_DONE, "completed", "cert_fail", "timeout", "diverged")
-INTERRUPTED = "interrupted"
 
 
 class NamedRuns:
@@ -163,10 +162,9 @@ def _entry(name: str, capsule: Path) -> dict[str, Any] | None:
     except CapsuleError:
         return None  # of another version: for other software to list
     outcome: Mapping[str, Any] = fields.get("outcome", {})
-    status = fields["status"]
     return {
         "run_id": name,
-        "status": INTERRUPTED if status == RUNNING and not writer_alive(capsule) else status,
+        "status": status_of(capsule, fields),
         "flow_name": fields["flow_name"],
         "iterations": outcome.get("total_iterations", fields.get("latest_checkpoint", {}).get("iter", 0)),
         "energy": outcome.get("energy"),

@@ -20,7 +20,7 @@ from .functions.squares import HalfSquare
 from .manifolds.base import Manifold
 from .operators.balance import Balance
 from .operators.base import Operator
-from .operators.convolution import Circulant
+from .operators.convolution import Circulant, hermitian_weights
 from .pytrees import node, static
 from .sums import summed
 
@@ -80,9 +80,7 @@ class SpectralSquare:
         return self.op.spectrum(x)
 
     def value(self, lifted: jax.Array) -> jax.Array:
-        # Of the mirrored half of the spectrum only the first column and, for an even length, the last have no mirror image.
-        last = self.op.sides[-1]
-        both = jnp.asarray(np.where(np.arange(lifted.shape[-1]) % (last / 2) == 0, 1.0, 2.0), self.power.dtype)
+        both = hermitian_weights(self.op.sides[-1], self.power.dtype)
         misfit = self.op.transfer * lifted - self.data
         total = summed((times(both, misfit) * jnp.conj(misfit)).real)
         return self.weight / (2.0 * math.prod(self.op.sides)) * total

@@ -1,8 +1,10 @@
-"""What a run says of itself to its recorder: the fields of its manifest, and pictures of what it made."""
+"""The recorder of a run, and what the run says of itself to it: the fields of its manifest, and pictures of what it made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,24 @@ from .determinism import in_force
 from .divergence import file_name
 from .kept import Asked
 from .precision import device
-from .recorder import Recorder
+from .recorder import NoRecorder, Recorder
+from .recorder.pictures import picture_of
+from .spec import FlowSpec
 
 _PRIMAL_DUAL = ("B", "C", "E")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
 _CLASSES = {"B": "primal_dual", "C": "primal_dual", "D": "splitting", "E": "splitting", "R": "riemannian", "motion": "hamiltonian_damped"}
+
+
+def recorder_in(
+    out_dir: str | Path | None, spec: FlowSpec, fields: Callable[[], Mapping[str, Any]], *, redact: bool
+) -> contextlib.AbstractContextManager[Recorder]:
+    """What a new run of a spec tells: a capsule in the folder, with these fields of its manifest; where none is named, nothing is kept."""
+    if out_dir is None:
+        return contextlib.nullcontext(NoRecorder())
+    from .recorder.capsule import Capsule
+
+    return Capsule.create(out_dir, spec.plain(), fields(), redact=redact)
 
 
 def budget_fields(iterations: int, block: int | None, **more: Any) -> dict[str, Any]:
@@ -107,8 +122,7 @@ def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str
     measured = [np.asarray(slot.value) for slot in compiled.spec.slots.values() if slot.role == "data"]
     data = {value.shape: value for value in measured}
     for slot, value in state.items():
-        flat = value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (3, 4))
-        if flat and min(value.shape[:2]) >= 16:
+        if picture_of(value, least=16) is not None:
             before = data.get(value.shape)
             recorder.artifact(f"{file_name(slot)}.before", np.asarray(compiled.start[slot] if before is None else before))
             recorder.artifact(f"{file_name(slot)}.after", value)

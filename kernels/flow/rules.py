@@ -14,8 +14,6 @@ from .spec import FlowSpec, Term
 Mode = Literal["basic", "flexible", "strict", "expert"]
 Severity = Literal["error", "warning"]
 MODES: tuple[Mode, ...] = ("basic", "flexible", "strict", "expert")
-# How far <Ax, y> and <x, A^T y> may be apart, of their sizes.
-ADJOINT_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # A term whose energy at the reference is below this is not divided by less (unit normalisation).
 SCALE_FLOOR = 1e-8
 

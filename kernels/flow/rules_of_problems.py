@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .functions.separable import finite_everywhere
-from .operators.base import Operator, adjoint_error, applied
-from .rules import ADJOINT_TOLERANCE, SCALE_FLOOR, Built, Complaint, rule
+from .operators.base import TOLERANCES, Operator, adjoint_error, applied
+from .rules import SCALE_FLOOR, Built, Complaint, rule
 from .spec import REMEDY
 from .transforms.base import TransformOp
 
@@ -28,7 +28,7 @@ def _convexity(built: Built) -> Iterator[Complaint]:
 
 
 def _linear(name: str, op: Operator, real: np.dtype[Any]) -> Iterator[Complaint]:
-    tolerance = ADJOINT_TOLERANCE[real.name]
+    tolerance = TOLERANCES[real.name]
     try:
         rng = np.random.default_rng(2)
         x, y = (rng.standard_normal(op.domain).astype(real) for _ in range(2))

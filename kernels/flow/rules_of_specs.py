@@ -10,11 +10,14 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import atoms, operators
+from . import atoms, manifolds, operators
+from .errors import FlowInputError
 from .operators.base import Op, Operator
-from .rules import ADJOINT_TOLERANCE, Complaint, rule
+from .precision import DTYPES, precision
+from .rules import Complaint, rule
 from .schema import holes, masked
 from .spec import Coupling, FlowSpec, Term
+from .transforms.base import usual_axes
 
 
 def _named(spec: FlowSpec) -> Iterator[tuple[str, Term]]:
@@ -35,8 +38,8 @@ def _version(spec: FlowSpec) -> Iterator[Complaint]:
 
 @rule("spec.dtype", "basic", "error")
 def _dtype(spec: FlowSpec) -> Iterator[Complaint]:
-    if spec.dtype not in ADJOINT_TOLERANCE:
-        yield Complaint("the spec", f"its dtype is {spec.dtype!r}", "take one of " + ", ".join(ADJOINT_TOLERANCE))
+    if spec.dtype not in DTYPES:
+        yield Complaint("the spec", f"its dtype is {spec.dtype!r}", "take one of " + ", ".join(DTYPES))
 
 
 @rule("spec.size", "basic", "error")
@@ -83,6 +86,19 @@ def _sizes(spec: FlowSpec) -> Iterator[Complaint]:
             f"its shape is {shapes[largest]}, {sizes[largest] / 2**30:.3g} GiB, and the machine has {memory / 2**30:.3g} GiB for all slots"
         )
         yield Complaint(f"the slot {largest}", told, "give a smaller shape, or float32 where it is float64")
+
+
+@rule("slot.manifold", "basic", "error")
+def _manifolds(spec: FlowSpec) -> Iterator[Complaint]:
+    for name, slot in spec.slots.items():
+        if slot.manifold == "euclidean" or spec.dtype not in DTYPES or (slot.shape is None and slot.value is None):
+            continue
+        try:
+            with precision(spec.dtype) as real:
+                manifolds.build(slot.manifold, spec.shape_of(name), real)
+        except FlowInputError as error:
+            said, _, cure = str(error).rpartition("; ")
+            yield Complaint(f"the slot {name}", said or cure, cure if said else "give a name, or a name with its parameters")
 
 
 def _held(array: ArrayLike, dtype: str) -> bool:
@@ -161,18 +177,15 @@ def _atoms(spec: FlowSpec) -> Iterator[Complaint]:
 
 @rule("term.operator", "basic", "error")
 def _operators(spec: FlowSpec) -> Iterator[Complaint]:
+    described: list[tuple[str, object]] = [(where, term.op) for where, term in _named(spec)]
+    described += [(f"the operator {name}", op) for name, op in spec.operators.items()]
+    described += [(where, part) for where, coupling in _coupled(spec) for part in coupling.parts.values()]
     for where, term in _named(spec):
         if isinstance(term.op, str) and term.op not in spec.operators:
             yield Complaint(where, f"its operator {term.op!r} is not in the spec's operators", "add it there, or give an Op")
-        elif isinstance(term.op, Op) and term.op.kind not in operators.names():
-            yield Complaint(where, f"there is no operator {term.op.kind!r}", "take one of " + ", ".join(operators.names()))
-    for name, op in spec.operators.items():
+    for where, op in described:
         if isinstance(op, Op) and op.kind not in operators.names():
-            yield Complaint(f"the operator {name}", f"there is no operator {op.kind!r}", "take one of " + ", ".join(operators.names()))
-    for where, coupling in _coupled(spec):
-        for part in coupling.parts.values():
-            if isinstance(part, Op) and part.kind not in operators.names():
-                yield Complaint(where, f"there is no operator {part.kind!r}", "take one of " + ", ".join(operators.names()))
+            yield Complaint(where, f"there is no operator {op.kind!r}", "take one of " + ", ".join(operators.names()))
 
 
 def _unmoved(spec: FlowSpec, where: str, slots: Iterable[str], cure: str) -> Iterator[Complaint]:
@@ -260,10 +273,11 @@ def _levels(spec: FlowSpec) -> Iterator[Complaint]:
         if "wavelet" not in term.type or not isinstance(levels, int) or any(slot not in spec.slots for slot in term.slots):
             continue
         shape = spec.shape_of(term.slots[0])
-        count = int(term.params.get("ndim") or len(shape))
-        most = int(math.log2(max(1, min(shape[-count:])))) if shape else 0
+        count = term.params.get("ndim") or usual_axes(shape)
+        sides = shape[-int(count) :]
+        most = int(math.log2(max(1, min(sides)))) if sides else 0
         if not 1 <= levels <= most:
-            yield Complaint(where, f"it has {levels} levels on sides {shape[-count:]}", f"give 1 to {most}")
+            yield Complaint(where, f"it has {levels} levels on sides {sides}", f"give 1 to {most}")
 
 
 @rule("slot.unused", "flexible", "warning")

@@ -3,8 +3,7 @@ checkpoint of a capsule, whatever ended it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from .certified import RESTORE, resume_certified
 from .compiler import SOLVERS, CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
-from .recorded import budget_fields, flow_fields, keep_pictures, reference_fields
-from .recorder import Last, NoRecorder, Recorder
+from .recorded import budget_fields, flow_fields, keep_pictures, recorder_in, reference_fields
+from .recorder import Last, Recorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted, steps_of
 from .spec import FlowSpec, a_spec
@@ -50,14 +49,19 @@ def run(
     """
     iterations = steps_of(iterations)
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol, alpha=alpha, validation=validation)
-    with precision(compiled.spec.dtype), _recorded(compiled, out_dir, redact, iterations, block) as recorder:
+
+    def told() -> dict[str, Any]:
+        # Compiled, so sound, and not certified.
+        return {"phase": "AMBER", **budget_fields(iterations, block), **flow_fields(compiled), **reference_fields(compiled)}
+
+    with precision(compiled.spec.dtype), recorder_in(out_dir, compiled.spec, told, redact=redact) as recorder:
         execution = Execution(compiled, iterations=iterations, block=block, recorder=recorder, save_every=save_every)
         return _driven(execution, recorder, on_progress)
 
 
 def resume_run(
     run_dir: str | Path,
-    spec: FlowSpec | CompiledFlow,
+    spec: FlowSpec | CompiledFlow | None = None,
     *,
     iterations: int | None = None,
     on_progress: Progress | None = None,
@@ -67,8 +71,9 @@ def resume_run(
 ) -> dict[str, Any]:
     """Goes on with a run from its last good checkpoint: bit for bit as if it had not been cut, on the same device.
 
-    spec: that of the run; another one is refused by its digest. iterations: in all; None: as many as the run was to have. A run whose
-    process was killed goes on in its own capsule; one that had ended gets a new one, with the old one as parent.
+    spec: that of the run; another one is refused by its digest. None, for loops of one's own: nothing runs, and what there is to go on from
+    comes back, {"state", "tuner_state", "phase", "iter", "rng_key", "record", "checkpoint"}. iterations: in all; None: as many as the run
+    was to have. A run whose process was killed goes on in its own capsule; one that had ended gets a new one, with the old one as parent.
 
     A certified run goes on under its controller, with the profile, the dial, the schedule and the limits that it had; bit for bit if its
     blocks were of a fixed size (`block`), for decisions are made between blocks. certified: some of what it was asked for anew, by the
@@ -79,6 +84,10 @@ def resume_run(
     from .recorder.capsule import Capsule, resume_state
     from .recorder.manifest import load_run_manifest
 
+    if spec is None:
+        if not (iterations is None and on_progress is None and block is None and certified is None):
+            raise FlowInputError(f"to go on with {run_dir} takes its spec, whose data are not in the capsule: give it after the folder")
+        return resume_state(run_dir)
     manifest = load_run_manifest(run_dir)
     if manifest.get("certified"):
         budget = None if iterations is None else steps_of(iterations)
@@ -115,16 +124,3 @@ def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | No
     told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
     recorder.finish(execution.stopped, last=Last(execution.record()), **told)
     return result
-
-
-@contextlib.contextmanager
-def _recorded(compiled: CompiledFlow, out_dir: str | Path | None, redact: bool, iterations: int, block: int | None) -> Iterator[Recorder]:
-    if out_dir is None:
-        yield NoRecorder()
-        return
-    from .recorder.capsule import Capsule
-
-    # Compiled, so sound, and not certified.
-    fields = {"phase": "AMBER", **budget_fields(iterations, block), **flow_fields(compiled), **reference_fields(compiled)}
-    with Capsule.create(out_dir, compiled.spec.plain(), fields, redact=redact) as capsule:
-        yield capsule

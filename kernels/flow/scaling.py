@@ -41,5 +41,7 @@ class Scaling:
         for slot, term in problem.prox.items():
             if isinstance(term.op, TransformOp):
                 masks = level_masks(term.op)
-                return restricted_to(problem, slot, term.op, masks[min(self.state.active, len(masks) - 1)])
+                # The last level unlocks whatever is left: with scales locked for good, the run would end at another minimum.
+                last = self.state.complete(self.schedule) or self.state.active >= len(masks)
+                return restricted_to(problem, slot, term.op, masks[-1 if last else self.state.active])
         raise FlowInputError("a multiscale schedule unlocks the scales of a wavelet term; add a wavelet_l1 term, or leave the schedule out")

@@ -19,6 +19,9 @@ _LISTS = ("terms", "invariants", "couplings", "pairs", "symmetries")
 
 def malformed(spec: FlowSpec) -> Iterator[Told]:
     """All that has the wrong type."""
+    if not isinstance(spec, FlowSpec):
+        yield "the spec", f"it is {_shown(spec)}", "give a FlowSpec; spec_from makes one of plain data"
+        return
     if not isinstance(spec.name, str):
         yield "the spec", f"its name is {_shown(spec.name)}", "give a string"
     for flag in ("normalise", "allow_nonconvex"):
@@ -88,6 +91,9 @@ def _slot(where: str, name: Any, slot: Any) -> Iterator[Told]:
     whole = isinstance(sides, (tuple, list)) and all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
     if sides is not None and not whole:
         yield where, f"its shape is {_shown(sides)}", "give a tuple of whole numbers"
+    lives = (slot.manifold, {}) if isinstance(slot.manifold, str) else slot.manifold
+    if not (isinstance(lives, (tuple, list)) and len(lives) == 2 and isinstance(lives[0], str) and isinstance(lives[1], Mapping)):
+        yield where, f"its manifold is {_shown(slot.manifold)}", 'give a name, or one with parameters, as ("sphere", {"radius": 2.0})'
     if not _is_array(slot.value):
         yield where, "its value is no array: its rows differ in length", "give an array of numbers"
 

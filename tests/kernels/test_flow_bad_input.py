@@ -132,10 +132,3 @@ def test_what_a_certified_run_is_asked_for_is_of_its_class(tmp_path: Path, argum
     capsule = run_certified(SPEC, iterations=1, tol=0.0, out_dir=tmp_path)["capsule"]
     with pytest.raises(FlowInputError, match=told):
         resume_run(capsule, SPEC, certified={argument: given})
-
-
-def test_a_certified_run_is_of_one_spec() -> None:
-    other = compile_flow(FlowSpec({"x": Slot(shape=(6,))}, [Term("l1", "x")]))
-    with pytest.raises(FlowInputError, match="the compiled flow is of another spec; compile this one, or leave compiled out"):
-        run_certified(SPEC, other)
-    assert run_certified(replace(SPEC), compile_flow(SPEC))["phase"] == "GREEN"

@@ -217,6 +217,18 @@ def test_every_error_of_a_spec_names_rule_place_and_cure(rule: str, bad: FlowSpe
     assert rule in str(caught.value)
 
 
+def test_levels_of_a_wavelet_are_counted_on_the_axes_that_it_transforms() -> None:
+    def colours(**params: Any) -> FlowSpec:
+        term = Term("wavelet_l1", "x", params={"wavelet": "haar", **params})
+        return FlowSpec(slots={"x": Slot(value=np.ones((3, 16, 16)))}, terms=[Term("quadratic", "x", target=np.ones((3, 16, 16))), term])
+
+    assert compile_flow(colours(levels=4)).report.lens_name
+    with pytest.raises(SpecLintFailed, match=r"it has 5 levels on sides \(16, 16\); give 1 to 4"):
+        compile_flow(colours(levels=5))
+    with pytest.raises(SpecLintFailed, match=r"it has 2 levels on sides \(3, 16, 16\); give 1 to 1"):
+        compile_flow(colours(levels=2, ndim=3))
+
+
 def test_no_term_is_lost_to_another_of_the_same_name() -> None:
     twice = spec(Term("quadratic", "x", target=Y, name="data"), Term("l1", "x", name="data"))
     with pytest.raises(SpecLintFailed, match="the term data: several terms have this name; give each its own"):

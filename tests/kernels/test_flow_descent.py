@@ -25,6 +25,9 @@ from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import Problem, State
 from bridge_adapter.kernels.flow.solvers.base import Controls, Metrics, Solver, advance, begin
+from bridge_adapter.kernels.flow.solvers.bregman import bregman
+from bridge_adapter.kernels.flow.solvers.manpg import manpg
+from bridge_adapter.kernels.flow.solvers.riemannian import riemannian_gradient
 from bridge_adapter.kernels.flow.spec import FlowSpec, Invariant, Slot, Term
 
 rng = np.random.default_rng(3)
@@ -66,6 +69,17 @@ def test_a_proximal_gradient_run_keeps_its_inequality_and_a_doctored_one_does_no
         lost = trace | {"energy": np.where(np.arange(len(trace["energy"])) == 7, np.nan, trace["energy"])}
         found = check_block(lost, solver, **told)
         assert not found.passed and found.first == 7
+
+
+@pytest.mark.parametrize("solver", [riemannian_gradient(), manpg(), bregman()], ids=lambda solver: solver.name)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_solver_whose_energy_never_rises_is_held_to_it(solver: Solver, told: bool) -> None:
+    energies = 1.0 + 0.1 * np.arange(10)
+    trace = {"energy": energies, "residual": np.ones(10), "grad_norm": np.ones(10), "alpha": np.ones(10)}
+    promise = solver.descent if told else None
+    found = check_block(trace, solver.name, before=1.0, alpha=1.0, size=4, promise=promise)
+    assert not found.passed and found.first == 1 and found.rule == "E+ <= E"
+    assert check_block(trace | {"energy": energies[::-1]}, solver.name, before=2.0, alpha=1.0, size=4, promise=promise).passed
 
 
 def test_energy_and_inertia_of_fista_never_rise_together_however_its_energy_swings() -> None:

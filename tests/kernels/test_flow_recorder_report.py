@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge_adapter.kernels.flow import FlowSpec, Slot, Term, run
 from bridge_adapter.kernels.flow.recorder import charts, manifest, pictures, reading, report
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleError
@@ -188,6 +189,24 @@ def test_a_failed_run_says_on_its_page_why(tmp_path: Path) -> None:
     assert "what went wrong" in report.page(capsule.path)
     with pytest.raises(CapsuleError, match="is no capsule"):
         report.page(tmp_path)
+
+
+def test_a_picture_in_colours_is_shown_wherever_its_channels_are(tmp_path: Path) -> None:
+    photograph = np.random.default_rng(0).random((3, 20, 24))
+    spec = FlowSpec(
+        slots={"first": Slot(value=photograph), "last": Slot(value=np.moveaxis(photograph, 0, -1))},
+        terms=[Term("tikhonov", "first"), Term("tikhonov", "last")],
+    )
+    page = parsed(report.page(run(spec, out_dir=tmp_path)["capsule"]))
+    assert len(page.fetched) == 4 and len(set(page.fetched)) < 4
+
+
+@pytest.mark.parametrize("level", [0.0, -2.0])
+def test_a_curve_without_a_value_above_0_is_seen_all_the_same(level: float) -> None:
+    steps = np.arange(1.0, 6.0)
+    panel = charts.Panel("Dominance η", [charts.Series("η", steps, np.full(5, level))], thresholds=[charts.Threshold("η max", 0.9)])
+    svg, told = charts.drawn(panel, charts.Axis(1.0, 5.0), labelled=True)
+    assert len(told[0]["x"]) == 5 and re.search(r'class="curve s1" d="M[\d.]+,[\d.]+L', svg)
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=3000))

@@ -38,6 +38,8 @@ def wavelet_l1(
     form: str | None = None,
     shape: Shape | None = None,
     sparsity: str = "l1",
+    frame: str | None = None,
+    c: float | None = None,
 ) -> Parts:
     """wavelet, levels, ndim: an orthonormal wavelet, "haar" with as many levels as fit if none is given; or `transform`, a description of
     any. lambdas: by level, by band, or one for all. threshold_approx: whether the approximation band pays too.
@@ -47,6 +49,8 @@ def wavelet_l1(
 
     sparsity: "l1" of the coefficients; "group_l1" of their Euclidean norms over the orientations and channels at one place of a level;
     "tree" of the norms of each with its descendants (`functions.trees`). Both take one lambda for each level.
+
+    frame, c: what W is believed to be, "unitary", "tight" with W^T W = c I, or "general"; another transform is refused.
     """
     if sparsity not in SPARSITIES:
         raise FlowInputError(f"the term {asked.name}: sparsity is {sparsity!r}; it must be one of {', '.join(SPARSITIES)}")
@@ -60,6 +64,7 @@ def wavelet_l1(
         raise FlowInputError(f"the term {asked.name}: shape is that of the arrays of a synthesis prior, and of nothing else; it is {shape}")
     described = transform or Op("wavelet", wavelet=wavelet or "haar", levels=levels, ndim=ndim)
     made = transform_of(described, asked.shape if shape is None else tuple(shape), asked.real)
+    _check_frame(asked, made, frame, c)
     if made.redundant and form is None:
         raise FlowInputError(
             f"the term {asked.name}: {described!r} is redundant, so the analysis form ||W x||_1 and the synthesis form x = W~^T u, ||u||_1 "
@@ -75,6 +80,17 @@ def wavelet_l1(
     # One number is faster than an array of equal ones; axes in front of the coefficients share theirs.
     threshold = thresholds[0] if np.all(thresholds == thresholds[0]) else thresholds
     return Parts(Identity(asked.shape, asked.shape) if form == "synthesis" else made, separable(asked, threshold=threshold))
+
+
+def _check_frame(asked: Asked, made: TransformOp, frame: str | None, c: float | None) -> None:
+    """Raises FlowInputError where the frame that was declared is not that of the transform."""
+    if frame is None and c is None:
+        return
+    held = frame in (None, "general", made.frame) or (frame, made.frame) == ("tight", "unitary")
+    if not held or (c is not None and (made.frame == "general" or not np.isclose(float(c), made.c, rtol=1e-3))):
+        told = f"the term {asked.name} declares a {frame or 'tight'} frame" + ("" if c is None else f" with c = {c!r}")
+        known = made.frame + ("" if made.frame == "general" else f" with c = {made.c:g}")
+        raise FlowInputError(f"{told}, and its transform {made.name} is {known}; declare that, or leave it out")
 
 
 def _structured(asked: Asked, made: TransformOp, thresholds: NDArray[Any], sparsity: str) -> Function:

@@ -3,7 +3,7 @@
 from .certify import certify, certify_again, examine
 from .descent import Descent, check_block
 from .duality import Gap, duality_gap, gap_by_curvature
-from .invariants import Drift, Residual, drifts, finite, freeze, largest_drift, phi_residual, physics_residuals
+from .invariants import Drift, Residual, drifts, freeze, largest_drift, phi_residual, physics_residuals
 from .profiles import CertificationProfile, RefinementTest, convex
 from .records import Finding, Verdict
 from .run_card import block_findings, run_card
@@ -25,7 +25,6 @@ __all__ = [
     "drifts",
     "duality_gap",
     "examine",
-    "finite",
     "freeze",
     "gap_by_curvature",
     "largest_drift",

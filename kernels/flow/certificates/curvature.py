@@ -99,8 +99,11 @@ def curvature(problem: Problem, x: State, scale: Mapping[str, Any] | None = None
 
 
 def _components(problem: Problem, x: State) -> list[tuple[str, ...]]:
-    """The slots, in sets that no smooth term couples with each other."""
-    sets = [{slot} for slot in x]
+    """The slots, in sets that no smooth term couples with each other. Not among them: momenta of pairs that no term is of, whose curvature
+    is that of p^2/2m, no part of f."""
+    used = {*problem.prox, *(slot for term in problem.smooth for slot in term.slots)}
+    free = {momentum for _, momentum, _ in problem.pairs} - used
+    sets = [{slot} for slot in x if slot not in free]
     for term in problem.smooth:
         joined = [found for found in sets if found & set(term.slots)]
         sets = [found for found in sets if not found & set(term.slots)] + [set().union(*joined)]

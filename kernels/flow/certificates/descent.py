@@ -1,10 +1,10 @@
 """Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
 
-ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned and Riemannian
-steps: E+ <= E. fista: E+ + ||x+ - x||^2 / (2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and proxes are
-exact (lemma 2.3 at x, with y - x no longer than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E itself
-swings; elsewhere no window of its energies may lie above the one before. Primal-dual steps promise nothing of E: their residuals must
-not climb.
+ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned, Bregman and
+Riemannian steps: E+ <= E. fista: E+ + ||x+ - x||^2 / (2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and
+proxes are exact (lemma 2.3 at x, with y - x no longer than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E
+itself swings; elsewhere no window of its energies may lie above the one before. Primal-dual steps promise nothing of E: their residuals
+must not climb.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUNDING = 8.0
 INERTIAL = "E+ + ||x+ - x||^2 / (2 alpha) <= E + ||x - x-||^2 / (2 alpha)"
 WINDOW = 25
 SWING = 8.0
-MONOTONE = ("ista", "mfista", "preconditioned", "riemannian", "proximal_point", "gradient")
+MONOTONE = ("ista", "mfista", "preconditioned", "bregman", "riemannian_gradient", "manpg")
 ENERGETIC = (*MONOTONE, "fista")
 
 
@@ -90,7 +90,7 @@ def check_block(
         rise = float(energies[-1] - energies[0])
         return Descent(not len(bad), INERTIAL, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), rise)
     if kind == "fista":
-        return _windowed(energies, "no window of energies lies above the one before, or above the start", float(slack.max()), anchored=True)
+        return _windowed(energies, "no window of energies lies above the one before, or above the start", float(slack.max()))
     inner = np.asarray(trace.get("inner_gap", np.zeros(len(energies) - 1)), np.float64)
     # What an inexact prox misses, the energy may miss; without a minimum it also loses half of the quadratic term.
     required = np.zeros(len(inner))
@@ -140,19 +140,15 @@ def _between_restarts(values: NDArray[np.float64], restarts: NDArray[np.float64]
     return Descent(True, rule, rise=rise)
 
 
-def _windowed(values: NDArray[np.float64], rule: str, slack: float, *, anchored: bool) -> Descent:
-    """The middle of no window may lie above the worst of the one before. A residual before the first step is
-    not finite and counts as large."""
-    values = np.where(np.isnan(values), np.inf, values)
+def _windowed(values: NDArray[np.float64], rule: str, slack: float) -> Descent:
+    """The middle of no window may lie above the worst of the one before, or above the first value."""
     count = len(values) // WINDOW
-    rise = float(values[-1] - values[0]) if len(values) and np.isfinite(values[0]) else 0.0
+    rise = float(values[-1] - values[0])
     if count < 2:
         return Descent(True, rule, rise=rise)
     windows = values[: count * WINDOW].reshape(count, WINDOW)
-    worst, middle = windows.max(axis=1)[:-1], np.median(windows, axis=1)[1:]
-    if anchored:
-        # A rise within one window would hide in its worst value: energies may not stay above where the block began either.
-        worst = np.minimum(worst, values[0])
+    # A rise within one window would hide in its worst value: energies may not stay above where the block began either.
+    worst, middle = np.minimum(windows.max(axis=1)[:-1], values[0]), np.median(windows, axis=1)[1:]
     bad = np.flatnonzero(middle > worst + slack)
     excess = float(max((middle - worst - slack).max(), 0.0)) if len(bad) else 0.0
     return Descent(not len(bad), rule, int((bad[0] + 1) * WINDOW) if len(bad) else None, excess, rise)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -127,8 +126,3 @@ def _apart(term: Any, x: Any) -> tuple[jax.Array, jax.Array]:
 def phi_residual(compiled: CompiledFlow, x: State) -> float | None:
     """The column phi_residual: the largest relative residual; None where nothing declares one."""
     return max((residual.relative for residual in physics_residuals(compiled, x)), default=None)
-
-
-def finite(x: State) -> bool:
-    """Whether every number of a state is."""
-    return all(bool(jnp.all(jnp.isfinite(value))) for value in x.values())

@@ -56,6 +56,9 @@ class CertificationProfile:
             raise FlowInputError(f"the profile names {', '.join(map(repr, unknown))}; checks are {', '.join(CHECKS)}")
         if not (self.eta_max >= 0 and self.gamma_min >= 0):
             raise FlowInputError(f"eta_max is {self.eta_max!r} and gamma_min {self.gamma_min!r}; both must be numbers of at least 0")
+        below = [name for name, value in self.tolerances.items() if not value >= 0]
+        if below:
+            raise FlowInputError(f"the tolerance {below[0]} is {self.tolerances[below[0]]!r}; it must be 0 or more")
         if self.refinement_test.scale_factor < 2:
             raise FlowInputError(f"refinement_test.scale_factor is {self.refinement_test.scale_factor!r}; it must be 2 or more")
 

@@ -72,6 +72,11 @@ class GapDial:
             raise FlowInputError(f"the criterion {self.criterion} needs sigma, the standard deviation of the noise; or use gcv")
         if isinstance(self.criterion, str) and self.criterion not in ("discrepancy", "gcv", "sure"):
             raise FlowInputError(f"the criterion is {self.criterion!r}; it must be discrepancy, gcv, sure or a function of the state")
+        if not 0 < self.ratios[0] <= self.ratios[1]:
+            raise FlowInputError(f"ratios are {self.ratios!r}; need 0 < least <= most, of lambda_j / lambda_(j+1)")
+        for name in ("no_improve", "validation_iterations", "monitoring_interval"):
+            if getattr(self, name) < 1:
+                raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must be 1 or more")
         for name, allowed in {"step_rule": ("c/beta", "fixed"), "search": ("grid", "golden")}.items():
             if getattr(self, name) not in allowed:
                 raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")

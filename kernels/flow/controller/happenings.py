@@ -51,6 +51,12 @@ class ControllerConfig:
         for name in ("max_remediation_attempts", "max_tuner_moves", "max_rollbacks", "max_step_attempts", "ridge_cap"):
             if getattr(self, name) < 0:
                 raise FlowInputError(f"{name} is {getattr(self, name)!r}; it must not be negative")
+        for name in ("max_wall_time_ms", "max_iterations", "max_tuning_ms"):
+            limit = getattr(self, name)
+            if not (limit is None or limit > 0):
+                raise FlowInputError(f"{name} is {limit!r}; it must be above 0, or None for no limit")
+        if self.on_failure not in ("abort", "degrade"):
+            raise FlowInputError(f"on_failure is {self.on_failure!r}; it must be abort or degrade")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ from .happenings import (
 
 __all__ = ["Action", "Happening", "status", "step"]
 
+# Ends of a solver that has done all it can with the present weights: a tuner that is not done goes on from there.
+AT_REST = ("converged", "stagnated")
+
 
 def step(config: ControllerConfig, state: ControllerState, happened: Happening) -> Step:
     """The table of the phases. What does not belong to the present phase changes nothing; after the end nothing does."""
@@ -111,15 +114,19 @@ def _block(config: ControllerConfig, state: ControllerState, block: BlockDone) -
     if state.phase == "GREEN":
         state = replace(state, good=block.iteration, good_energy=block.energy)
         actions = (Action("keep"),)
-    if block.stopped is not None:
+    late = config.max_wall_time_ms is not None and block.elapsed_ms >= config.max_wall_time_ms
+    spent = config.max_iterations is not None and block.iteration >= config.max_iterations
+    if block.stopped is not None and (late or spent or block.stopped not in AT_REST):
         return _finish(state, block.stopped, (), actions)
-    if config.max_wall_time_ms is not None and block.elapsed_ms >= config.max_wall_time_ms:
+    if late:
         told = {"iteration": block.iteration, "limit": "wall_time_ms", "value": config.max_wall_time_ms}
         return _finish(state, "timeout", (("TIMEOUT", told),), actions)
-    if config.max_iterations is not None and block.iteration >= config.max_iterations:
+    if spent:
         return _finish(state, "budget", (), actions)
     state, events = _tuning_budget(config, state, block.elapsed_ms)
     tune = state.phase == "GREEN" and state.tuning and before.phase == "GREEN"
+    if block.stopped is not None and not tune:
+        return _finish(state, block.stopped, events, actions)
     return Step(state, events, (*actions, Action("propose" if tune else "iterate")))
 
 

@@ -44,8 +44,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class MultiscaleSchedule:
-    """mode and activate_rule: when the next level is unlocked. The rule is "level_complete" (the residual is at most `tol`), or one
-    comparison of iteration, level_iters, rel_residual, energy_decrease or gap with a number, as in "rel_residual < 1e-3"."""
+    """levels: in how many steps the scales are unlocked; the last one unlocks all that are left. mode and activate_rule: when. The rule is
+    "level_complete" (the residual is at most `tol`), or one comparison of iteration, level_iters, rel_residual, energy_decrease or gap
+    with a number, as in "rel_residual < 1e-3"."""
 
     levels: int
     mode: Mode = "fixed_schedule"
@@ -53,7 +54,7 @@ class MultiscaleSchedule:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= 20:
+        if isinstance(self.levels, bool) or not isinstance(self.levels, (int, np.integer)) or not 1 <= self.levels <= 20:
             raise FlowInputError(f"a schedule has {self.levels!r} levels; it may have 1 to 20")
         if self.mode not in LOOKS_AT:
             raise FlowInputError(f"mode is {self.mode!r}; it must be one of {', '.join(LOOKS_AT)}")

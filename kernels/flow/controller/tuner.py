@@ -169,7 +169,13 @@ def evaluate(compiled: CompiledFlow, dial: GapDial, start: State, moves: Sequenc
             size = sum(int(value.size) for value in state.values())
             alpha, energy = float(trial.controls.alpha), float(table_of[number, -1, 0])
             descent = check_block(
-                trace, compiled.solver.name, before=float(before[number]), alpha=alpha, size=size, dtype=compiled.spec.dtype
+                trace,
+                compiled.solver.name,
+                before=float(before[number]),
+                alpha=alpha,
+                size=size,
+                dtype=compiled.spec.dtype,
+                promise=compiled.solver.descent,
             )
             found.append(Candidate(move, state, energy, descent.passed, objective(trial.problem, dial, state)))
     return sorted(found, key=_rank)

@@ -25,6 +25,8 @@ from ..pytrees import node, static
 Shape = tuple[int, ...]
 # Of what an operator makes: 16 GiB in float64. A few bytes of description could ask for any amount of memory.
 MOST_NUMBERS = 2**31
+# How far <Ax, y> and <x, A^T y>, or what is linear and what an operator makes, may be apart, of their sizes.
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 
 
 @node

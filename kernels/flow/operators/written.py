@@ -12,10 +12,8 @@ import numpy as np
 from ..bounds import Bound, Kind
 from ..errors import FlowInputError
 from ..pytrees import node, static
-from .base import Operator, Shape, adjoint_error, linearity_error, operator
+from .base import TOLERANCES, Operator, Shape, adjoint_error, linearity_error, operator
 
-# Of the adjoint and the linearity test, relative to the sizes of what is compared.
-TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 # Of the power method that tries to refute a bound of the norm.
 POWER_STEPS = 4
 

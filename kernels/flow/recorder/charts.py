@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
@@ -42,7 +42,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart: curves with one y axis, logarithmic or linear."""
+    """A chart: curves with one y axis. log: whether it is logarithmic, which it is only where some value is above 0."""
 
     title: str
     series: Sequence[Series]
@@ -110,6 +110,7 @@ def thinned(x: Array, y: Array, points: int = POINTS) -> tuple[Array, Array]:
 
 def drawn(panel: Panel, axis: Axis, *, labelled: bool) -> tuple[str, list[dict[str, Any]]]:
     """The SVG of a panel, and its thinned curves for the crosshair. labelled: whether it carries the numbers of the x axis."""
+    panel = replace(panel, log=panel.log and any((series.y > 0).any() for series in panel.series))
     curves = [(series, *thinned(series.x, np.where(series.y > 0, series.y, np.nan) if panel.log else series.y)) for series in panel.series]
     scale = _Scale.of([y for _, _, y in curves] + [np.array([level.value]) for level in panel.thresholds], panel)
     height = panel.height + (22 if labelled else 0)

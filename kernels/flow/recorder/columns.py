@@ -85,8 +85,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("notes", "text", "", "free text"),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
-# Kept by the capsule, not given by its caller.
-OWN = ("run_id", "flow_name", "seq")
 TEXT_LIMIT = 4096
 
 

@@ -21,10 +21,12 @@ import tomli_w
 from .columns import PHASES, SCHEMA_VERSION
 from .errors import CapsuleError, RecordInvalid
 from .events import STATUSES, plain
-from .files import replace_bytes
+from .files import replace_bytes, writer_alive
 
 FILE = "manifest.toml"
 RUNNING = "running"
+# What that means when nobody holds the lock: the process was killed.
+INTERRUPTED = "interrupted"
 _TOLD_VERSIONS = ("bridge-adapter", "jax", "jaxlib", "numpy", "optax", "pyarrow", "duckdb")
 
 # Every key of the manifest with the type it has; what else a caller gives is kept under [extra].
@@ -136,6 +138,12 @@ def load_run_manifest(run_dir: str | Path) -> dict[str, Any]:
     except RecordInvalid as error:
         raise CapsuleError(f"{path} is damaged: {error}. Restore it from a copy") from error
     return made
+
+
+def status_of(run_dir: str | Path, made: Mapping[str, Any]) -> str:
+    """The status of a run by its manifest, but "interrupted" where it says "running" and no process writes the capsule."""
+    killed = made["status"] == RUNNING and not writer_alive(Path(run_dir))
+    return INTERRUPTED if killed else str(made["status"])
 
 
 def now() -> str:

@@ -12,9 +12,13 @@ import numpy as np
 SIDE = 900
 
 
-def looks_like_image(array: np.ndarray[Any, Any]) -> bool:
-    """Two sides of at least 8, and one channel or three."""
-    return array.dtype.kind in "biuf" and array.ndim in (2, 3) and min(array.shape[:2]) >= 8 and (array.ndim == 2 or array.shape[2] == 3)
+def picture_of(array: np.ndarray[Any, Any], least: int = 8) -> np.ndarray[Any, Any] | None:
+    """An array as (height, width) or (height, width, 3), whether its channels are first or last; None where it is no image, with another
+    number of channels or a side of fewer than `least`."""
+    if array.ndim == 3 and array.shape[2] != 3:
+        array = np.moveaxis(array, 0, -1)
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    return array if fits and array.dtype.kind in "biuf" and min(array.shape[:2]) >= least else None
 
 
 def shown_range(*arrays: np.ndarray[Any, Any]) -> tuple[float, float]:

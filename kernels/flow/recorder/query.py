@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from . import columns, events, manifest
 from .errors import CapsuleError
-from .files import whole_tables, writer_alive
+from .files import whole_tables
 
 RUNS = pa.schema(
     [
@@ -42,8 +42,6 @@ RUNS = pa.schema(
 )
 # Kinds of statements that write no file. DESCRIBE, SUMMARIZE and VALUES are among the first.
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-# What a running manifest means when nobody holds the lock: the process was killed.
-INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -144,11 +142,11 @@ def runs(base: str | Path) -> list[dict[str, Any]]:
             told = manifest.load_run_manifest(path.parent)
         except CapsuleError:
             continue
-        outcome, killed = told.get("outcome", {}), told["status"] == manifest.RUNNING and not writer_alive(path.parent)
+        outcome = told.get("outcome", {})
         found.append(
             {
                 **{name: told.get(name) for name in RUNS.names},
-                "status": INTERRUPTED if killed else told["status"],
+                "status": manifest.status_of(path.parent, told),
                 "iterations": outcome.get("total_iterations"),
                 "final_energy": _number(outcome.get("final_energy")),
                 "parent": told.get("parent", {}).get("run_id"),

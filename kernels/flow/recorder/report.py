@@ -20,9 +20,8 @@ import pyarrow as pa
 from . import manifest, reading
 from .charts import LEFT, RIGHT, WIDTH, Axis, Mark, Panel, Series, Threshold, drawn, lane, number, plot, thinned
 from .errors import CapsuleError
-from .files import replace_bytes, writer_alive
-from .pictures import data_uri, looks_like_image, shown_range
-from .query import INTERRUPTED
+from .files import replace_bytes
+from .pictures import data_uri, picture_of, shown_range
 
 GOOD = ("CERT_PASS", "TUNER_MOVE_ACCEPTED")
 BAD = (
@@ -62,8 +61,7 @@ def page(capsule: str | Path) -> str:
     """The page of a capsule. Raises CapsuleError where there is none."""
     folder = Path(capsule)
     told = manifest.load_run_manifest(folder)
-    if told["status"] == manifest.RUNNING and not writer_alive(folder):
-        told = {**told, "status": INTERRUPTED}
+    told = {**told, "status": manifest.status_of(folder, told)}
     rows, events = reading.telemetry(folder), reading.events(folder)
     spec_file = folder / "spec.json"
     try:
@@ -249,10 +247,12 @@ def _images(folder: Path) -> str:
         if moment == "before" and f"{stem}.after" in arrays:
             continue
         label = stem if moment in ("before", "after") else name
-        if looks_like_image(array):
-            out.append(_picture(label, array, other if other is not None and other.shape == array.shape else None))
+        before = other if other is not None and other.shape == array.shape else None
+        image = picture_of(array)
+        if image is not None:
+            out.append(_picture(label, image, None if before is None else picture_of(before)))
         elif array.ndim == 1 and array.size > 1 and array.dtype.kind in "biuf":
-            out.append(_curve(label, array, other if other is not None and other.shape == array.shape else None))
+            out.append(_curve(label, array, before))
     for path in sorted(folder.glob("*.png")):
         uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         out.append(_framed(f'<img src="{uri}" alt="">', escape(path.stem)))

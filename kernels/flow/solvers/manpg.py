@@ -35,7 +35,7 @@ def manpg() -> Solver:
     without g take v = -t grad f, slots without a manifold v = prox_{t g}(x - t grad f) - x. E never rises but by its rounding, and every
     limit point is stationary. The residual is ||v|| / (t max(1, ||grad f||)).
     """
-    return Solver("manpg", _init, _step)
+    return Solver("manpg", _init, _step, "monotone")
 
 
 def suits(made: Manifold, term: ProxTerm) -> bool:

@@ -41,7 +41,7 @@ def riemannian_gradient() -> Solver:
     Near a minimum the decrease drowns in the rounding of E; there a step is accepted that leaves E as it is to rounding and makes the
     gradient smaller, so that the gradient converges further than E can tell.
     """
-    return Solver("riemannian_gradient", _init, _step)
+    return Solver("riemannian_gradient", _init, _step, "monotone")
 
 
 def _init(problem: Problem, controls: Controls, x: State) -> Descending:

@@ -144,9 +144,14 @@ def flat(parts: list[jax.Array], ndim: int) -> jax.Array:
     return jnp.concatenate([part.reshape(*part.shape[: part.ndim - ndim], -1) for part in parts], axis=-1)
 
 
+def usual_axes(domain: Shape) -> int:
+    """How many of the last axes a transform takes if it is not told: all, but at most two (channels come first)."""
+    return min(len(domain), 2)
+
+
 def transformed_axes(domain: Shape, ndim: int | None) -> int:
-    """How many of the last axes a transform takes: as many as asked, else all, but at most the last two (channels come first)."""
-    count = min(len(domain), 2) if ndim is None else ndim
+    """How many of the last axes a transform takes: as many as asked, else `usual_axes`. Raises FlowInputError."""
+    count = usual_axes(domain) if ndim is None else ndim
     if not 1 <= count <= len(domain):
         raise FlowInputError(f"the transform takes {count} axes and its variable has shape {domain}; ndim must be from 1 to {len(domain)}")
     return count
@@ -161,8 +166,8 @@ def deepest(sides: Shape, taps: int) -> int:
 def checked_levels(name: str, sides: Shape, levels: int) -> int:
     """`levels`, if the sides can be halved that often."""
     most = int(math.log2(min(sides))) if min(sides) >= 1 else 0
-    if not 1 <= levels <= most:
-        raise FlowInputError(f"the transform {name} has {levels} levels; sides of {sides} allow from 1 to {most}")
+    if isinstance(levels, bool) or not isinstance(levels, (int, np.integer)) or not 1 <= levels <= most:
+        raise FlowInputError(f"the transform {name} has {levels!r} levels; sides of {sides} allow a whole number from 1 to {most}")
     return int(levels)
 
 
