@@ -5,7 +5,7 @@ The choice follows from the structure of the problem and is told, with its reaso
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ from .choosing import SOLVERS, Choice, Found, Own, Steps, choose, controls_of
 from .curvature import smoothness
 from .errors import FlowInputError
 from .functions.separable import finite_everywhere
+from .lensing import transforms_of, weakest_frame, with_lenses
 from .lint import SCALE_FLOOR, Built, Finding, Mode, lint_problem, lint_spec, mode_of, raise_errors
+from .manifolds.base import Manifold
 from .operators.base import Operator, owned
 from .precision import precision
 from .problem import CompositeTerm, Problem, ProxTerm, State
@@ -28,6 +30,7 @@ from .solvers.base import Controls, Run, Solver
 from .sorting import energies_of, sort, take_apart
 from .spec import REMEDY, FlowSpec, Term
 from .starting import begin_block, measured, not_in_f
+from .transforms.base import TransformOp
 
 __all__ = ["SOLVERS", "CompileReport", "CompiledFlow", "compile_flow"]
 
@@ -39,7 +42,9 @@ class CompileReport:
     terms: for each its part in the energy. solver, solver_class, reason: the choice. beta, mu: of f; operator_norm: ||K||^2 of what
     stands behind operators. alpha, sigma: the steps; alpha_limit: the longest that `condition` allows. unit_normalization_table: |E_i| of
     each term, without its weight, where the flow starts, at least SCALE_FLOOR; weights: those in force, with `normalise` divided by it.
-    warnings: what lint had to say.
+    warnings: what lint had to say. lens_name: the transforms, by their names; term_lenses: "{variable}_{type}" -> transform; lens_probe: of
+    the terms whose lens was chosen, how; frame_type, c: of the transform that promises least, W^T W = c I if it is "tight"; w_space_aware:
+    whether a term is of wavelet coefficients.
     """
 
     terms: dict[str, str]
@@ -49,6 +54,11 @@ class CompileReport:
     alpha: float
     lens_name: str = ""
     frame_type: str = "unitary"
+    c: float = 1.0
+    term_lenses: dict[str, str] = field(default_factory=dict)
+    w_space_aware: bool = False
+    lens_probe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    invariants_present: bool = False
     unit_normalization_table: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     solver_class: str = ""
@@ -63,7 +73,8 @@ class CompileReport:
 
 @dataclass(frozen=True)
 class CompiledFlow:
-    """A flow that can run: the problem, its solver with its numbers, where it starts, the report, and the terms that f does not hold.
+    """A flow that can run: the problem, its solver with its numbers, where it starts, the report, the terms that f does not hold, and the
+    transforms by the names of the terms that look through them.
 
     The methods are the energy as pure functions of a state, a dictionary of the variable slots; call them in `precision(spec.dtype)`.
     """
@@ -75,6 +86,7 @@ class CompiledFlow:
     start: State
     report: CompileReport
     others: tuple[CompositeTerm, ...] = ()
+    transforms: Mapping[str, TransformOp] = field(default_factory=dict)
 
     def begun(self, *, problem: Problem | None = None, controls: Controls | None = None, x: State | None = None) -> Run:
         """A run that stands where the flow starts, or at x; with other numbers, of the same structure, if given."""
@@ -118,6 +130,32 @@ class CompiledFlow:
         """W of each slot that has a prox."""
         return {slot: term.op for slot, term in self.problem.prox.items()}
 
+    @property
+    def manifolds(self) -> dict[str, Manifold]:
+        """Of the slots that are not Euclidean."""
+        return self.problem.manifolds
+
+    # The parts by the names of the literature.
+    @property
+    def f(self) -> Callable[[State], jax.Array]:
+        """`f_value`."""
+        return self.f_value
+
+    @property
+    def g(self) -> Callable[[State], jax.Array]:
+        """`g_value`."""
+        return self.g_value
+
+    @property
+    def W(self) -> dict[str, Operator]:
+        """`bases()`."""
+        return self.bases()
+
+    @property
+    def L(self) -> Callable[..., State]:
+        """`L_matvec`."""
+        return self.L_matvec
+
     def L_matvec(self, v: State, x: State | None = None) -> State:
         """L v, L the Hessian of f at x (by default where the flow starts)."""
         return self.problem.hessian(self.start if x is None else x, v)
@@ -155,7 +193,8 @@ def compile_flow(
         raise FlowInputError(f"tol is {tol!r}; it must be 0 or more (0: the run ends by its budget, or where rounding stops it)")
     with precision(spec.dtype) as real:
         start = _start(spec, real)
-        terms, scales = _weighed(spec, start, real, findings)
+        seen, probes = with_lenses(spec)
+        terms, scales = _weighed(seen, start, real, findings)
         problem, became = sort(spec, terms, real, relative=solver == "bregman")
         choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
         if choice is None:
@@ -173,8 +212,10 @@ def compile_flow(
             slope_at_zero = measured(choice.solver, choice.problem, choice.controls, zero, others).slope
         findings += lint_problem(Built(spec, terms, choice.problem, start, _scales(energies), slope, slope_at_zero), mode)
         raise_errors(findings)
-        report = _report(became, choice, scales, weights, findings)
-        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report, others)
+        transforms = transforms_of(terms)
+        lenses = _lenses(terms, transforms, probes)
+        report = _report(became, choice, scales, weights, findings, invariants_present=bool(spec.invariants), **lenses)
+        return CompiledFlow(spec, choice.problem, choice.solver, choice.controls, _inside(choice, start), report, others, transforms)
 
 
 def _start(spec: FlowSpec, real: np.dtype[Any]) -> State:
@@ -250,17 +291,30 @@ def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: floa
     return Choice(solver, "own", problem, controls_of(Steps(step), tol, real), found, float("inf"), "its own", "brought by the user")
 
 
+def _lenses(
+    terms: Mapping[str, tuple[Term, Parts]], transforms: Mapping[str, TransformOp], probes: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What the report says of transforms."""
+    frame, c = weakest_frame(transforms)
+    return {
+        "lens_name": ", ".join(sorted({made.name for made in transforms.values()})),
+        "frame_type": frame,
+        "c": c,
+        "term_lenses": {f"{'_'.join(terms[name][0].slots)}_{terms[name][0].type}": made.name for name, made in transforms.items()},
+        "w_space_aware": any(term.type == "wavelet_l1" for term, _ in terms.values()),
+        "lens_probe": probes,
+    }
+
+
 def _report(
-    became: dict[str, str], choice: Choice, scales: Mapping[str, float], weights: dict[str, float], findings: list[Finding]
+    became: dict[str, str], choice: Choice, scales: Mapping[str, float], weights: dict[str, float], findings: list[Finding], **more: Any
 ) -> CompileReport:
-    bases = {term.op.structure for term in choice.problem.prox.values()}
     return CompileReport(
         terms=became,
         solver=choice.solver.name,
         reason=choice.reason,
         beta=choice.found.beta,
         alpha=float(choice.controls.alpha),
-        lens_name=", ".join(sorted(bases - {"identity"})),
         unit_normalization_table=dict(scales),
         warnings=tuple(str(finding) for finding in findings),
         solver_class=choice.letter,
@@ -271,4 +325,5 @@ def _report(
         condition=choice.condition,
         weights=weights,
         findings=tuple(findings),
+        **more,
     )

@@ -15,6 +15,7 @@ from .compiler import CompiledFlow
 from .determinism import in_force
 from .divergence import file_name
 from .kept import Asked
+from .lensing import validated
 from .precision import device
 from .recorder import NoRecorder, Recorder
 from .recorder.pictures import picture_of
@@ -64,7 +65,10 @@ def flow_fields(compiled: CompiledFlow) -> dict[str, Any]:
             "notes": "the column prox_residual; the run converges where it is at most tol",
             "tol": float(compiled.controls.tol),
         },
-        "transforms": {slot: {"structure": op.structure, "orthonormal": op.orthonormal()} for slot, op in bases.items()},
+        "transforms": {
+            **{slot: {"structure": op.structure, "orthonormal": op.orthonormal()} for slot, op in bases.items()},
+            **validated(compiled.transforms, compiled.spec.dtype),
+        },
         "unit_normalization_table": dict(report.unit_normalization_table),
         "effective_weights": dict(report.weights),
         "warnings": list(report.warnings),

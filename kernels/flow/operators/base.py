@@ -93,8 +93,8 @@ class Op:
 
 def plain(value: Any) -> Any:
     """A value as JSON can hold it; arrays by shape, type and digest, functions by their names."""
-    if isinstance(value, Op):
-        return value.identity()
+    if callable(identity := getattr(value, "identity", None)):
+        return identity()
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.ascontiguousarray(value)
         return {"array": list(array.shape), "dtype": array.dtype.name, "sha256": hashlib.sha256(array.tobytes()).hexdigest()}

@@ -6,7 +6,7 @@ The sparsity lens is for the prox; the lens of the certificates (`dft` for convo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ class LensPolicy:
 
     target_sparsity s: K = ceil((1 - s) n) terms are kept. selection_rule: "min_reconstruction_error", the least relative error with K
     terms; "max_sparsity_at_target", the fewest terms that come within `target_error`. threshold: coefficients above it count as dense.
+    calibration: data like those of the flow, where the compiler is to choose on others than the flow's own.
     """
 
     candidates: tuple[Op, ...] = DEFAULT_CANDIDATES
@@ -40,8 +41,14 @@ class LensPolicy:
     target_sparsity: float = 0.8
     target_error: float = 0.05
     threshold: float = 1e-8
+    calibration: ArrayLike | None = None
 
     def __post_init__(self) -> None:
+        for name in ("target_sparsity", "target_error", "threshold"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)):
+                raise FlowInputError(f"{name} of a LensPolicy is {value!r:.60}; it must be a number")
+        if not (isinstance(self.candidates, tuple) and all(isinstance(one, Op) for one in self.candidates)):
+            raise FlowInputError(f"candidates of a LensPolicy are {self.candidates!r:.60}; give a tuple of transforms, as Op('wavelet')")
         if not self.candidates:
             raise FlowInputError("a LensPolicy needs at least one candidate, such as Op('wavelet', wavelet='haar', levels=3)")
         if self.selection_rule not in SELECTION_RULES:
@@ -50,6 +57,10 @@ class LensPolicy:
             raise FlowInputError(f"target_sparsity is {self.target_sparsity!r}; it must be at least 0 and less than 1")
         if not 0 < self.target_error < 1:
             raise FlowInputError(f"target_error is {self.target_error!r}; it must be between 0 and 1")
+
+    def identity(self) -> Any:
+        """For digests and manifests."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ For the record (`transforms.validation`); lint has a test of its own, of operato
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,12 @@ from .base import TransformOp
 _LANCZOS_STEPS = 40
 
 
+# Compiled once for all transforms of a structure.
+_forward = jax.jit(lambda transform, x: transform.forward(x))
+_adjoint = jax.jit(lambda transform, u: transform.adjoint(u))
+_inverse = jax.jit(lambda transform, u: transform.inverse(u))
+
+
 def validation(transform: TransformOp, *, seed: int = 0, probes: int = 5) -> dict[str, Any]:
     """Three checks and the measured bounds of the frame, each with its figures and whether it passed; {"passed": all of them}.
 
@@ -25,8 +32,7 @@ def validation(transform: TransformOp, *, seed: int = 0, probes: int = 5) -> dic
     """
     real = real_dtype()
     tolerance = TOLERANCES[real.name]
-    forward, adjoint = jax.jit(transform.forward), jax.jit(transform.adjoint)
-    inverse = adjoint if transform.frame == "unitary" else jax.jit(transform.inverse)
+    forward, adjoint, inverse = (partial(call, transform) for call in (_forward, _adjoint, _inverse))
     rng = np.random.default_rng(seed)
     reconstruction, energies, asymmetry = [], [], []
     for _ in range(probes):
