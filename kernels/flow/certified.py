@@ -20,7 +20,7 @@ from .precision import precision
 from .recorded import asked_fields, recorder_in
 from .recorder import NoRecorder
 from .recorder.errors import CheckpointRefused
-from .running import CHECKPOINT_SECONDS, Progress, steps_of
+from .running import CHECKPOINT_SECONDS, Progress, check_ways, steps_of
 from .spec import FlowSpec, a_spec
 
 RESTORE = "one of them is from another run. Restore it from a copy, or start the run anew"
@@ -63,6 +63,7 @@ def run_certified(
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
     a_spec(spec)
     iterations = steps_of(iterations)
+    check_ways(on_progress, save_every, redact)
     _check(spec, compiled)
     if tol is None:
         tol = 1e-6 if compiled is None else float(compiled.controls.tol)

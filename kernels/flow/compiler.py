@@ -189,7 +189,7 @@ def compile_flow(
     mode = mode_of(validation)
     findings = lint_spec(spec, mode)
     raise_errors(findings)
-    if not tol >= 0:
+    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.number)) or not tol >= 0:
         raise FlowInputError(f"tol is {tol!r}; it must be 0 or more (0: the run ends by its budget, or where rounding stops it)")
     with precision(spec.dtype) as real:
         start = _start(spec, real)

@@ -275,6 +275,8 @@ class Execution:
             "solver": self.compiled.solver.name,
             "run": [np.asarray(leaf) for leaf in jax.tree.leaves(self.run)],
             "controls": [np.asarray(leaf) for leaf in jax.tree.leaves(self.controls)],
+            # Of the next step; of a solver without noise, that of its seed.
+            "rng_key": np.asarray(getattr(self.run.state, "key", (0, np.uint32(self.controls.seed))), np.uint32),
             "iteration": self.done,
             "iterations": self.iterations,
             "segment": self.segment,
@@ -333,6 +335,16 @@ def steps_of(iterations: Any) -> int:
     if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 1:
         raise FlowInputError(f"iterations is {iterations!r}; it must be a whole number, 1 or more")
     return int(iterations)
+
+
+def check_ways(on_progress: Any, save_every: Any, redact: Any = False) -> None:
+    """Of how a run is told of and kept. Raises FlowInputError before anything runs."""
+    if not (on_progress is None or callable(on_progress)):
+        raise FlowInputError(f"on_progress is {on_progress!r:.60}; give a function of a progress report, or None")
+    if isinstance(save_every, bool) or not isinstance(save_every, (int, float, np.number)) or not save_every >= 0:
+        raise FlowInputError(f"save_every is {save_every!r:.60}; it must be a number of seconds, 0 or more (0: after each block)")
+    if not isinstance(redact, (bool, np.bool_)):
+        raise FlowInputError(f"redact is {redact!r:.60}; it must be True or False")
 
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:

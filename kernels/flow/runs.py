@@ -14,7 +14,7 @@ from .precision import precision
 from .recorded import budget_fields, flow_fields, keep_pictures, recorder_in, reference_fields
 from .recorder import Last, Recorder
 from .recorder.errors import CheckpointRefused
-from .running import CHECKPOINT_SECONDS, Execution, Progress, drive, saved_if_interrupted, steps_of
+from .running import CHECKPOINT_SECONDS, Execution, Progress, check_ways, drive, saved_if_interrupted, steps_of
 from .spec import FlowSpec, a_spec
 
 
@@ -48,6 +48,7 @@ def run(
     Raises FlowInputError (SpecLintFailed with all findings) for a spec that cannot be used, FlowDiverged when a step is not finite.
     """
     iterations = steps_of(iterations)
+    check_ways(on_progress, save_every, redact)
     compiled = spec if isinstance(spec, CompiledFlow) else compile_flow(spec, solver=solver, tol=tol, alpha=alpha, validation=validation)
 
     def told() -> dict[str, Any]:
@@ -88,6 +89,7 @@ def resume_run(
         if not (iterations is None and on_progress is None and block is None and certified is None):
             raise FlowInputError(f"to go on with {run_dir} takes its spec, whose data are not in the capsule: give it after the folder")
         return resume_state(run_dir)
+    check_ways(on_progress, save_every)
     manifest = load_run_manifest(run_dir)
     if manifest.get("certified"):
         budget = None if iterations is None else steps_of(iterations)

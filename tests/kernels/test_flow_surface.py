@@ -157,3 +157,29 @@ def test_an_unknown_wish_about_numerical_warnings_is_refused(monkeypatch: pytest
     monkeypatch.setenv("AFS_NUMERICAL_WARNINGS", "loud")
     with pytest.raises(FlowInputError, match="warn or error"):
         compile_flow(denoise())
+
+
+@pytest.mark.parametrize("started", [run, run_certified])
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"on_progress": 3}, "on_progress is 3; give a function"),
+        ({"save_every": -1.0}, "save_every is -1.0; it must be a number of seconds, 0 or more"),
+        ({"save_every": float("nan")}, "save_every is nan"),
+        ({"save_every": "x"}, "save_every is 'x'"),
+        ({"redact": "yes"}, "redact is 'yes'; it must be True or False"),
+        ({"tol": "x"}, "tol is 'x'; it must be 0 or more"),
+    ],
+)
+def test_how_a_run_is_told_of_and_kept_is_checked_before_it_starts(started: Callable[..., Any], given: dict[str, Any], told: str) -> None:
+    with pytest.raises(FlowInputError, match=told):
+        started(denoise(), iterations=2, **given)
+
+
+@pytest.mark.parametrize("solver", [None, "langevin"])
+def test_a_checkpoint_has_the_key_of_the_next_noise(tmp_path: Path, solver: str | None) -> None:
+    flow = compile_flow(denoise(), solver=solver, seed=7, temperature=0.1 if solver else 0.0)
+    keys = [resume_run(run(flow, iterations=steps, tol=0.0, out_dir=tmp_path)["capsule"])["rng_key"] for steps in (2, 3)]
+    assert all(key.dtype == np.uint32 and key.shape == (2,) for key in keys)
+    assert (keys[0].tolist() != keys[1].tolist()) == (solver is not None)
+    assert solver is not None or keys[0].tolist() == [0, 7]
