@@ -50,7 +50,7 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy -p bridge_adapter -p bench
 	MYPYPATH=examples/generate/python $(PY) -m mypy -p smollm
-	MYPYPATH=examples/flows $(PY) -m mypy --allow-untyped-calls examples/flows
+	MYPYPATH=examples/flows $(PY) -m mypy examples/flows
 	mix format --check-formatted
 	mix compile --warnings-as-errors
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -296,7 +297,9 @@ def test_an_interrupted_run_is_saved_where_it_stands(tmp_path: Path) -> None:
     assert np.array_equal(done["state"]["x"], flow.run(compiled, iterations=60)["state"]["x"])
 
 
-def test_a_run_is_saved_where_its_callback_failed_or_a_block_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_saved_where_its_callback_failed_or_a_block_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     compiled = flow.compile_flow(slow(), tol=1e-300, solver="ista")
     runs = NamedRuns(tmp_path)
 
@@ -313,6 +316,9 @@ def test_a_run_is_saved_where_its_callback_failed_or_a_block_was_interrupted(tmp
         _thread.interrupt_main()
 
     monkeypatch.setattr(Capsule, "rows", interrupted)
+    # What a shell starts in the background ignores Ctrl-C, and so would these tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         runs.run("cancelled", compiled, iterations=60, block=10)
     monkeypatch.undo()

@@ -9,10 +9,7 @@ defmodule SnakeBridge.GenerateTest do
 
   setup_all do
     python = System.get_env("SNAKEBRIDGE_PYTHON") || Path.expand(".venv/bin/python")
-    # The second worker need not compile what the first one has compiled.
-    compiled = Path.join(System.tmp_dir!(), "snakebridge-compiled-#{System.pid()}")
-    on_exit(fn -> File.rm_rf!(compiled) end)
-    env = [{"PYTHONPATH", Path.expand("examples/generate/python")}, {"JAX_COMPILATION_CACHE_DIR", compiled}]
+    env = [{"PYTHONPATH", Path.expand("examples/generate/python")} | compiled()]
     pool = [size: 1, python: python, env: env]
     start_supervised!({Pool, [name: @pool] ++ pool})
     {:ok, session} = SnakeBridge.create_session(concurrent: true)
@@ -20,6 +17,17 @@ defmodule SnakeBridge.GenerateTest do
     model = SnakeBridge.in_session(session, fn -> load() end)
     on_exit(fn -> SnakeBridge.close_session(session) end)
     {:ok, model: model, pool: pool}
+  end
+
+  # The second worker need not compile what the first one has compiled, nor what the tests in Python have: .ci/test keeps it for all.
+  defp compiled do
+    if System.get_env("JAX_COMPILATION_CACHE_DIR") do
+      []
+    else
+      directory = Path.join(System.tmp_dir!(), "snakebridge-compiled-#{System.pid()}")
+      on_exit(fn -> File.rm_rf!(directory) end)
+      [{"JAX_COMPILATION_CACHE_DIR", directory}, {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"}]
+    end
   end
 
   defp load(pool \\ @pool), do: SnakeBridge.call!("smollm", "load", [], slots: 4, pool: pool)

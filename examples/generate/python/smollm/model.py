@@ -78,7 +78,14 @@ class _Places(NamedTuple):
     seen: jax.Array
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=2)
+class _Ends(NamedTuple):
+    """What was made of the last token of each row, `last` (rows, width), and the position (rows,) that follows it: one shape, and so one
+    program for the choice, whatever was read."""
+
+    last: jax.Array
+    position: jax.Array
+
+
 def advance(config: Config, params: Params, cache: Cache, batch: Batch, choice: Choice) -> tuple[Cache, jax.Array]:
     """Reads `batch` into the cache, which is used up, and chooses the token (rows,) that follows in each row.
 
@@ -86,33 +93,54 @@ def advance(config: Config, params: Params, cache: Cache, batch: Batch, choice: 
     is never seen, because a position sees none after it. `start` + length must not exceed the capacity.
     """
     hidden, cache = _trunk(config, params, cache, batch)
-    lengths = jnp.asarray(batch.lengths)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return cache, choose(_logits(params, last), choice, jnp.asarray(batch.start) + lengths)
+    chosen: jax.Array = _chosen(config, params.norm, params.embedding, _ends(hidden, batch), choice)
+    return cache, chosen
 
 
-@partial(jax.jit, static_argnums=0)
 def all_logits(config: Config, params: Params, cache: Cache, batch: Batch) -> jax.Array:
-    """Logits (rows, length, vocabulary) of every position of `batch`."""
-    return _logits(params, _trunk(config, params, cache, batch)[0])
+    """Logits (rows, length, vocabulary) of every position of `batch`. The cache is used up."""
+    hidden, _ = _trunk(config, params, cache, batch)
+    logits: jax.Array = _all_logits(config, params.norm, params.embedding, hidden)
+    return logits
 
 
 def _trunk(config: Config, params: Params, cache: Cache, batch: Batch) -> tuple[jax.Array, Cache]:
-    start, tokens = jnp.asarray(batch.start), jnp.asarray(batch.tokens)
-    positions = start[:, None] + jnp.arange(tokens.shape[1])
-    places = _Places(start, _angles(config, positions), jnp.arange(cache.capacity) <= positions[:, :, None])
-    hidden = params.embedding[tokens]
+    """What the layers make of `batch`. They are equal in shape, so one compiled program runs once for each of them."""
+    hidden, places = _begun(config, params.embedding, cache.capacity, batch)
     keys, values = [], []
-    # Not a scan: on a CPU that would copy each layer's weights out of the stack at every step.
-    for layer, layer_keys, layer_values in zip(params.layers, *cache, strict=True):
-        hidden, new_keys, new_values = _block(config, layer, hidden, (layer_keys, layer_values), places)
+    for layer, *cached in zip(params.layers, *cache, strict=True):
+        hidden, new_keys, new_values = _block(config, layer, hidden, (cached[0], cached[1]), places)
         keys.append(new_keys)
         values.append(new_values)
-    return _norm(config, hidden, params.norm), Cache(tuple(keys), tuple(values))
+    return hidden, Cache(tuple(keys), tuple(values))
 
 
-# Compiled as a part of its caller, which has as many of them as layers; jit has it traced and lowered once.
+@partial(jax.jit, static_argnums=(0, 2))
+def _begun(config: Config, embedding: jax.Array, capacity: int, batch: Batch) -> tuple[jax.Array, _Places]:
+    """What the first layer reads, and where it stands."""
+    start, tokens = jnp.asarray(batch.start), jnp.asarray(batch.tokens)
+    positions = start[:, None] + jnp.arange(tokens.shape[1])
+    return embedding[tokens], _Places(start, _angles(config, positions), jnp.arange(capacity) <= positions[:, :, None])
+
+
+@jax.jit
+def _ends(hidden: jax.Array, batch: Batch) -> _Ends:
+    lengths = jnp.asarray(batch.lengths)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return _Ends(last, jnp.asarray(batch.start) + lengths)
+
+
 @partial(jax.jit, static_argnums=0)
+def _chosen(config: Config, norm: jax.Array, embedding: jax.Array, ends: _Ends, choice: Choice) -> jax.Array:
+    return choose(_logits(embedding, _norm(config, ends.last, norm)), choice, ends.position)
+
+
+@partial(jax.jit, static_argnums=0)
+def _all_logits(config: Config, norm: jax.Array, embedding: jax.Array, hidden: jax.Array) -> jax.Array:
+    return _logits(embedding, _norm(config, hidden, norm))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _block(
     config: Config,
     layer: Layer,
@@ -120,7 +148,7 @@ def _block(
     cached: tuple[jax.Array, jax.Array],
     places: _Places,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What one layer makes of `hidden`, and its keys and values with those of the batch."""
+    """What one layer makes of `hidden`, and its keys and values, which are used up, with those of the batch."""
     attended, keys, values = _attention(config, layer, _norm(config, hidden, layer.attention_norm), cached, places)
     hidden = hidden + attended
     gate, up = jnp.split(_norm(config, hidden, layer.feed_norm) @ layer.gate_up, 2, axis=-1)
@@ -183,5 +211,5 @@ def _rotated(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.stack((even * cosine - odd * sine, even * sine + odd * cosine), axis=-1).reshape(x.shape)
 
 
-def _logits(params: Params, x: jax.Array) -> jax.Array:
-    return jnp.einsum("...w,vw->...v", x, params.embedding)
+def _logits(embedding: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.einsum("...w,vw->...v", x, embedding)
