@@ -112,17 +112,17 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     made = _backtracked(problem, y, slope, tried, jnp.minimum(old.alpha, controls.alpha)) if backtracking else tried(controls.alpha)
     z, reached, smooth, nonsmooth, alpha = made.reached.x, made.reached, made.smooth, made.nonsmooth, made.alpha
     steep, moved, onward = squares(slope, _difference(y.x, z), _difference(z, x.x))
-    grad_norm, length, ahead = elementwise(jnp.sqrt, [steep, moved, 1 + 4 * state.t**2])
+    # 2 <y - z, z - x> = ||y - x||^2 - ||y - z||^2 - ||z - x||^2, which reads less.
     against = (state.toward**2 * state.apart - moved - onward > 0) & controls.restarts
-    t = jnp.where(against, 1, (1 + ahead) / 2)
-    residual, inertia, back, over = elementwise(
+    grad_norm, length, root = elementwise(jnp.sqrt, [steep, moved, 1 + 4 * state.t**2])
+    t = jnp.where(against, 1, (1 + root) / 2)
+    residual, inertia, back, forth = elementwise(
         jnp.divide, [length, onward, 1 - state.t, state.t], [alpha * jnp.maximum(1, grad_norm), 2 * alpha, t, t]
     )
     metrics = old.after(smooth, nonsmooth, residual=residual, grad_norm=grad_norm, gap=made.gap, alpha=alpha)
     if not momentum:
         return Proximally(reached, None, None, state.toward, state.apart, state.t, made.carries, metrics)
 
-    # 2 <y - z, z - x> = ||y - x||^2 - ||y - z||^2 - ||z - x||^2, which reads less.
     back = jnp.where(controls.momentum > 0, -controls.momentum, back)
     if not monotone:
         metrics = metrics._replace(restarts=metrics.restarts + against, inertia=inertia)
@@ -137,7 +137,7 @@ def _step(problem: Problem, controls: Controls, state: Proximally, *, momentum: 
     energy = jnp.minimum(metrics.energy, old.energy)
     metrics = metrics._replace(energy=energy, smooth=smooth, nonsmooth=nonsmooth, restarts=old.restarts + against)
     at, other = _swapped(reached, x, ~taken)
-    toward = jnp.where(against, 0, jnp.where(taken, back, over))
+    toward = jnp.where(against, 0, jnp.where(taken, back, forth))
     return _onward(at, other, toward, apart=onward, t=t, carries=made.carries, metrics=metrics)
 
 
