@@ -14,7 +14,8 @@ from .losses import positive_root
 from .separable import bounded
 from .sets import Simplex
 
-# Newton's method for the Wright omega function falls monotonically onto the root from the start used here; five steps reach rounding.
+# Newton's method for the Wright omega function falls monotonically onto the root from the start used here; five steps
+# reach rounding, and three more are to spare.
 _OMEGA_STEPS = 8
 _BISECTIONS = 80
 

@@ -6,29 +6,17 @@ from typing import Any
 
 import jax
 
-from ..bounds import Bound, total
 from ..pytrees import node
-from .base import Operator
+from .combined import Beside
 
 
 @node
-class Balance(Operator):
+class Balance(Beside):
     """Takes and gives tuples, or for a single part the array itself. `domain` is that of the first part."""
 
-    parts: tuple[Operator, ...]
-
     def matvec(self, x: Any) -> jax.Array:
-        pieces = (x,) if len(self.parts) == 1 else x
-        images = [part.matvec(piece) for part, piece in zip(self.parts, pieces, strict=True)]
-        out = images[0]
-        for image in images[1:]:
-            out = out + image
-        return out
+        return super().matvec((x,) if len(self.parts) == 1 else x)
 
     def rmatvec(self, y: jax.Array) -> Any:
-        pieces = tuple(part.rmatvec(y) for part in self.parts)
-        return pieces[0] if len(pieces) == 1 else pieces
-
-    def norm_sq(self) -> Bound:
-        """||[A_1 ... A_k]||^2 <= sum ||A_i||^2."""
-        return total([part.norm_sq() for part in self.parts], "sum of the parts")
+        made = super().rmatvec(y)
+        return made[0] if len(made) == 1 else made

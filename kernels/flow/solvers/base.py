@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,15 +95,6 @@ class Controls:
     seed: jax.Array | int = 0
     patience: jax.Array | int = STAGNATION_STEPS
     restarts: jax.Array | bool = True
-
-
-class Standing(Protocol):
-    """The least that a solver's state has: where it stands, and the metrics of the step that led there."""
-
-    @property
-    def x(self) -> State: ...
-    @property
-    def metrics(self) -> Metrics: ...
 
 
 class Solver(NamedTuple):
