@@ -27,7 +27,7 @@ _COMPILING = ("solver", "tol", "alpha", "sigma", "damping", "temperature", "seed
 _RESUMING = ("iterations", "block", "save_every", "certified")
 _RUNNING = (*_RESUMING, "redact")
 # What the payload of any tool may say of its call, for whoever carries it (docs/tools.md).
-_VERSIONS = ("protocol_version", "min_supported_version")
+_VERSIONS = ("protocol_version", "min_supported_version", "payload_version")
 _REPEATING = ("idempotent", "idempotency_key", "mutates", "max_restarts", "max_attempts", "backoff_ms", "jitter", "retry_on")
 _CIRCUMSTANCES = ("call_type", "function", "library", "python_module", "module_path", "module", "streaming", "correlation_id")
 _OF_CALLS = ("session_id", *_VERSIONS, *_REPEATING, *_CIRCUMSTANCES)
@@ -306,7 +306,8 @@ def _begin(payload: Payload, context: ToolContext, tool: str, *known: str) -> No
     if context.policy is not None:
         context.policy.named(tool)
     for name, value in payload.items():
-        if value is not None and name not in known and name not in _OF_CALLS:
+        nothing = value is None or (isinstance(value, (list, dict)) and not value)  # as `args` and `kwargs` of a generic call
+        if not nothing and name not in known and name not in _OF_CALLS:
             near = difflib.get_close_matches(str(name)[:100], [*known, *_OF_CALLS], n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
             raise invalid(f"{str(name)[:80]}: {tool} has no such field; {hint}")

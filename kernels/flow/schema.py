@@ -19,9 +19,6 @@ _LISTS = ("terms", "invariants", "couplings", "pairs", "symmetries")
 
 def malformed(spec: FlowSpec) -> Iterator[Told]:
     """All that has the wrong type."""
-    if not isinstance(spec, FlowSpec):
-        yield "the spec", f"it is {_shown(spec)}", "give a FlowSpec; spec_from makes one of plain data"
-        return
     if not isinstance(spec.name, str):
         yield "the spec", f"its name is {_shown(spec.name)}", "give a string"
     for flag in ("normalise", "allow_nonconvex"):
