@@ -306,7 +306,7 @@ def _begin(payload: Payload, context: ToolContext, tool: str, *known: str) -> No
     if context.policy is not None:
         context.policy.named(tool)
     for name, value in payload.items():
-        nothing = value is None or (isinstance(value, (list, dict)) and not value)  # as `args` and `kwargs` of a generic call
+        nothing = value is None or (name in ("args", "kwargs") and not value)  # as generic calls have them
         if not nothing and name not in known and name not in _OF_CALLS:
             near = difflib.get_close_matches(str(name)[:100], [*known, *_OF_CALLS], n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
