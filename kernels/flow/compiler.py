@@ -238,7 +238,7 @@ def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: floa
 def _report(
     became: dict[str, str], choice: Choice, scales: Mapping[str, float], weights: dict[str, float], findings: list[Finding]
 ) -> CompileReport:
-    bases = {term.op.structure for term in choice.problem.prox.values()}
+    bases = {str(getattr(term.op, "name", term.op.structure)) for term in choice.problem.prox.values()}
     return CompileReport(
         terms=became,
         solver=choice.solver.name,

@@ -19,6 +19,7 @@ from .precision import device
 from .recorder import NoRecorder, Recorder
 from .recorder.pictures import picture_of
 from .spec import FlowSpec
+from .watching import SPARSITY_TAU, sparse_bases
 
 _PRIMAL_DUAL = ("B", "C", "E")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
@@ -55,6 +56,7 @@ def flow_fields(compiled: CompiledFlow) -> dict[str, Any]:
         "solver_reason": report.reason,
         "lens_name": report.lens_name or None,
         "frame_type": report.frame_type,
+        "sparsity_tau": SPARSITY_TAU[compiled.spec.dtype] if sparse_bases(compiled) else None,
         "alpha": float(compiled.controls.alpha),
         "beta": report.beta.record(),
         "seeds": {"seed": int(compiled.controls.seed)},
@@ -115,6 +117,21 @@ def flow_columns(compiled: CompiledFlow, verdict: Verdict | None) -> dict[str, A
     if report.lens_name:
         made["lens_name"] = report.lens_name
     return made
+
+
+def tell_verdict(recorder: Recorder, verdict: Verdict, before: Verdict | None, iteration: int, asked: Any) -> None:
+    """A look of the gate, and the lens of it where that is another than before. asked: the lens of the profile."""
+    recorder.event("CERT_CHECK", {**verdict.payload(), "feasible": verdict.feasible}, iteration=iteration)
+    if "eta_dd" in verdict.certificates and (before is None or before.lens != verdict.lens):
+        rule = asked if isinstance(asked, str) else "given"
+        recorder.event("LENS_SELECTED", {"lens": verdict.lens, "role": "certification", "rule": rule}, iteration=iteration)
+
+
+def tell_lens(recorder: Recorder, compiled: CompiledFlow) -> None:
+    """The lens in which a flow is sparse, if it has one."""
+    if compiled.report.lens_name:
+        told = {"lens": compiled.report.lens_name, "role": "sparsity", "rule": "the basis of the prox, as the spec has it"}
+        recorder.event("LENS_SELECTED", told, iteration=0)
 
 
 def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -125,6 +125,8 @@ def drawn(panel: Panel, axis: Axis, *, labelled: bool) -> tuple[str, list[dict[s
     told = []
     for series, x, y in curves:
         out.append(f'<path class="curve {series.style}" d="{_path(axis.at(x), scale.at(y), series.stepped)}"/>')
+        if x.size == 1:  # a path of one point is not to be seen
+            out.append(f'<circle class="curve {series.style}" cx="{axis.at(x[0]):.1f}" cy="{scale.at(y[0]):.1f}" r="3"/>')
         told.append({"name": series.name, "style": series.style, "x": x.tolist(), "y": [float(f"{value:.6g}") for value in y]})
     out.append(f'<line class="cross" y1="{TOP}" y2="{panel.height - BOTTOM}"/></svg>')
     return "".join(out), told

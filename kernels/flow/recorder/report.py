@@ -148,7 +148,9 @@ def _timeline(told: Mapping[str, Any], rows: pa.Table, events: list[dict[str, An
         return ""
     iterations = reading.numbers(rows, "iter")
     axis = Axis(float(iterations[0]), float(iterations[-1]), _phases(rows, iterations))
-    marks = [Mark(max(event["iter"] or 0, int(axis.low)), _event_text(event), event_style(event["event"])) for event in events]
+    marks = [
+        Mark(max(event["iter"] or 0, int(axis.low)), _event_text(event), event_style(event["event"])) for event in events if _marked(event)
+    ]
     panels = [panel for panel in _panels(told, rows, iterations) if panel.series]
     out, curves = [lane(axis, [mark for mark in marks if mark.iteration <= axis.high])], []
     for place, panel in enumerate(panels):
@@ -214,6 +216,11 @@ def _above_least(energy: np.ndarray[Any, Any], segments: np.ndarray[Any, Any]) -
         if part.any():
             above[part] = energy[part] - energy[part].min()
     return above
+
+
+def _marked(event: Mapping[str, Any]) -> bool:
+    """Whether an event is worth a mark: looks of the gate that find it open are many, and seen in the curves."""
+    return not (event["event"] == "CERT_CHECK" and event["payload"]["feasible"])
 
 
 def event_style(kind: str) -> str:
