@@ -166,9 +166,9 @@ class CertifiedRun:
             return
         descent = judging.descent(execution, self.compiled, self.profile, self._before.run.state.metrics)
         seen = self._watch.seen
-        gap = seen.gap
+        gap, found = seen.gap, judging.findings(self.profile, seen)
         self._stood = None
-        findings = (*self._lost(), *judging.findings(self.profile, seen))
+        findings = (*self._lost(), *found)
         self._descents = told_descents([*self._descents, descent])
         stopped: str | None = execution.stopped or None
         if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):

@@ -46,7 +46,8 @@ class Seen(NamedTuple):
 class Watch:
     """Looks at a run where its blocks end. seen: what it saw last. recorder: whom it tells of checkers that fail.
 
-    gap: whether the duality gap is looked at. in_bases: whether sparsity is, too, where it takes a transform.
+    profile: that a run is judged by, block by block; None where nothing is. gap: whether the duality gap is looked at. in_bases: whether
+    sparsity is, too, where it takes a transform.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class Watch:
         self.recorder = recorder
         self.references: Mapping[str, float] = {}
         self.seen = Seen([], [], None)
-        self._checks = profile.checks if profile is not None else ()
+        self._checks, self._judges = () if profile is None else profile.checks, profile is not None
         self._gap, self._in_bases = gap, in_bases
         self._failing: set[str] = set()
-        self._due = 0.0
+        self._due, self._looked = 0.0, False
 
     def began(self, compiled: CompiledFlow, references: Mapping[str, float]) -> None:
         """A run begins, with these references of its invariants."""
@@ -69,7 +70,7 @@ class Watch:
         """Looks where a block has led, and gives what the row that ends it says; `Execution.closing`. over: whether the run ends there."""
         compiled, x, now = execution.compiled, run.state.x, time.perf_counter()
         kept = not isinstance(self.recorder, NoRecorder) and (over or now >= self._due)
-        off = drifts(compiled.spec, x, self.references)
+        off = drifts(compiled.spec, x, self.references) if kept or self._judges else []
         self._told(off, iteration)
         declared = kept and any(term.group in DECLARED for term in compiled.spec.terms)
         residuals = residuals_of(compiled, x) if declared or "physics_residual" in self._checks else []
@@ -83,7 +84,9 @@ class Watch:
         }
         if kept:
             ended = time.perf_counter()
-            self._due = ended + (ended - now) * (1 / SHARE - 1)
+            # The first look may have compiled what it needs, which no later one does.
+            self._due = ended + (ended - now) * (1 / SHARE - 1) if self._looked else 0.0
+            self._looked = True
         return {name: value for name, value in found.items() if value is not None}
 
     def _sparsity(self, compiled: CompiledFlow, run: Run) -> float | None:

@@ -178,7 +178,8 @@ def _phases(rows: pa.Table, iterations: np.ndarray[Any, Any]) -> list[tuple[str,
 def _panels(told: Mapping[str, Any], rows: pa.Table, iterations: np.ndarray[Any, Any]) -> Iterator[Panel]:
     def curves(*wanted: tuple[str, str, str], stepped: bool = False) -> list[Series]:
         found = [(name, reading.numbers(rows, column), style) for name, column, style in wanted]
-        return [Series(name, iterations, values, style, stepped) for name, values, style in found if np.isfinite(values).any()]
+        seen = [(name, values, style) for name, values, style in found if np.isfinite(values).any()]
+        return [Series(name, iterations, values, style, stepped, bool(np.isnan(values).any())) for name, values, style in seen]
 
     gates = told.get("gates", {})
 
