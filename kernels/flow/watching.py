@@ -68,13 +68,16 @@ class Watch:
 
     def at(self, execution: Execution, run: Run, iteration: int, over: bool) -> dict[str, Any]:
         """Looks where a block has led, and gives what the row that ends it says; `Execution.closing`. over: whether the run ends there."""
-        compiled, x, now = execution.compiled, run.state.x, time.perf_counter()
-        kept = not isinstance(self.recorder, NoRecorder) and (over or now >= self._due)
-        off = drifts(compiled.spec, x, self.references) if kept or self._judges else []
+        compiled, x = execution.compiled, run.state.x
+        kept = not isinstance(self.recorder, NoRecorder) and (over or time.perf_counter() >= self._due)
+        gap = gap_at(execution.problem, run) if self._gap else None
+        off = drifts(compiled.spec, x, self.references) if self._judges else []
+        began = time.perf_counter()
+        if kept and not self._judges:
+            off = drifts(compiled.spec, x, self.references)
         self._told(off, iteration)
         declared = kept and any(term.group in DECLARED for term in compiled.spec.terms)
         residuals = residuals_of(compiled, x) if declared or "physics_residual" in self._checks else []
-        gap = gap_at(execution.problem, run) if self._gap else None
         self.seen = Seen(off, residuals, gap)
         found = {
             "invariant_drift_max": largest_drift(off),
@@ -85,7 +88,7 @@ class Watch:
         if kept:
             ended = time.perf_counter()
             # The first look may have compiled what it needs, which no later one does.
-            self._due = ended + (ended - now) * (1 / SHARE - 1) if self._looked else 0.0
+            self._due = ended + (ended - began) * (1 / SHARE - 1) if self._looked else 0.0
             self._looked = True
         return {name: value for name, value in found.items() if value is not None}
 

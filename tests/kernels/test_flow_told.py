@@ -19,6 +19,7 @@ from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.recorder import columns, events, reading
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 from bridge_adapter.kernels.flow.recorder.report import page
+from bridge_adapter.kernels.flow.recorder.sampling import Sampling
 
 N = 128
 NOISE = 0.1
@@ -234,6 +235,12 @@ def test_the_prox_in_coordinates_is_that_of_the_slot_seen_in_them() -> None:
         outside = compiled.g_prox({**u, "x": W.rmatvec(u["x"])}, 0.7)
         np.testing.assert_allclose(inside["x"], W.matvec(outside["x"]), rtol=0, atol=1e-12)
         assert np.count_nonzero(np.asarray(inside["x"])) < N and inside["z"] is u["z"]
+
+
+def test_the_row_that_ends_a_block_is_kept_if_there_is_room() -> None:
+    steps = np.arange(1001, 1006)
+    assert Sampling().chosen(steps, 0, ends=True).tolist() == [False] * 4 + [True]
+    assert not Sampling().chosen(steps, 0).any() and not Sampling(cap=10).chosen(steps, 10, ends=True).any()
 
 
 def test_points_that_a_report_has_not_looked_between_are_shown(tmp_path: Path) -> None:
