@@ -5,7 +5,6 @@ it compiles, certifies, makes blocks, keeps places to go back to, tries moves of
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import judging
-from .certificates import Descent, Finding, Gap, Verdict, certify, drifts, freeze, largest_drift, run_card
+from .certificates import Descent, Finding, Gap, Verdict, certify, freeze, run_card
 from .compiler import CompiledFlow, compile_flow
 from .controller import (
     Accepted,
@@ -31,7 +30,6 @@ from .controller import (
     NoMove,
     TunerState,
     exhausted,
-    lambdas_of,
     remedied,
     step,
     weights,
@@ -44,13 +42,14 @@ from .kept import OPEN_ENDS, Asked, Changes, counts, packed, place_from, place_r
 from .lint import Mode, SpecLintFailed
 from .precision import device
 from .problem import Problem
-from .recorded import certificate_fields, flow_columns, flow_fields, keep_pictures, reference_fields
+from .recorded import certificate_fields, flow_fields, keep_pictures, reference_fields, tell_lens, tell_verdict
 from .recorder import Last, Recorder
 from .recorder.files import undisturbed
 from .running import Execution, Progress, Snapshot, visited
 from .scaling import Scaling
 from .spec import FlowSpec
-from .tuning import Tuning
+from .tuning import Tuning, adaptation, controlled_columns
+from .watching import watch_of
 
 # The capsule tells of these itself.
 _OWN = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "RUN_FAILED")
@@ -89,6 +88,7 @@ class CertifiedRun:
         self._stood: Execution | None = None  # the execution where the last block began, until what came of it changes more than that
         self._judged = True  # not while a block that was made is not told to the controller yet
         self._references: dict[str, float] = {}
+        self._watch = watch_of(asked, recorder)
         self._began = self._saved = time.perf_counter()
 
     # The loop.
@@ -140,11 +140,16 @@ class CertifiedRun:
                 self._tell(kind, payload)
             execution.change(problem=self._on_scales(compiled.problem), restart=True)
             execution.segment = 0
+        execution.closing = self._watch.at
+        self._watch.began(compiled, self._references)
+        tell_lens(self._recorder, compiled)
         return execution
 
     def _make_block(self, on_progress: Progress | None) -> None:
         execution = self.execution
-        execution.columns = self._columns()
+        execution.columns = {"phase": self.controller.phase, "segment_id": self.controller.segment} | controlled_columns(
+            self.compiled, self.verdict, self._scaling, self._sparsity, self._tuning
+        )
         self._stood, self._judged = copy.copy(execution), False
         self._before = execution.snapshot()
         before = self._before.energy
@@ -160,8 +165,8 @@ class CertifiedRun:
             self._judged = True
             return
         descent = judging.descent(execution, self.compiled, self.profile, self._before.run.state.metrics)
-        gap = judging.gap(execution) if self._asks_gap() else None
-        found = judging.findings(execution, self.compiled, self.profile, self._references, gap)
+        seen = self._watch.seen
+        gap, found = seen.gap, judging.findings(self.profile, seen)
         self._stood = None
         findings = (*self._lost(), *found)
         self._descents = told_descents([*self._descents, descent])
@@ -180,33 +185,15 @@ class CertifiedRun:
         elif not self.controller.ended and time.perf_counter() - self._saved >= self._save_every:
             self._save()
 
-    def _asks_gap(self) -> bool:
-        """Whether a check, or the rule of a schedule, goes by the duality gap."""
-        by_rule = self._scaling is not None and self._scaling.schedule.variable == "gap"
-        return by_rule or "duality_gap" in self.profile.checks
-
     def _lost(self) -> tuple[Finding, ...]:
         """What the gate has against the point that a GREEN run has come to."""
         if self.controller.phase != "GREEN" or self.verdict is None:
             return ()
-        self.verdict = self._gate.again(self.execution, self.profile, self.verdict)
+        before = self.verdict
+        self.verdict = self._gate.again(self.execution, self.profile, before)
+        if self.verdict is not before:
+            tell_verdict(self._recorder, self.verdict, before, self.execution.done, self.profile.lens)
         return self.verdict.findings
-
-    def _columns(self) -> dict[str, Any]:
-        """What the rows of a block say beside the metrics."""
-        made = {"phase": self.controller.phase, "segment_id": self.controller.segment, **flow_columns(self.compiled, self.verdict)}
-        if self._scaling is not None and self._scaling.state is not None:
-            made["level_active_max"] = self._scaling.state.active
-        if self._sparsity is not None:
-            made["sparsity_mode"] = self._sparsity.sparsity_mode
-        if self._tuning is not None:
-            made["lambda"] = weights(self.compiled)["lambda"]
-            levels = lambdas_of(self.compiled.problem)
-            if levels:
-                made["lambda_j"] = json.dumps(levels)
-        if self.spec.invariants and self._execution is not None:
-            made["invariant_drift_max"] = largest_drift(drifts(self.spec, self._execution.run.state.x, self._references))
-        return made
 
     # What the controller asks for.
 
@@ -257,8 +244,9 @@ class CertifiedRun:
         self._happen(Linted(()))
 
     def _certify(self) -> None:
-        compiled = self.compiled
+        compiled, before = self.compiled, self.verdict
         self.verdict = certify(compiled, self.profile)
+        tell_verdict(self._recorder, self.verdict, before, self.controller.iteration, self.profile.lens)
         if self._execution is None:
             self._references = freeze(self.spec, compiled.start)
         told = flow_fields(compiled) | reference_fields(compiled, self._references)
@@ -298,15 +286,23 @@ class CertifiedRun:
         assert tuning is not None
         if not (tuning.due(done) or self.execution.stopped):
             return  # a solver at rest waits for nothing
-        move = tuning.proposed(self.compiled, self.execution.run.state.x, done)
-        self._happen(NoMove() if move is None else MoveProposed(move.record(), tuning.trial_id))
+        try:
+            move = tuning.proposed(self.compiled, self.execution.run.state.x, done)
+        except Exception as error:
+            self._tell("TUNING_FAILED", {"reason": f"{type(error).__name__}: {error}"[:2000]})
+            raise
+        self._happen(NoMove(tuning.told_why()) if move is None else MoveProposed(move.record(), tuning.trial_id))
 
     def _try(self) -> None:
         assert self._tuning is not None
+        before = self.verdict
         told, good = self._tuning.judged(self.profile, self._elapsed_ms())
+        tell_verdict(self._recorder, told.verdict, before, self.controller.iteration, self.profile.lens)
         if good:
             self.verdict = told.verdict
         self._happen(told)
+        if good and told.reanchors:
+            self._tell("GAP_DIAL_ADAPTATION", adaptation(self.compiled, before, told.verdict, self.controller.iteration))
 
     def _commit(self) -> None:
         assert self._tuning is not None
@@ -392,6 +388,7 @@ class CertifiedRun:
         self._began -= float(kept["elapsed_ms"]) / 1000.0
         problem = self._on_scales(self._compiled.problem)
         execution = Execution(self._compiled, iterations=self._iterations, block=self._block, saved=record, problem=problem)
+        execution.closing, self._watch.references = self._watch.at, self._references
         self._execution = execution
         if isinstance(kept["good"], Mapping):
             self._good = place_from(kept["good"], self._compiled, problem)
@@ -400,7 +397,7 @@ class CertifiedRun:
 
     def record_in(self, recorder: Recorder) -> None:
         """Where a run that has taken over tells what it does, from here on."""
-        self._recorder = self.execution.recorder = recorder
+        self._recorder = self.execution.recorder = self._watch.recorder = recorder
         if self.controller.ended and (status := self.controller.status) in OPEN_ENDS and self.execution.done < self._iterations:
             self.controller = replace(self.controller, ended=False, status="")
             if status != "cancelled":

@@ -7,35 +7,22 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 from .certificates import (
     CertificationProfile,
     Descent,
-    Drift,
     Finding,
-    Gap,
-    Residual,
     Verdict,
     block_findings,
     certify_again,
     check_block,
     drifts,
-    duality_gap,
 )
 from .certificates import physics_residuals as residuals_of
 from .compiler import CompiledFlow
 from .running import Execution
 from .solvers.base import Metrics
-
-
-class Seen(NamedTuple):
-    """What a run card tells of the state that a run ends in."""
-
-    drifts: list[Drift]
-    residuals: list[Residual]
-    gap: Gap | None
-
+from .watching import Seen, gap_at
 
 NOTHING = Seen([], [], None)
 
@@ -61,28 +48,15 @@ def descent(execution: Execution, compiled: CompiledFlow, profile: Certification
     return found if "lyapunov" in profile.checks else replace(found, passed=True)
 
 
-def gap(execution: Execution) -> Gap:
-    """The duality gap, with the dual variables of a primal-dual solver."""
-    state, problem = execution.run.state, execution.problem
-    duals = {term.name: u for term, u in zip(problem.composite, getattr(state, "u", ()), strict=False)}
-    return duality_gap(problem, state.x, duals)
-
-
-def findings(
-    execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, references: Mapping[str, float], gap: Gap | None
-) -> tuple[Finding, ...]:
-    """What the checks that look at a state find there. references: of the invariants."""
-    if not {"invariant", "physics_residual", "duality_gap"} & set(profile.checks):
-        return ()
-    x = execution.run.state.x
-    residuals = residuals_of(compiled, x) if "physics_residual" in profile.checks else ()
-    return block_findings(profile, drifts=drifts(compiled.spec, x, references), residuals=residuals, gap=gap)
+def findings(profile: CertificationProfile, seen: Seen) -> tuple[Finding, ...]:
+    """What the checks that look at a state have against it."""
+    return block_findings(profile, **seen._asdict())
 
 
 def seen(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, references: Mapping[str, float]) -> Seen:
     """For the run card."""
     x = execution.run.state.x
-    found = gap(execution) if "duality_gap" in profile.checks else None
+    found = gap_at(execution.problem, execution.run) if "duality_gap" in profile.checks else None
     return Seen(drifts(compiled.spec, x, references), residuals_of(compiled, x), found)
 
 

@@ -20,6 +20,7 @@ from .precision import device
 from .recorder import NoRecorder, Recorder
 from .recorder.pictures import picture_of
 from .spec import FlowSpec
+from .watching import SPARSITY_TAU, sparse_bases
 
 _PRIMAL_DUAL = ("B", "C", "E")
 _FAMILIES = {"ista": "proximal", "fista": "accelerated", "mfista": "accelerated", "preconditioned": "preconditioned"}
@@ -56,6 +57,7 @@ def flow_fields(compiled: CompiledFlow) -> dict[str, Any]:
         "solver_reason": report.reason,
         "lens_name": report.lens_name or None,
         "frame_type": report.frame_type,
+        "sparsity_tau": SPARSITY_TAU[compiled.spec.dtype] if sparse_bases(compiled) else None,
         "alpha": float(compiled.controls.alpha),
         "beta": report.beta.record(),
         "seeds": {"seed": int(compiled.controls.seed)},
@@ -119,6 +121,27 @@ def flow_columns(compiled: CompiledFlow, verdict: Verdict | None) -> dict[str, A
     if report.lens_name:
         made["lens_name"] = report.lens_name
     return made
+
+
+def tell_verdict(recorder: Recorder, verdict: Verdict, before: Verdict | None, iteration: int, asked: Any) -> None:
+    """A look of the gate, and the lens of it where that is another than before. asked: the lens of the profile."""
+    recorder.event("CERT_CHECK", {**verdict.payload(), "feasible": verdict.feasible}, iteration=iteration)
+    if "eta_dd" in verdict.certificates and (before is None or before.lens != verdict.lens):
+        rule = asked if isinstance(asked, str) else "given"
+        recorder.event("LENS_SELECTED", {"lens": verdict.lens, "role": "certification", "rule": rule}, iteration=iteration)
+
+
+def tell_lens(recorder: Recorder, compiled: CompiledFlow) -> None:
+    """The lenses in which a flow is sparse, of which those that were chosen on data with their rivals and errors."""
+    for name, transform in compiled.transforms.items():
+        told: dict[str, Any] = {"lens": transform.name, "role": "sparsity", "rule": "as the spec has it"}
+        if probe := compiled.report.lens_probe.get(name):
+            metric = probe["selection_criteria"]["metric"]
+            told |= {
+                "rule": probe["selection_criteria"]["rule"],
+                "candidates": {one["name"]: one[metric] for one in probe["candidate_results"]},
+            }
+        recorder.event("LENS_SELECTED", told, iteration=0)
 
 
 def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str, np.ndarray[Any, Any]]) -> None:

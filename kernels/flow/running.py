@@ -106,6 +106,8 @@ class Execution:
         self.segment = 0
         self.latest: Block | None = None
         self.columns: dict[str, Any] = {}  # of every row that is recorded, beside the metrics
+        # Asked where a block ends, which is where, after how many steps and whether it is the end, for what its last row says beside these.
+        self.closing: Callable[[Execution, Run, int, bool], Mapping[str, Any]] | None = None
         self.recorder = recorder or NoRecorder()
         block = block or (saved or {}).get("block")
         stride = compiled.solver.stride
@@ -151,13 +153,14 @@ class Execution:
         ahead = None if stopped else self._dispatch(run, done)
         values = np.asarray(trace)[:count].copy()  # cut on the host: on the device, each new count would compile a slice
         block = Block(self.done, count, dict(zip(Metrics._fields, values.T, strict=True)))
+        ends = self.closing(self, run, done, bool(stopped)) if self.closing is not None else {}
 
         def take_over() -> None:
             self.run, self.done, self.stopped, self._ahead = run, done, stopped, ahead
             self._blocks += 1
             self.latest = block
             self._history.append(values)
-            self._tell(block)
+            self._tell(block, ends)
 
         # Whole or not at all: what interrupts the run finds it where a checkpoint can go on.
         undisturbed(take_over)
@@ -197,7 +200,7 @@ class Execution:
             metrics=dict(zip(Metrics._fields, trace[size].tolist(), strict=True)),
         )
 
-    def _tell(self, block: Block) -> None:
+    def _tell(self, block: Block, ends: Mapping[str, Any]) -> None:
         last = block.last
         self.info = {
             "block": self._blocks,
@@ -206,10 +209,10 @@ class Execution:
             **last,
             "elapsed_s": time.perf_counter() - self._began,
         }
-        self._tell_rows(block)
+        self._tell_rows(block, ends)
 
-    def _tell_rows(self, block: Block) -> None:
-        metrics = block.metrics
+    def _tell_rows(self, block: Block, ends: Mapping[str, Any] | None = None) -> None:
+        metrics, size = block.metrics, block.size
         self.recorder.rows(
             {
                 "iter": np.arange(block.first + 1, block.first + block.size + 1),
@@ -223,6 +226,7 @@ class Execution:
                 "inner_gap": metrics["inner_gap"],
                 "segment_id": self.segment,
                 **self.columns,
+                **{name: at_end(value, size) for name, value in (ends or {}).items()},
             }
         )
 
@@ -345,6 +349,11 @@ def check_ways(on_progress: Any, save_every: Any, redact: Any = False) -> None:
         raise FlowInputError(f"save_every is {save_every!r:.60}; it must be a number of seconds, 0 or more (0: after each block)")
     if not isinstance(redact, (bool, np.bool_)):
         raise FlowInputError(f"redact is {redact!r:.60}; it must be True or False")
+
+
+def at_end(value: float, size: int) -> np.ma.MaskedArray[Any, Any]:
+    """A column of a block of which the last row alone says something."""
+    return np.ma.masked_array(np.full(size, value, float), np.arange(size) < size - 1)
 
 
 def drive(execution: Execution, on_progress: Progress | None = None) -> None:

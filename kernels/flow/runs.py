@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .certificates import freeze
 from .certified import RESTORE, resume_certified
 from .compiler import SOLVERS, CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
-from .recorded import budget_fields, flow_fields, keep_pictures, recorder_in, reference_fields
-from .recorder import Last, Recorder
+from .recorded import budget_fields, flow_columns, flow_fields, keep_pictures, recorder_in, reference_fields, tell_lens
+from .recorder import Last, NoRecorder, Recorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Execution, Progress, check_ways, drive, saved_if_interrupted, steps_of
 from .spec import FlowSpec, a_spec
+from .watching import Watch
 
 
 def run(
@@ -57,6 +59,10 @@ def run(
 
     with precision(compiled.spec.dtype), recorder_in(out_dir, compiled.spec, told, redact=redact) as recorder:
         execution = Execution(compiled, iterations=iterations, block=block, recorder=recorder, save_every=save_every)
+        if not isinstance(recorder, NoRecorder):
+            references = freeze(compiled.spec, compiled.start)
+            _watched(execution, recorder, references).began(compiled, references)
+            tell_lens(recorder, compiled)
         return _driven(execution, recorder, on_progress)
 
 
@@ -114,8 +120,18 @@ def resume_run(
         execution = Execution(compiled, iterations=budget, block=block, saved=record, save_every=save_every)
         with Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
             execution.recorder = capsule
+            _watched(execution, capsule, manifest.get("invariants", {}))
             capsule.update(**budget_fields(budget, block or record.get("block")))
             return _driven(execution, capsule, on_progress)
+
+
+def _watched(execution: Execution, recorder: Recorder, references: Mapping[str, float]) -> Watch:
+    """Has the rows of a run tell what it is and what is seen where its blocks end. references: of its invariants."""
+    watch = Watch(recorder)
+    watch.references = references
+    execution.columns = flow_columns(execution.compiled, None)
+    execution.closing = watch.at
+    return watch
 
 
 def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | None) -> dict[str, Any]:
@@ -124,5 +140,7 @@ def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | No
         result = execution.result() | {"report": execution.compiled.report, "capsule": getattr(recorder, "path", None)}
         keep_pictures(recorder, execution.compiled, result["state"])
     told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
+    if execution.stopped == "budget":
+        recorder.event("BUDGET_EXCEEDED", {"iteration": execution.done, "status": execution.stopped}, iteration=execution.done)
     recorder.finish(execution.stopped, last=Last(execution.record()), **told)
     return result

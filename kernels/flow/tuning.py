@@ -5,15 +5,33 @@ It holds what a dial has tried so far; the controller decides, and the run does 
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from .certificates import CertificationProfile, Verdict, certify
 from .compiler import CompiledFlow
-from .controller import Candidate, GapDial, Move, MoveTried, TunerState, committed, evaluate, propose, seeded, tried, weights
+from .controller import (
+    Candidate,
+    GapDial,
+    Move,
+    MoveTried,
+    SparsityPolicy,
+    TunerState,
+    committed,
+    evaluate,
+    lambdas_of,
+    propose,
+    seeded,
+    tried,
+    weights,
+)
 from .errors import FlowInputError
 from .problem import State
+from .recorded import flow_columns
+from .scaling import Scaling
 
 
 class Tuning:
@@ -26,6 +44,7 @@ class Tuning:
         self._trial: CompiledFlow | None = None
         self._last: int | None = None
         self._unseeded = dial.per_scale_seed is not None
+        self._accepted: str | None = None
 
     @property
     def best(self) -> Candidate:
@@ -77,6 +96,8 @@ class Tuning:
         better = bool(best.objective < self.state.best)
         good = better and verdict.feasible and best.descended
         self.state = tried(self.dial, self.state, best.move if good else None, best.objective if good else None)
+        if good:
+            self._accepted = f"trial-{self.state.trials}"
         told = MoveTried(
             best.move.record(),
             verdict,
@@ -96,14 +117,56 @@ class Tuning:
         gamma = profile.gamma_min if self.dial.gamma_min is None else max(self.dial.gamma_min, profile.gamma_min)
         return certify(self.trial, replace(profile, eta_max=eta, gamma_min=gamma), at=self.best.state)
 
+    def told_why(self) -> str:
+        """Why no move is proposed any more."""
+        if self.state.failures >= self.dial.no_improve:
+            return f"nothing better by the criterion in {self.state.failures} rounds"
+        return f"nothing to turn, of {', '.join(self.dial.knobs)} the one whose turn it is is 0, or at its limit"
+
+    def columns(self) -> dict[str, Any]:
+        """What rows say of the tuner: the move whose weights they have, and the metric of the task there, where the caller has one."""
+        told: dict[str, Any] = {} if self._accepted is None else {"trial_id": self._accepted}
+        if callable(self.dial.criterion) and math.isfinite(self.state.best):
+            told["metric_ber"] = self.state.best
+        return told
+
     def kept(self) -> dict[str, Any]:
         """All that it needs to go on."""
-        return {"state": self.state, "last": self._last, "unseeded": self._unseeded}
+        return {"state": self.state, "last": self._last, "unseeded": self._unseeded, "accepted": self._accepted}
 
     def go_on_from(self, kept: Mapping[str, Any]) -> None:
         """Takes over from what was kept."""
         self.state, self._last, self._unseeded = kept["state"], kept["last"], kept["unseeded"]
+        self._accepted = kept.get("accepted")
 
     def record(self) -> Mapping[str, Any]:
         """For checkpoints."""
         return self.state.record()
+
+
+def adaptation(compiled: CompiledFlow, before: Verdict | None, after: Verdict, iteration: int) -> dict[str, Any]:
+    """The payload of GAP_DIAL_ADAPTATION, of a move that changed a weight. gap: gamma before it."""
+    return {
+        "iteration": iteration,
+        "gap": None if before is None else before.value("gamma"),
+        "lambda": weights(compiled)["lambda"],
+        "eta_after": after.value("eta_dd"),
+        "gamma_after": after.value("gamma"),
+    }
+
+
+def controlled_columns(
+    compiled: CompiledFlow, verdict: Verdict | None, scaling: Scaling | None, sparsity: SparsityPolicy | None, tuning: Tuning | None
+) -> dict[str, Any]:
+    """What the rows of a certified run say of the flow as it is now, beside the metrics."""
+    made = flow_columns(compiled, verdict)
+    if scaling is not None and scaling.state is not None:
+        made["level_active_max"] = scaling.state.active
+    if sparsity is not None:
+        made["sparsity_mode"] = sparsity.sparsity_mode
+    if tuning is not None:
+        made |= {**tuning.columns(), "lambda": weights(compiled)["lambda"]}
+        levels = lambdas_of(compiled.problem)
+        if levels:
+            made["lambda_j"] = json.dumps(levels)
+    return made

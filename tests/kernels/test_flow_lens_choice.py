@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bridge_adapter.kernels.flow import compile_flow, load_run_manifest, resume_run, run
@@ -98,6 +101,14 @@ def test_a_policy_is_plain_data_for_other_languages() -> None:
 def test_a_lens_that_cannot_be_chosen_is_told(spec: FlowSpec, told: str) -> None:
     with pytest.raises(FlowInputError, match=told):
         compile_flow(spec)
+
+
+def test_a_recorded_run_tells_which_lens_was_chosen_among_which(tmp_path: Any) -> None:
+    ended = run(denoising(STEPS, LensPolicy()), iterations=2, out_dir=tmp_path)
+    rows = pq.ParquetFile(Path(ended["capsule"]) / "events.parquet").read().to_pylist()
+    (told,) = (json.loads(row["payload"]) for row in rows if row["event"] == "LENS_SELECTED")
+    assert (told["lens"], told["role"], told["rule"]) == ("haar", "sparsity", "min_reconstruction_error")
+    assert told["candidates"]["haar"] < told["candidates"]["db4"]
 
 
 def test_the_manifest_has_the_lens_its_frame_and_how_it_was_validated(tmp_path: Any) -> None:

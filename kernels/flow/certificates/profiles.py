@@ -35,7 +35,8 @@ class CertificationProfile:
     lens: the coordinates of eta_dd: "pixel", "dft", "dct", "dst", an orthonormal operator, or "auto": pixel if that passes, else the basis
     in which L is diagonal, if there is one. allow_estimates: whether numbers of the kind "estimate" may open the gate.
     precondition: asks for preconditioned steps, of which eta_dd and gamma are those of D^-1/2 L D^-1/2, D = diag(L). Of a flow whose
-    steps are preconditioned they are so in any case.
+    steps are preconditioned they are so in any case. invariants: whether those that a spec declares are checked although `checks` does
+    not name them.
     """
 
     name: Literal["strict", "convex"] = "strict"
@@ -47,6 +48,7 @@ class CertificationProfile:
     lens: str | Op | Operator = "auto"
     allow_estimates: bool = False
     precondition: bool = False
+    invariants: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in ("strict", "convex"):
@@ -66,6 +68,10 @@ class CertificationProfile:
         """Of a check, given or default."""
         return float(self.tolerances.get(name, TOLERANCES[name]))
 
+    def asked(self, declared: bool) -> tuple[str, ...]:
+        """The checks, with that of invariants where some are declared."""
+        return (*self.checks, "invariant") if declared and self.invariants and "invariant" not in self.checks else self.checks
+
     def record(self) -> dict[str, Any]:
         """For manifests and run cards."""
         return {
@@ -82,6 +88,7 @@ class CertificationProfile:
             else type(self.lens).__name__,
             "allow_estimates": self.allow_estimates,
             "precondition": self.precondition,
+            "invariants": self.invariants,
         }
 
 

@@ -18,9 +18,9 @@ def block_findings(
 ) -> tuple[Finding, ...]:
     """What the checks of a profile other than descent have against a state at the end of a block. A check that the profile names and that
     has nothing to look at fails, except that of invariants: a spec without invariants keeps them all."""
-    findings = []
-    if "invariant" in profile.checks:
-        for drift in drifts:
+    findings, off = [], list(drifts)
+    if "invariant" in profile.asked(bool(off)):
+        for drift in off:
             if not drift.passed:
                 reason = f"the invariant {drift.name} is off by {drift.value:.3g}, more than {drift.allowed:.3g}"
                 if drift.error:
@@ -58,9 +58,8 @@ def run_card(
     against = (*block_findings(profile, drifts=kept, residuals=measured, gap=gap), *_wide(profile, gap))
     failed = {finding.check for finding in (*verdict.findings, *against)}
     spectral = {"eta_dd", "gamma", "finite"}
-    checks = {
-        check: not (failed & spectral if check == "spectral_gap" else check in failed) for check in profile.checks if check != "lyapunov"
-    }
+    named = [check for check in profile.asked(bool(kept)) if check != "lyapunov"]
+    checks = {check: not (failed & spectral if check == "spectral_gap" else check in failed) for check in named}
     if "lyapunov" in profile.checks:
         checks["lyapunov"] = all(block.passed for block in blocks)
     ladder = {

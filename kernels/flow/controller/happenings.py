@@ -153,7 +153,9 @@ class MoveTried:
 
 @dataclass(frozen=True)
 class NoMove:
-    """The tuner has nothing more to propose."""
+    """The tuner has nothing more to propose, and why."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True)

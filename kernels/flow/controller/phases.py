@@ -65,8 +65,10 @@ def step(config: ControllerConfig, state: ControllerState, happened: Happening) 
             return Step(replace(state, trying=True), (("TUNER_MOVE_TRY", _move(move, trial)),), (Action("try", {"move": move}),))
         case MoveTried() if state.trying and state.phase == "GREEN":
             return _tried(config, replace(state, trying=False), happened)
-        case NoMove() if state.stage >= 2 and not state.trying:
-            return Step(replace(state, tuning=False), (), (Action("iterate"),))
+        case NoMove(reason) if state.stage >= 2 and not state.trying:
+            # One that has made a move before has done what it could.
+            gave_up: tuple[Event, ...] = (("TUNING_FAILED", {"reason": reason or "no move was proposed"}),)
+            return Step(replace(state, tuning=False), () if state.accepted_moves else gave_up, (Action("iterate"),))
     return Step(state)
 
 
@@ -189,7 +191,8 @@ def _tried(config: ControllerConfig, state: ControllerState, tried: MoveTried) -
         back = Action("restore", {"to": "good", "alpha": state.alpha})
         if state.rollbacks >= config.max_rollbacks:
             # The best GREEN state is the result: a tuner that cannot keep a certificate is no reason to lose the run.
-            return _finish(state, "completed", (rejected,), (back,))
+            failed: Event = ("TUNING_FAILED", {"reason": f"a move was rejected and no rollback is left: {reason}"})
+            return _finish(state, "completed", (rejected, failed), (back,))
         state, event = _rolled_back(state, reason, state.good, state.good_energy)
         state, events = _tuning_budget(config, state, tried.elapsed_ms)
         return Step(state, (event, rejected, *events), (back, Action("iterate")))
@@ -243,6 +246,8 @@ def _finish(state: ControllerState, status: str, events: tuple[Event, ...], acti
         "rollbacks": ended.rollbacks,
         "tuner_moves": ended.moves,
     }
+    if status in ("budget", "timeout"):
+        events = (("BUDGET_EXCEEDED", {"iteration": ended.iteration, "status": status}), *events)
     started = () if state.started else (("RUN_STARTED", {"flow_name": "flow", "dtype": "float64"}),)
     return Step(ended, (*started, *events, ("RUN_FINISHED", told)), (*actions, Action("stop", {"status": status})))
 

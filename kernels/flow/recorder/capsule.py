@@ -154,6 +154,8 @@ class Capsule:
         energy = start.header["telemetry_summary"]["final_energy"]
         self._energy = None if energy is None else float(energy)
         self._fields["phase"] = start.header["phase"]
+        for file, reason in start.damaged:
+            self._event("CHECKPOINT_DAMAGED", {"file": file, "reason": reason}, start.iteration)
         self._event(
             "FLOW_RESUMED",
             {"checkpoint_id": start.header["checkpoint_id"], "start_iteration": start.iteration, "remaining_iters": remaining},
@@ -202,7 +204,7 @@ class Capsule:
 
     def _event(self, kind: str, payload: Mapping[str, Any], iteration: int) -> None:
         self._open()
-        text = events.payload_text(kind, self._redactor.shrunk(payload) if self._redactor else payload)
+        text = events.payload_text(kind, self._redactor.event(kind, payload) if self._redactor else payload)
         record = {
             "level": "event",
             "run_id": self.run_id,
@@ -236,7 +238,8 @@ class Capsule:
         """Records steps; by column an array with a value for each, or one value for all. "iter", "E", "grad_norm" and "alpha" are needed.
 
         "phase" is the capsule's and "segment_id" 0 if not given; "t_wall_ms" and "step_ms" are those since the last block, evenly spread.
-        Sampled as `Sampling` says. Raises RecordInvalid, and CapsuleError for what went wrong with rows before.
+        Sampled as `Sampling` says; where a column is a masked array, of what is known in some rows only, the last row of the block stays.
+        Raises RecordInvalid, and CapsuleError for what went wrong with rows before.
         """
         self._open()
         now, iterations = time.perf_counter(), np.atleast_1d(np.asarray(block["iter"]))
@@ -246,7 +249,8 @@ class Capsule:
         spread = np.linspace(self._last_block, now, count + 1)[1:] - self._began
         usual = {"phase": self.phase, "segment_id": 0, "t_wall_ms": spread * 1000.0, "step_ms": (now - self._last_block) * 1000.0 / count}
         full = {**usual, **block, "run_id": self.run_id, "flow_name": self._fields["flow_name"], "seq": self._next_row + np.arange(count)}
-        keep = self._sampling.chosen(iterations, self._written)
+        ends = any(isinstance(value, np.ma.MaskedArray) for value in block.values())
+        keep = self._sampling.chosen(iterations, self._written, ends=ends)
         chosen = full if keep.all() else picked(full, keep, count)
         if keep.any():
             self._writer.put(self._rows, columns.table(chosen))

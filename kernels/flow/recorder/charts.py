@@ -18,18 +18,21 @@ Array = np.ndarray[Any, Any]
 WIDTH, LEFT, RIGHT = 1080, 68, 22
 TOP, BOTTOM = 10, 12
 POINTS = 700
+DOTS = 60
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. style: its CSS class, s1 to s4. stepped: a value holds until the next one."""
+    """A curve. style: its CSS class, s1 to s4. stepped: a value holds until the next one. dots: its points are shown,
+    if they are few, as what lies between was not looked at."""
 
     name: str
     x: Array
     y: Array
     style: str = "s1"
     stepped: bool = False
+    dots: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,9 @@ def drawn(panel: Panel, axis: Axis, *, labelled: bool) -> tuple[str, list[dict[s
     told = []
     for series, x, y in curves:
         out.append(f'<path class="curve {series.style}" d="{_path(axis.at(x), scale.at(y), series.stepped)}"/>')
+        if series.dots and x.size <= DOTS:
+            places = zip(axis.at(x), scale.at(y), strict=True)
+            out += [f'<circle class="curve {series.style}" cx="{left:.1f}" cy="{up:.1f}" r="2"/>' for left, up in places]
         told.append({"name": series.name, "style": series.style, "x": x.tolist(), "y": [float(f"{value:.6g}") for value in y]})
     out.append(f'<line class="cross" y1="{TOP}" y2="{panel.height - BOTTOM}"/></svg>')
     return "".join(out), told

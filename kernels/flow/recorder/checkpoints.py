@@ -34,11 +34,15 @@ _NAME = re.compile(r"ckpt-(\d{6})-i(\d{9})-(red|amber|green)\.npz")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found intact. record: as it was saved, but named tuples and the like as dictionaries."""
+    """A checkpoint that was read and found intact. record: as it was saved, but named tuples and the like as dictionaries.
+
+    damaged: of newer ones that were passed over, the file and what is wrong with it.
+    """
 
     path: Path
     header: dict[str, Any]
     record: dict[str, Any]
+    damaged: tuple[tuple[str, str], ...] = ()
 
     @property
     def iteration(self) -> int:
@@ -98,19 +102,19 @@ class Checkpoints:
 
         green: only of a GREEN phase. Raises CheckpointRefused.
         """
-        damaged = []
+        damaged: list[tuple[str, str]] = []
         for path in self.files():
             if green and not path.stem.endswith("green"):
                 continue
             try:
                 found = read(path)
             except Damaged as error:
-                damaged.append(path.name)
+                damaged.append((path.name, str(error)[:2000]))
                 warnings.warn(f"the checkpoint {path} is damaged ({error}); taking the one before", RuntimeWarning, stacklevel=2)
                 continue
             agree(found, dtype=dtype, spec_digest=spec_digest)
-            return found
-        told = f"all are damaged: {', '.join(damaged)}" if damaged else "there is none"
+            return dataclasses.replace(found, damaged=tuple(damaged))
+        told = f"all are damaged: {', '.join(name for name, _ in damaged)}" if damaged else "there is none"
         cure = "Restore one from a copy, or start a run anew, under another name if it has one"
         raise CheckpointRefused(f"{self.folder} has no {'GREEN ' if green else ''}checkpoint to go on from: {told}. {cure}")
 

@@ -49,7 +49,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("phase", "text", "", "of the controller", nullable=False, choices=PHASES),
     Column("segment_id", "whole", "", "energies compare only within a segment: it changes with the weights", nullable=False, low=0),
     Column("iter", "whole", "", "steps since the start of the run", nullable=False, low=0),
-    Column("trial_id", "text", "", "of the tuner's move that this row belongs to"),
+    Column("trial_id", "text", "", "of the tuner's last accepted move, whose weights this row has"),
     Column("t_wall_ms", "number", "ms", "since the start of the run", nullable=False, low=0),
     Column("step_ms", "number", "ms", "mean time of a step in this row's block", low=0),
     Column("alpha", "number", "1/[L]", "the step that was used", nullable=False, low=0, open_low=True),
@@ -67,16 +67,29 @@ COLUMNS: tuple[Column, ...] = (
         low=0,
         finite=False,
     ),
-    Column("gap", "number", "energy", "duality gap", finite=False),
+    Column("gap", "number", "energy", "duality gap, where the run looks at it", finite=False),
     Column("inner_gap", "number", "energy", "what an inexact prox missed by, at most", low=0, finite=False),
     Column("restarts", "whole", "", "of the momentum, since the run began", low=0),
     Column("eta_dd", "number", "1", "diagonal dominance max_i sum_j |L_ij| / |L_ii|, as last evaluated", low=0),
     Column("gamma", "number", "energy/[x]^2", "smallest eigenvalue of L, or a lower bound of it, as last evaluated"),
     Column("cert_kind", "text", "", "what eta_dd and gamma are; the weaker of the two", choices=CERT_KINDS),
     Column("sparsity_wx", "number", "1", "fraction of coefficients with |u| <= tau; tau is in the manifest", low=0, high=1),
-    Column("metric_ber", "number", "of the task", "metric of the task, as the caller defines it", finite=False),
+    Column(
+        "metric_ber",
+        "number",
+        "of the task",
+        "metric of the task, as the caller defines it: the function that is a dial's criterion",
+        finite=False,
+    ),
     Column("invariant_drift_max", "number", "declared", "largest drift of an invariant; null where none is declared", low=0, finite=False),
-    Column("phi_residual", "number", "declared", "norm of the physics residual; null where none is declared", low=0, finite=False),
+    Column(
+        "phi_residual",
+        "number",
+        "declared",
+        "largest relative residual of the physics; null where none is declared",
+        low=0,
+        finite=False,
+    ),
     Column("lens_name", "text", "", "the sparsity lens"),
     Column("level_active_max", "whole", "", "finest active level of a multiscale schedule", low=0),
     Column("sparsity_mode", "text", "", "of the sparsity policy", choices=("l1", "group_l1", "tree")),
@@ -102,7 +115,8 @@ SCHEMA = schema()
 def table(given: Mapping[str, Any]) -> pa.Table:
     """A block of rows as a table of the registry's schema. Raises RecordInvalid, which names the column, the rule and the remedy.
 
-    given: a column is an array of n values or one value for all rows; those left out are null. The length is that of `iter`.
+    given: a column is an array of n values or one value for all rows; those left out are null, and so is what a masked array masks. The
+    length is that of `iter`.
     """
     unknown = [name for name in given if name not in BY_NAME]
     if unknown:
@@ -129,7 +143,10 @@ def _column(column: Column, value: Any, count: int) -> pa.Array:
         return _texts(column, value, count)
     array = np.asarray(value)
     empty = None
-    if array.dtype == object:  # None among numbers
+    if isinstance(value, np.ma.MaskedArray):  # known in some rows only, as what is looked at where a block ends
+        empty = np.ma.getmaskarray(value)
+        array = np.asarray(value.filled(np.nan))
+    elif array.dtype == object:  # None among numbers
         empty = np.array([item is None for item in array.ravel()])
         array = np.array([np.nan if item is None else item for item in array.ravel()], float)
     if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size not in (1, count):

@@ -68,7 +68,7 @@ EVENTS: dict[str, dict[str, str]] = {
     "TUNING_FAILED": {"reason": "text"},
     "GAP_DIAL_ADAPTATION": {
         "iteration": "whole",
-        "gap": "number",
+        "gap": "number?",
         "lambda": "number",
         "eta_after": "number?",
         "gamma_after": "number?",

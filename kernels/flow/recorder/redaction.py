@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 LIMIT = 64
+# Events whose reason may be the text of an error, "<type>: <message>".
+QUOTING = ("INVARIANT_VALIDATION_ERROR", "TUNING_FAILED")
 
 
 class Redactor:
@@ -32,6 +34,11 @@ class Redactor:
         if isinstance(value, (bytes, bytearray, memoryview)):
             return {"bytes": len(value), "sha256_salted": self.digest(bytes(value))}
         return {**statistics(value), "sha256_salted": self.digest(np.ascontiguousarray(value).tobytes())}
+
+    def event(self, kind: str, payload: Mapping[str, Any]) -> Any:
+        """What may be kept of an event: of the text of an error, which may quote data, its type."""
+        cut = {**payload, "reason": str(payload["reason"]).partition(":")[0]} if kind in QUOTING else payload
+        return self.shrunk(cut)
 
     def shrunk(self, value: Any) -> Any:
         """Plain data with every array of more than `LIMIT` elements replaced by its summary, and digests of arrays salted."""

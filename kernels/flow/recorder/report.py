@@ -148,7 +148,9 @@ def _timeline(told: Mapping[str, Any], rows: pa.Table, events: list[dict[str, An
         return ""
     iterations = reading.numbers(rows, "iter")
     axis = Axis(float(iterations[0]), float(iterations[-1]), _phases(rows, iterations))
-    marks = [Mark(max(event["iter"] or 0, int(axis.low)), _event_text(event), event_style(event["event"])) for event in events]
+    marks = [
+        Mark(max(event["iter"] or 0, int(axis.low)), _event_text(event), event_style(event["event"])) for event in events if _marked(event)
+    ]
     panels = [panel for panel in _panels(told, rows, iterations) if panel.series]
     out, curves = [lane(axis, [mark for mark in marks if mark.iteration <= axis.high])], []
     for place, panel in enumerate(panels):
@@ -176,7 +178,8 @@ def _phases(rows: pa.Table, iterations: np.ndarray[Any, Any]) -> list[tuple[str,
 def _panels(told: Mapping[str, Any], rows: pa.Table, iterations: np.ndarray[Any, Any]) -> Iterator[Panel]:
     def curves(*wanted: tuple[str, str, str], stepped: bool = False) -> list[Series]:
         found = [(name, reading.numbers(rows, column), style) for name, column, style in wanted]
-        return [Series(name, iterations, values, style, stepped) for name, values, style in found if np.isfinite(values).any()]
+        seen = [(name, values, style) for name, values, style in found if np.isfinite(values).any()]
+        return [Series(name, iterations, values, style, stepped, bool(np.isnan(values).any())) for name, values, style in seen]
 
     gates = told.get("gates", {})
 
@@ -214,6 +217,11 @@ def _above_least(energy: np.ndarray[Any, Any], segments: np.ndarray[Any, Any]) -
         if part.any():
             above[part] = energy[part] - energy[part].min()
     return above
+
+
+def _marked(event: Mapping[str, Any]) -> bool:
+    """Whether an event is worth a mark: looks of the gate that find it open are many, and seen in the curves."""
+    return not (event["event"] == "CERT_CHECK" and event["payload"]["feasible"])
 
 
 def event_style(kind: str) -> str:

@@ -28,9 +28,10 @@ class Sampling:
     def plain(self) -> dict[str, int]:
         return asdict(self)
 
-    def chosen(self, iterations: np.ndarray[Any, Any], written: int) -> np.ndarray[Any, Any]:
-        """Which of these steps leave a row, where `written` rows have been left before."""
+    def chosen(self, iterations: np.ndarray[Any, Any], written: int, *, ends: bool = False) -> np.ndarray[Any, Any]:
+        """Which of these steps leave a row, where `written` rows have been left before. ends: the last one does, if there is room."""
         keep: np.ndarray[Any, Any] = (iterations <= self.first) | (iterations % self.every == 0)
+        keep[-1:] |= ends
         room = self.cap - written
         return keep if keep.sum() <= room else keep & (np.cumsum(keep) <= room)
 
@@ -46,5 +47,5 @@ def _picked(value: Any, places: np.ndarray[Any, Any], count: int) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [value[place] for place in places] if len(value) == count else value
-    array = np.asarray(value)
+    array = np.asanyarray(value)  # masks stay
     return array[places] if array.shape[0] == count else value
