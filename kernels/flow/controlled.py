@@ -175,8 +175,10 @@ class CertifiedRun:
             stopped = "converged"
         if descent.passed and self._unlocked(info, before, gap, converged=stopped in ("converged", "stagnated")):
             stopped = None
-        told = {**info, "phase": self.controller.phase}
+        told, green, verdict = {**info, "phase": self.controller.phase}, self.controller.phase == "GREEN", self.verdict
         self._happen(BlockDone(execution.done, info["energy"], descent, findings, stopped, self._elapsed_ms()))
+        if green and self.controller.phase != "GREEN" and self.verdict is verdict and verdict is not None:
+            self.verdict = judging.lost(verdict, self.controller.phase, descent, findings)
         self._judged = True
         # Once it is judged: what interrupts the visit, or fails in it, finds the run where a checkpoint can go on.
         if visited(on_progress, told, self._save) and not self.controller.ended:

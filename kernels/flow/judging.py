@@ -19,6 +19,7 @@ from .certificates import (
     drifts,
 )
 from .certificates import physics_residuals as residuals_of
+from .certificates.records import Phase
 from .compiler import CompiledFlow
 from .running import Execution
 from .solvers.base import Metrics
@@ -51,6 +52,16 @@ def descent(execution: Execution, compiled: CompiledFlow, profile: Certification
 def findings(profile: CertificationProfile, seen: Seen) -> tuple[Finding, ...]:
     """What the checks that look at a state have against it."""
     return block_findings(profile, **seen._asdict())
+
+
+def lost(verdict: Verdict, phase: Phase, descent: Descent, found: tuple[Finding, ...]) -> Verdict:
+    """The verdict on a run that has lost its certificate on the way, with what is against it."""
+    if verdict.findings:
+        return replace(verdict, phase=phase)
+    if not descent.passed:
+        advice = "Take a smaller alpha, or a solver whose energy never rises (mfista)"
+        found = (Finding("lyapunov", f"no step made the energy fall ({descent.rule})", "none", advice, descent.excess, 0.0), *found)
+    return replace(verdict, phase=phase, findings=found)
 
 
 def seen(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, references: Mapping[str, float]) -> Seen:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bridge_adapter.kernels.flow import FlowSpec, Invariant, Op, Slot, Term, resume_run, run, watching
@@ -160,11 +161,24 @@ def test_a_checker_that_raises_is_told_of_once_until_it_works_again(tmp_path: Pa
     assert told(plain, "INVARIANT_VALIDATION_ERROR") == [{"name": "odd", "reason": "ZeroDivisionError"}]
 
 
+def test_a_redacted_capsule_has_the_text_of_a_failing_checker_nowhere(tmp_path: Path) -> None:
+    def check(state: Any) -> float:
+        raise ValueError("the patient is 42")
+
+    result = run_certified(spec(SEEN, invariants=[Invariant("odd", check)]), iterations=5, out_dir=tmp_path, redact=True)
+    assert result["stopped"] == "cert_fail" and "its checker raised ValueError" in result["verdict"].told()
+    files = [path for path in Path(result["capsule"]).rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"patient" in path.read_bytes()]
+    tables = [pq.ParquetFile(path).read().to_pylist() for path in files if path.suffix == ".parquet"]
+    assert "patient" not in str(tables)
+
+
 @pytest.mark.parametrize("profile", [CertificationProfile(), convex()], ids=["strict", "convex"])
 def test_an_invariant_that_a_spec_declares_counts_unless_the_profile_says_otherwise(profile: CertificationProfile) -> None:
     drifting = spec(SEEN, invariants=[Invariant("sum", lambda state: state["x"].sum())])
     lost = run_certified(drifting, iterations=50, cert_profile=profile)
-    assert (lost["stopped"], lost["phase"], lost["card"]["checks"]["invariant"]) == ("cert_fail", "RED", True)  # where it began, it held
+    assert (lost["stopped"], lost["phase"], lost["card"]["checks"]["invariant"]) == ("cert_fail", "RED", False)
+    assert lost["verdict"].phase == "RED" and lost["verdict"].told().startswith("RED: the invariant sum is off by")
     failing = spec(SEEN, invariants=[Invariant("odd", lambda state: 1 / 0)])
     assert run_certified(failing, iterations=50, cert_profile=profile)["stopped"] == "cert_fail"
     free = CertificationProfile(name=profile.name, checks=profile.checks, invariants=False)

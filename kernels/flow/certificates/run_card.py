@@ -23,9 +23,10 @@ def block_findings(
         for drift in off:
             if not drift.passed:
                 reason = f"the invariant {drift.name} is off by {drift.value:.3g}, more than {drift.allowed:.3g}"
-                if drift.error:
-                    reason = f"the invariant {drift.name} could not be computed ({drift.error})"
                 advice = "Look for the term or the step that does not keep it"
+                if drift.error:  # its type alone: the text may quote data, and findings stand in redacted capsules, too
+                    reason = f"the invariant {drift.name} could not be computed: its checker raised {drift.error.partition(':')[0]}"
+                    advice = "Call its checker with the state that the result has"
                 findings.append(Finding("invariant", reason, "none", advice, drift.value, drift.allowed))
     if "physics_residual" in profile.checks:
         limit = profile.tolerance("physics_residual")
