@@ -164,7 +164,7 @@ class StandIn:
                     waiting.put(answer)
         with self._changed:
             self._ended = True
-            for waiting in self._answers.values():
+            for waiting in list(self._answers.values()):  # whoever is woken takes its own out
                 waiting.put(None)
             self._changed.notify_all()
 
