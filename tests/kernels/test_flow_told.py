@@ -262,3 +262,8 @@ def test_points_that_a_report_has_not_looked_between_are_shown(tmp_path: Path) -
     zeros = column(result, "sparsity_wx")
     shown = page(result["capsule"]).partition("Sparsity of Wx")[2].partition("</svg>")[0]
     assert shown.count("<circle") == len(zeros) > 0
+
+
+def test_the_manifest_names_every_package_that_is_installed(tmp_path: Path) -> None:
+    lock = load_run_manifest(run(spec(SEEN, SPARSE), iterations=2, out_dir=tmp_path)["capsule"])["environment"]["lock"]
+    assert {f"numpy=={np.__version__}", f"jax=={jax.__version__}"} <= set(lock) and lock == sorted(set(lock))

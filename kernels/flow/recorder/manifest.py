@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -167,11 +168,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def environment() -> dict[str, Any]:
-    """Where the run computes: platform, processors, and what JAX sees if it is loaded. No names of machines or users."""
-    import sys
+@cache
+def _installed() -> list[str]:
+    """Every package that can be imported here, as name==version. By the names of their folders: to read what is in them takes long."""
+    found = {folder.stem.rpartition("-")[::2] for place in sys.path for folder in Path(place or ".").glob("*.dist-info")}
+    return sorted(f"{name}=={version}" for name, version in found)
 
+
+def environment() -> dict[str, Any]:
+    """Where the run computes: platform, processors, what JAX sees if it is loaded, and as `lock` all packages that are installed. No names
+    of machines or users."""
     told: dict[str, Any] = {"platform": platform.platform(terse=True), "machine": platform.machine(), "cpus": len(os.sched_getaffinity(0))}
+    told["lock"] = list(_installed())
     if flags := os.environ.get("XLA_FLAGS"):
         told["xla_flags"] = flags
     jax = sys.modules.get("jax")

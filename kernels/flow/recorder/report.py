@@ -382,7 +382,8 @@ def _surroundings(told: Mapping[str, Any]) -> str:
         )
         return f'<div class="card"><table><tr><th colspan=2>{title}</th></tr>{rows}</table></div>' if rows else ""
 
-    parts = [listed("environment", told.get("environment", {})), listed("versions", told.get("versions", {}))]
+    here = {name: value for name, value in told.get("environment", {}).items() if name != "lock"}  # which is long
+    parts = [listed("environment", here), listed("versions", told.get("versions", {}))]
     parts += [listed(name, told.get(name, {})) for name in ("gates", "budgets", "seeds")]
     whole = escape(json.dumps(told, indent=1, default=str))
     unfolded = f"<details><summary>the whole manifest</summary><pre>{whole}</pre></details>"
