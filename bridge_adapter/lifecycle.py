@@ -6,14 +6,19 @@ and what happens to requests that take too long, is the executor's business.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import threading
 import time
 from collections import Counter
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from bridge_adapter.errors import Refused, Unavailable
+
+# Signal handlers run in the main thread. Where the kernel gives a signal to another thread, nothing wakes the main one from its wait, so
+# it looks by itself.
+NOTICE_SECONDS = 1.0
 
 
 class State(enum.StrEnum):
@@ -77,7 +82,10 @@ class Lifecycle:
 
     def wait_to_drain(self) -> None:
         """Waits until the executor is asked to drain, and begins to."""
-        seconds = self._asked.get()
+        while True:
+            with contextlib.suppress(Empty):
+                seconds = self._asked.get(timeout=NOTICE_SECONDS)
+                break
         with self._changed:
             self.state = State.DRAINING
             self._drain_ends = time.monotonic() + (self._drain_seconds if seconds is None else seconds)
@@ -87,7 +95,9 @@ class Lifecycle:
         """Waits for the answers of all requests, until the drain's time is over or that moment. True when all are out."""
         with self._changed:
             until = self._drain_ends if until is None else until
-            return self._changed.wait_for(lambda: not self._open, max(0.0, until - time.monotonic()))
+            while self._open and (left := until - time.monotonic()) > 0:
+                self._changed.wait(min(left, NOTICE_SECONDS))
+            return not self._open
 
     def cut(self, calls: int) -> None:
         """The time is over: so many calls are cancelled."""

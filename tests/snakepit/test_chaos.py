@@ -20,6 +20,11 @@ SWEEP_SECONDS = 10.0
 SEED = int(os.environ.get("CHAOS_SEED", secrets.randbits(32)))
 
 
+def _left(places: Path) -> list[Path]:
+    """What is there, but for the file by which Python's `tempfile` tries if it can write, which stays if it is killed."""
+    return [place for place in places.iterdir() if not (place.is_file() and place.read_bytes() in (b"", b"blat"))]
+
+
 @pytest.mark.timeout(max(300, CALLS))
 @pytest.mark.parametrize(("way", "calls"), [(GATEWAY, CALLS), (ADAPTER, CALLS // 5)], ids=[GATEWAY, ADAPTER])
 def test_whatever_is_killed_every_call_has_one_right_outcome_and_nothing_is_left(directory: Path, way: str, calls: int) -> None:
@@ -37,6 +42,6 @@ def test_whatever_is_killed_every_call_has_one_right_outcome_and_nothing_is_left
     places = directory / "tmp"
     with Pool(directory, start):
         end = time.monotonic() + SWEEP_SECONDS
-        while len(list(places.iterdir())) > 1 and time.monotonic() < end:
+        while len(_left(places)) > 1 and time.monotonic() < end:
             time.sleep(0.01)
-    assert not list(places.iterdir())
+    assert not _left(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 import time
@@ -194,3 +195,16 @@ def test_a_lifecycle_only_goes_forward_and_counts_what_is_open() -> None:
     life.cut(1)
     assert life.stop().startswith("drained: 1 calls finished, 1 were cancelled, 0 were refused; served 2 calls")
     assert life.state is State.STOPPED
+
+
+def test_signals_count_whichever_thread_the_kernel_gives_them_to() -> None:
+    """Python's own handlers run in the main thread only, and a lock that it waits for does not wake it for a signal of another thread."""
+    with Worker(env={"BRIDGE_ADAPTER_DRAIN_MS": "60000"}) as worker:
+        _, control = Held(worker.connect(), "s"), worker.connect("control")
+        pid = worker.process.pid
+        other = next(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid)
+        tgkill = ctypes.CDLL(None).tgkill
+        assert tgkill(pid, other, signal.SIGTERM) == 0
+        control.until(lambda stats: stats["draining"])
+        assert tgkill(pid, other, signal.SIGTERM) == 0
+        assert worker.process.wait(10) == 0
