@@ -3,14 +3,15 @@ defmodule SnakeBridge.LeftDirectoriesTest do
   use ExUnit.Case, async: false
   @moduletag capture_log: true
 
-  import SnakeBridge.Test.Eventually
+  import SnakeBridge.Test.{Eventually, OwnPool}
 
   alias SnakeBridge.Pool
   alias SnakeBridge.Pool.{Python, Slots}
   alias SnakeBridge.Shared.Keeper
 
-  # Directories are swept where temporary files are.
+  # Directories are swept where temporary files are. Of a worker of another pool that began here meanwhile, the directory would go, too.
   setup do
+    assert eventually(fn -> Enum.all?(Pool.info(), &(&1.status == :ready)) end)
     before = System.get_env("TMPDIR")
     # Short: the path of a socket may have a hundred characters.
     base = Path.join(System.tmp_dir!(), "sweep-#{System.pid()}-#{System.unique_integer([:positive])}")
@@ -19,11 +20,18 @@ defmodule SnakeBridge.LeftDirectoriesTest do
 
     on_exit(fn ->
       if before, do: System.put_env("TMPDIR", before), else: System.delete_env("TMPDIR")
+
+      for %{pool: :default, address: "unix:" <> socket} <- Slots.workers(),
+          below?(socket, base),
+          do: :ok = Pool.restart()
+
       File.rm_rf!(base)
     end)
 
     {:ok, base: base}
   end
+
+  defp below?(path, base), do: String.starts_with?(path, base <> "/")
 
   defp directory(base, name) do
     path = Path.join(base, "snakebridge-pool-" <> name)
@@ -37,6 +45,11 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     socket = Path.join(directory, "w.sock")
     {:ok, listener} = :gen_tcp.listen(0, [:binary, active: false, ifaddr: {:local, socket}])
     {directory, socket, listener}
+  end
+
+  defp socket(pool) do
+    "unix:" <> socket = Enum.find(Slots.workers(), &(&1.pool == pool)).address
+    socket
   end
 
   defp minutes_ago(path, minutes), do: File.touch!(path, System.os_time(:second) - 60 * minutes)
@@ -85,8 +98,8 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     python = [size: 1, python: Path.expand(".venv/bin/python")]
     start_supervised!({Pool, [name: :sweep_first] ++ python}, id: :first)
     assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], pool: :sweep_first)
-    "unix:" <> socket = Enum.find(Slots.workers(), &(&1.pool == :sweep_first)).address
-    assert String.starts_with?(socket, base)
+    socket = socket(:sweep_first)
+    assert below?(socket, base)
     minutes_ago(socket, 60)
     {dead, left, listener} = listening(base, "dead")
     :gen_tcp.close(listener)
@@ -97,9 +110,35 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     refute File.exists?(dead)
     assert File.exists?(socket)
     assert {:ok, 4.0} = SnakeBridge.call("math", "sqrt", [16], pool: :sweep_first)
+    directories = for pool <- [:sweep_first, :sweep_next], do: Path.dirname(socket(pool))
     stop_supervised!(:first)
     stop_supervised!(:next)
-    assert eventually(fn -> Path.wildcard(Path.join(base, "snakebridge-pool-*")) == [] end)
+    assert eventually(fn -> not Enum.any?(directories, &File.exists?/1) end)
+  end
+
+  test "a worker whose directory somebody has removed is replaced, and sessions that it holds go on" do
+    pool = start_pool("removed", retry: false)
+    assert {:ok, acc} = SnakeBridge.call("sample", "Acc", [1], pool: pool)
+    [%{os_pid: first}] = Pool.info(pool)
+    File.rm_rf!(Path.dirname(socket(pool)))
+
+    # The connection that there is does, as long as one is enough.
+    assert {:ok, 2} = SnakeBridge.call(acc, :add, [1], pool: pool)
+    me = self()
+    wait = fn -> send(me, {:in, self()}) && receive(do: (:go -> :done)) end
+    task = Task.async(fn -> SnakeBridge.call("sample", "apply", [wait], pool: pool) end)
+    assert_receive {:in, holder}, 10_000
+    # In a session of its own, as each process has.
+    getpid = fn -> Task.await(Task.async(fn -> SnakeBridge.call("os", "getpid", [], pool: pool) end)) end
+    assert {:error, %SnakeBridge.Error{category: :worker_crash, outcome: :not_started} = error} = getpid.()
+    assert error.message =~ "the Python worker was lost: cannot connect to the worker at unix:"
+    assert eventually(fn -> match?({:ok, pid} when pid != first, getpid.()) end)
+    send(holder, :go)
+    assert {:ok, :done} = Task.await(task)
+    assert {:ok, 3} = SnakeBridge.call(acc, :add, [1], pool: pool)
+    assert [%{leaving: [_]}] = Pool.info(pool)
+    SnakeBridge.release_ref(acc)
+    assert eventually(fn -> match?([%{leaving: []}], Pool.info(pool)) end)
   end
 
   test "a process that cannot be started leaves no directory", %{base: base} do

@@ -209,6 +209,10 @@ defmodule SnakeBridge.Pool.Python do
     end
   end
 
+  @doc "Whether an executor's socket is where it was made: who removes old files from where temporary ones are may have removed it."
+  @spec reachable?(map()) :: boolean()
+  def reachable?(%{address: "unix:" <> socket}), do: match?({:ok, _}, File.lstat(socket))
+
   @doc "Removes an executor's directory."
   @spec cleanup(String.t() | nil) :: :ok
   def cleanup(nil), do: :ok

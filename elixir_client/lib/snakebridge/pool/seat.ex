@@ -280,6 +280,17 @@ defmodule SnakeBridge.Pool.Seat do
   end
 
   defp heard(:left, pid, state), do: taken_over(state, pid)
+
+  defp heard(:unreachable, pid, %{pid: pid, status: :ready, next: nil} = state) do
+    why = "its socket was removed"
+
+    Logger.warning(
+      "SnakeBridge: the worker #{state.worker.os_pid} of the pool #{inspect(state.pool)} is replaced: #{why}"
+    )
+
+    if Lifecycle.state(state.pool) == :running, do: replace(state, [spare: true, why: why], []), else: state
+  end
+
   defp heard({:died, _}, pid, state), do: gone(state, pid)
   defp heard(_, _, state), do: state
 

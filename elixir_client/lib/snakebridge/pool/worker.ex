@@ -6,7 +6,8 @@ defmodule SnakeBridge.Pool.Worker do
   The Port's stdin is the Python process's lifeline: it ends when this BEAM does, however that happens.
 
   Its owner hears `{:worker, pid, event}`: `:ready`, `{:failed, text}` (it never became ready), `{:died, death}`, `:left` (sessions that hold
-  nothing are refused from now on), `:vacant` (nothing needs it any more). A dead worker stays while callers hold connections to it, and to tell them why it died.
+  nothing are refused from now on), `:vacant` (nothing needs it any more), `:unreachable` (it lives, and nobody can connect
+  to it). A dead worker stays while callers hold connections to it, and to tell them why it died.
   """
   use GenServer, restart: :temporary, shutdown: 10_000
 
@@ -251,6 +252,7 @@ defmodule SnakeBridge.Pool.Worker do
     case List.keytake(state.asking, from, 0) do
       {_, asking} ->
         GenServer.reply(from, nil)
+        if state.status == :seated and not Python.reachable?(state.started), do: tell(state, :unreachable)
         {:noreply, %{state | asking: asking}}
 
       nil ->

@@ -63,18 +63,23 @@ defmodule SnakeBridge.Pool.WorkerClient do
   """
   @spec crash(map(), :unknown | :not_started, String.t(), Breaker.key() | nil) :: Error.t()
   def crash(worker, outcome, seen, circuit \\ nil) do
+    unseen = Death.unseen(seen)
+
     death =
       try do
-        GenServer.call(worker.pid, why(worker, circuit), 3_000) || Death.unseen(seen)
+        GenServer.call(worker.pid, why(worker, circuit), 3_000) || unseen
       catch
-        :exit, {:timeout, _} -> Death.unseen(seen)
+        :exit, {:timeout, _} -> unseen
         :exit, _ -> Death.unseen(seen, :pool_stopped)
       end
 
     error =
-      if worker.remote,
-        do: Death.error(death, outcome, lost(worker.address)),
-        else: Death.error(death, outcome)
+      cond do
+        worker.remote -> Death.error(death, outcome, lost(worker.address))
+        # It may live, and cannot be reached any more.
+        death == unseen -> Death.error(death, outcome, "the Python worker was lost")
+        true -> Death.error(death, outcome)
+      end
 
     # Which process it was: all calls that failed with it failed of one death.
     put_in(error.details[:worker], {worker.index, worker.generation})
