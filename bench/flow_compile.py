@@ -1,8 +1,9 @@
 """How long it takes from a spec to its first step, most of which is XLA's compilation.
 
-`floor` is the bare loop, FISTA in one scan; `measured` a loop written by hand for this one problem that reads in each step what ours does:
-the energy, the residual, the norm of the gradient, whether all are finite and whether it is over; `inner` ours, from the spec. Each shape
-is a new one. `fresh` is ours in a new process, `kept` in one that finds the programs in a folder, as docs/flow/running.md says.
+`floor` is the bare loop, FISTA in one scan; `measured` a loop written by hand for this one problem, as lean as it can be, that reads in
+each step what ours does: the energy, the residual, the norm of the gradient, whether all are finite and whether it is over; `inner` ours,
+from the spec. Each shape is a new one. `fresh` is ours in a new process, `kept` in one that finds the programs in a folder, as
+docs/flow/running.md says.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import jax
 import jax.numpy as jnp
 
 from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
+from bridge_adapter.kernels.flow.packed import elementwise, vector
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.spec import FlowSpec
+from bridge_adapter.kernels.flow.sums import each_summed, summed
 
 from .flow_extra import deblurring, steps_of
 from .report import Row, note
@@ -112,7 +115,7 @@ def _bare(compiled: CompiledFlow) -> Callable[[jax.Array], jax.Array]:
 
 
 def _measured(compiled: CompiledFlow) -> Callable[[jax.Array], Any]:
-    """The same with what our steps read, and a row of it for each step."""
+    """The same with what our steps read, and a row of it for each step: as lean as it can be written, its scalars and sums together."""
     step = _step(compiled)
     term: Any = compiled.problem.smooth[0]
     transfer, data, alpha = term.op.transfer, term.data, compiled.controls.alpha
@@ -120,26 +123,24 @@ def _measured(compiled: CompiledFlow) -> Callable[[jax.Array], Any]:
 
     @jax.jit
     def loop(x: jax.Array) -> Any:
-        def energy(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-            misfit = transfer * jnp.fft.rfftn(z, axes=axes) - data
-            return jnp.sum(misfit.real**2 + misfit.imag**2) / math.prod(term.op.sides), WEIGHT * jnp.sum(jnp.abs(z))
-
-        def one(carry: Any) -> Any:
-            x, y, t, _, _, count, trace = carry
+        def one(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+            x, y, (t, _, _, count), trace = carry
             z, slope = step(y)
-            smooth, rest = energy(z)
-            size = jnp.sqrt(jnp.sum(slope**2))
-            residual = jnp.sqrt(jnp.sum((y - z) ** 2)) / (alpha * jnp.maximum(1, size))
-            following = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
-            told = jnp.stack([smooth + rest, smooth, rest, residual, size])
-            trace = jax.lax.dynamic_update_index_in_dim(trace, told, count, 0)
-            return z, z + (t - 1) / following * (z - x), following, smooth + rest, residual, count + 1, trace
+            misfit = transfer * jnp.fft.rfftn(z, axes=axes) - data
+            smooth = summed(misfit.real**2 + misfit.imag**2) / math.prod(term.op.sides)
+            rest, steep, moved = each_summed(WEIGHT * jnp.abs(z), slope**2, (y - z) ** 2)
+            size, length, root = elementwise(jnp.sqrt, [steep, moved, 1 + 4 * t**2])
+            following = (1 + root) / 2
+            residual, onward = elementwise(jnp.divide, [length, t - 1], [alpha * jnp.maximum(1, size), following])
+            told = vector([smooth + rest, smooth, rest, residual, size])
+            trace = jax.lax.dynamic_update_index_in_dim(trace, told, count.astype(jnp.int32), 0)
+            return z, z + onward * (z - x), vector([following, smooth + rest, residual, count + 1]), trace
 
-        def unfinished(carry: Any) -> jax.Array:
-            return jnp.asarray((carry[5] < 2) & (carry[4] > 0) & jnp.isfinite(carry[3]))
+        def unfinished(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            _, energy, residual, count = carry[2]
+            return jnp.asarray((count < 2) & (residual > 0) & jnp.isfinite(energy))
 
-        zero = jnp.zeros((), x.dtype)
-        return jax.lax.while_loop(unfinished, one, (x, x, zero + 1, zero, zero + 1, 0, jnp.zeros((1024, 5), x.dtype)))
+        return jax.lax.while_loop(unfinished, one, (x, x, jnp.asarray([1, 0, 1, 0], x.dtype), jnp.zeros((1024, 5), x.dtype)))
 
     return loop
 
