@@ -155,12 +155,13 @@ class CertifiedRun:
         try:
             info = next(execution)
         except StopIteration:
-            descent = Descent(True, "no step was made")
-            self._happen(BlockDone(execution.done, before, descent, (), execution.stopped or "budget", self._elapsed_ms()))
+            self._happen(BlockDone(execution.done, before, judging.IDLE, (), execution.stopped or "budget", self._elapsed_ms()))
             self._stood = None
             return
         except FlowDiverged as error:
             self._happen(Diverged(int(error.step or 0), str(error)))
+            if self.verdict is not None and self.controller.status == "diverged":
+                self.verdict = judging.lost(self.verdict, self.controller.phase, judging.IDLE, (judging.infinite(error),))
             self._stood = None
             return
         descent = judging.descent(execution, self.compiled, self.profile, self._before.run.state.metrics)
@@ -349,8 +350,7 @@ class CertifiedRun:
     def _standing(self) -> CertifiedRun:
         """This run as it stands, whatever becomes of it: what a block changes is assigned anew, but within these."""
         made = copy.copy(self)
-        for name in ("_execution", "_tuning", "_scaling", "_moves"):
-            setattr(made, name, copy.copy(getattr(self, name)))
+        vars(made).update({name: copy.copy(getattr(self, name)) for name in ("_execution", "_tuning", "_scaling", "_moves")})
         return made
 
     def _record(self) -> dict[str, Any]:
