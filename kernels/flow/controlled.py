@@ -85,8 +85,7 @@ class CertifiedRun:
         self._descents: list[Descent] = []
         self._lint: SpecLintFailed | None = None
         self._skip_certify = False
-        self._stood: Execution | None = None  # the execution where the last block began, until what came of it changes more than that
-        self._judged = True  # not while a block that was made is not told to the controller yet
+        self._stood: CertifiedRun | None = None  # this run where the present block began, until all that comes of the block is done
         self._references: dict[str, float] = {}
         self._watch = watch_of(asked, recorder)
         self._began = self._saved = time.perf_counter()
@@ -150,24 +149,24 @@ class CertifiedRun:
         execution.columns = {"phase": self.controller.phase, "segment_id": self.controller.segment} | controlled_columns(
             self.compiled, self.verdict, self._scaling, self._sparsity, self._tuning
         )
-        self._stood, self._judged = copy.copy(execution), False
+        self._stood = self._standing()
         self._before = execution.snapshot()
         before = self._before.energy
         try:
             info = next(execution)
         except StopIteration:
-            descent = Descent(True, "no step was made")
-            self._happen(BlockDone(execution.done, before, descent, (), execution.stopped or "budget", self._elapsed_ms()))
-            self._judged = True
+            self._happen(BlockDone(execution.done, before, judging.IDLE, (), execution.stopped or "budget", self._elapsed_ms()))
+            self._stood = None
             return
         except FlowDiverged as error:
             self._happen(Diverged(int(error.step or 0), str(error)))
-            self._judged = True
+            if self.verdict is not None and self.controller.status == "diverged":
+                self.verdict = judging.lost(self.verdict, self.controller.phase, judging.IDLE, (judging.infinite(error),))
+            self._stood = None
             return
         descent = judging.descent(execution, self.compiled, self.profile, self._before.run.state.metrics)
         seen = self._watch.seen
         gap, found = seen.gap, judging.findings(self.profile, seen)
-        self._stood = None
         findings = (*self._lost(), *found)
         self._descents = told_descents([*self._descents, descent])
         stopped: str | None = execution.stopped or None
@@ -179,7 +178,7 @@ class CertifiedRun:
         self._happen(BlockDone(execution.done, info["energy"], descent, findings, stopped, self._elapsed_ms()))
         if green and self.controller.phase != "GREEN" and self.verdict is verdict and verdict is not None:
             self.verdict = judging.lost(verdict, self.controller.phase, descent, findings)
-        self._judged = True
+        self._stood = None
         # Once it is judged: what interrupts the visit, or fails in it, finds the run where a checkpoint can go on.
         if visited(on_progress, told, self._save) and not self.controller.ended:
             execution.cancel()
@@ -337,26 +336,27 @@ class CertifiedRun:
         return (time.perf_counter() - self._began) * 1000.0
 
     def _save(self) -> None:
-        """Keeps a checkpoint, unless the run stands in the middle of something that no checkpoint could go on with."""
+        """Keeps a checkpoint, once there are steps: of this moment, or where the present block began."""
         last = self._last()
         if last is not None:
             self._recorder.checkpoint(last.record, iteration=last.record["iteration"], certificates=last.certificates)
             self._saved = time.perf_counter()
 
     def _last(self) -> Last | None:
-        """What a checkpoint of this moment holds."""
-        execution = self._execution if self._judged or self._standing_before() else self._stood
-        if execution is None:
-            return None
-        return Last(self._record(execution), self.verdict.record() if self.verdict is not None else None)
+        """What that checkpoint holds."""
+        run = self._stood or self
+        return None if run._execution is None else Last(run._record(), None if run.verdict is None else run.verdict.record())
 
-    def _standing_before(self) -> bool:
-        """Whether the block that is under way has changed nothing yet."""
-        return self._before is not None and self._before.run is self.execution.run
+    def _standing(self) -> CertifiedRun:
+        """This run as it stands, whatever becomes of it: what a block changes is assigned anew, but within these."""
+        made = copy.copy(self)
+        vars(made).update({name: copy.copy(getattr(self, name)) for name in ("_execution", "_tuning", "_scaling", "_moves")})
+        return made
 
-    def _record(self, execution: Execution) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         """All that is needed to go on under the controller, bit for bit."""
-        good, here = self._good, self._good is not None and self._good.run is execution.run
+        execution, good = self.execution, self._good
+        here = good is not None and good.run is execution.run
         return execution.record() | {
             "tuner_state": self._tuning.record() if self._tuning is not None else TunerState().record(),
             "references": self._references,

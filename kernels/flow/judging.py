@@ -21,11 +21,13 @@ from .certificates import (
 from .certificates import physics_residuals as residuals_of
 from .certificates.records import Phase
 from .compiler import CompiledFlow
+from .errors import FlowDiverged
 from .running import Execution
 from .solvers.base import Metrics
 from .watching import Seen, gap_at
 
 NOTHING = Seen([], [], None)
+IDLE = Descent(True, "no step was made")
 
 
 def descent(execution: Execution, compiled: CompiledFlow, profile: CertificationProfile, before: Metrics) -> Descent:
@@ -52,6 +54,11 @@ def descent(execution: Execution, compiled: CompiledFlow, profile: Certification
 def findings(profile: CertificationProfile, seen: Seen) -> tuple[Finding, ...]:
     """What the checks that look at a state have against it."""
     return block_findings(profile, **seen._asdict())
+
+
+def infinite(error: FlowDiverged) -> Finding:
+    """What is against a run whose numbers did not stay finite."""
+    return Finding("finite", str(error), "none", "Take a smaller alpha, or look at the data")
 
 
 def lost(verdict: Verdict, phase: Phase, descent: Descent, found: tuple[Finding, ...]) -> Verdict:

@@ -118,7 +118,7 @@ def resume_run(
     with precision(given.dtype):
         # First, for it refuses what does not fit, and that leaves no trace in the capsule.
         execution = Execution(compiled, iterations=budget, block=block, saved=record, save_every=save_every)
-        with Capsule.resume(run_dir, found["checkpoint"], remaining=budget - found["iter"]) as capsule:
+        with Capsule.resume(run_dir, found["checkpoint"], remaining=max(0, budget - found["iter"])) as capsule:
             execution.recorder = capsule
             _watched(execution, capsule, manifest.get("invariants", {}))
             capsule.update(**budget_fields(budget, block or record.get("block")))

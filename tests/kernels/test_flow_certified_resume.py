@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge_adapter.kernels.flow import FlowInputError, FlowSpec, Op, Slot, Term, compile_flow, judging, resume_run, run, run_certified
+from bridge_adapter.kernels.flow import (
+    FlowInputError,
+    FlowSpec,
+    Op,
+    Slot,
+    Term,
+    compile_flow,
+    judging,
+    resume_run,
+    run,
+    run_certified,
+    tuning,
+)
 from bridge_adapter.kernels.flow.controller import ControllerConfig, GapDial, MultiscaleSchedule
 from bridge_adapter.kernels.flow.named_runs import NamedRuns
 from bridge_adapter.kernels.flow.recorder import reading
@@ -19,6 +31,10 @@ from bridge_adapter.kernels.flow.recorder.errors import CheckpointRefused
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 
 N, NOISE, BLOCK, BUDGET = 64, 0.1, 10, 240
+
+
+class Deadline(BaseException):
+    """What ends a call from outside."""
 
 
 def blurred() -> FlowSpec:
@@ -108,9 +124,6 @@ def test_a_killed_run_goes_on_under_its_controller_bit_for_bit(tmp_path: Path, w
 
 
 def test_a_run_is_saved_wherever_it_is_ended_from_outside(tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    class Deadline(BaseException):
-        pass
-
     def end(info: dict[str, Any]) -> None:
         if info["iteration"] >= 60:
             raise error
@@ -136,6 +149,38 @@ def test_a_run_is_saved_wherever_it_is_ended_from_outside(tmp_path: Path, whole:
         runs.run("judged", compiled, **asks)
     monkeypatch.undo()
     same(runs.resume("judged", compiled, block=BLOCK), whole)
+
+
+@pytest.mark.parametrize("kind", [Deadline, KeyboardInterrupt])
+def test_a_run_that_is_ended_while_it_tunes_goes_on_where_it_began_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    """A proximal step solves it, so moves are tried where the solver is at rest: after one that was kept, and after one that was not."""
+    noisy = np.repeat([0.0, 3.0, 1.0, 2.0], 16) + 0.3 * np.random.default_rng(5).standard_normal(64)
+    prior = Term("wavelet_l1", "x", weight=0.2, params={"levels": 4})
+    spec = FlowSpec(slots={"x": Slot(shape=(64,))}, terms=[Term("quadratic", "x", target=noisy), prior])
+    asks: dict[str, Any] = {"gap_dial": GapDial(sigma=0.3, proposal=0.2, no_improve=3), "iterations": 200, "block": 2}
+    whole = run_certified(spec, out_dir=tmp_path / "whole", **asks)
+    told = [event["event"] for event in reading.events(whole["capsule"])]
+    tried = [name for name in told if name in ("TUNER_MOVE_ACCEPTED", "TUNER_MOVE_REJECTED")]
+    certify = tuning.certify
+    for end in (1, tried.index("TUNER_MOVE_REJECTED") + 2):
+        made = list[Any]()
+
+        def interrupted(*given: Any, end: int = end, made: list[Any] = made, **options: Any) -> Any:
+            made.append(given)
+            if len(made) == end:
+                raise kind
+            return certify(*given, **options)
+
+        monkeypatch.setattr(tuning, "certify", interrupted)
+        try:
+            assert run_certified(spec, out_dir=tmp_path / str(end), **asks)["stopped"] == "cancelled"
+        except Deadline:
+            assert kind is Deadline
+        monkeypatch.undo()
+        (cut,) = (tmp_path / str(end)).iterdir()
+        same(resume_run(cut, spec), whole)
 
 
 def test_a_cancelled_run_and_one_with_too_small_a_budget_go_on_likewise(tmp_path: Path, whole: dict[str, Any]) -> None:

@@ -18,9 +18,11 @@ from bridge_adapter.kernels.flow.controller import ControllerConfig, GapDial, Sp
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.recorder import columns, events, reading
+from bridge_adapter.kernels.flow.recorder.capsule import Capsule
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 from bridge_adapter.kernels.flow.recorder.report import page
 from bridge_adapter.kernels.flow.recorder.sampling import Sampling
+from bridge_adapter.kernels.flow.running import at_end
 
 N = 128
 NOISE = 0.1
@@ -112,7 +114,8 @@ def test_a_dial_tells_what_it_changes_and_rows_whose_move_they_belong_to(tmp_pat
 
 def test_a_run_that_is_cut_goes_on_with_the_same_trial(tmp_path: Path) -> None:
     flow = spec(BLURRED, Term("l1", "x", weight=0.4))
-    asked: dict[str, Any] = {"block": 10, "tol": 0.0, "out_dir": tmp_path, "gap_dial": GapDial(sigma=0.5, warmup_iterations=5)}
+    dial = GapDial(sigma=0.5, warmup_iterations=5, monitoring_interval=30)
+    asked: dict[str, Any] = {"block": 10, "tol": 0.0, "out_dir": tmp_path, "gap_dial": dial}
     whole = run_certified(flow, iterations=200, **asked)
     first = run_certified(flow, iterations=20, **asked)
     rest = resume_run(first["capsule"], flow, iterations=200)
@@ -136,8 +139,8 @@ def test_a_tuner_that_gains_nothing_or_cannot_judge_says_so(tmp_path: Path) -> N
 class Fickle:
     """A checker that fails from one call to another."""
 
-    def __init__(self, first: int, last: int) -> None:
-        self.calls, self.fails = 0, range(first, last)
+    def __init__(self, *fails: int) -> None:
+        self.calls, self.fails = 0, fails
 
     def __call__(self, state: Any) -> float:
         self.calls += 1
@@ -149,13 +152,13 @@ class Fickle:
 def test_a_checker_that_raises_is_told_of_once_until_it_works_again(tmp_path: Path) -> None:
     profile = CertificationProfile(invariants=False)
     broken = Invariant("odd", lambda state: 1 / 0)
-    fickle = Invariant("fickle", Fickle(5, 8), kind="constraint")
+    fickle = Invariant("fickle", Fickle(5, 6, 7, 9), kind="constraint")
     flow = spec(BLURRED, Term("tikhonov", "x", weight=1e-3), invariants=[broken, fickle])
     result = run_certified(flow, iterations=60, block=5, tol=0.0, out_dir=tmp_path, cert_profile=profile)
     assert result["phase"] == "GREEN"
     reasons = {"odd": "ZeroDivisionError: division by zero", "fickle": "ValueError: no sum today"}
     assert [(one["name"], one["reason"]) for one in told(result, "INVARIANT_VALIDATION_ERROR")] == [
-        (name, reasons[name]) for name in ("odd", "fickle")
+        (name, reasons[name]) for name in ("odd", "fickle", "fickle")
     ]
     plain = run(spec(SEEN, SPARSE, invariants=[broken]), iterations=5, out_dir=tmp_path, redact=True)
     assert told(plain, "INVARIANT_VALIDATION_ERROR") == [{"name": "odd", "reason": "ZeroDivisionError"}]
@@ -197,6 +200,20 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_told(tmp_path: Path) -> Non
     assert damage["file"] == newest.name and damage["reason"]
 
 
+def test_a_run_that_has_more_steps_than_it_is_now_to_have_has_none_left(tmp_path: Path) -> None:
+    flow = spec(BLURRED, SPARSE)
+    rest = resume_run(run(flow, iterations=9, tol=0, out_dir=tmp_path)["capsule"], flow, iterations=5)
+    assert load_run_manifest(rest["capsule"])["sparsity_tau"] == 1e-8 and column(rest, "sparsity_wx").keys() <= {9}
+    assert (rest["iterations"], [one["remaining_iters"] for one in told(rest, "FLOW_RESUMED")]) == (9, [0])
+
+
+def test_what_is_known_in_some_rows_only_may_be_a_whole_number() -> None:
+    row = {"run_id": "r", "flow_name": "f", "seq": 0, "phase": "RED", "segment_id": 0, "t_wall_ms": 0.0, "alpha": 1.0, "E": 0.0}
+    levels = np.ma.masked_array([3, 4], mask=[True, False])
+    made = columns.table({**row, "grad_norm": 0.0, "iter": np.arange(2), "level_active_max": levels})
+    assert made["level_active_max"].to_pylist() == [None, 4]
+
+
 def test_rows_that_end_a_block_say_what_was_seen_there(tmp_path: Path) -> None:
     flow = spec(BLURRED, SPARSE)
     profile = convex(checks=("lyapunov", "duality_gap"), tolerances={"duality_gap": 0.0})
@@ -229,10 +246,11 @@ def test_what_nothing_declares_or_asks_for_is_null_and_compiles_nothing(tmp_path
 
 
 def test_the_drift_of_a_plain_run_is_that_where_its_blocks_end(tmp_path: Path) -> None:
-    flow = spec(SEEN, SPARSE, invariants=[Invariant("sum", lambda state: state["x"].sum())])
+    flow = spec(BLURRED, SPARSE, invariants=[Invariant("sum", lambda state: state["x"].sum())])
     result = run(flow, iterations=30, block=10, tol=0, out_dir=tmp_path)
-    drift = column(result, "invariant_drift_max")
-    assert drift[max(drift)] == pytest.approx(abs(result["state"]["x"].sum()))
+    for found in (result, resume_run(result["capsule"], flow, iterations=40)):
+        drift = column(found, "invariant_drift_max")
+        assert drift[max(drift)] == pytest.approx(abs(found["state"]["x"].sum()))
 
 
 def test_the_prox_in_coordinates_is_that_of_the_slot_seen_in_them() -> None:
@@ -249,6 +267,13 @@ def test_the_prox_in_coordinates_is_that_of_the_slot_seen_in_them() -> None:
         outside = compiled.g_prox({**u, "x": W.rmatvec(u["x"])}, 0.7)
         np.testing.assert_allclose(inside["x"], W.matvec(outside["x"]), rtol=0, atol=1e-12)
         assert np.count_nonzero(np.asarray(inside["x"])) < N and inside["z"] is u["z"]
+
+
+def test_what_is_seen_where_a_block_ends_stays_there_where_rows_are_left_out(tmp_path: Path) -> None:
+    with Capsule.create(tmp_path, spec(SEEN).plain(), sampling=Sampling(first=2, every=3)) as capsule:
+        capsule.rows({"iter": np.arange(1, 8), "E": 1.0, "grad_norm": 0.0, "alpha": 1.0, "gap": at_end(5.0, 7)})
+    assert column({"capsule": capsule.path}, "gap") == {7: 5.0}
+    assert reading.telemetry(capsule.path)["iter"].to_pylist() == [1, 2, 3, 6, 7]
 
 
 def test_the_row_that_ends_a_block_is_kept_if_there_is_room() -> None:

@@ -22,7 +22,14 @@ SEED = int(os.environ.get("CHAOS_SEED", secrets.randbits(32)))
 
 def _left(places: Path) -> list[Path]:
     """What is there, but for the file by which Python's `tempfile` tries if it can write, which stays if it is killed."""
-    return [place for place in places.iterdir() if not (place.is_file() and place.read_bytes() in (b"", b"blat"))]
+
+    def counts(place: Path) -> bool:
+        try:
+            return not (place.is_file() and place.read_bytes() in (b"", b"blat"))
+        except FileNotFoundError:  # removed in between
+            return False
+
+    return [place for place in places.iterdir() if counts(place)]
 
 
 @pytest.mark.timeout(max(300, CALLS))

@@ -341,7 +341,8 @@ class Capsule:
             self._writer.join(self._rows)
             if last is not None and self._redactor is None:
                 sync_folder(self.path)
-                self._save(last.record, self._iteration, last.certificates)
+                # Of a run that was interrupted it may be of a step before the last one.
+                self._save(last.record, last.record.get("iteration", self._iteration), last.certificates)
         if status == "cancelled":
             self._event("CANCELLED", {"iteration": self._iteration}, self._iteration)
         finished = {

@@ -145,7 +145,7 @@ def _column(column: Column, value: Any, count: int) -> pa.Array:
     empty = None
     if isinstance(value, np.ma.MaskedArray):  # known in some rows only, as what is looked at where a block ends
         empty = np.ma.getmaskarray(value)
-        array = np.asarray(value.filled(np.nan))
+        array = np.asarray(np.ma.filled(value.astype(float), np.nan))
     elif array.dtype == object:  # None among numbers
         empty = np.array([item is None for item in array.ravel()])
         array = np.array([np.nan if item is None else item for item in array.ravel()], float)

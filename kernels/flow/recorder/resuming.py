@@ -22,6 +22,7 @@ INHERITED = (
     "solver_reason",
     "lens_name",
     "frame_type",
+    "sparsity_tau",
     "alpha",
     "beta",
     "gates",
