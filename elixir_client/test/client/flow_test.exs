@@ -16,7 +16,10 @@ defmodule SnakeBridge.FlowTest do
     options = Application.fetch_env!(:snakebridge, :pools)[:single]
     env = [{"BRIDGE_ADAPTER_FLOW_RUNS", directory} | options[:env]]
     on_exit(fn -> File.rm_rf!(directory) end)
-    start_supervised!({Pool, Keyword.merge(options, name: :flows, size: 1, env: env)})
+
+    # A run that is left is saved, which may take its time where much else is done; nothing here is about being killed for that.
+    started = Keyword.merge(options, name: :flows, size: 1, env: env, kill_after: 60_000)
+    start_supervised!({Pool, started})
     :ok
   end
 
