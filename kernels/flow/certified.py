@@ -16,6 +16,7 @@ from .controlled import CertifiedRun
 from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
 from .errors import FlowInputError
 from .kept import Asked, asked_again
+from .lint import lint_form, mode_of, raise_errors
 from .precision import precision
 from .recorded import asked_fields, recorder_in
 from .recorder import NoRecorder
@@ -61,7 +62,8 @@ def run_certified(
     kind, and for a flow that was compiled of another spec.
     """
     given = {"cert_profile": cert_profile, "multiscale": multiscale, "flow": flow, "gap_dial": gap_dial, "sparsity": sparsity}
-    a_spec(spec)
+    # What has the wrong form cannot be recorded, not even as refused.
+    raise_errors(lint_form(a_spec(spec), mode_of(None)))
     iterations = steps_of(iterations)
     check_ways(on_progress, save_every, redact)
     _check(spec, compiled)

@@ -274,7 +274,7 @@ def _loaded(path: Path, *, deterministic: bool = False) -> dict[str, Any]:
     """What a spec file defines. Raises FlowError where it defines no spec."""
     if deterministic:
         determinism.deterministic()  # before the file loads JAX
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return _described(path)
     found = runpy.run_path(str(path))
     from .spec import FlowSpec
@@ -301,8 +301,10 @@ def _compiled(given: Mapping[str, Any], tol: float | None) -> CompiledFlow:
     from .compiler import compile_flow
 
     options = {name: given[name] for name in ("solver", "alpha") if name in given}
-    if "flow" in _asked(given):
-        options["solver"] = _asked(given)["flow"].solver
+    if policy := _meant(given, "policy"):
+        if options:
+            raise FlowError(f"the file has a policy, which says how the flow steps, and {' and '.join(options)}; leave out one of the two")
+        options["solver"] = policy.solver
     return compile_flow(given["spec"], tol=_tol(given, tol), **options)
 
 
@@ -332,20 +334,23 @@ def _given(given: Mapping[str, Any], name: str, usual: Number, kind: Callable[[A
 
 
 def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file asks of a certified run, by the names of `run_certified`; a name that holds something else is not meant so."""
+    """What the file asks of a certified run, by the names of `run_certified`."""
+    names = {"profile": "cert_profile", "policy": "flow"}
+    asked = {name: _meant(given, name) for name in ("profile", "config", "multiscale", "policy", "gap_dial", "sparsity")}
+    return {names.get(name, name): value for name, value in asked.items() if value is not None}
+
+
+def _meant(given: Mapping[str, Any], name: str) -> Any:
+    """A field of a certified run in the file: of its class, or described as in JSON. What is neither is not meant so."""
     from .certificates import CertificationProfile
     from .controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
+    from .described_runs import certified_field
 
-    kinds = {
-        "profile": CertificationProfile,
-        "config": ControllerConfig,
-        "multiscale": MultiscaleSchedule,
-        "policy": FlowPolicy,
-        "gap_dial": GapDial,
-        "sparsity": SparsityPolicy,
-    }
-    names = {"profile": "cert_profile", "policy": "flow"}
-    return {names.get(name, name): given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
+    kinds = (CertificationProfile, ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy)
+    value = given.get(name)
+    if isinstance(value, (str, Mapping)):
+        return certified_field(name, value)
+    return value if isinstance(value, kinds) else None
 
 
 def _profile(given: Mapping[str, Any], name: str | None, allow_estimates: bool) -> CertificationProfile:

@@ -38,7 +38,7 @@ from .controller import (
 from .controller.phases import Action, Happening
 from .controller.remediation import ridge_of
 from .errors import FlowDiverged, FlowInputError
-from .kept import OPEN_ENDS, Asked, Changes, counts, packed, place_from, place_record, told_changes, told_descents, unpacked
+from .kept import Asked, Changes, counts, opened_again, packed, place_from, place_record, told_changes, told_descents, unpacked
 from .lint import Mode, SpecLintFailed
 from .precision import device
 from .problem import Problem
@@ -400,12 +400,11 @@ class CertifiedRun:
     def record_in(self, recorder: Recorder) -> None:
         """Where a run that has taken over tells what it does, from here on."""
         self._recorder = self.execution.recorder = self._watch.recorder = recorder
-        if self.controller.ended and (status := self.controller.status) in OPEN_ENDS and self.execution.done < self._iterations:
-            self.controller = replace(self.controller, ended=False, status="")
-            if status != "cancelled":
-                # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
-                energy = float(self.execution.info["energy"])
-                self._happen(BlockDone(self.execution.done, energy, self._descents[-1], (), None, self._elapsed_ms()))
+        before, self.controller = self.controller, opened_again(self.controller, left=self.execution.done < self._iterations)
+        if before.ended and not self.controller.ended and before.status != "cancelled":
+            # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
+            energy = float(self.execution.info["energy"])
+            self._happen(BlockDone(self.execution.done, energy, self._descents[-1], (), None, self._elapsed_ms()))
 
     def _finished(self) -> dict[str, Any]:
         try:

@@ -63,6 +63,11 @@ def certified_from(data: Any, path: str = "certified") -> dict[str, Any] | None:
     return {_ARGUMENTS.get(name, name): value for name, value in fields_of(_CERTIFIED, said, path).items()}
 
 
+def certified_field(name: str, value: Any) -> Any:
+    """One of the fields of a certified run, by its name in a file: "profile", "policy", "multiscale", ... Raises FlowInputError."""
+    return _CERTIFIED[name](value, name)
+
+
 def profile_from(value: Any, path: str = "profile") -> CertificationProfile:
     """A profile: its name, or its fields; those that are not said are as the name has them."""
     fields = {"name": value} if isinstance(value, str) else mapping(value, path)

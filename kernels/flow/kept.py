@@ -252,6 +252,16 @@ def place_from(saved: Mapping[str, Any], compiled: CompiledFlow, problem: Proble
     return Snapshot(run, problem, controls, int(saved["done"]), int(saved["segment"]))
 
 
+def opened_again(controller: ControllerState, *, left: bool) -> ControllerState:
+    """The controller of a run that is gone on with. left: whether there are steps left of its budget; where there are none, that is how it
+    ends now, if it had been cancelled."""
+    if not controller.ended or controller.status not in OPEN_ENDS:
+        return controller
+    if left:
+        return replace(controller, ended=False, status="")
+    return replace(controller, status="budget") if controller.status == "cancelled" else controller
+
+
 def counts(controller: ControllerState) -> dict[str, int]:
     """What a controller did, for results."""
     return {

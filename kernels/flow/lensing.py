@@ -13,6 +13,7 @@ import numpy as np
 from .atoms.base import Parts
 from .errors import FlowInputError
 from .operators.base import plain
+from .readers import array
 from .spec import FlowSpec, Term
 from .transforms import LensPolicy, choose_lens, validation
 from .transforms.base import TransformOp
@@ -43,6 +44,8 @@ def with_lenses(spec: FlowSpec) -> tuple[FlowSpec, dict[str, dict[str, Any]]]:
 
 def _policy(name: str, term: Term) -> LensPolicy | None:
     given = term.params.get("transform")
+    if isinstance(given, str):
+        raise FlowInputError(f"the term {name}: its transform is {given!r:.60}; give an operator, as Op({given!r:.60}), or a LensPolicy")
     if isinstance(given, Mapping):  # as it comes from other languages
         known = [one.name for one in fields(LensPolicy)]
         for key in given:
@@ -55,7 +58,7 @@ def _policy(name: str, term: Term) -> LensPolicy | None:
 
 def _data(spec: FlowSpec, name: str, term: Term, policy: LensPolicy) -> Any:
     if policy.calibration is not None:
-        return policy.calibration
+        return array(policy.calibration, f"the term {name}: the calibration of its lenses")
     slot = term.slots[0]
     shape, value = spec.shape_of(slot), spec.slots[slot].value
     if value is not None and np.any(np.asarray(value)):

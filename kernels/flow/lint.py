@@ -24,6 +24,7 @@ __all__ = [
     "Finding",
     "Mode",
     "SpecLintFailed",
+    "lint_form",
     "lint_problem",
     "lint_spec",
     "mode_of",
@@ -43,14 +44,14 @@ def mode_of(asked: str | None) -> Mode:
     raise FlowInputError(f"the validation mode is {name!r}; it must be one of {', '.join(MODES)}")
 
 
+def lint_form(spec: FlowSpec, mode: Mode = "flexible") -> list[Finding]:
+    """What of the description has the wrong type, so that nothing more can be said of it."""
+    return [] if mode == "expert" else [Finding("spec.schema", "error", *told) for told in malformed(spec)]
+
+
 def lint_spec(spec: FlowSpec, mode: Mode = "flexible") -> list[Finding]:
     """What the description alone shows. Raises FlowInputError for what is no FlowSpec, in every mode."""
-    a_spec(spec)
-    if mode != "expert":
-        wrong = [Finding("spec.schema", "error", *told) for told in malformed(spec)]
-        if wrong:
-            return wrong
-    return _asked(SPEC_RULES, spec, mode)
+    return lint_form(a_spec(spec), mode) or _asked(SPEC_RULES, spec, mode)
 
 
 def lint_problem(built: Built, mode: Mode) -> list[Finding]:

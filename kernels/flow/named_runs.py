@@ -23,7 +23,7 @@ from .recorder.errors import CapsuleError
 from .recorder.files import Lock, refuse_unwritable, unwritable
 from .recorder.manifest import FILE, load_run_manifest, status_of
 from .running import Progress
-from .runs import resume_run, run
+from .runs import refuse_uncertified, resume_run, run
 from .spec import FlowSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -61,7 +61,8 @@ class NamedRuns:
 
         certified: makes it a certified run; what `run_certified` takes of "cert_profile", "multiscale", "flow", "gap_dial", "sparsity" and
         "config". A run that was begun certified goes on so, with or without it. options: as of `runs.run`. Raises CapsuleLocked while
-        another process has it, CheckpointRefused when it is one of another spec.
+        another process has it, CheckpointRefused when it is one of another spec, FlowInputError when it is to be certified and was begun
+        without.
         """
         folder = self._folder(name)
         with _held(folder):
@@ -72,6 +73,8 @@ class NamedRuns:
                 if certified is not None:
                     return run_certified(compiled.spec, compiled, **asked, **certified)
                 return run(compiled, **asked)
+            if certified is not None:
+                refuse_uncertified(found, load_run_manifest(found))
             answer = _answer(found, compiled, iterations)
             return answer or resume_run(found, compiled, iterations=iterations, on_progress=on_progress, certified=certified, **options)
 

@@ -16,7 +16,7 @@ from .operators.base import Op, Operator
 from .precision import DTYPES, precision
 from .rules import Complaint, rule
 from .schema import holes, masked
-from .spec import Coupling, FlowSpec, Term
+from .spec import GROUPS, Coupling, FlowSpec, Term
 from .transforms.base import usual_axes
 
 
@@ -254,6 +254,29 @@ def _invariants(spec: FlowSpec) -> Iterator[Complaint]:
     for item in spec.invariants:
         if not callable(item.check):
             yield Complaint(f"the invariant {item.name}", "it has no checker", "give a function of the state")
+
+
+@rule("invariant.kind", "basic", "error")
+def _kinds_of_invariants(spec: FlowSpec) -> Iterator[Complaint]:
+    """What is neither would be held at 0, and of two with one name each would be measured against the reference of the last."""
+    names = [item.name for item in spec.invariants]
+    for item in spec.invariants:
+        where = f"the invariant {item.name}"
+        if item.kind not in ("conserved", "constraint"):
+            yield Complaint(where, f"its kind is {item.kind!r}", "take conserved or constraint")
+        for field in ("absolute", "relative"):
+            if not 0 <= getattr(item, field) < math.inf:
+                yield Complaint(where, f"its {field} is {getattr(item, field)!r}", "give a finite number, 0 or more")
+        if names.count(item.name) > 1:
+            yield Complaint(where, "several invariants have this name", "give each its own")
+
+
+@rule("term.group", "basic", "error")
+def _groups(spec: FlowSpec) -> Iterator[Complaint]:
+    """Of a group of another name no residual would be looked at, but of other terms."""
+    for where, term in _named(spec):
+        if term.group not in (None, *GROUPS):
+            yield Complaint(where, f"its group is {term.group!r}", "take " + ", ".join(GROUPS) + ", or none")
 
 
 @rule("frame.kind", "basic", "error")

@@ -305,7 +305,9 @@ class Execution:
         self.controls = refilled(self.controls, saved["controls"], "the controls")
         self.done, self.segment = int(saved["iteration"]), int(saved["segment"])
         self._blocks, self._steps = int(saved["blocks"]), int(saved["steps"])
-        self.stopped = str(saved["stopped"]) if self.done >= self.iterations or saved["stopped"] not in ("budget", "cancelled") else ""
+        self.stopped = str(saved["stopped"])
+        if self.stopped in ("budget", "cancelled"):  # which the next one need not be
+            self.stopped = "budget" if self.done >= self.iterations else ""
         self.info = dict(saved["info"])
         self._began = time.perf_counter() - float(saved["elapsed_s"])
 

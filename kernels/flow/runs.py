@@ -103,7 +103,7 @@ def resume_run(
             run_dir, spec, iterations=budget, on_progress=on_progress, block=block, save_every=save_every, certified=certified
         )
     if certified is not None:
-        raise FlowInputError(f"{run_dir} is of a run without certificates; leave `certified` out, or start a certified run of the spec")
+        refuse_uncertified(run_dir, manifest)
     given = spec.spec if isinstance(spec, CompiledFlow) else a_spec(spec)
     found = resume_state(run_dir, spec_digest=given.digest())
     solver = manifest.get("solver")
@@ -123,6 +123,13 @@ def resume_run(
             _watched(execution, capsule, manifest.get("invariants", {}))
             capsule.update(**budget_fields(budget, block or record.get("block")))
             return _driven(execution, capsule, on_progress)
+
+
+def refuse_uncertified(run_dir: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Raises FlowInputError where a recorded run has no certificates, which none can be given on the way."""
+    if not manifest.get("certified"):
+        cure = "leave `certified` out, or start a certified run of the spec, under another name if it has one"
+        raise FlowInputError(f"{run_dir} is of a run without certificates; {cure}")
 
 
 def _watched(execution: Execution, recorder: Recorder, references: Mapping[str, float]) -> Watch:

@@ -38,8 +38,13 @@ def malformed(spec: FlowSpec) -> Iterator[Told]:
                 yield f"{field}[{number}]", f"it is {_shown(item)}", f"give {said}"
             elif isinstance(item, Term):
                 yield from _term(f"the term {item.name or item.type}, terms[{number}]", item)
+            elif isinstance(item, Invariant):
+                yield from _invariant(f"invariants[{number}]", item)
             elif isinstance(item, Coupling):
                 yield from _coupling(f"couplings[{number}]", item)
+    for symmetry in spec.symmetries:
+        if not isinstance(symmetry, str):
+            yield "symmetries", f"one of them is {_shown(symmetry)}", "give strings"
     for name, slot in spec.slots.items():
         yield from _slot(f"the slot {name}", name, slot)
     for name, op in spec.operators.items():
@@ -53,6 +58,8 @@ def malformed(spec: FlowSpec) -> Iterator[Told]:
 def _term(where: str, term: Term) -> Iterator[Told]:
     if not isinstance(term.type, str):
         yield where, f"its type is {_shown(term.type)}", "give the name of an atom"
+    for field in ("name", "group", "units"):
+        yield from _text_or_none(where, term, field)
     if not term.slots or not all(isinstance(slot, str) for slot in term.slots):
         yield where, f"its variable is {_shown(term.variable)}", "give the name of a slot, or a tuple of names"
     if not _is_number(term.weight):
@@ -65,9 +72,17 @@ def _term(where: str, term: Term) -> Iterator[Told]:
         yield where, "its target is no array: its rows differ in length", "give an array of numbers, or the name of a slot"
 
 
+def _invariant(where: str, item: Invariant) -> Iterator[Told]:
+    for field in ("name", "kind"):
+        if not isinstance(getattr(item, field), str):
+            yield where, f"its {field} is {_shown(getattr(item, field))}", "give a string: Invariant(name, function, kind)"
+    for field in ("absolute", "relative"):
+        if not _is_number(getattr(item, field)):
+            yield where, f"its {field} is {_shown(getattr(item, field))}", "give a number"
+
+
 def _coupling(where: str, coupling: Coupling) -> Iterator[Told]:
-    if not (coupling.name is None or isinstance(coupling.name, str)):
-        yield where, f"its name is {_shown(coupling.name)}", "give a string, or none"
+    yield from _text_or_none(where, coupling, "name")
     if coupling.target is None or not _is_array(coupling.target):
         yield where, f"its target is no array but {_shown(coupling.target)}", "give an array of numbers, or a number"
     if not isinstance(coupling.parts, Mapping) or not coupling.parts:
@@ -84,6 +99,9 @@ def _slot(where: str, name: Any, slot: Any) -> Iterator[Told]:
     if not isinstance(slot, Slot):
         yield where, f"it is {_shown(slot)}", "give a Slot, as Slot(value=...)"
         return
+    if not isinstance(slot.role, str):
+        yield where, f"its role is {_shown(slot.role)}", "give a string"
+    yield from _text_or_none(where, slot, "units")
     sides = slot.shape
     whole = isinstance(sides, (tuple, list)) and all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
     if sides is not None and not whole:
@@ -122,6 +140,12 @@ def masked(value: Any) -> int:
     if isinstance(value, (list, tuple)) and not all(isinstance(part, (int, float)) for part in value):
         return sum(masked(part) for part in value)
     return 0
+
+
+def _text_or_none(where: str, item: Term | Coupling | Slot, field: str) -> Iterator[Told]:
+    value = getattr(item, field)
+    if not (value is None or isinstance(value, str)):
+        yield where, f"its {field} is {_shown(value)}", "give a string, or none"
 
 
 def _is_number(value: Any) -> bool:

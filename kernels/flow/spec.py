@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,6 +27,7 @@ SPEC_VERSION = "1.0"
 REMEDY = "remedy_ridge_"  # how the names of the terms begin that remediation adds
 Role = Literal["variable", "data", "parameter", "momentum"]
 Group = Literal["data", "physics", "regularizer"]
+GROUPS: tuple[str, ...] = get_args(Group)
 
 
 @dataclass(frozen=True)

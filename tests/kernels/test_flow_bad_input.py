@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge_adapter.kernels.flow import FlowSpec, Op, Slot, Term, compile_flow, resume_run, run, run_certified, spec_from
+from bridge_adapter.kernels.flow import FlowSpec, Invariant, Op, Slot, Term, compile_flow, resume_run, run, run_certified, spec_from
 from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.lint import SpecLintFailed
 from bridge_adapter.kernels.flow.spec import Coupling
@@ -111,6 +111,51 @@ def test_a_flag_that_is_no_flag_is_named(field: str) -> None:
     given: Any = {field: "no"}
     with pytest.raises(SpecLintFailed, match=f"its {field} is 'no'; give True or False"):
         run(replace(SPEC, **given))
+
+
+UNREADABLE: dict[str, dict[str, Any]] = {
+    r"the slot x: it is 3; give a Slot": {"slots": {"x": 3}},
+    r"terms: they are 'abc'; give a list": {"terms": "abc"},
+    r"its weight is None; give a number": {"terms": [Term("quadratic", "x", weight=None)]},  # type: ignore[arg-type]
+    r"the slot x: its value is no array: its rows differ": {"slots": {"x": Slot(value=[[1.0], [1.0, 2.0]])}},
+    r"couplings\[0\]: its parts are 3": {"couplings": [Coupling(parts=3)]},  # type: ignore[arg-type]
+    r"invariants\[0\]: its kind is <built-in function sum>; give a string: Invariant": {
+        "invariants": [Invariant("mass", "conserved", sum)]
+    },  # type: ignore[arg-type]
+    r"invariants\[0\]: its name is 3; give a string": {"invariants": [Invariant(3, sum)]},  # type: ignore[arg-type]
+    r"invariants\[0\]: its absolute is '1'; give a number": {"invariants": [Invariant("mass", sum, absolute="1")]},  # type: ignore[arg-type]
+    r"the term quadratic, terms\[0\]: its group is 3; give a string": {"terms": [Term("quadratic", "x", group=3)]},  # type: ignore[arg-type]
+    r"its units is 3; give a string, or none": {"slots": {"x": Slot(shape=(6,), units=3)}},  # type: ignore[arg-type]
+    r"symmetries: one of them is 3; give strings": {"symmetries": [3]},
+}
+
+
+@pytest.mark.parametrize("told", UNREADABLE)
+@pytest.mark.parametrize("start", [run, run_certified])
+def test_what_is_no_description_is_named_by_a_recorded_run_too(tmp_path: Path, start: Any, told: str) -> None:
+    with pytest.raises(SpecLintFailed, match=told):
+        start(replace(SPEC, **UNREADABLE[told]), out_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([Invariant("mass", sum, "constraints")], "the invariant mass: its kind is 'constraints'; take conserved or constraint"),  # type: ignore[arg-type]
+        ([Invariant("mass", sum, absolute=-1.0)], "the invariant mass: its absolute is -1.0; give a finite number, 0 or more"),
+        ([Invariant("mass", sum, relative=np.nan)], "the invariant mass: its relative is nan; give a finite number, 0 or more"),
+        ([Invariant("mass", sum), Invariant("mass", max)], "the invariant mass: several invariants have this name; give each its own"),
+    ],
+)
+def test_an_invariant_that_would_be_judged_by_what_it_is_not_is_refused(given: list[Invariant], told: str) -> None:
+    with pytest.raises(SpecLintFailed, match=re.escape(told)):
+        compile_flow(replace(SPEC, invariants=given))
+
+
+def test_a_group_that_no_check_knows_is_refused() -> None:
+    data = {"slots": {"x": {"shape": [6]}}, "terms": [{"type": "quadratic", "variable": "x", "group": "phisics"}]}
+    with pytest.raises(SpecLintFailed, match="the term x_quadratic_0: its group is 'phisics'; take data, physics, regularizer, or none"):
+        compile_flow(spec_from(data))
 
 
 @pytest.mark.parametrize(

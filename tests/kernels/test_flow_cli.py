@@ -200,6 +200,35 @@ def test_a_number_of_the_spec_file_is_taken_as_it_is_or_not_at_all(
     assert flow("run", str(written(tmp_path, iterations=3.0)), "--no-record", monkeypatch=monkeypatch) == 0
 
 
+def test_what_a_python_file_asks_as_a_json_file_would_is_meant_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = written(tmp_path)
+    plain = spec.read_text()
+    spec.write_text(plain.replace("sigma=1.0", "sigma=4.0") + "profile = 'convex'\nconfig = {'max_rollbacks': 1}\n")
+    assert flow("run", str(spec), "--certified", "-o", str(tmp_path / "runs"), monkeypatch=monkeypatch) == 0
+    assert "every check of the profile convex passed" in capsys.readouterr().out
+    (capsule,) = (tmp_path / "runs").iterdir()
+    assert load_run_manifest(capsule)["budgets"]["max_rollbacks"] == 1
+    for line, said in (
+        ("profile = 'conve'", "profile.name is 'conve' of type str; it must be one of strict, convex"),
+        ("gap_dial = {'sigam': 0.1}", "gap_dial.sigam: there is no such key; did you mean sigma?"),
+        ("policy = 'basic'\nsolver = 'fista'\nalpha = 0.1", "has a policy, which says how the flow steps, and solver and alpha; leave out"),
+    ):
+        spec.write_text(f"{plain}{line}\n")
+        assert flow("run", str(spec), "--certified", "--no-record", monkeypatch=monkeypatch) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_a_json_file_is_never_run_however_its_ending_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = {"slots": {"x": {"shape": [3]}}, "terms": [{"type": "quadratic", "variable": "x", "target": [1.0, 2.0, 3.0]}]}
+    (tmp_path / "SPEC.JSON").write_text(json.dumps(described))
+    assert flow("run", str(tmp_path / "SPEC.JSON"), "--no-record", monkeypatch=monkeypatch) == 0
+    assert "converged" in capsys.readouterr().out
+
+
 def test_json_is_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     sql = "SELECT 'nan'::DOUBLE AS a, {'b': ['inf'::DOUBLE, 0.5]} AS c, MAP {DATE '2026-01-02': 1.5::DECIMAL(2, 1)} AS d"
     assert flow("query", sql, "--base", str(tmp_path), "--format", "json", monkeypatch=monkeypatch) == 0

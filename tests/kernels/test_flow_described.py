@@ -279,6 +279,27 @@ def test_a_named_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not(tmp_path
     assert (entry["run_id"], entry["status"], entry["iterations"]) == ("r", "budget", 80)
 
 
+def test_a_run_without_certificates_is_no_answer_to_who_asks_for_some(tmp_path: Path) -> None:
+    runs, compiled = NamedRuns(tmp_path), flow.compile_flow(spec_from(PLAIN))
+    assert runs.run("r", compiled)["stopped"] == "converged"
+    with pytest.raises(FlowInputError, match=r"of a run without certificates; leave `certified` out, .* under another name"):
+        runs.run("r", compiled, certified={})
+    assert runs.run("other", compiled, certified={})["phase"] == "GREEN"
+
+
+@pytest.mark.parametrize("certified", [None, {}])
+def test_a_run_that_was_cancelled_beyond_a_smaller_budget_has_used_it_up(tmp_path: Path, certified: Any) -> None:
+    """And not been cancelled again: who goes on until no run is cancelled would go on for ever."""
+    runs, compiled = NamedRuns(tmp_path), flow.compile_flow(slow(), tol=1e-300, solver="ista")
+    asks = {"certified": certified, "block": 10}
+    assert runs.run("r", compiled, iterations=60, on_progress=lambda info: info["iteration"] < 30, **asks)["stopped"] == "cancelled"
+    for _ in range(2):
+        smaller = runs.run("r", compiled, iterations=20, **asks)
+        assert (smaller["stopped"], smaller["iterations"]) == ("budget", 30)
+    assert len(list((tmp_path / "r").glob("*/manifest.toml"))) == 2
+    assert runs.resume("r", compiled, iterations=60)["iterations"] == 60
+
+
 def test_an_interrupted_run_is_saved_where_it_stands(tmp_path: Path) -> None:
     compiled = flow.compile_flow(slow(), tol=1e-300, solver="ista")
     runs, seen = NamedRuns(tmp_path), list[int]()

@@ -95,6 +95,12 @@ def test_a_policy_is_plain_data_for_other_languages() -> None:
         (denoising(STEPS, {"candidates": "haar"}), "give a tuple of transforms"),
         (denoising(STEPS, {"target_sparsity": "much"}), "target_sparsity of a LensPolicy is 'much'; it must be a number"),
         (denoising(STEPS, LensPolicy(calibration=np.full(64, np.nan))), "mask or replace"),
+        (
+            denoising(STEPS, LensPolicy(calibration="y")),  # type: ignore[arg-type]
+            "the term x_wavelet_l1_1: the calibration of its lenses is 'y' of type str; it must be an array of real numbers",
+        ),
+        (denoising(STEPS, LensPolicy(calibration=[[1.0], [1.0, 2.0]])), "the calibration of its lenses: its lists are ragged"),
+        (denoising(STEPS, "dct"), r"the term x_wavelet_l1_1: its transform is 'dct'; give an operator, as Op\('dct'\), or a LensPolicy"),
         (denoising(STEPS, LensPolicy(candidates=(Op("gaussian_blur", sigma=1.0),))), "is no transform"),
     ],
 )
