@@ -98,10 +98,9 @@ def controls_of(steps: Steps, tol: float, real: np.dtype[Any]) -> Controls:
 
 
 class Again(NamedTuple):
-    """beta and mu after the weights of smooth terms have changed, and the controls that fit them."""
+    """What is known of the problem after the weights of smooth terms have changed, and the controls that fit it."""
 
-    beta: Bound
-    mu: Bound
+    found: Found
     controls: Controls
 
 
@@ -111,7 +110,7 @@ def again(name: str, problems: tuple[Problem, Problem], x: State, controls: Cont
     letter = CLASSES[name].letter if name in CLASSES else ""
     before, after = (Found(smoothness(problem), norm_of(letter, problem, x), strong_convexity(problem, x)) for problem in problems)
     if name not in CLASSES:
-        return Again(after.beta, after.mu, controls)
+        return Again(after, controls)
     entry = CLASSES[name]
     old, new = (entry.steps(problem, x, found) for problem, found in zip(problems, (before, after), strict=True))
     changed = replace(
@@ -123,7 +122,12 @@ def again(name: str, problems: tuple[Problem, Problem], x: State, controls: Cont
     )
     if isinstance(changed, PrimalDualControls):
         changed = replace(changed, share=jnp.minimum(changed.alpha * after.beta.value / 2, 1))
-    return Again(after.beta, after.mu, changed)
+    return Again(after, changed)
+
+
+def longest(name: str, found: Found, sigma: float) -> float:
+    """The longest alpha that the condition of a solver allows beside a dual step; infinite of a solver of one's own."""
+    return CLASSES[name].longest(found, Steps(1.0, sigma)) if name in CLASSES else float("inf")
 
 
 def balancing(controls: Controls, share: float, balance: float, real: np.dtype[Any]) -> PrimalDualControls:

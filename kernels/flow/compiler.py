@@ -296,11 +296,14 @@ def _lenses(
 ) -> dict[str, Any]:
     """What the report says of transforms."""
     frame, c = weakest_frame(transforms)
+    by_term: dict[str, list[str]] = {}
+    for name, made in transforms.items():
+        by_term.setdefault(f"{'_'.join(terms[name][0].slots)}_{terms[name][0].type}", []).append(made.name)
     return {
         "lens_name": ", ".join(sorted({made.name for made in transforms.values()})),
         "frame_type": frame,
         "c": c,
-        "term_lenses": {f"{'_'.join(terms[name][0].slots)}_{terms[name][0].type}": made.name for name, made in transforms.items()},
+        "term_lenses": {term: ", ".join(names) for term, names in by_term.items()},
         "w_space_aware": any(term.type == "wavelet_l1" for term, _ in terms.values()),
         "lens_probe": probes,
     }

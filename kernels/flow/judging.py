@@ -47,6 +47,7 @@ def descent(execution: Execution, compiled: CompiledFlow, profile: Certification
         promise=compiled.solver.descent,
         convex=not execution.problem.nonconvex(),
         inertia=0.0 if math.isnan(inertia) else inertia * float(before.alpha) / alpha,
+        at_rest=math.isinf(float(before.residual)),
     )
     return found if "lyapunov" in profile.checks else replace(found, passed=True)
 

@@ -136,10 +136,13 @@ def tell_lens(recorder: Recorder, compiled: CompiledFlow) -> None:
     for name, transform in compiled.transforms.items():
         told: dict[str, Any] = {"lens": transform.name, "role": "sparsity", "rule": "as the spec has it"}
         if probe := compiled.report.lens_probe.get(name):
-            metric = probe["selection_criteria"]["metric"]
+            metric, results = probe["selection_criteria"]["metric"], probe["candidate_results"]
+            named = len({one["name"] for one in results}) == len(results)  # or else they differ in their levels, say
+            rivals = [one["name" if named else "described"] for one in results]
             told |= {
+                "lens": rivals[probe["selected_index"]],
                 "rule": probe["selection_criteria"]["rule"],
-                "candidates": {one["name"]: one[metric] for one in probe["candidate_results"]},
+                "candidates": {rival: one[metric] for rival, one in zip(rivals, results, strict=True)},
             }
         recorder.event("LENS_SELECTED", told, iteration=0)
 

@@ -15,6 +15,7 @@ import pytest
 from bridge_adapter.kernels.flow import FlowDiverged, FlowInputError, FlowSpec, Invariant, Op, Slot, Term, resume_run, run
 from bridge_adapter.kernels.flow.certificates import CertificationProfile, convex
 from bridge_adapter.kernels.flow.certified import run_certified
+from bridge_adapter.kernels.flow.compiler import compile_flow
 from bridge_adapter.kernels.flow.controller import ControllerConfig, FlowPolicy, GapDial, MultiscaleSchedule, SparsityPolicy
 from bridge_adapter.kernels.flow.lint import SpecLintFailed
 from bridge_adapter.kernels.flow.recorder import reading
@@ -145,6 +146,13 @@ def test_a_lost_invariant_ends_the_run_in_the_last_good_state() -> None:
     assert (result["stopped"], result["phase"]) == ("cert_fail", "RED")
     assert not np.any(result["state"]["x"])  # the start, where nothing had drifted
     assert not result["card"]["passed"]
+
+
+def test_mfista_does_not_pass_for_descending_where_its_steps_are_too_long_to_be_taken() -> None:
+    bent = Term("function", "x", params={"of": lambda u: 2 * jnp.sum(u**2) + jnp.sum(jnp.sqrt(1 + 9 * u**2)), "beta": 1.0, "convex": True})
+    untrue = FlowSpec({"x": Slot(value=np.linspace(-5.0, 7.0, 20))}, [bent, Term("l1", "x", weight=0.02)])
+    result = run_certified(untrue, compile_flow(untrue, solver="mfista"), iterations=100, block=10, cert_profile=convex())
+    assert result["energy"] < 20 + 1e-9 or (result["phase"] == "RED" and not result["card"]["passed"])
 
 
 def test_a_step_too_long_is_shortened_and_kept(tmp_path: Path) -> None:

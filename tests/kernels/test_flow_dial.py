@@ -330,3 +330,14 @@ def test_unlocking_scales_never_raises_the_energy_and_ends_at_the_unrestricted_m
         ).problem
         with pytest.raises(FlowInputError, match="is no sum over single coefficients; use wavelet_l1"):
             restricted_to(made, "x", made.prox["x"].op, np.ones(16, bool))
+
+
+def test_a_move_of_a_ridge_moves_the_limit_of_the_step_with_it() -> None:
+    ridged = [Term("quadratic", "x", target=np.arange(6.0)), Term("tikhonov", "x", weight=0.3)]
+    lowered = committed(compile_flow(FlowSpec({"x": Slot(shape=(6,))}, ridged)), Move({"lambda2": 0.8}))
+    assert lowered.report.alpha_limit == pytest.approx(1 / 1.24) and certify(lowered).phase == "GREEN"
+    behind = FlowSpec({"x": Slot(shape=(6,))}, [*ridged, Term("l1", "x", op=Op("gradient"), weight=0.1)])
+    compiled = compile_flow(behind, solver="condat_vu")
+    raised = Move({"lambda2": 10.0})
+    assert certify(committed(compiled, raised)).phase == "GREEN"
+    assert [finding.check for finding in certify(committed(compiled, raised, "fixed")).findings] == ["alpha"]

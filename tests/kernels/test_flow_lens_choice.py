@@ -17,7 +17,7 @@ from bridge_adapter.kernels.flow.errors import FlowInputError
 from bridge_adapter.kernels.flow.operators import Op
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.spec import FlowSpec, Invariant, Slot, Term
-from bridge_adapter.kernels.flow.transforms import LensPolicy
+from bridge_adapter.kernels.flow.transforms import LensPolicy, choose_lens
 
 HAAR, DB4 = Op("wavelet", wavelet="haar", levels=3), Op("wavelet", wavelet="db4", levels=3)
 STEPS = np.repeat([1.0, 4.0, 2.0, 3.0, 1.0, 5.0, 2.0, 2.0], 8)
@@ -115,6 +115,29 @@ def test_a_recorded_run_tells_which_lens_was_chosen_among_which(tmp_path: Any) -
     (told,) = (json.loads(row["payload"]) for row in rows if row["event"] == "LENS_SELECTED")
     assert (told["lens"], told["role"], told["rule"]) == ("haar", "sparsity", "min_reconstruction_error")
     assert told["candidates"]["haar"] < told["candidates"]["db4"]
+
+
+def test_candidates_of_one_name_are_told_apart(tmp_path: Any) -> None:
+    candidates = tuple(Op("wavelet", wavelet="haar", levels=levels) for levels in (1, 3, 2))
+    ended = run(denoising(STEPS, LensPolicy(candidates=candidates, target_sparsity=0.86)), iterations=2, out_dir=tmp_path)
+    rows = pq.ParquetFile(Path(ended["capsule"]) / "events.parquet").read().to_pylist()
+    (told,) = (json.loads(row["payload"]) for row in rows if row["event"] == "LENS_SELECTED")
+    assert list(told["candidates"]) == [repr(candidate) for candidate in candidates]
+    assert told["lens"] == repr(candidates[1]) == min(told["candidates"], key=told["candidates"].get)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rounding_chooses_no_lens(dtype: Any) -> None:
+    data = np.random.default_rng(0).standard_normal(64)
+    kept = [LensPolicy(candidates=tuple(order), target_sparsity=0.0) for order in ((HAAR, DB4, Op("dct")), (Op("dct"), DB4, HAAR))]
+    with precision(dtype):
+        assert [choose_lens(policy, data).report["selected_index"] for policy in kept] == [0, 0]
+
+
+def test_two_wavelet_terms_of_a_variable_both_stand_in_the_report() -> None:
+    terms = [Term("wavelet_l1", "x", weight=0.1, params={"transform": transform}) for transform in (HAAR, Op("dct"))]
+    compiled = compile_flow(FlowSpec({"x": Slot(shape=(64,))}, [Term("quadratic", "x", target=STEPS), *terms]))
+    assert compiled.report.term_lenses == {"x_wavelet_l1": "haar, dct"}
 
 
 def test_the_manifest_has_the_lens_its_frame_and_how_it_was_validated(tmp_path: Any) -> None:

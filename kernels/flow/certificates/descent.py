@@ -1,10 +1,11 @@
 """Whether the energy fell as the class of the solver promises, judged on the trace of a block: numpy, host side.
 
 ista: E+ <= E - (1/alpha - beta/2) ||x+ - x||^2 for every step (Beck & Teboulle, 2009, lemma 2.3). mfista, preconditioned, Bregman and
-Riemannian steps: E+ <= E. fista: E+ + ||x+ - x||^2 / (2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and
-proxes are exact (lemma 2.3 at x, with y - x no longer than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E
-itself swings; elsewhere no window of its energies may lie above the one before. Primal-dual steps promise nothing of E: their residuals
-must not climb.
+Riemannian steps: E+ <= E. mfista keeps that whatever its step is, by staying where it stands; so its steps without momentum, which are
+those of ista, must make E fall by ||z - x||^2 / (2 alpha), where f and g are convex and proxes are exact. fista: E+ + ||x+ - x||^2 /
+(2 alpha) never rises where f and g are convex, alpha <= 1/beta stays what it is and proxes are exact (lemma 2.3 at x, with y - x no longer
+than the last step; Chambolle & Dossal, J. Optim. Theory Appl. 166, 2015), though E itself swings; elsewhere no window of its energies may
+lie above the one before. Primal-dual steps promise nothing of E: their residuals must not climb.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ def check_block(
     promise: str | None = None,
     convex: bool = False,
     inertia: float = 0.0,
+    at_rest: bool = False,
 ) -> Descent:
     """Judges the steps of a block.
 
     trace: columns by the names of `Metrics`. before: E where the block began. alpha: the step, where the trace does not have its own. size:
     how many numbers move. promise: what the solver says of E ("monotone", "limit", "suspended"), by default as its name is known.
     tolerance: how much of max(1, |E|) all rises of the block together may be, rounding apart. convex: whether f and g are. inertia: that of
-    the step before the block, 0 where the momentum begins.
+    the step before the block, 0 where the momentum begins. at_rest: whether the block begins without momentum.
     """
     energies = np.concatenate([[before], np.asarray(trace["energy"], np.float64)])
     if len(energies) == 1:
@@ -96,17 +98,29 @@ def check_block(
     required = np.zeros(len(inner))
     rule = "E+ <= E"
     if kind == "ista" and beta is not None and beta.sound_above:
-        steps = np.asarray(trace.get("alpha", np.full(len(inner), alpha)), np.float64)
-        moved = np.asarray(trace["residual"], np.float64) * steps * np.maximum(1.0, np.asarray(trace["grad_norm"], np.float64))
+        steps, moved = _moved(trace, alpha)
         factor = np.where(inner > 0, 0.5, 1.0) / steps - beta.value / 2
         required = np.maximum(factor, 0.0) * moved**2
         rule = "E+ <= E - (1/alpha - beta/2) ||x+ - x||^2"
+    elif kind == "mfista" and convex and not np.any(inner):
+        steps, moved = _moved(trace, alpha)
+        restarts = np.asarray(trace.get("restarts", np.zeros(len(inner))), np.float64)
+        alone = np.concatenate([[at_rest], np.diff(restarts, prepend=restarts[0])[:-1] > 0])
+        required = np.where(alone, moved**2 / (2 * steps), 0.0)
+        rule = "E+ <= E, and E+ <= E - ||z - x||^2 / (2 alpha) without momentum"
     excess = np.diff(energies) + required - inner - slack
     rises = float(np.maximum(np.diff(energies), 0.0).sum())
     allowed = max(tolerance * max(1.0, abs(before)), float(slack.max())) + float(inner.sum())
     bad = np.flatnonzero(excess > 0)
     passed = not len(bad) and rises <= allowed
     return Descent(passed, rule, int(bad[0]) if len(bad) else None, max(float(excess.max()), 0.0), float(energies[-1] - energies[0]))
+
+
+def _moved(trace: Mapping[str, ArrayLike], alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each proximal step alpha, and how long it was."""
+    residuals = np.asarray(trace["residual"], np.float64)
+    steps = np.broadcast_to(np.asarray(trace.get("alpha", alpha), np.float64), residuals.shape)
+    return steps, residuals * steps * np.maximum(1.0, np.asarray(trace["grad_norm"], np.float64))
 
 
 def _with_inertia(

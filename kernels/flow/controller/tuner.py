@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..certificates.descent import check_block
 from ..certificates.invariants import misfit_of
-from ..choosing import again
+from ..choosing import again, longest
 from ..compiler import CompiledFlow
 from ..errors import FlowInputError
 from ..functions.base import Function
@@ -81,8 +81,9 @@ def committed(compiled: CompiledFlow, move: Move, step_rule: StepRule = "c/beta"
         report, controls = compiled.report, compiled.controls
         if move.factors.get("lambda2", 1.0) != 1.0:
             stepped = again(compiled.solver.name, (compiled.problem, problem), compiled.start, controls, real)
-            report = replace(report, beta=stepped.beta, mu=stepped.mu)
             controls = stepped.controls if step_rule == "c/beta" else controls
+            limit = longest(compiled.solver.name, stepped.found, float(controls.sigma))
+            report = replace(report, beta=stepped.found.beta, mu=stepped.found.mu, alpha_limit=limit)
         controls = replace(controls, alpha=controls.alpha * move.factors.get("alpha", 1.0))
         return replace(compiled, problem=problem, controls=controls, report=replace(report, alpha=float(controls.alpha)))
 

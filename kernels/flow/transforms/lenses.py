@@ -22,8 +22,10 @@ from .synthesis import transform_of
 
 DEFAULT_CANDIDATES = (Op("wavelet", wavelet="haar", levels=3), Op("wavelet", wavelet="db4", levels=3))
 SELECTION_RULES = ("min_reconstruction_error", "max_sparsity_at_target")
-# Errors this close, relative to the larger, are a tie: the candidate that comes first wins.
+# Errors this close, relative to the larger, are a tie: the candidate that comes first wins. So are errors of up to this many units of
+# rounding, which tell nothing of the data.
 _TIE = 1e-9
+_ROUNDING = 32
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,13 @@ def choose_lens(policy: LensPolicy, data: ArrayLike) -> Lens:
     transforms = [transform_of(candidate, signal.shape, real) for candidate in policy.candidates]
     found = [_probed(policy, transform, signal) for transform in transforms]
     key = "best_k_error" if policy.selection_rule == "min_reconstruction_error" else "terms_at_target_error"
+    least = _ROUNDING * float(np.finfo(real).eps)
     winner = 0
     for number, result in enumerate(found):
-        if result[key] < found[winner][key] * (1 - _TIE):
+        if max(result[key], least) < found[winner][key] * (1 - _TIE):
             winner = number
     for candidate, result in zip(policy.candidates, found, strict=True):
-        result["lens"] = plain(candidate)
+        result["lens"], result["described"] = plain(candidate), repr(candidate)
     report = {
         "selected_lens": plain(policy.candidates[winner]),
         "selected_index": winner,
