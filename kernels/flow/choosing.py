@@ -22,6 +22,10 @@ __all__ = ["CLASSES", "SOLVERS", "Again", "Choice", "Found", "Own", "Steps", "ag
 BALANCE = 0.5
 
 
+# The classes of solvers that go by a number of the user's own; by the others all do.
+_OF_CLASSES = {"sigma": ("B", "C", "E"), "damping": ("motion",), "temperature": ("noise",)}
+
+
 class Own(NamedTuple):
     """The user's own numbers, in the place of the solver's; damping of motion, temperature and seed of noise."""
 
@@ -30,6 +34,17 @@ class Own(NamedTuple):
     damping: float = 0.0
     temperature: float = 0.0
     seed: int = 0
+
+    def check(self, solver: str, letter: str) -> None:
+        """Raises FlowInputError for what is no such number, and for a number that a solver of this class would not go by."""
+        for name, given in self._asdict().items():
+            if given is None:
+                continue
+            number = _whole(name, given) if name == "seed" else _positive(name, given, least=name in ("damping", "temperature"))
+            letters = _OF_CLASSES.get(name, (letter,))
+            if number and letter not in letters:
+                takes = ", ".join(other for other, entry in CLASSES.items() if entry.letter in letters)
+                raise FlowInputError(f"{name} is {given!r}, and {solver} has none; leave it out, or take a solver that has: {takes}")
 
 
 @dataclass(frozen=True)
@@ -59,16 +74,17 @@ def choose(problem: Problem, x: State, real: np.dtype[Any], *, asked: str | None
         why = f"{', '.join(problem.manifolds)} lives on a manifold, which steps in flat space leave"
     if why:
         raise FlowInputError(f"the solver {name} cannot be used: {why}; leave solver out and the compiler chooses")
+    own.check(name, entry.letter)
     found = found._replace(norm=norm_of(entry.letter, arranged, x))
     steps = entry.steps(arranged, x, found)
     alpha = own.alpha
     steps = steps._replace(damping=own.damping, temperature=own.temperature, seed=own.seed)
     if own.sigma is not None:
-        steps = steps._replace(sigma=_positive("sigma", own.sigma))
+        steps = steps._replace(sigma=float(own.sigma))
         steps = steps._replace(alpha=min(steps.alpha, entry.longest(found, steps)))
     limit = entry.longest(found, steps)
     if alpha is not None:
-        steps = steps._replace(alpha=_positive("alpha", alpha))
+        steps = steps._replace(alpha=float(alpha))
         if alpha > limit * (1 + 1e-12) and found.beta.sound_above and found.norm.sound_above:
             raise FlowInputError(
                 f"alpha is {alpha:.6g}; {name} converges for {entry.condition}, here {limit:.6g}: take a smaller one, or none"
@@ -170,7 +186,15 @@ def _by_structure(problem: Problem, x: State, found: Found) -> tuple[str, str]:
     return "mfista", "f + g with one prox for each slot: accelerated, and the energy never rises"
 
 
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, (str, bytes)) or np.ndim(value) or not (np.isfinite(value) and value > 0):
-        raise FlowInputError(f"{name} is {value!r}; a step is a number above 0")
-    return float(value)
+def _positive(name: str, value: Any, *, least: bool = False) -> float:
+    """The number, above 0, or 0 at the least."""
+    number = np.asarray(value) if not isinstance(value, (str, bytes, bool)) else np.asarray(None)
+    if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and (number > 0 or (least and number == 0))):
+        raise FlowInputError(f"{name} is {value!r:.60}; it must be a number " + ("of at least 0" if least else "above 0"))
+    return float(number)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
+        raise FlowInputError(f"{name} is {value!r:.60}; it must be a whole number from 0 to {2**32 - 1}")
+    return int(value)

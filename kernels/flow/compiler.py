@@ -196,12 +196,13 @@ def compile_flow(
         seen, probes = with_lenses(spec)
         terms, scales = _weighed(seen, start, real, findings)
         problem, became = sort(spec, terms, real, relative=solver == "bregman")
-        choice = _with_own(solver, problem, real, alpha, tol) if isinstance(solver, Solver) else None
+        own = Own(alpha, sigma, damping, temperature, seed)
+        choice = _with_own(solver, problem, real, own, tol) if isinstance(solver, Solver) else None
         if choice is None:
             if not (solver is None or isinstance(solver, str)):
                 raise FlowInputError(f"solver is {solver!r}; give a name, a Solver, or None and the compiler chooses")
             asked = solver
-            choice = choose(problem, start, real, asked=asked, own=Own(alpha, sigma, damping, temperature, seed), tol=tol)
+            choice = choose(problem, start, real, asked=asked, own=own, tol=tol)
         others = not_in_f(terms, choice.problem)
         energies, slope = measured(choice.solver, choice.problem, choice.controls, start, others)
         weights = {name: float(term.weight) / scales.get(name, 1.0) for name, (term, _) in terms.items()}
@@ -281,13 +282,14 @@ def _scales(energies: Mapping[str, float]) -> dict[str, float]:
     return {name: max(abs(energy), SCALE_FLOOR) if np.isfinite(energy) else 1.0 for name, energy in energies.items()}
 
 
-def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], alpha: float | None, tol: float) -> Choice:
+def _with_own(solver: Solver, problem: Problem, real: np.dtype[Any], own: Own, tol: float) -> Choice:
     """A solver that the user brings: its own conditions are its own affair."""
+    own.check(solver.name, "own")
     if problem.composite or problem.second or problem.couplings:
         raise FlowInputError(f"the solver {solver.name} is for f + g; this energy has terms behind operators, second proxes or couplings")
     nothing = Bound(0.0, "exact", "no operator")
     found = Found(smoothness(problem), nothing, Bound(0.0, "lower_bound", "unknown"))
-    step = alpha if alpha is not None else 1.0
+    step = own.alpha if own.alpha is not None else 1.0
     return Choice(solver, "own", problem, controls_of(Steps(step), tol, real), found, float("inf"), "its own", "brought by the user")
 
 

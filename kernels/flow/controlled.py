@@ -168,7 +168,7 @@ class CertifiedRun:
         seen = self._watch.seen
         gap, found = seen.gap, judging.findings(self.profile, seen)
         findings = (*self._lost(), *found)
-        self._descents = told_descents([*self._descents, descent])
+        earlier, self._descents = self._descents, told_descents([*self._descents, descent])
         stopped: str | None = execution.stopped or None
         if gap is not None and "duality_gap" in self.profile.checks and gap.relative <= self.profile.tolerance("duality_gap"):
             stopped = "converged"
@@ -178,6 +178,8 @@ class CertifiedRun:
         self._happen(BlockDone(execution.done, info["energy"], descent, findings, stopped, self._elapsed_ms()))
         if green and self.controller.phase != "GREEN" and self.verdict is verdict and verdict is not None:
             self.verdict = judging.lost(verdict, self.controller.phase, descent, findings)
+        if execution.done < info["iteration"] and not self.controller.ended:
+            self._descents = earlier  # the block was undone: what the card is about does not go through it
         self._stood = None
         # Once it is judged: what interrupts the visit, or fails in it, finds the run where a checkpoint can go on.
         if visited(on_progress, told, self._save) and not self.controller.ended:
@@ -404,7 +406,7 @@ class CertifiedRun:
         if before.ended and not self.controller.ended and before.status != "cancelled":
             # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
             energy = float(self.execution.info["energy"])
-            self._happen(BlockDone(self.execution.done, energy, self._descents[-1], (), None, self._elapsed_ms()))
+            self._happen(BlockDone(self.execution.done, energy, (self._descents or [judging.IDLE])[-1], (), None, self._elapsed_ms()))
 
     def _finished(self) -> dict[str, Any]:
         try:

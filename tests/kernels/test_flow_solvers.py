@@ -24,6 +24,7 @@ from bridge_adapter.kernels.flow.pytrees import node
 from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.runs import run
 from bridge_adapter.kernels.flow.solvers.base import squares
+from bridge_adapter.kernels.flow.solvers.optax_flow import optax_flow
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
 from bridge_adapter.kernels.flow.starting import begin_block
 from bridge_adapter.kernels.flow.sums import ONE_PASS
@@ -310,7 +311,20 @@ def test_a_step_outside_the_condition_of_its_class_is_refused(solver: str, facto
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"alpha": "0.5"}, "alpha is '0.5'"), ({"alpha": [0.1, 0.2]}, "alpha is"), ({"solver": 3}, "solver is 3; give a name")],
+    [
+        ({"alpha": "0.5"}, "alpha is '0.5'"),
+        ({"alpha": [0.1, 0.2]}, "alpha is"),
+        ({"alpha": True}, "alpha is True"),
+        ({"solver": 3}, "solver is 3; give a name"),
+        ({"damping": -0.1, "solver": "symplectic"}, "cannot be used"),
+        ({"temperature": -0.1, "solver": "langevin"}, "temperature is -0.1; it must be a number of at least 0"),
+        ({"temperature": 0.1}, "temperature is 0.1, and mfista has none; leave it out, or take a solver that has: langevin"),
+        ({"sigma": 0.1, "solver": "ista"}, "sigma is 0.1, and ista has none; .* condat_vu, chambolle_pock, .*admm"),
+        ({"sigma": 0.1, "solver": optax_flow("sgd", {"learning_rate": 0.1})}, "sigma is 0.1, and .* has none"),
+        ({"alpha": -1.0, "solver": optax_flow("sgd", {"learning_rate": 0.1})}, "alpha is -1.0; it must be a number above 0"),
+        ({"seed": -1}, "seed is -1; it must be a whole number from 0"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be"),
+    ],
 )
 def test_what_is_no_step_and_no_solver_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(FlowInputError, match=told):
