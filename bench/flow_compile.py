@@ -1,9 +1,9 @@
 """How long it takes from a spec to its first step, most of which is XLA's compilation.
 
 `floor` is the bare loop, FISTA in one scan; `measured` a loop written by hand for this one problem, as lean as it can be, that reads in
-each step what ours does: the energy, the residual, the norm of the gradient, whether all are finite and whether it is over; `inner` ours,
-from the spec. Each shape is a new one. `fresh` is ours in a new process, `kept` in one that finds the programs in a folder, as
-docs/flow/running.md says.
+each step what ours does: the energy, the residual, the norm of the gradient, whether all are finite and whether it is over, and the
+energies of its terms where it starts; `inner` ours, from the spec. Each shape is a new one. `fresh` is ours in a new process, `kept` in
+one that finds the programs in a folder, as docs/flow/running.md says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bridge_adapter.kernels.flow.compiler import CompiledFlow, compile_flow
 from bridge_adapter.kernels.flow.packed import elementwise, vector
@@ -115,11 +116,18 @@ def _bare(compiled: CompiledFlow) -> Callable[[jax.Array], jax.Array]:
 
 
 def _measured(compiled: CompiledFlow) -> Callable[[jax.Array], Any]:
-    """The same with what our steps read, and a row of it for each step: as lean as it can be written, its scalars and sums together."""
+    """The same with what our steps read, and a row of it for each step, after a look at the start: the energies of both terms and the norm
+    of the gradient, by which it is decided whether there is anything to run. As lean as it can be written, scalars and sums together."""
     step = _step(compiled)
     term: Any = compiled.problem.smooth[0]
     transfer, data, alpha = term.op.transfer, term.data, compiled.controls.alpha
-    axes = tuple(range(-term.op.axes, 0))
+    axes, scale = tuple(range(-term.op.axes, 0)), math.prod(term.op.sides)
+
+    @jax.jit
+    def look(x: jax.Array) -> jax.Array:
+        misfit = transfer * jnp.fft.rfftn(x, axes=axes) - data
+        slope = jnp.fft.irfftn(jnp.conj(transfer) * misfit, s=term.op.sides, axes=axes)
+        return vector([summed(misfit.real**2 + misfit.imag**2) / scale, *each_summed(WEIGHT * jnp.abs(x), slope**2)])
 
     @jax.jit
     def loop(x: jax.Array) -> Any:
@@ -127,7 +135,7 @@ def _measured(compiled: CompiledFlow) -> Callable[[jax.Array], Any]:
             x, y, (t, _, _, count), trace = carry
             z, slope = step(y)
             misfit = transfer * jnp.fft.rfftn(z, axes=axes) - data
-            smooth = summed(misfit.real**2 + misfit.imag**2) / math.prod(term.op.sides)
+            smooth = summed(misfit.real**2 + misfit.imag**2) / scale
             rest, steep, moved = each_summed(WEIGHT * jnp.abs(z), slope**2, (y - z) ** 2)
             size, length, root = elementwise(jnp.sqrt, [steep, moved, 1 + 4 * t**2])
             following = (1 + root) / 2
@@ -142,7 +150,12 @@ def _measured(compiled: CompiledFlow) -> Callable[[jax.Array], Any]:
 
         return jax.lax.while_loop(unfinished, one, (x, x, jnp.asarray([1, 0, 1, 0], x.dtype), jnp.zeros((1024, 5), x.dtype)))
 
-    return loop
+    def looked(x: jax.Array) -> Any:
+        if not np.isfinite(np.asarray(look(x))).all():
+            raise RuntimeError("the energy is not finite where the flow starts")
+        return loop(x)
+
+    return looked
 
 
 if __name__ == "__main__":
