@@ -65,7 +65,8 @@ defmodule SnakeBridge.Flow.Live do
           # What it has sent is here by now, but for the other notice of its death.
           {:DOWN, ^watch, _, _, _} -> Task.yield(task, @notice) || :taken
         after
-          timeout -> nil
+          # The notice of a death that was long ago takes a moment, too.
+          timeout -> if Process.alive?(pid), do: nil, else: Task.yield(task, @notice) || :taken
         end
 
       Process.demonitor(watch, [:flush])
