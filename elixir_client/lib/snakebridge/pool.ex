@@ -48,6 +48,9 @@ defmodule SnakeBridge.Pool do
   @behaviour SnakeBridge.RuntimeClient
 
   @pools :snakebridge_pools
+  # Milliseconds: how long a worker that is not reached is told again that a session has ended, and the pause before that.
+  @release_patience 10_000
+  @release_pause 200
 
   # --- start ---
 
@@ -287,23 +290,33 @@ defmodule SnakeBridge.Pool do
 
   # --- sessions ---
 
-  @doc "Ends a session in every pool that knows it."
-  @spec release_session(String.t()) :: :ok
-  def release_session(session) do
+  @doc "Ends a session in every pool that knows it. Where a worker lives and cannot be reached, it is asked again for so many milliseconds."
+  @spec release_session(String.t(), non_neg_integer()) :: :ok
+  def release_session(session, patience \\ @release_patience) do
     for {pool, _, _} <- :ets.tab2list(@pools), Placement.placed?(pool, session) do
-      with {:ok, worker} <- Placement.current(pool, session) do
-        payload = SnakeBridge.Payload.release_session(session)
-        {options, _} = SessionContext.options(session)
-        opts = if options == %{}, do: [], else: [session_options: options]
-        context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: opts, ends: true}
-        Exchange.call(worker, session, "snakebridge.release_session", payload, context)
-      end
+      with {:ok, worker} <- Placement.current(pool, session),
+           do: end_session(worker, pool, session, deadline(patience))
 
       Placement.forget(pool, session)
     end
 
     SessionContext.forget(session)
     :ok
+  end
+
+  # What it holds in Python would stay there for good.
+  defp end_session(worker, pool, session, until) do
+    payload = SnakeBridge.Payload.release_session(session)
+    {options, _} = SessionContext.options(session)
+    opts = if options == %{}, do: [], else: [session_options: options]
+    context = %{pool: pool, timeout: 10_000, deadline: deadline(10_000), opts: opts, ends: true}
+
+    with {:error, %Error{outcome: :not_started}} <-
+           Exchange.call(worker, session, "snakebridge.release_session", payload, context),
+         true <- left(until) > 0 and Slots.alive?(worker.slots) do
+      Process.sleep(min(@release_pause, left(until)))
+      end_session(worker, pool, session, until)
+    end
   end
 
   @doc false

@@ -13,6 +13,8 @@ defmodule SnakeBridge.SessionManager do
   @auto :snakebridge_auto_session
   # number => process, its session and its client; it outlives this process, which then watches them all again
   @callers :snakebridge_callers
+  # Milliseconds for which the end of a session is told again to a worker that it does not reach.
+  @patience 600_000
 
   def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
@@ -112,7 +114,7 @@ defmodule SnakeBridge.SessionManager do
 
     # One that never came to a worker may still have options.
     if Pool.placed?(session),
-      do: later(fn -> Pool.release_session(session) end),
+      do: later(fn -> Pool.release_session(session, @patience) end),
       else: SessionContext.forget(session)
   end
 

@@ -120,14 +120,24 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     pool = start_pool("removed", retry: false)
     assert {:ok, acc} = SnakeBridge.call("sample", "Acc", [1], pool: pool)
     [%{os_pid: first}] = Pool.info(pool)
+    me = self()
+
+    other =
+      spawn(fn ->
+        send(me, SnakeBridge.call("sample", "Acc", [1], pool: pool))
+        receive(do: (:end -> :ok))
+      end)
+
+    assert_receive {:ok, _}, 10_000
     File.rm_rf!(Path.dirname(socket(pool)))
 
     # The connection that there is does, as long as one is enough.
     assert {:ok, 2} = SnakeBridge.call(acc, :add, [1], pool: pool)
-    me = self()
     wait = fn -> send(me, {:in, self()}) && receive(do: (:go -> :done)) end
     task = Task.async(fn -> SnakeBridge.call("sample", "apply", [wait], pool: pool) end)
     assert_receive {:in, holder}, 10_000
+    # That this session has ended, the old process can be told later only.
+    send(other, :end)
     # In a session of its own, as each process has.
     getpid = fn -> Task.await(Task.async(fn -> SnakeBridge.call("os", "getpid", [], pool: pool) end)) end
     assert {:error, %SnakeBridge.Error{category: :worker_crash, outcome: :not_started} = error} = getpid.()
@@ -135,9 +145,10 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     assert eventually(fn -> match?({:ok, pid} when pid != first, getpid.()) end)
     send(holder, :go)
     assert {:ok, :done} = Task.await(task)
-    assert {:ok, 3} = SnakeBridge.call(acc, :add, [1], pool: pool)
+    # Where the end of the other session is being told, there is no connection left.
+    assert eventually(fn -> SnakeBridge.call(acc, :add, [1], pool: pool) == {:ok, 3} end)
     assert [%{leaving: [_]}] = Pool.info(pool)
-    SnakeBridge.release_ref(acc)
+    assert eventually(fn -> not match?({:error, _}, SnakeBridge.release_ref(acc)) end)
     assert eventually(fn -> match?([%{leaving: []}], Pool.info(pool)) end)
   end
 
