@@ -335,7 +335,7 @@ defmodule SnakeBridge.BreakerTest do
         end)
       end
 
-    for _ <- calls, do: assert_receive(:in, 10_000)
+    for _ <- calls, do: assert_receive(:in)
     Processes.kill(pid)
 
     for result <- Task.await_many(calls, 30_000),
@@ -359,7 +359,7 @@ defmodule SnakeBridge.BreakerTest do
     me = self()
     asleep = fn -> send(me, :asleep) end
     victim = Task.async(fn -> SnakeBridge.call("sample", "notify_and_sleep", [asleep, 600], pool: pool) end)
-    assert_receive :asleep, 10_000
+    assert_receive :asleep
 
     assert {:error, %Error{category: :timeout, outcome: :unknown}} =
              SnakeBridge.call("sample", "swallow", [60], pool: pool, __runtime__: [timeout: 100])

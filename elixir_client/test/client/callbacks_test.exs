@@ -1,6 +1,8 @@
 defmodule SnakeBridge.CallbacksTest do
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   alias SnakeBridge.{CallbackRegistry, Error}
   alias SnakeBridge.Exchange.Nesting
 
@@ -72,15 +74,10 @@ defmodule SnakeBridge.CallbacksTest do
     {:ok, session} = SnakeBridge.create_session()
 
     Task.async(fn -> SnakeBridge.in_session(session, fn -> call!("keep", [fn x -> x end]) end) end)
-    |> Task.await()
+    |> Task.await(60_000)
 
-    assert Enum.any?(1..100, fn _ ->
-             Process.sleep(10) &&
-               match?(
-                 {:error, %Error{category: :callback_gone}},
-                 SnakeBridge.call("sample", "call_kept", [1], @one)
-               )
-           end)
+    gone? = &match?({:error, %Error{category: :callback_gone}}, &1)
+    assert eventually(fn -> gone?.(SnakeBridge.call("sample", "call_kept", [1], @one)) end)
 
     call!("drop_kept", [])
   end

@@ -57,7 +57,7 @@ defmodule SnakeBridge.CrashTest do
     before = pid()
     {us, result} = :timer.tc(fn -> call("sample", "swallow", [60], __runtime__: [timeout: 200]) end)
     assert {:error, %Error{category: :timeout}} = result
-    assert us < 5_000_000
+    assert us < 30_000_000
 
     assert eventually(fn -> match?({:ok, other} when other != before, call("os", "getpid", [])) end)
     assert {:ok, 2.0} = call("math", "sqrt", [4])
@@ -68,12 +68,10 @@ defmodule SnakeBridge.CrashTest do
     me = self()
 
     pid = spawn(fn -> call("sample", "notify_and_sleep", [fn -> send(me, :in) end, 60]) end)
-    assert_receive :in, 5_000
+    assert_receive :in
     Process.exit(pid, :kill)
 
-    assert Enum.any?(1..300, fn _ ->
-             Process.sleep(10) && "cleaned" in SnakeBridge.call!("sample", "take_log", [], @one)
-           end)
+    assert eventually(fn -> "cleaned" in SnakeBridge.call!("sample", "take_log", [], @one) end)
   end
 
   # The worker is killed after its grace period, in the background.

@@ -29,7 +29,7 @@ defmodule SnakeBridge.DrainTest do
         ])
       end)
 
-    assert_receive {:in, pid}, 10_000
+    assert_receive {:in, pid}
     {task, pid}
   end
 
@@ -67,7 +67,7 @@ defmodule SnakeBridge.DrainTest do
         end)
       end)
 
-    assert_receive {:streaming, streaming}, 10_000
+    assert_receive {:streaming, streaming}
     drain = Task.async(fn -> Pool.drain(pool, 20_000) end)
     assert eventually(fn -> Pool.state(pool) == :draining end)
 
@@ -77,12 +77,12 @@ defmodule SnakeBridge.DrainTest do
     assert error.retry_after_ms in 100..20_000
     assert Exception.message(error) =~ "draining"
     send(holder, {:go, me})
-    assert_receive {:did, {{:ok, 1}, {:ok, 2}, {:ok, 3}}}, 10_000
-    assert {:ok, :done} = Task.await(task)
+    assert_receive {:did, {{:ok, 1}, {:ok, 2}, {:ok, 3}}}
+    assert {:ok, :done} = Task.await(task, 60_000)
     assert Pool.state(pool) == :draining
     send(streaming, :go)
-    assert Task.await(reader) == 1_500
-    assert {:ok, %{finished: 2, cancelled: 0, killed: 0, refused: 1} = report} = Task.await(drain)
+    assert Task.await(reader, 60_000) == 1_500
+    assert {:ok, %{finished: 2, cancelled: 0, killed: 0, refused: 1} = report} = Task.await(drain, 60_000)
     assert_receive ^report
     Telemetry.detach(pool)
 
@@ -99,17 +99,17 @@ defmodule SnakeBridge.DrainTest do
     {:ok, 0} = sample(pool, "identity", [0])
     me = self()
     obeys = Task.async(fn -> sample(pool, "notify_and_sleep", [fn -> send(me, :in) end, 60]) end)
-    assert_receive :in, 10_000
+    assert_receive :in
     assert {:ok, %{finished: 0, cancelled: 1, killed: 0} = report} = Pool.drain(pool, 50)
     assert report.duration_ms < 20_000
-    assert {:error, %Error{category: :cancelled}} = Task.await(obeys)
+    assert {:error, %Error{category: :cancelled}} = Task.await(obeys, 60_000)
 
     :ok = Pool.resume(pool)
     {:ok, 0} = sample(pool, "identity", [0])
     ignores = Task.async(fn -> sample(pool, "hold_gil", [30]) end)
     assert eventually(fn -> match?([%{running: 1}], Pool.info(pool)) end)
     assert {:ok, %{cancelled: 0, killed: 1}} = Pool.drain(pool, 50)
-    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(ignores)
+    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(ignores, 60_000)
   end
 
   @tag options: [shutdown: 20_000]
@@ -118,7 +118,7 @@ defmodule SnakeBridge.DrainTest do
     stop = Task.async(fn -> Supervisor.stop(Pool.whereis(pool), :shutdown) end)
     assert eventually(fn -> Pool.state(pool) == :draining end)
     send(holder, {:go, self()})
-    assert {:ok, :done} = Task.await(task)
-    assert :ok = Task.await(stop)
+    assert {:ok, :done} = Task.await(task, 60_000)
+    assert :ok = Task.await(stop, 60_000)
   end
 end

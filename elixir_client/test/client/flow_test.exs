@@ -244,7 +244,7 @@ defmodule SnakeBridge.FlowTest do
 
     run = Flow.start(endless(), [run_id: :afternoon, on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
 
-    assert_receive :goes_on, 20_000
+    assert_receive :goes_on
     assert {:ok, [%{run_id: "afternoon", status: :running} | _]} = Flow.list(pool: :flows)
     assert {:ok, false} = Flow.cancel("morning")
     assert {:ok, true} = Flow.cancel(run)
@@ -294,7 +294,7 @@ defmodule SnakeBridge.FlowTest do
         Flow.run(endless(), [run_id: "left", on_progress: fn _ -> send(me, :goes_on) end] ++ @forever)
       end)
 
-    assert_receive :goes_on, 20_000
+    assert_receive :goes_on
     Process.exit(caller, :kill)
 
     stands = fn ->
@@ -375,7 +375,7 @@ defmodule SnakeBridge.FlowTest do
       end
 
       run = Flow.start(endless(), [run_id: name, idempotent: true, on_progress: held] ++ @forever)
-      assert_receive {:held, holder}, 20_000
+      assert_receive {:held, holder}
 
       for step <- order,
           do: if(step == :kill, do: kill_worker(), else: assert({:ok, true} = Flow.cancel(run)))
@@ -386,7 +386,7 @@ defmodule SnakeBridge.FlowTest do
 
     # One that is over is forgotten: the next of its name goes on.
     run = Flow.start(endless(), [run_id: "again", on_progress: told] ++ @forever)
-    assert_receive :goes_on, 20_000
+    assert_receive :goes_on
     assert {:ok, true} = Flow.cancel(run)
     assert {:ok, %{stopped: :cancelled, iterations: count}} = Flow.await(run)
 

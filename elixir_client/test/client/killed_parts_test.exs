@@ -38,7 +38,7 @@ defmodule SnakeBridge.KilledPartsTest do
         SnakeBridge.call("sample", "apply", [inner], pool: pool)
       end)
 
-    assert_receive {:in, pid}, 10_000
+    assert_receive {:in, pid}
     {task, pid}
   end
 
@@ -47,7 +47,7 @@ defmodule SnakeBridge.KilledPartsTest do
     me = self()
     work = [fn -> send(me, :asleep) end, 60]
     task = Task.async(fn -> SnakeBridge.call("sample", "notify_and_sleep", work, pool: pool) end)
-    assert_receive :asleep, 10_000
+    assert_receive :asleep
     task
   end
 
@@ -55,7 +55,7 @@ defmodule SnakeBridge.KilledPartsTest do
     pid = GenServer.whereis(name)
     monitor = Process.monitor(pid)
     Process.exit(pid, :kill)
-    assert_receive {:DOWN, ^monitor, _, _, _}, 5_000
+    assert_receive {:DOWN, ^monitor, _, _, _}
     pid
   end
 
@@ -93,12 +93,12 @@ defmodule SnakeBridge.KilledPartsTest do
     drain = Task.async(fn -> Pool.drain(pool, :infinity) end)
     assert eventually(fn -> Pool.state(pool) == :draining end)
     next(lifecycle(pool), kill(lifecycle(pool)))
-    assert {:error, %Error{category: :unavailable, message: message}} = Task.await(drain)
+    assert {:error, %Error{category: :unavailable, message: message}} = Task.await(drain, 60_000)
     assert message =~ "SnakeBridge.Pool.state/1"
     assert Pool.state(pool) == :draining
     refused(pool, "is draining")
     send(holder, :go)
-    assert {:ok, :done} = Task.await(task)
+    assert {:ok, :done} = Task.await(task, 60_000)
     assert {:ok, _} = Pool.drain(pool)
     assert Pool.state(pool) == :stopped
     assert :ok = Pool.resume(pool)
@@ -114,9 +114,9 @@ defmodule SnakeBridge.KilledPartsTest do
     worker = worker(pool)
     assert eventually(fn -> hd(Pool.info(pool)).queue == 1 end)
     kill(worker.pid)
-    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(running)
+    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(running, 60_000)
     # It had not begun, and was made again.
-    assert {:ok, 4.0} = Task.await(waiting)
+    assert {:ok, 4.0} = Task.await(waiting, 60_000)
     assert eventually(fn -> not Processes.running?(worker.os_pid) end)
     assert [%{generation: 2}] = for(row <- Slots.workers(), row.pool == pool, do: row)
     assert {:ok, %{killed: 0, cancelled: 0}} = Pool.drain(pool, 5_000)
@@ -146,7 +146,7 @@ defmodule SnakeBridge.KilledPartsTest do
       task = asleep(name)
       pids = for %{os_pid: os_pid} when os_pid != nil <- Pool.info(name), do: os_pid
       before = kill(Pool.whereis(name))
-      assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(task)
+      assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(task, 60_000)
       assert eventually(fn -> Pool.whereis(name) not in [nil, before] end)
       assert {:ok, 4.0} = sqrt(name)
       refute Enum.any?(pids, &Processes.running?/1)

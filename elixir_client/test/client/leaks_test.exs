@@ -43,7 +43,7 @@ defmodule SnakeBridge.LeaksTest do
 
     inside =
       for _ <- 1..count do
-        assert_receive {:in, pid}, 20_000
+        assert_receive {:in, pid}
         pid
       end
 

@@ -128,14 +128,14 @@ defmodule SnakeBridge.LeftDirectoriesTest do
         receive(do: (:end -> :ok))
       end)
 
-    assert_receive {:ok, _}, 10_000
+    assert_receive {:ok, _}
     File.rm_rf!(Path.dirname(socket(pool)))
 
     # The connection that there is does, as long as one is enough.
     assert {:ok, 2} = SnakeBridge.call(acc, :add, [1], pool: pool)
     wait = fn -> send(me, {:in, self()}) && receive(do: (:go -> :done)) end
     task = Task.async(fn -> SnakeBridge.call("sample", "apply", [wait], pool: pool) end)
-    assert_receive {:in, holder}, 10_000
+    assert_receive {:in, holder}
     # That this session has ended, the old process can be told later only.
     send(other, :end)
     # In a session of its own, as each process has.
@@ -144,7 +144,7 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     assert error.message =~ "the Python worker was lost: cannot connect to the worker at unix:"
     assert eventually(fn -> match?({:ok, pid} when pid != first, getpid.()) end)
     send(holder, :go)
-    assert {:ok, :done} = Task.await(task)
+    assert {:ok, :done} = Task.await(task, 60_000)
     # Where the end of the other session is being told, there is no connection left.
     assert eventually(fn -> SnakeBridge.call(acc, :add, [1], pool: pool) == {:ok, 3} end)
     assert [%{leaving: [_]}] = Pool.info(pool)

@@ -58,7 +58,7 @@ defmodule SnakeBridge.OrphansTest do
   end
 
   defp gone?(pids) do
-    until = System.monotonic_time(:millisecond) + 2_000
+    until = System.monotonic_time(:millisecond) + 60_000
 
     Stream.repeatedly(fn -> Enum.any?(pids, &running?/1) end)
     |> Enum.find(&(&1 == false or System.monotonic_time(:millisecond) > until)) == false
@@ -102,7 +102,7 @@ defmodule SnakeBridge.OrphansTest do
 
   # Workers that lost their parent would be children of process 1 by now.
   defp eventually_no_child_of_init? do
-    until = System.monotonic_time(:millisecond) + 2_000
+    until = System.monotonic_time(:millisecond) + 60_000
     orphans = fn -> for pid <- executors(), parent(pid) == 1, do: pid end
     Stream.repeatedly(orphans) |> Enum.find(&(&1 == [] or System.monotonic_time(:millisecond) > until)) == []
   end

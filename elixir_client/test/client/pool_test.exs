@@ -102,7 +102,7 @@ defmodule SnakeBridge.PoolTest do
     stop_supervised!({Pool, pool})
     refute File.exists?(Path.dirname(path))
     # The kernel takes its time to end what was killed.
-    assert Enum.any?(1..200, fn _ -> not executor?(os_pid) or (Process.sleep(10) && false) end)
+    assert eventually(fn -> not executor?(os_pid) end)
   end
 
   test "a message over the limit is refused before it is sent", %{pool: pool} do
@@ -138,7 +138,7 @@ defmodule SnakeBridge.PoolTest do
     for session <- sessions -- [kept], _ <- 1..4 do
       Task.async(fn -> SnakeBridge.close_session(session) end)
     end
-    |> Task.await_many()
+    |> Task.await_many(60_000)
 
     # Those that end the sessions of the tasks are at it still.
     assert eventually(fn -> match?([%{sessions: 1}], Pool.info(pool)) end)

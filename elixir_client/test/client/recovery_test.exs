@@ -56,7 +56,7 @@ defmodule SnakeBridge.RecoveryTest do
 
     holder = spawn(fn -> sample(pool, "notify_and_sleep", [fn -> send(me, :in) end, 600]) end)
 
-    assert_receive :in, 5_000
+    assert_receive :in
     waiter = Task.async(fn -> sample(pool, "identity", [1], timeout: 20_000) end)
     assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 1 end)
     Process.exit(holder, :kill)
@@ -78,7 +78,7 @@ defmodule SnakeBridge.RecoveryTest do
       ])
     end)
 
-    assert_receive {:in, holder}, 5_000
+    assert_receive {:in, holder}
     killed = for _ <- 1..5, do: spawn(fn -> sample(pool, "identity", [1]) end)
     assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 5 end)
     assert {:error, %Error{category: :timeout}} = sample(pool, "identity", [2], timeout: 50)
@@ -86,7 +86,7 @@ defmodule SnakeBridge.RecoveryTest do
     assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 6 end)
     Enum.each(killed, &Process.exit(&1, :kill))
     send(holder, :go)
-    assert {:ok, 3} = Task.await(waiter)
+    assert {:ok, 3} = Task.await(waiter, 60_000)
     assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 0 end)
   end
 
@@ -153,7 +153,7 @@ defmodule SnakeBridge.RecoveryTest do
     worker = worker(pool)
     {:ok, control} = SnakeBridge.Pool.Control.start_link(worker)
     SnakeBridge.Pool.Control.ask_stats(control, self(), :test)
-    assert_receive {:stats, _, :test, {:ok, stats}}, 5_000
+    assert_receive {:stats, _, :test, {:ok, stats}}
     Process.unlink(control)
     Process.exit(control, :kill)
     stats

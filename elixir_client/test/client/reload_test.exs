@@ -128,8 +128,6 @@ defmodule SnakeBridge.ReloadTest do
     assert Reload.watched(watch: false, env: [{"PYTHONPATH", "tests/python"}]) == []
   end
 
-  # Asks again until it is so, or the test has run out of its time.
-
   test "a wait that is no time is refused" do
     assert_raise ArgumentError, ~r/wait: is a number of milliseconds >= 0, not :infinity/, fn ->
       SnakeBridge.reload("sample", wait: :infinity)

@@ -30,7 +30,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     me = self()
     work = [fn -> send(me, :asleep) end, seconds]
     task = Task.async(fn -> SnakeBridge.call("sample", "notify_and_sleep", work, pool: pool) end)
-    assert_receive :asleep, 10_000
+    assert_receive :asleep
     task
   end
 
@@ -38,7 +38,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     me = self()
     inner = fn -> send(me, {:in, self()}) && receive(do: (:go -> :done)) end
     task = Task.async(fn -> SnakeBridge.call("sample", "apply", [inner], pool: pool) end)
-    assert_receive {:in, pid}, 10_000
+    assert_receive {:in, pid}
     {task, pid}
   end
 
@@ -55,8 +55,8 @@ defmodule SnakeBridge.RemoteLifeTest do
     assert eventually(fn -> Pool.state(pool) == :draining end)
     refused(pool, "is draining")
     send(holder, :go)
-    assert {:ok, :done} = Task.await(task)
-    assert {:ok, %{finished: 1, cancelled: 0, killed: 0, refused: 1}} = Task.await(drain)
+    assert {:ok, :done} = Task.await(task, 60_000)
+    assert {:ok, %{finished: 1, cancelled: 0, killed: 0, refused: 1}} = Task.await(drain, 60_000)
     assert Pool.state(pool) == :stopped
     assert [%{status: :stopped, running: 0}] = Pool.info(pool)
     refused(pool, "was drained")
@@ -80,7 +80,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     pool = pool(worker.address)
     task = asleep(pool, 60)
     assert {:ok, %{finished: 0, cancelled: 1, killed: 0}} = Pool.drain(pool, 50)
-    assert {:error, %Error{category: :cancelled, outcome: :unknown}} = Task.await(task)
+    assert {:error, %Error{category: :cancelled, outcome: :unknown}} = Task.await(task, 60_000)
     assert :ok = Pool.resume(pool)
     assert where(pool) == worker.pid
   end
@@ -90,7 +90,10 @@ defmodule SnakeBridge.RemoteLifeTest do
     task = Task.async(fn -> SnakeBridge.call("sample", "swallow", [4], pool: pool) end)
     assert eventually(fn -> match?([%{running: 1}], Pool.info(pool)) end)
     assert {:ok, %{killed: 1}} = Pool.drain(pool, 500)
-    assert {:error, %Error{category: :worker_crash, outcome: :unknown, message: message}} = Task.await(task)
+
+    assert {:error, %Error{category: :worker_crash, outcome: :unknown, message: message}} =
+             Task.await(task, 60_000)
+
     assert message =~ "its pool was drained"
     assert :ok = Pool.resume(pool)
     assert where(pool) == worker.pid
@@ -117,7 +120,7 @@ defmodule SnakeBridge.RemoteLifeTest do
        %{
          worker: worker
        } do
-    pool = pool(worker.address, heartbeat: [interval: 50, timeout: 200], start_timeout: 300)
+    pool = pool(worker.address, heartbeat: [interval: 50, timeout: 1_000], start_timeout: 300)
     {:ok, acc} = SnakeBridge.call("sample", "Acc", [1], pool: pool)
     {task, holder} = held(pool)
     signal(worker, "STOP")
@@ -126,7 +129,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     signal(worker, "CONT")
     assert eventually(fn -> match?({:ok, 4.0}, sqrt(pool)) end)
     send(holder, :go)
-    assert {:ok, :done} = Task.await(task)
+    assert {:ok, :done} = Task.await(task, 60_000)
     assert {:ok, 2} = SnakeBridge.call(acc, :add, [1], pool: pool)
   end
 
@@ -135,7 +138,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     assert {:ok, 4.0} = sqrt(pool)
     task = asleep(pool, 60)
     Process.exit(Process.whereis(Seat.name(pool, 1)), :kill)
-    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(task)
+    assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(task, 60_000)
     # Until the place is there again, calls are refused.
     assert eventually(fn -> match?({:ok, 4.0}, sqrt(pool)) end)
     assert where(pool) == worker.pid
@@ -152,7 +155,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     assert error.message =~ "3 connections to this worker are open"
     assert error.retry_after_ms > 0
     for holder <- [one, two], do: send(holder, :go)
-    assert [{:ok, :done}, {:ok, :done}] = Task.await_many([first, second])
+    assert [{:ok, :done}, {:ok, :done}] = Task.await_many([first, second], 60_000)
     # The sessions of the two tasks are being ended, which takes a connection each.
     assert eventually(fn -> match?({:ok, 4.0}, sqrt(pool)) end)
   end

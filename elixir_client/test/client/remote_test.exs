@@ -118,18 +118,18 @@ defmodule SnakeBridge.RemoteTest do
         call(pool, "sample", "notify_and_sleep", [fn -> send(me, :in) end, 60])
       end)
 
-    assert_receive :in, 5_000
+    assert_receive :in
     RemoteWorker.kill(worker)
 
     assert {:error, %Error{category: :worker_crash, outcome: :unknown, message: message}} =
-             Task.await(running)
+             Task.await(running, 60_000)
 
     assert message =~ "the Python worker at #{worker.address} was lost"
 
     # A caller waits for the worker to come back.
     waiting = Task.async(fn -> call(pool, "math", "sqrt", [16]) end)
     server(context.certificates, worker.address)
-    assert {:ok, 4.0} = Task.await(waiting)
+    assert {:ok, 4.0} = Task.await(waiting, 60_000)
 
     assert {:error, %Error{category: :session_lost, message: message}} =
              SnakeBridge.call(acc, :add, [1], pool: pool)
@@ -188,7 +188,7 @@ defmodule SnakeBridge.RemoteTest do
             call(pool, "sample", "notify_and_sleep", [fn -> send(me, :in) end, 0.5], opts)
           end)
 
-        assert_receive :in, 5_000
+        assert_receive :in
         task
       end
 

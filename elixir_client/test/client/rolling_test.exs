@@ -86,14 +86,14 @@ defmodule SnakeBridge.RollingTest do
         ])
       end)
 
-    assert_receive {:in, calling}, 10_000
+    assert_receive {:in, calling}
     assert :ok = Pool.restart(pool)
     new = pid_of(pool)
     assert new != old
     # What the old process still has to do goes on there.
     assert {:ok, 3} = SnakeBridge.call_method(acc, :add, [2])
     send(calling, :go)
-    assert {:ok, ^old} = Task.await(nested)
+    assert {:ok, ^old} = Task.await(nested, 60_000)
     assert [%{generation: 2, leaving: [%{generation: 1, os_pid: ^old}]}] = Pool.info(pool)
     assert :ok = SnakeBridge.close_session(session)
     assert eventually(fn -> alone?(pool) and not running?(old) end)

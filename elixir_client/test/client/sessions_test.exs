@@ -21,11 +21,11 @@ defmodule SnakeBridge.SessionsTest do
       assert {:ok, ^mine} =
                SnakeBridge.in_session(session, fn -> SnakeBridge.call("sample", "identity", [mine]) end)
     end)
-    |> Task.await()
+    |> Task.await(60_000)
   end
 
   test "the session of a process ends with it" do
-    ref = Task.async(fn -> acc() end) |> Task.await()
+    ref = Task.async(fn -> acc() end) |> Task.await(60_000)
 
     assert eventually(fn ->
              match?({:error, %Error{category: :unknown_ref}}, SnakeBridge.call(ref, :add, [1]))
@@ -95,13 +95,13 @@ defmodule SnakeBridge.SessionsTest do
         SnakeBridge.in_session(session, fn -> SnakeBridge.call("sample", "apply", [wait, 1]) end)
       end)
 
-    assert_receive :holds, 5000
+    assert_receive :holds
 
     refused = SnakeBridge.in_session(session, fn -> SnakeBridge.call("math", "sqrt", [4]) end)
     assert {:error, %Error{category: :overloaded, outcome: :not_started} = error} = refused
     assert error.details["queue_limit"] == 0 and error.retry_after_ms >= 1
     send(holder.pid, :go_on)
-    assert {:ok, _} = Task.await(holder)
+    assert {:ok, _} = Task.await(holder, 60_000)
 
     big =
       SnakeBridge.in_session(session, fn ->

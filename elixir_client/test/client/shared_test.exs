@@ -452,7 +452,7 @@ defmodule SnakeBridge.SharedTest do
     assert File.dir?(directory)
     assert File.dir?(Shared.directory())
     kill(pid)
-    assert_receive {^port, {:exit_status, _}}, 10_000
+    assert_receive {^port, {:exit_status, _}}
     {:ok, next} = Directory.make(Path.dirname(directory))
     refute File.exists?(directory)
     assert File.dir?(mine)

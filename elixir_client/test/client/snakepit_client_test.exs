@@ -138,7 +138,7 @@ defmodule SnakeBridge.SnakepitClientTest do
 
       for task <- Task.Supervisor.children(SnakeBridge.Tasks) do
         monitor = Process.monitor(task)
-        assert_receive {:DOWN, ^monitor, :process, _, _}, 10_000
+        assert_receive {:DOWN, ^monitor, :process, _, _}
       end
 
       SnakeBridge.call_method!(door, :close)
@@ -341,8 +341,8 @@ defmodule SnakeBridge.SnakepitClientTest do
         session
       end)
 
-    session = Task.await(task)
-    assert_receive {:released, ^session, {:ok, 1}}, 5_000
+    session = Task.await(task, 60_000)
+    assert_receive {:released, ^session, {:ok, 1}}
     assert 0 = RuntimeClient.with_client(Pool, fn -> SnakeBridge.call_method!(door, :refs, [session]) end)
   end
 
@@ -355,9 +355,9 @@ defmodule SnakeBridge.SnakepitClientTest do
         SnakeBridge.current_session()
       end
       |> Task.async()
-      |> Task.await()
+      |> Task.await(60_000)
 
-    assert_receive {:released, ^session, {:ok, _}}, 5_000
+    assert_receive {:released, ^session, {:ok, _}}
   end
 
   test "a function that a function returned lives as long as the process that passed it" do

@@ -1,6 +1,8 @@
 defmodule SnakeBridge.StreamsTest do
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   alias SnakeBridge.Error
 
   defp log, do: SnakeBridge.call!("sample", "take_log")
@@ -113,12 +115,10 @@ defmodule SnakeBridge.StreamsTest do
         end)
       end)
 
-    assert_receive :running, 5_000
+    assert_receive :running
     Process.exit(pid, :kill)
 
-    assert Enum.any?(1..200, fn _ ->
-             Process.sleep(10) && SnakeBridge.in_session(session, fn -> {"closed", "killed"} in log() end)
-           end)
+    assert eventually(fn -> SnakeBridge.in_session(session, fn -> {"closed", "killed"} in log() end) end)
   end
 
   test "a held stream goes on after the item at which its reader raised" do

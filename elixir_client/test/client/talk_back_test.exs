@@ -51,18 +51,18 @@ defmodule SnakeBridge.TalkBackTest do
 
   test "threads and coroutines send, and streams do while their reader sleeps" do
     {:ok, nil} = talk("send_in_thread", [self(), :thread])
-    assert_receive :thread, 5_000
+    assert_receive :thread
     {:ok, nil} = talk("send_in_coroutine", [self(), :coroutine])
-    assert_receive :coroutine, 5_000
+    assert_receive :coroutine
 
     assert SnakeBridge.stream("talker", "yield_and_send", [self(), 3], @single) |> Enum.to_list() == [0, 1, 2]
-    for n <- 0..2, do: assert_receive(^n, 5_000)
+    for n <- 0..2, do: assert_receive(^n)
   end
 
   test "messages and calls come between calls, from threads that belong to no call" do
     {:ok, nil} = talk("send_between_calls", [self(), :later])
     {:ok, nil} = talk("result_of_background", [])
-    assert_receive :later, 5_000
+    assert_receive :later
 
     test = self()
     {:ok, nil} = talk("call_between_calls", [fn x -> send(test, {:called, x}) && 2 * x end, 21])
@@ -126,11 +126,11 @@ defmodule SnakeBridge.TalkBackTest do
     assert {:ok, "NoAnswer: " <> _} =
              SnakeBridge.call("talker", "call_in_thread", [slow], [timeout: 0.05] ++ @single)
 
-    assert_receive {:asked, pid}, 5_000
+    assert_receive {:asked, pid}
     send(pid, :go)
 
     owner = Task.async(fn -> talk("call_between_calls", [fn -> 1 end]) end)
-    {:ok, nil} = Task.await(owner)
+    {:ok, nil} = Task.await(owner, 60_000)
     assert {:ok, "CallbackGone: " <> _} = talk("result_of_background", [])
   end
 
@@ -147,7 +147,7 @@ defmodule SnakeBridge.TalkBackTest do
     assert log =~ "which failed" and log =~ "its_registry"
     {:ok, nil} = talk("send_in_thread", [{:via, Unreachable, :x}, 1])
     {:ok, nil} = talk("send_in_thread", [self(), :after_it])
-    assert_receive :after_it, 5_000
+    assert_receive :after_it
     assert [%{os_pid: ^os_pid}] = SnakeBridge.Pool.info(:single)
   end
 end

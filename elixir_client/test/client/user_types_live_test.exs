@@ -61,7 +61,7 @@ defmodule SnakeBridge.UserTypesLiveTest do
     """
 
     SnakeBridge.call!("builtins", "exec", [code, %{"to" => self()}])
-    assert_receive "said", 5_000
+    assert_receive "said"
     assert workers == for(worker <- Pool.info(), do: worker.os_pid)
   end
 end

@@ -2,6 +2,8 @@ defmodule SnakeBridge.GenerateTest do
   # A language model in a session: tokens as they are made, two sessions at once, halting, and a worker that is killed.
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   alias SnakeBridge.{Error, Pool}
 
   @pool :generate
@@ -36,9 +38,7 @@ defmodule SnakeBridge.GenerateTest do
 
   # The engine's own thread frees a slot after the stream has ended; there is nothing to wait for but that.
   defp idle?(model) do
-    Enum.any?(1..500, fn _ ->
-      match?(%{"active" => 0, "capacity" => 0}, stats(model)) || (Process.sleep(10) && false)
-    end)
+    eventually(fn -> match?(%{"active" => 0, "capacity" => 0}, stats(model)) end)
   end
 
   test "callbacks get the pieces, then the figures", %{model: model} do

@@ -103,7 +103,7 @@ defmodule SnakeBridge.BatcherTest do
     batcher = batcher(session: session(), method: :told, max_delay: 0)
     me = self()
     caller = spawn(fn -> Batcher.call(batcher, [[1], fn -> send(me, :begun) end]) end)
-    assert_receive :begun, 20_000
+    assert_receive :begun
     Process.exit(caller, :kill)
     assert {:ok, [2]} = Batcher.call(batcher, [[2], nil], timeout: 20_000)
   end
@@ -117,21 +117,21 @@ defmodule SnakeBridge.BatcherTest do
     running =
       for _ <- 1..2, do: Task.async(fn -> Batcher.call(batcher, [[1], fn -> send(me, :begun) end]) end)
 
-    assert_receive :begun, 20_000
+    assert_receive :begun
     assert eventually(fn -> map_size(:sys.get_state(batcher).busy) == 2 end)
     waiting = Task.async(fn -> Batcher.call(batcher, [[1], nil]) end)
     assert eventually(fn -> :sys.get_state(batcher).waiting == 1 end)
     GenServer.stop(batcher)
-    for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, :process, _, _}, 5_000)
+    for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, :process, _, _})
 
-    for {:error, error} <- Task.await_many(running),
+    for {:error, error} <- Task.await_many(running, 60_000),
         do:
           assert(
             %Error{category: :unavailable, message: "the batcher without a name was stopped; it is" <> _} =
               error
           )
 
-    assert {:error, %Error{message: message}} = Task.await(waiting)
+    assert {:error, %Error{message: message}} = Task.await(waiting, 60_000)
     assert message =~ "stopped before the call began"
   end
 

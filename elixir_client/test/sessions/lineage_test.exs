@@ -211,7 +211,7 @@ defmodule SnakeBridge.LineageTest do
       end
 
       running = in_session.(fn -> SnakeBridge.call("sample", "apply", [waiting]) end)
-      assert_receive {:running, process}, 10_000
+      assert_receive {:running, process}
       assert :ok = SnakeBridge.Pool.restart(@pool, sessions: :end)
 
       assert {:error, %Error{category: :timeout, outcome: :not_started}} =
@@ -219,8 +219,8 @@ defmodule SnakeBridge.LineageTest do
 
       later = in_session.(fn -> for ref <- [basket, other], do: total(ref) end)
       send(process, :go)
-      assert {:ok, 2} = Task.await(running)
-      assert Task.await(later) == [ok: 5, ok: 9]
+      assert {:ok, 2} = Task.await(running, 60_000)
+      assert Task.await(later, 60_000) == [ok: 5, ok: 9]
     end)
   end
 

@@ -43,7 +43,7 @@ defmodule SnakeBridge.SessionPoolTest do
         )
       end)
 
-    assert_receive {:held, pid, session}, 10_000
+    assert_receive {:held, pid, session}
     {task, pid, session}
   end
 
@@ -69,10 +69,10 @@ defmodule SnakeBridge.SessionPoolTest do
     waiting = Task.async(fn -> SessionPool.call(name, :pid, []) end)
     Process.unlink(task.pid)
     Process.exit(holder, :kill)
-    assert {:ok, pid} = Task.await(waiting)
+    assert {:ok, pid} = Task.await(waiting, 60_000)
     assert pid != free
     send(other_holder, :go)
-    Task.await(other)
+    Task.await(other, 60_000)
   end
 
   test "who waits too long, or too many, is told what to change" do
@@ -88,9 +88,9 @@ defmodule SnakeBridge.SessionPoolTest do
     assert {:error, %Error{category: :unavailable, message: message}} = SessionPool.call(name, :pid, [])
     assert message =~ "1 callers wait"
     assert message =~ "raise size: or max_queue:"
-    assert {:error, %Error{category: :timeout}} = Task.await(waiting)
+    assert {:error, %Error{category: :timeout}} = Task.await(waiting, 60_000)
     send(holder, :go)
-    Task.await(task)
+    Task.await(task, 60_000)
     assert {:ok, _} = SessionPool.call(name, :pid, [])
   end
 
@@ -123,7 +123,7 @@ defmodule SnakeBridge.SessionPoolTest do
     Process.exit(ended, :kill)
     assert_receive {:DOWN, ^monitor, :process, _, _}
     :ok = :sys.resume(desk)
-    assert {:ok, pid} = Task.await(call)
+    assert {:ok, pid} = Task.await(call, 60_000)
     assert is_integer(pid)
     :ok = :sys.resume(name)
   end
@@ -184,7 +184,7 @@ defmodule SnakeBridge.SessionPoolTest do
     {two, two_pid, _} = hold(name)
     assert {:ok, _} = SessionPool.call(name, :pid, [])
     for pid <- [one_pid, two_pid], do: send(pid, :go)
-    Task.await_many([one, two])
+    Task.await_many([one, two], 60_000)
     assert [:ok] = SessionPool.each(name, fn model -> SnakeBridge.set_attr(model, :factor, 5.0) end)
     assert {:ok, 5.0} = SessionPool.call(name, fn model -> SnakeBridge.get_attr(model, :factor) end)
   end
