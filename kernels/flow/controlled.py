@@ -42,7 +42,7 @@ from .kept import Asked, Changes, counts, opened_again, packed, place_from, plac
 from .lint import Mode, SpecLintFailed
 from .precision import device
 from .problem import Problem
-from .recorded import certificate_fields, flow_fields, keep_pictures, reference_fields, tell_lens, tell_verdict
+from .recorded import certificate_fields, flow_fields, keep_first_pictures, keep_pictures, reference_fields, tell_lens, tell_verdict
 from .recorder import Last, Recorder
 from .recorder.files import undisturbed
 from .running import Execution, Progress, Snapshot, visited
@@ -142,6 +142,7 @@ class CertifiedRun:
         execution.closing = self._watch.at
         self._watch.began(compiled, self._references)
         tell_lens(self._recorder, compiled)
+        keep_first_pictures(self._recorder, compiled)
         return execution
 
     def _make_block(self, on_progress: Progress | None) -> None:
@@ -402,6 +403,7 @@ class CertifiedRun:
     def record_in(self, recorder: Recorder) -> None:
         """Where a run that has taken over tells what it does, from here on."""
         self._recorder = self.execution.recorder = self._watch.recorder = recorder
+        keep_first_pictures(recorder, self.compiled)
         before, self.controller = self.controller, opened_again(self.controller, left=self.execution.done < self._iterations)
         if before.ended and not self.controller.ended and before.status != "cancelled":
             # What its last block would have led to, had it not been the last: perhaps a move of the tuner.
@@ -410,8 +412,10 @@ class CertifiedRun:
 
     def _finished(self) -> dict[str, Any]:
         try:
+            if self._execution is None:
+                keep_first_pictures(self._recorder, self.compiled)
+            keep_pictures(self._recorder, self.compiled.start if self._execution is None else self._execution.state())
             result, card = self._shown()
-            keep_pictures(self._recorder, self.compiled, result["state"])
         except BaseException:
             self._save()
             raise

@@ -147,12 +147,21 @@ def tell_lens(recorder: Recorder, compiled: CompiledFlow) -> None:
         recorder.event("LENS_SELECTED", told, iteration=0)
 
 
-def keep_pictures(recorder: Recorder, compiled: CompiledFlow, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Before and after of slots that look like images, for the report: the data beside what was made of it."""
+def keep_first_pictures(recorder: Recorder, compiled: CompiledFlow) -> None:
+    """Of slots that look like images, for the report: the data, or where there is none the start. For `keep_pictures` to stand beside."""
     measured = [np.asarray(slot.value) for slot in compiled.spec.slots.values() if slot.role == "data"]
     data = {value.shape: value for value in measured}
+    for slot, value in compiled.start.items():
+        if _is_picture(value):
+            recorder.artifact(f"{file_name(slot)}.before", np.asarray(data.get(value.shape, value)), soon=True)
+
+
+def keep_pictures(recorder: Recorder, state: Mapping[str, Any]) -> None:
+    """What was made of them."""
     for slot, value in state.items():
-        if picture_of(value, least=16) is not None:
-            before = data.get(value.shape)
-            recorder.artifact(f"{file_name(slot)}.before", np.asarray(compiled.start[slot] if before is None else before))
-            recorder.artifact(f"{file_name(slot)}.after", value)
+        if _is_picture(value):
+            recorder.artifact(f"{file_name(slot)}.after", value, soon=True)
+
+
+def _is_picture(value: Any) -> bool:
+    return picture_of(np.asarray(value), least=16) is not None

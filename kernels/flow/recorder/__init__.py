@@ -29,9 +29,9 @@ class Recorder(Protocol):
     def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None:
         """Keeps all that a run needs to go on from here: "state" (slot to array), "tuner_state", "rng_key", and what else the loop has."""
 
-    def artifact(self, name: str, value: Any) -> None:
+    def artifact(self, name: str, value: Any, *, soon: bool = False) -> None:
         """Keeps an array, bytes, a text or a mapping of plain data by name; pairs named `<slot>.before` and `<slot>.after` are shown side
-        by side in the report."""
+        by side in the report. soon: while the caller goes on."""
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest."""
@@ -49,7 +49,7 @@ class NoRecorder:
 
     def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None: ...
 
-    def artifact(self, name: str, value: Any) -> None: ...
+    def artifact(self, name: str, value: Any, *, soon: bool = False) -> None: ...
 
     def update(self, **fields: Any) -> None: ...
 

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -275,8 +275,8 @@ class Capsule:
             manifest.save(self.path, self._fields)
             sync_folder(self.path)
 
-    def _save(self, record: Mapping[str, Any], iteration: int, certificates: Any) -> None:
-        """The file and its event; the manifest on the disk does not point at it yet."""
+    def _save(self, record: Mapping[str, Any], iteration: int, certificates: Any, before: Callable[[], None] = lambda: None) -> None:
+        """The file and its event; the manifest on the disk does not point at it yet. before: see `Checkpoints.save`."""
         header = {
             "run_id": self.run_id,
             "flow_name": self._fields["flow_name"],
@@ -289,7 +289,7 @@ class Capsule:
             "telemetry_summary": {"total_iterations": self._iteration, "final_energy": events.plain(self._energy, "energy")},
         }
         self._journal.sync()
-        saved = self._checkpoints.save(record, header)
+        saved = self._checkpoints.save(record, header, before)
         self._event("CHECKPOINT_CREATED", {"checkpoint_id": saved.checkpoint_id, "iteration": saved.iteration}, saved.iteration)
         self._point_at(saved)
 
@@ -298,14 +298,20 @@ class Capsule:
             pointer = {"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration}
             self._fields = manifest.merged(self._fields, {"latest_checkpoint": pointer})
 
-    def artifact(self, name: str, value: Any) -> None:
+    def artifact(self, name: str, value: Any, *, soon: bool = False) -> None:
         """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`). A
-        mapping of plain data is kept as `artifacts/<name>.json`; redacted, with summaries in the place of its arrays."""
+        mapping of plain data is kept as `artifacts/<name>.json`; redacted, with summaries in the place of its arrays.
+
+        soon: while the caller goes on; what goes wrong is raised by a later call, at the latest by `finish`."""
         self._open()
         name, content = artifacts.content(name, value, self._redactor)
+        folder = self.path / _ARTIFACTS
+        if soon:
+            self._writer.keep(folder / name, content)
+            return
         with room_for(self.path):
-            (self.path / _ARTIFACTS).mkdir(exist_ok=True)
-            replace_bytes(self.path / _ARTIFACTS / name, content)
+            folder.mkdir(exist_ok=True)
+            replace_bytes(folder / name, content)
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest (`manifest.KEYS`; others go under [extra]) and writes it."""
@@ -338,11 +344,18 @@ class Capsule:
             self._tail = None
         self._iteration, self._energy = outcome.pop("iterations", self._iteration), outcome.get("energy", self._energy)
         with room_for(self.path):
-            self._writer.join(self._rows)
-            if last is not None and self._redactor is None:
+            joined = self._writer.join(self._rows)
+
+            def on_disk() -> None:
+                joined()
                 sync_folder(self.path)
-                # Of a run that was interrupted it may be of a step before the last one.
-                self._save(last.record, last.record.get("iteration", self._iteration), last.certificates)
+
+            try:
+                if last is not None and self._redactor is None:
+                    # Of a run that was interrupted it may be of a step before the last one. Written beside the rows, it counts after them.
+                    self._save(last.record, last.record.get("iteration", self._iteration), last.certificates, on_disk)
+            finally:
+                joined()
         if status == "cancelled":
             self._event("CANCELLED", {"iteration": self._iteration}, self._iteration)
         finished = {
@@ -363,7 +376,7 @@ class Capsule:
         """What comes after RUN_FINISHED: a process that is killed here has told its end and not put it everywhere yet."""
         with room_for(self.path):
             for stream in (self._rows, self._events):
-                self._writer.join(stream)
+                self._writer.join(stream)()
             replace_bytes(self.path / resuming.CARD, json.dumps({"run_id": self.run_id, **told}, indent=1).encode())
             if self._noted:
                 self._journal.sync()

@@ -13,7 +13,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,13 +69,14 @@ class Checkpoints:
         """From the newest to the oldest."""
         return sorted((path for path in self.folder.glob("ckpt-*.npz") if _NAME.fullmatch(path.name)), reverse=True)
 
-    def save(self, record: Mapping[str, Any], header: Mapping[str, Any]) -> Saved:
-        """Writes one and drops what is no longer kept. header: needs "iteration", "phase", "dtype" and "spec_digest"."""
+    def save(self, record: Mapping[str, Any], header: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> Saved:
+        """Writes one and drops what is no longer kept. header: needs "iteration", "phase", "dtype" and "spec_digest". before: called when
+        it is on the disk and does not count yet."""
         self.folder.mkdir(exist_ok=True)
         number = 1 + max((int(path.name[5:11]) for path in self.files()), default=0)
         path = self.folder / f"ckpt-{number:06d}-i{int(header['iteration']):09d}-{str(header['phase']).lower()}.npz"
         content = {**header, "checkpoint_id": path.stem}
-        write(path, record, content)
+        write(path, record, content, before)
         sync_folder(self.folder)
         self._drop()
         return self._told(path)
@@ -139,8 +140,8 @@ def agree(found: Checkpoint, *, dtype: str | None = None, spec_digest: str | Non
         )
 
 
-def write(path: Path, record: Mapping[str, Any], header: Mapping[str, Any]) -> None:
-    """Writes a checkpoint, all or nothing. Raises CheckpointRefused for what a record cannot hold."""
+def write(path: Path, record: Mapping[str, Any], header: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> None:
+    """Writes a checkpoint, all or nothing; before: see `files.atomic`. Raises CheckpointRefused for what a record cannot hold."""
     arrays = _Arrays()
     structure = _encoded(record, arrays, "record")
     content = {
@@ -151,7 +152,7 @@ def write(path: Path, record: Mapping[str, Any], header: Mapping[str, Any]) -> N
         "arrays": arrays.described,
     }
     text = json.dumps(content, sort_keys=True, allow_nan=False)
-    with atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with atomic(path, before) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for number, array in enumerate(arrays.kept):
             with archive.open(f"{number}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

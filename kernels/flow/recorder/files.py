@@ -58,8 +58,9 @@ def undisturbed(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file under construction that takes the place of `path` when the block ends well: write, fsync, rename.
+def atomic(path: Path, before: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
+    """A file under construction that takes the place of `path` when the block ends well: write, fsync, rename. before: called between
+    the last two, for what must be on the disk before this file counts.
 
     At no moment, power loss included, does `path` hold anything but the old or the new content. Which of the two it holds after a power
     cut is settled by `sync_folder` only: before another file tells of the new one, its folder is synced.
@@ -70,6 +71,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        before()
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import CapsuleError, CapsuleFull
-from .files import atomic, room_for, sync_folder
+from .files import atomic, replace_bytes, room_for, sync_folder
 
 QUEUE_BLOCKS = 64
 FLUSH_ROWS = 50_000
@@ -129,9 +129,9 @@ Pending = dict[str, tuple[Stream, list[pa.Table]]]
 
 
 class Asked:
-    """Something that the writer is to do in its turn, and the caller waits for."""
+    """Something that the writer is to do in its turn, and a caller may wait for."""
 
-    def __init__(self, work: Callable[[Pending], None]) -> None:
+    def __init__(self, work: Callable[[Pending], object]) -> None:
         self.work, self.done = work, threading.Event()
 
 
@@ -159,13 +159,22 @@ class Writer:
         if not self._thread.is_alive():
             raise CapsuleError(f"the capsule {self._capsule} is closed: nothing can be recorded after the end of its run")
 
+    def keep(self, path: Path, content: bytes) -> None:
+        """Hands over a whole file, whose folder is made if it is not there. Raises what went wrong with what came before."""
+
+        def work() -> None:
+            path.parent.mkdir(exist_ok=True)
+            replace_bytes(path, content)
+
+        self._ask(lambda _: self._did(work))
+
     def flush(self) -> None:
         """Returns when all that was handed over is on the disk."""
-        self._ask(self._write)
+        self._ask(self._write)()
 
-    def join(self, stream: Stream) -> None:
-        """Joins a stream with what was handed over of it, which so never becomes a part. Where that fails it is kept, for `flush`. After
-        `recover` it is enough if there is room for a part: readers take both."""
+    def join(self, stream: Stream) -> Callable[[], None]:
+        """Joins a stream with what was handed over of it, which so never becomes a part; to wait for that, call what is returned. Where it
+        fails the tables are kept, for `flush`. After `recover` it is enough if there is room for a part: readers take both."""
 
         def work(pending: Pending) -> None:
             tables = pending[stream.name][1] if stream.name in pending else []
@@ -176,14 +185,18 @@ class Writer:
             if joined:
                 pending.pop(stream.name, None)
 
-        self._ask(work)
+        return self._ask(work)
 
-    def _ask(self, work: Callable[[Pending], None]) -> None:
+    def _ask(self, work: Callable[[Pending], object]) -> Callable[[], None]:
         self.check()
         asked = Asked(work)
         self._queue.put(asked)
-        asked.done.wait()
-        self.check()
+
+        def wait() -> None:
+            asked.done.wait()
+            self.check()
+
+        return wait
 
     def close(self) -> None:
         """Writes what is left and ends the thread. Does not raise; `check` does."""
