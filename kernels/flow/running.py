@@ -1,6 +1,6 @@
 """The host's side of a run: one visit per block of steps.
 
-Steps run on the device in compiled blocks of about a tenth of a second. While the device makes the next block, the host records the last
+Steps run on the device in compiled blocks of about a fifth of a second. While the device makes the next block, the host records the last
 one; a visit is where a run is told of, cancelled, saved and judged. What a run computes does not depend on where it is cut into blocks.
 """
 
@@ -29,7 +29,7 @@ from .recorder.files import undisturbed
 from .solvers.base import CONVERGED, NOT_FINITE, RUNNING, STAGNATED, Controls, Metrics, Run, Solver, advance
 
 # One visit: long enough that it costs next to nothing, short enough for a live bar and a prompt cancel.
-BLOCK_SECONDS = 0.1
+BLOCK_SECONDS = 0.2
 CAPACITY = 1024  # steps of a block, at most
 LONGEST = 1_000_000  # steps of a block whose size was asked for, whose metrics are kept until it ends
 FIRST = 4  # steps of the first block, which may be long ones

@@ -39,7 +39,7 @@ def run(
     iterations, tol: the run ends when the relative residual is at most `tol` ("converged"), when 50 steps in a row together change the
     energy by no more than its rounding and do not halve the residual ("stagnated"), or after `iterations` ("budget"). solver, alpha,
     validation: as of `compile_flow`. block: steps between two visits of the host, rounded up to an even number for accelerated solvers of
-    more than 8192 elements; None: about a tenth of a second's worth. on_progress: called after each block with {"block", "iteration",
+    more than 8192 elements; None: about a fifth of a second's worth. on_progress: called after each block with {"block", "iteration",
     "iterations", "energy", "smooth", "nonsmooth", "residual", "grad_norm", "inner_gap", "restarts", "alpha", "elapsed_s"};
     answering "cancel" or False ends the run ("cancelled"). out_dir: where a capsule of the run is kept (see docs/flow/recorder.md).
     save_every: seconds between its checkpoints; 0: after each block.

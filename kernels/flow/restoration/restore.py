@@ -190,7 +190,7 @@ def restore(*arguments: Any, **options: Any) -> dict[str, Any]:
     iterations, tol: the run ends when the relative prox-gradient residual ||z - y|| / (step max(1, ||grad f||)) is at
         most `tol` ("converged"), when 50 steps in a row change the energy by no more than its rounding error and do not halve the
         residual ("stagnated"), or after `iterations` ("budget").
-    block: steps between two visits of the host, rounded up to an even number above 8192 pixels; None: about a tenth of a second's worth.
+    block: steps between two visits of the host, rounded up to an even number above 8192 pixels; None: about a fifth of a second's worth.
     on_progress: called after each block with {"block", "iteration", "iterations", "energy", "data_term", "prior_term",
         "residual", "inner_gap", "elapsed_s"} and, when `reference` (the true image, in the range of `image`) is given,
         "psnr". Answering "cancel" or False ends the run ("cancelled") with the image reached so far.
