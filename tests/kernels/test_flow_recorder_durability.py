@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from bridge_adapter.kernels.flow.recorder import Last, manifest, reading
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
 from bridge_adapter.kernels.flow.recorder.errors import CapsuleFull
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
+from bridge_adapter.kernels.flow.recorder.streams import Stream
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC: dict[str, Any] = {"name": "short", "dtype": "float64", "slots": {"x": {"shape": [4]}}, "terms": []}
@@ -189,3 +191,44 @@ def test_a_run_whose_tables_find_no_room_as_a_whole_has_its_end_all_the_same(tmp
     assert reading.telemetry(capsule.path)["iter"].to_pylist() == [*range(1, 1001), *range(1010, 2001, 10)]
     assert resume_state(capsule.path)["iter"] == 2000
     assert not list(capsule.path.rglob("*.tmp"))
+
+
+def test_the_last_checkpoint_is_written_beside_the_rows_and_counts_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined, seen = Stream.join, []
+
+    def slowly(stream: Stream, tables: Any) -> None:
+        if stream.name == "telemetry":
+            until = time.monotonic() + 60
+            while not (drafts := list(tmp_path.rglob(".ckpt-*.tmp"))) and time.monotonic() < until:
+                time.sleep(0.001)
+            seen.append((len(drafts), len(list(tmp_path.rglob("ckpt-*.npz")))))
+        joined(stream, tables)
+
+    monkeypatch.setattr(Stream, "join", slowly)
+    capsule = finished(tmp_path)
+    assert seen[0] == (1, 0)
+    assert resume_state(capsule.path)["iter"] == 10
+
+
+def test_rows_without_room_leave_no_checkpoint_that_is_ahead_of_them(tmp_path: Path) -> None:
+    with pytest.raises(CapsuleFull), Capsule.create(tmp_path, SPEC) as capsule:
+        rng = np.random.default_rng(0)
+        capsule.rows({**steps(1, 1000), **{name: rng.random(1000) for name in ("E", "gamma", "eta_dd")}})
+        with files_of_at_most(20_000):
+            capsule.finish("converged", last=Last({"state": {"x": np.zeros(4)}}), iterations=1000)
+    assert not list(tmp_path.rglob("ckpt-*.npz")) and not list(tmp_path.rglob("*.tmp"))
+    assert kinds(capsule.path)[-2:] == ["RUN_FAILED", "RUN_FINISHED"]
+
+
+def test_what_is_kept_soon_is_there_at_the_end_or_ends_the_run(tmp_path: Path) -> None:
+    with Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.artifact("x.before", np.arange(6.0), soon=True)
+        capsule.finish("converged")
+    np.testing.assert_array_equal(np.load(capsule.path / "artifacts" / "x.before.npy"), np.arange(6.0))
+    with pytest.raises(CapsuleFull), Capsule.create(tmp_path, SPEC) as full, files_of_at_most(20_000):
+        full.rows(steps(1, 10))
+        full.artifact("x.before", np.zeros(10_000), soon=True)
+        full.finish("converged")
+    assert load_run_manifest(full.path)["status"] == "failed"
+    assert reading.telemetry(full.path).num_rows == 10
+    assert not list(full.path.rglob("*.tmp")) and not list(full.path.rglob("x.before*"))
