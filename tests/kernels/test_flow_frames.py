@@ -101,6 +101,18 @@ def test_a_transform_has_the_frame_the_adjoint_and_the_inverse_that_it_declares(
     assert_allclose(np.ravel(solved), np.linalg.solve(np.eye(len(gram)) + 0.7 * gram, rhs.ravel()), atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(260, 130), (131, 261), (3, 130, 129)], ids=str)
+def test_a_large_image_comes_back_and_keeps_its_inner_products(shape: Shape) -> None:
+    """Which is put together in another way than a small one."""
+    transform = transform_of(Op("wavelet", wavelet="db2", levels=2), shape, REAL)
+    rng = np.random.default_rng(0)
+    x, u = rng.standard_normal(shape), rng.standard_normal(transform.codomain)
+    there, back = jax.jit(transform.forward)(x), jax.jit(transform.adjoint)(u)
+    assert_allclose(np.vdot(there, u), np.vdot(x, back), rtol=1e-11)
+    assert_allclose(jax.jit(transform.adjoint)(there), x, atol=1e-13)
+    assert_allclose(jax.jit(transform.forward)(back), u, atol=1e-13)
+
+
 @pytest.mark.parametrize(("described", "shape"), SMALL, ids=str)
 def test_the_band_table_covers_every_coefficient_once(described: Op, shape: Shape) -> None:
     transform = transform_of(described, shape, REAL)

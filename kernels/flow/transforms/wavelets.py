@@ -18,6 +18,8 @@ from ..pytrees import node
 from .base import Band, TransformOp, checked_levels, deepest, detail_orientations, flat, transformed_axes
 from .filters import Filter, mirrored, scaling_filter
 
+LARGE = 8192  # elements: of smaller arrays, what is done to them costs less than that it is done
+
 
 @node
 class Wavelet(TransformOp):
@@ -107,13 +109,23 @@ def synthesised(approximation: jax.Array, detail: jax.Array, low: Filter, high: 
     def phase(parity: int) -> jax.Array:
         return _combined(np.stack([low[parity::2], high[parity::2]], axis=1).ravel(), shifted)
 
-    sizes = list(detail.shape)
-    sizes[axis] *= 2
-    samples = jnp.stack([phase(0), phase(1)], axis=detail.ndim + axis + 1).reshape(sizes)
+    samples = _interleaved(phase(0), phase(1), axis)
     if approximation.shape[axis] == half:
         return samples
     passed = jax.lax.slice_in_dim(approximation, half, approximation.shape[axis], axis=axis)
     return jnp.concatenate([samples, passed], axis=axis)
+
+
+def _interleaved(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
+    """even_0, odd_0, even_1, odd_1, ... along an axis (< 0)."""
+    if even.ndim > 1 and even.size >= LARGE:
+        # Spread and added up: what is stacked XLA reshapes, and computes, once for each of its readers.
+        zero, spread = jnp.zeros((), even.dtype), [[(0, 0, 0)] * even.ndim for _ in range(2)]
+        spread[0][axis], spread[1][axis] = (0, 1, 1), (1, 0, 1)
+        return jax.lax.pad(even, zero, spread[0]) + jax.lax.pad(odd, zero, spread[1])
+    sizes = list(even.shape)
+    sizes[axis] *= 2
+    return jnp.stack([even, odd], axis=even.ndim + axis + 1).reshape(sizes)
 
 
 def _combined(weights: Filter, parts: list[jax.Array]) -> jax.Array:
