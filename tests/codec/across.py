@@ -18,8 +18,14 @@ from hypothesis.errors import Flaky
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 100  # a clean clone compiles first
 FOUND = Path(__file__).parent / "found"
-EXAMPLES = int(os.environ.get("CODEC_EXAMPLES", "4000"))
+USUAL = 2000
+EXAMPLES = int(os.environ.get("CODEC_EXAMPLES", USUAL))
 """How many values each side sends to the other; `make soak-codec` asks for more."""
+
+
+def examples(usual: int) -> int:
+    """How many examples a property gets: as many times more than usual as CODEC_EXAMPLES asks for."""
+    return max(1, usual * EXAMPLES // USUAL)
 
 
 class Beam:

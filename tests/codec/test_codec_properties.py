@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+from across import examples
 from exactness import same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -19,19 +20,19 @@ from bridge_adapter.codec.packed import Packer, Unpacker
 @given(VALUES)
 @example({frozenset({"\ud800"}): None})
 @example({(None, "\ud800"): [{"\udfff": b""}]})
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_packed_gives_back_the_same_value(value: Any) -> None:
     assert same(Unpacker().unpack(Packer().pack(value)), value)
 
 
 @given(VALUES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_schema_2_gives_back_the_same_value(value: Any) -> None:
     assert same(tagged.loads(tagged.dumps(value, schema=2), atom_class=True), value)
 
 
 @given(SCHEMA_1)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_tagged_gives_back_the_same_value(value: Any) -> None:
     shelf = Shelf()
     text = tagged.dumps(value, shelf)
@@ -49,7 +50,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.sampled_from([None, 1]), st.integers(0, 200), st.text('[]{},:"\\ 019ntf', max_size=3))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_deep_json_reads_what_the_standard_parser_reads(value: Any, indent: int | None, at: int, noise: str) -> None:
     text = json.dumps(value, indent=indent)
     decoder = json.JSONDecoder(object_pairs_hook=dict)
@@ -84,7 +85,7 @@ TAGGED = st.fixed_dictionaries({"__type__": TAG_NAMES}, optional=dict.fromkeys(F
 
 
 @given(st.recursive(TAGGED | JSON, lambda inner: st.lists(inner, max_size=3) | st.fixed_dictionaries({"k": inner}), max_leaves=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_json_is_a_value_or_a_codec_error(structure: Any) -> None:
     with contextlib.suppress(CodecError):
         tagged.loads(json.dumps(structure))
@@ -93,7 +94,7 @@ def test_any_json_is_a_value_or_a_codec_error(structure: Any) -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_any_bytes_are_a_value_or_a_codec_error(data: bytes) -> None:
     with contextlib.suppress(CodecError):
         Unpacker().unpack(data)

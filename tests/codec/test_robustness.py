@@ -8,6 +8,7 @@ import random
 import tracemalloc
 from typing import Any
 
+from across import examples
 from exactness import same
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ MEMORY = 4 << 20
 
 
 @given(VALUES)
-@settings(max_examples=200, suppress_health_check=QUIET)
+@settings(max_examples=examples(100), suppress_health_check=QUIET)
 def test_encoding_never_changes_a_value(value: Any) -> None:
     before = copy.deepcopy(value)
     assume(same(value, before))  # Python itself copies an IPv6 address without its scope
@@ -51,7 +52,7 @@ def shuffled(value: Any, source: random.Random) -> Any:
 
 
 @given(VALUES, st.randoms(use_true_random=False))
-@settings(max_examples=300, suppress_health_check=QUIET)
+@settings(max_examples=examples(150), suppress_health_check=QUIET)
 def test_equal_values_have_equal_bytes_in_canonical_form(value: Any, source: random.Random) -> None:
     packer = Packer(canonical=True)
     assert packer.pack(value) == packer.pack(shuffled(value, source))
@@ -65,7 +66,7 @@ def damaged(data: bytes, source: random.Random) -> list[bytes]:
 
 
 @given(SMALL, st.randoms(use_true_random=False))
-@settings(max_examples=120, suppress_health_check=QUIET, phases=[Phase.generate])
+@settings(max_examples=examples(60), suppress_health_check=QUIET, phases=[Phase.generate])
 def test_damaged_packed_messages_are_values_or_errors(value: Any, source: random.Random) -> None:
     data = Packer().pack(value)[:600]
     unpacker = Unpacker()
@@ -80,7 +81,7 @@ def test_damaged_packed_messages_are_values_or_errors(value: Any, source: random
 
 
 @given(SMALL, st.randoms(use_true_random=False))
-@settings(max_examples=60, suppress_health_check=QUIET, phases=[Phase.generate])
+@settings(max_examples=examples(30), suppress_health_check=QUIET, phases=[Phase.generate])
 def test_damaged_tagged_messages_are_values_or_errors(value: Any, source: random.Random) -> None:
     text = tagged.dumps(value, schema=2)[:600]
     tracemalloc.start()

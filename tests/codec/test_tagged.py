@@ -398,10 +398,13 @@ def test_every_corrupted_byte_gives_a_value_or_a_codec_error(message: bytes) -> 
     for index in range(len(message)):
         for byte in b'\x00"[]{},:\\09e-aZ\x80\xff':
             corrupt = message[:index] + bytes([byte]) + message[index + 1 :]
-            deep = b"[" * 120 + corrupt + b"]" * 120
-            for text in (corrupt, deep):
-                with contextlib.suppress(CodecError):
-                    tagged.loads(text)
+            with contextlib.suppress(CodecError):
+                tagged.loads(corrupt)
+        # The same bytes for the parser of what nests deeply, which takes long: those that it looks at, and two that it does not.
+        for byte in b'"]},:\\0\xff':
+            corrupt = message[:index] + bytes([byte]) + message[index + 1 :]
+            with contextlib.suppress(CodecError):
+                tagged.loads(b"[" * 120 + corrupt + b"]" * 120)
 
 
 def test_structures_that_are_no_json_text_can_still_be_decoded() -> None:

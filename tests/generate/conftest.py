@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 sys.path += [str(Path(__file__).parents[2] / "examples" / "generate" / "python"), str(Path(__file__).parent)]
 
 import smollm
+from smollm import generate
 from smollm.gguf_file import ModelFile, find, read
 
 
@@ -21,8 +23,12 @@ def file() -> ModelFile:
 
 
 @pytest.fixture(scope="session")
-def model() -> smollm.Model:
-    return smollm.load(slots=8)
+def model(file: ModelFile) -> smollm.Model:
+    # The file is read once for both; a model takes the tensors out of what it gets.
+    copy = replace(file, tensors=dict(file.tensors))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "read", lambda path: copy if path == find() else read(path))
+        return smollm.load(slots=8)
 
 
 @pytest.fixture(scope="session")

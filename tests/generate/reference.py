@@ -77,6 +77,12 @@ def logits(file: ModelFile, ids: Sequence[int], last: int | None = None) -> Arra
     return forward(file, Float32(file), ids, len(ids) if last is None else last)
 
 
+def all_logits(file: ModelFile, texts: Sequence[tuple[Sequence[int], int]]) -> list[Array]:
+    """The same for several texts and how many of their last tokens count: faster than one by one."""
+    arithmetic = Float32(file)
+    return side_by_side(file, [Text(arithmetic, ids, last) for ids, last in texts])
+
+
 class Float32:
     """The dequantised weights, and no other rounding than float32's."""
 

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from smollm import Model
-from smollm.gguf_file import find
+from smollm.gguf_file import ModelFile, find
 from smollm.tokenizer import TextStream, Tokenizer
 
 MESSAGES = [{"role": "user", "content": "Hi <|im_end|> there"}]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(model: Model) -> Tokenizer:
-    return model.tokenizer
+def tokenizer(file: ModelFile) -> Tokenizer:
+    return Tokenizer(file.vocabulary)
 
 
 def test_texts_become_the_tokens_of_llama_cpp(tokenizer: Tokenizer, recorded: dict[str, Any]) -> None:

@@ -215,8 +215,9 @@ def test_whole_numbers_and_colour_keep_their_range_and_axes() -> None:
 def test_a_picture_of_odd_sides_and_no_blur_is_denoised() -> None:
     clean = CROP[:61, :97]
     noisy = flow.degrade(clean, 0, 0.05)
-    for prior in ("tv", "wavelet"):
-        result = flow.restore(noisy, blur_sigma=0, prior=prior, reference=clean)
+    # Both sides are odd on the second level too; more levels only take longer to compile.
+    for prior, options in (("tv", {}), ("wavelet", {"levels": 2})):
+        result = flow.restore(noisy, blur_sigma=0, prior=prior, reference=clean, **options)
         assert result["psnr"] > result["psnr_before"] + 1.5, prior
 
 

@@ -378,8 +378,8 @@ def _runs(file: Path) -> list[tuple[int, int]]:
     return [(int(pid), int(parent)) for pid, parent in map(str.split, lines)]
 
 
-def rampage(directory: Path, launcher: Launcher, seed: int, calls: int) -> Report:
-    """All of it. Returns when every call has its outcome and everything has ended."""
+def rampage(directory: Path, launcher: Launcher, seed: int, calls: int, enough: Callable[[int, Report], bool] = lambda *_: False) -> Report:
+    """All of it, or as many calls as are enough by then. Returns when each of them has its outcome and everything has ended."""
     report = Report()
     journal = directory / "journal"
     journal.mkdir()
@@ -392,7 +392,7 @@ def rampage(directory: Path, launcher: Launcher, seed: int, calls: int) -> Repor
             while True:
                 with taking:
                     plan = next(todo, None)
-                if plan is None:
+                if plan is None or enough(plan.number, report):
                     return
                 try:
                     caller.perform(plan)
