@@ -10,7 +10,7 @@ path = Enum.join([Path.expand("tests/python"), docs], ":")
 # Tests run lines of Python where a module of their own would say no more.
 policy = [allow: ["builtins.eval", "builtins.exec"]]
 env = [{"PYTHONPATH", path}, {"BRIDGE_ADAPTER_FLOW_RUNS", Path.join(docs, "runs")}]
-options = [size: 2, python: python, env: env, kill_after: 400, policy: policy]
+options = [size: 2, python: python, env: env, kill_after: 2_000, policy: policy]
 # Tests kill these workers far more often than a breaker lets pass.
 options = Keyword.put(options, :breaker, false)
 # The application started with the defaults before this file was read.
