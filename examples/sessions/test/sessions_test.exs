@@ -10,7 +10,7 @@ defmodule SessionsTest do
     row = [13.2, 1.8, 2.1, 11.2, 100, 2.6, 2.8, 0.26, 1.3, 4.4, 1.05, 3.4, 1050]
     assert {:ok, [0]} = Wine.classify(wine, [row])
     # Any process may ask.
-    assert {:ok, [0, 0]} = Task.await(Task.async(fn -> Wine.classify(wine, [row, row]) end))
+    assert {:ok, [0, 0]} = Task.await(Task.async(fn -> Wine.classify(wine, [row, row]) end), 60_000)
   end
 
   @tag :capture_log
