@@ -97,6 +97,8 @@ class _Caller(threading.Thread):
         self._keys: dict[str, int] = {}
         self._register: tuple[str, dict[str, Any]] | None = None
         self._calm = threading.Event()
+        # Not before the first call that knows of the calm: one that calm overtakes may be of an object that was lost before.
+        self._settled = False
         self._retry_after_ms: int | None = None
         self.start()
 
@@ -107,7 +109,7 @@ class _Caller(threading.Thread):
         try:
             while not self._calm.wait(self._chance.uniform(0, self._driver.pause_ms / 1000)):
                 getattr(self, f"_{self._chance.choice(KINDS)}")()
-            self._register = None
+            self._settled, self._register = True, None
             for key, milliseconds in sorted(self._keys.items()):
                 self._patiently(partial(self._ask_key, key, milliseconds))
             for act in (self._plain, self._idempotent, self._append, self._append, self._stream):
@@ -163,7 +165,7 @@ class _Caller(threading.Thread):
         op = self._next()
         count = self._chance.randrange(1, 30)
         items: list[Any] = []
-        self._write(type="invoke", process=self._name, op=op, kind="stream", target=op, wanted=count, calm=self._calm.is_set())
+        self._write(type="invoke", process=self._name, op=op, kind="stream", target=op, wanted=count, calm=self._settled)
         message = stream_request("items", op, count, self._chance.randrange(3), module="chaos_effects", session_id=self._name)
         try:
             for chunk in self._driver.gateway().stub.ExecuteStreamingTool(message, timeout=self._timeout()):
@@ -180,7 +182,7 @@ class _Caller(threading.Thread):
 
     def _call(self, op: str, kind: str, target: str, function: str, *args: Any, **fields: Any) -> Any:
         """Its answer, or None when there is none."""
-        self._write(type="invoke", process=self._name, op=op, kind=kind, target=target, calm=self._calm.is_set())
+        self._write(type="invoke", process=self._name, op=op, kind=kind, target=target, calm=self._settled)
         message = request(function, *args, module="chaos_effects", session_id=self._name, **fields)
         try:
             response = self._driver.gateway().stub.ExecuteTool(message, timeout=self._timeout())
@@ -208,7 +210,7 @@ class _Caller(threading.Thread):
         return self._chance.randrange(30) if self._chance.random() < 0.3 else 0
 
     def _timeout(self) -> float:
-        return CALM_TIMEOUT if self._calm.is_set() else TIMEOUT
+        return CALM_TIMEOUT if self._settled else TIMEOUT
 
 
 def _told(error: grpc.RpcError | ToolFailed) -> dict[str, Any]:

@@ -3,6 +3,7 @@ defmodule SnakeBridge.TalkBackTest do
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog
+  import SnakeBridge.Test.Eventually
 
   # One worker, so that what one call leaves in Python is there for the next.
   @single [pool: :single]
@@ -129,8 +130,12 @@ defmodule SnakeBridge.TalkBackTest do
     assert_receive {:asked, pid}
     send(pid, :go)
 
+    known = fn -> :ets.tab2list(SnakeBridge.CallbackRegistry) |> MapSet.new(&elem(&1, 0)) end
+    before = known.()
     owner = Task.async(fn -> talk("call_between_calls", [fn -> 1 end]) end)
     {:ok, nil} = Task.await(owner, 60_000)
+    # A task has answered before it is gone.
+    assert eventually(fn -> MapSet.subset?(known.(), before) end)
     assert {:ok, "CallbackGone: " <> _} = talk("result_of_background", [])
   end
 
