@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .banded import prox_by_bands
 from .functions.base import Function, Proximal
 from .functions.separable import Separable
 from .functions.squares import HalfSquare
@@ -125,6 +126,8 @@ class ProxTerm:
         return self.phi.begin(self.op.matvec(x))
 
     def prox(self, v: jax.Array, tau: jax.Array, carry: Any) -> Proximal:
+        if (found := prox_by_bands(self.op, self.phi, v, tau)) is not None:
+            return found
         made = self.phi.prox(self.op.matvec(v), tau, carry)
         return made._replace(point=self.op.rmatvec(made.point))
 

@@ -30,6 +30,13 @@ class Wavelet(TransformOp):
     """
 
     def forward(self, x: jax.Array) -> jax.Array:
+        return flat(self.analysis(x), self.ndim)
+
+    def adjoint(self, u: jax.Array) -> jax.Array:
+        return self.synthesis(self.parts(u))
+
+    def analysis(self, x: jax.Array) -> list[jax.Array]:
+        """W x, band by band, each in its shape."""
         low = scaling_filter(self.name)
         high = mirrored(low)
         details: list[jax.Array] = []
@@ -39,12 +46,13 @@ class Wavelet(TransformOp):
                 split = [half for part in split for half in analysed(part, low, high, axis)]
             x, *level = split
             details = [*level, *details]
-        return flat([x, *details], self.ndim)
+        return [x, *details]
 
-    def adjoint(self, u: jax.Array) -> jax.Array:
+    def synthesis(self, bands: list[jax.Array]) -> jax.Array:
+        """W^T u, of the bands of u."""
         low = scaling_filter(self.name)
         high = mirrored(low)
-        x, *details = self.parts(u)
+        x, *details = bands
         count = 2**self.ndim - 1
         for start in range(0, len(details), count):
             split = [x, *details[start : start + count]]
