@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from .functions.base import Function, Proximal
 from .functions.separable import Separable
 from .operators.base import Operator
-from .sums import ONE_PASS
+from .sizes import ONE_PASS
 from .transforms.base import flat
 from .transforms.wavelets import Wavelet
 

@@ -13,7 +13,8 @@ from .classes import CLASSES, SOLVERS, WELL_CONDITIONED, Found, Steps, norm_of
 from .curvature import smoothness, strong_convexity
 from .errors import FlowInputError
 from .problem import CompositeTerm, Problem, State
-from .solvers.base import SMALL, Controls, Solver
+from .sizes import SMALL
+from .solvers.base import Controls, Solver
 from .solvers.primal_dual import PrimalDualControls
 
 __all__ = ["CLASSES", "SOLVERS", "Again", "Choice", "Found", "Own", "Steps", "again", "behind_operators", "choose", "controls_of"]

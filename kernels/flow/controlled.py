@@ -42,7 +42,7 @@ from .kept import Asked, Changes, counts, opened_again, packed, place_from, plac
 from .lint import Mode, SpecLintFailed
 from .precision import device
 from .problem import Problem
-from .recorded import certificate_fields, flow_fields, keep_first_pictures, keep_pictures, reference_fields, tell_lens, tell_verdict
+from .recorded import certificate_fields, flow_fields, keep_first_pictures, keep_last_pictures, reference_fields, tell_lens, tell_verdict
 from .recorder import Last, Recorder
 from .recorder.files import undisturbed
 from .running import Execution, Progress, Snapshot, visited
@@ -414,7 +414,7 @@ class CertifiedRun:
         try:
             if self._execution is None:
                 keep_first_pictures(self._recorder, self.compiled)
-            keep_pictures(self._recorder, self.compiled.start if self._execution is None else self._execution.state())
+            keep_last_pictures(self._recorder, self.compiled.start if self._execution is None else self._execution.state())
             result, card = self._shown()
         except BaseException:
             self._save()

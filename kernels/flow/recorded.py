@@ -148,19 +148,19 @@ def tell_lens(recorder: Recorder, compiled: CompiledFlow) -> None:
 
 
 def keep_first_pictures(recorder: Recorder, compiled: CompiledFlow) -> None:
-    """Of slots that look like images, for the report: the data, or where there is none the start. For `keep_pictures` to stand beside."""
+    """Of slots that look like images, for the report: the data, or where there is none the start."""
     measured = [np.asarray(slot.value) for slot in compiled.spec.slots.values() if slot.role == "data"]
     data = {value.shape: value for value in measured}
     for slot, value in compiled.start.items():
         if _is_picture(value):
-            recorder.artifact(f"{file_name(slot)}.before", np.asarray(data.get(value.shape, value)), soon=True)
+            recorder.picture(f"{file_name(slot)}.before", np.asarray(data.get(value.shape, value)))
 
 
-def keep_pictures(recorder: Recorder, state: Mapping[str, Any]) -> None:
-    """What was made of them."""
+def keep_last_pictures(recorder: Recorder, state: Mapping[str, Any]) -> None:
+    """Of the same slots, to stand beside those: what the run has made of them."""
     for slot, value in state.items():
         if _is_picture(value):
-            recorder.artifact(f"{file_name(slot)}.after", value, soon=True)
+            recorder.picture(f"{file_name(slot)}.after", np.asarray(value))
 
 
 def _is_picture(value: Any) -> bool:

@@ -12,7 +12,16 @@ from .certified import RESTORE, resume_certified
 from .compiler import SOLVERS, CompiledFlow, compile_flow
 from .errors import FlowInputError
 from .precision import precision
-from .recorded import budget_fields, flow_columns, flow_fields, keep_first_pictures, keep_pictures, recorder_in, reference_fields, tell_lens
+from .recorded import (
+    budget_fields,
+    flow_columns,
+    flow_fields,
+    keep_first_pictures,
+    keep_last_pictures,
+    recorder_in,
+    reference_fields,
+    tell_lens,
+)
 from .recorder import Last, NoRecorder, Recorder
 from .recorder.errors import CheckpointRefused
 from .running import CHECKPOINT_SECONDS, Execution, Progress, check_ways, drive, saved_if_interrupted, steps_of
@@ -146,7 +155,7 @@ def _driven(execution: Execution, recorder: Recorder, on_progress: Progress | No
     with saved_if_interrupted(execution):
         drive(execution, on_progress)
         result = execution.result() | {"report": execution.compiled.report, "capsule": getattr(recorder, "path", None)}
-        keep_pictures(recorder, result["state"])
+        keep_last_pictures(recorder, result["state"])
     told = {name: result[name] for name in ("iterations", "energy", "residual", "elapsed_s")}
     if execution.stopped == "budget":
         recorder.event("BUDGET_EXCEEDED", {"iteration": execution.done, "status": execution.stopped}, iteration=execution.done)

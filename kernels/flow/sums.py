@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ONE_PASS = 4096  # elements: sums of fewer are made in one pass
+from .sizes import ONE_PASS
+
 LANES = 4  # of a lone sum: where elements are added one by one, rounding grows with the length. More lanes are more to compile
 
 

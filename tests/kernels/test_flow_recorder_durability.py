@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge_adapter.kernels.flow.recorder import Last, manifest, reading
+from bridge_adapter.kernels.flow.recorder import Last, manifest, reading, streams
+from bridge_adapter.kernels.flow.recorder import capsule as capsules
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule, resume_state
-from bridge_adapter.kernels.flow.recorder.errors import CapsuleFull
+from bridge_adapter.kernels.flow.recorder.errors import CapsuleError, CapsuleFull
 from bridge_adapter.kernels.flow.recorder.manifest import load_run_manifest
 from bridge_adapter.kernels.flow.recorder.streams import Stream
 
@@ -58,8 +61,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
 
     def renamed(source: Any, target: Any) -> None:
         replace(source, target)
-        seen.append(("rename", Path(target)))
-        seen.append(("from", Path(source)))
+        seen.extend((("rename", Path(target)), ("from", Path(source))))  # together: two threads write
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
@@ -95,15 +97,13 @@ def test_a_run_that_was_killed_before_its_manifest_told_its_end_has_all_of_it(tm
 
 
 KILLED = """
-import os, signal, sys, numpy as np
+import itertools, os, signal, sys, numpy as np
 from bridge_adapter.kernels.flow.recorder import Last
 from bridge_adapter.kernels.flow.recorder.capsule import Capsule
 
 def killed_at(act, call):
     def made(*arguments):
-        global acts
-        acts += 1
-        if acts == act:
+        if next(acts) == act:
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*arguments)
     return made
@@ -111,7 +111,7 @@ def killed_at(act, call):
 def steps(first, count):
     return {"iter": np.arange(first, first + count), "E": np.ones(count), "grad_norm": 1.0, "alpha": 0.5}
 
-acts = 0
+acts = itertools.count(1)  # of two threads
 os.fsync = lambda handle: None  # what is written survives its process
 for last in range(1, 100):
     child = os.fork()
@@ -122,6 +122,7 @@ for last in range(1, 100):
             capsule.rows(steps(11, 10))
             print(capsule.path, flush=True)
             os.fsync, os.replace = killed_at(last, os.fsync), killed_at(last, os.replace)
+            capsule.picture("x.after", np.ones((16, 16)))
             capsule.finish("converged", last=Last({"state": {"x": np.ones(4)}}), iterations=20, card={"passed": True})
         os._exit(0)
     if not os.waitpid(child, 0)[1]:
@@ -133,10 +134,12 @@ def test_a_run_that_is_killed_at_any_moment_of_its_end_comes_to_the_same_end(tmp
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     ran = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True)
     paths = [Path(line) for line in ran.stdout.split()]
-    assert len(paths) > 12
+    assert len(paths) > 14
     for path in paths:
         done, saved = reading.telemetry(path).num_rows, resume_state(path)
         assert done >= saved["iter"] and done in (10, 20)
+        for picture in path.rglob("x.after.npy"):
+            np.testing.assert_array_equal(np.load(picture), np.ones((16, 16)))
         with Capsule.resume(path, saved["checkpoint"]) as resumed:
             if resumed.path == path and saved["iter"] < 20:
                 resumed.rows(steps(saved["iter"] + 1, 20 - saved["iter"]))
@@ -220,15 +223,104 @@ def test_rows_without_room_leave_no_checkpoint_that_is_ahead_of_them(tmp_path: P
     assert kinds(capsule.path)[-2:] == ["RUN_FAILED", "RUN_FINISHED"]
 
 
-def test_what_is_kept_soon_is_there_at_the_end_or_ends_the_run(tmp_path: Path) -> None:
+def test_a_picture_is_there_at_the_end_or_ends_the_run(tmp_path: Path) -> None:
     with Capsule.create(tmp_path, SPEC) as capsule:
-        capsule.artifact("x.before", np.arange(6.0), soon=True)
+        capsule.picture("x.before", np.arange(6.0))
         capsule.finish("converged")
     np.testing.assert_array_equal(np.load(capsule.path / "artifacts" / "x.before.npy"), np.arange(6.0))
     with pytest.raises(CapsuleFull), Capsule.create(tmp_path, SPEC) as full, files_of_at_most(20_000):
         full.rows(steps(1, 10))
-        full.artifact("x.before", np.zeros(10_000), soon=True)
+        full.picture("x.before", np.zeros(10_000))
         full.finish("converged")
     assert load_run_manifest(full.path)["status"] == "failed"
     assert reading.telemetry(full.path).num_rows == 10
     assert not list(full.path.rglob("*.tmp")) and not list(full.path.rglob("x.before*"))
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Files as a whole find no room, once it is open; pictures are among them."""
+    opened, kept = threading.Event(), streams.replace_bytes
+
+    def full(path: Path, content: bytes) -> None:
+        assert opened.wait(60)
+        if path.parent.name == "artifacts":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        kept(path, content)
+
+    monkeypatch.setattr(streams, "replace_bytes", full)
+    yield opened
+    opened.set()
+
+
+def test_a_picture_without_room_takes_no_rows_along(tmp_path: Path, gate: threading.Event) -> None:
+    with pytest.raises(CapsuleFull), Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.rows(steps(1, 10))
+        capsule.picture("x.before", np.zeros(100))
+        capsule.rows(steps(11, 10))
+        time.sleep(2 * streams.FLUSH_AFTER[0])  # these are due now, and found behind the picture
+        capsule.rows(steps(21, 10))
+        gate.set()
+        capsule.finish("converged")
+    assert reading.telemetry(capsule.path)["iter"].to_pylist() == list(range(1, 31))
+    assert kinds(capsule.path)[-2:] == ["RUN_FAILED", "RUN_FINISHED"]
+
+
+def test_a_picture_without_room_while_a_run_fails_hides_neither_its_error_nor_its_rows(tmp_path: Path, gate: threading.Event) -> None:
+    with pytest.raises(ValueError, match="of the user"), Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.picture("x.before", np.zeros(100))
+        capsule.rows(steps(1, 10))
+        threading.Timer(0.2, gate.set).start()
+        raise ValueError("of the user")
+    assert reading.telemetry(capsule.path).num_rows == 10
+    assert kinds(capsule.path)[-2:] == ["RUN_FAILED", "RUN_FINISHED"] and load_run_manifest(capsule.path)["status"] == "failed"
+
+
+def test_pictures_do_not_take_the_space_that_is_held_back_for_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, reserved = streams.replace_bytes, []
+
+    def slowly(path: Path, content: bytes) -> None:
+        time.sleep(0.1)
+        reserved.append((path.parent.parent / ".reserve").exists())
+        kept(path, content)
+
+    monkeypatch.setattr(streams, "replace_bytes", slowly)
+    with pytest.raises(ValueError), Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.picture("x.before", np.zeros(100))
+        capsule.picture("y.before", np.zeros(100))
+        raise ValueError
+    assert reserved == [True, True]
+    assert len(list(capsule.path.rglob("*.before.npy"))) == 2 and not (capsule.path / ".reserve").exists()
+
+
+def test_what_is_kept_later_under_a_name_is_what_stays(tmp_path: Path) -> None:
+    with Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.picture("x.after", np.zeros(100_000))
+        capsule.artifact("x.after", np.ones(3))
+        np.testing.assert_array_equal(np.load(capsule.path / "artifacts" / "x.after.npy"), np.ones(3))
+
+
+@pytest.mark.parametrize("where", ["picture", "rows"])
+def test_memory_that_runs_out_in_the_writer_ends_the_run_as_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def failing(*given: Any) -> Any:
+        monkeypatch.undo()
+        raise MemoryError("no more")
+
+    with pytest.raises(CapsuleError, match="MemoryError: no more") as raised, Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.rows(steps(1, 10))
+        if where == "picture":
+            monkeypatch.setattr(streams, "replace_bytes", failing)
+            capsule.picture("x.before", np.zeros(100))
+        else:
+            monkeypatch.setattr(Stream, "write", failing)
+            capsule.checkpoint({"state": {"x": np.zeros(4)}}, iteration=10)
+    assert isinstance(raised.value.__cause__, MemoryError)
+    assert load_run_manifest(capsule.path)["status"] == "failed" and kinds(capsule.path)[-1] == "RUN_FINISHED"
+    assert reading.telemetry(capsule.path).num_rows == 10
+
+
+def test_a_picture_of_many_bytes_is_not_held_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capsules, "_MOST_WAITING", 1000)
+    with Capsule.create(tmp_path, SPEC) as capsule:
+        capsule.picture("x.before", np.zeros(1000))
+        assert list(capsule.path.rglob("x.before.npy"))

@@ -174,6 +174,15 @@ def test_the_page_of_a_run_is_one_sound_file_that_fetches_nothing(tmp_path: Path
     assert page.seen.count("svg") >= 5
 
 
+def test_what_a_run_began_with_is_not_shown_as_its_result(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((16, 16))
+    with Capsule.create(tmp_path, {"name": "young", "dtype": "float64", "slots": {}}) as capsule:
+        capsule.artifact("x.before", image)
+        assert re.findall(r"<span>(.*?) · 16 × 16</span>", report.page(capsule.path)) == ["x.before"]
+        capsule.artifact("x.after", 1 - image)
+        assert re.findall(r"(x[.a-z]*) · 16 × 16", report.page(capsule.path)) == ["x"]
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_run_that_has_hardly_begun_has_a_page_too(tmp_path: Path, rows: int) -> None:
     with Capsule.create(tmp_path, {"name": "young", "dtype": "float64", "slots": {}}) as capsule:

@@ -23,11 +23,11 @@ from bridge_adapter.kernels.flow.problem import Problem, SmoothTerm
 from bridge_adapter.kernels.flow.pytrees import node
 from bridge_adapter.kernels.flow.running import advance_block
 from bridge_adapter.kernels.flow.runs import run
+from bridge_adapter.kernels.flow.sizes import ONE_PASS
 from bridge_adapter.kernels.flow.solvers.base import squares
 from bridge_adapter.kernels.flow.solvers.optax_flow import optax_flow
 from bridge_adapter.kernels.flow.spec import Coupling, FlowSpec, Slot, Term
 from bridge_adapter.kernels.flow.starting import begin_block
-from bridge_adapter.kernels.flow.sums import ONE_PASS
 
 N, ROWS, WEIGHT = 20, 15, 0.5
 RNG = np.random.default_rng(0)

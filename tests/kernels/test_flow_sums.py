@@ -19,8 +19,9 @@ from bridge_adapter.kernels.flow.packed import Packed, vector
 from bridge_adapter.kernels.flow.precision import precision
 from bridge_adapter.kernels.flow.problem import SpectralSquare, smooth_term
 from bridge_adapter.kernels.flow.running import advance_block
+from bridge_adapter.kernels.flow.sizes import ONE_PASS
 from bridge_adapter.kernels.flow.spec import FlowSpec, Slot, Term
-from bridge_adapter.kernels.flow.sums import ONE_PASS, each_summed, summed
+from bridge_adapter.kernels.flow.sums import each_summed, summed
 
 SHAPES = [(), (0,), (1,), (31,), (32,), (33,), (7, 9), (3, 5, 11), (ONE_PASS - 1,), (ONE_PASS,), (ONE_PASS + 1,), (90, 91)]
 

@@ -105,7 +105,7 @@ defmodule SnakeBridge.Flow do
   Minimises the energy of a spec, and waits for the result.
 
   Options of the run: `iterations:` (1000), `tol:` (of the relative residual, 1.0e-6), those of `compile/2`, `block:` (steps between two
-  reports; default: about a tenth of a second's worth), `redact:`, `save_every:` (seconds between checkpoints, 5.0). And:
+  reports; default: about a fifth of a second's worth), `redact:`, `save_every:` (seconds between checkpoints, 5.0). And:
 
     * `certified:` - true, or what a certified run is asked for, as a keyword list: `profile:` (`:strict`, `:convex`, or its fields), `policy:`
       (`:basic`, `:accelerated`, `:preconditioned`, or its fields), `multiscale:`, `gap_dial:`, `sparsity:`, `config:` (their fields, as docs/flow/elixir.md

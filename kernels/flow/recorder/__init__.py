@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 
 class Last(NamedTuple):
     """Where a run that is over stands: all that it needs to go on from there, as `Recorder.checkpoint` takes it."""
@@ -29,9 +31,11 @@ class Recorder(Protocol):
     def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None:
         """Keeps all that a run needs to go on from here: "state" (slot to array), "tuner_state", "rng_key", and what else the loop has."""
 
-    def artifact(self, name: str, value: Any, *, soon: bool = False) -> None:
-        """Keeps an array, bytes, a text or a mapping of plain data by name; pairs named `<slot>.before` and `<slot>.after` are shown side
-        by side in the report. soon: while the caller goes on."""
+    def artifact(self, name: str, value: Any) -> None:
+        """Keeps an array, bytes, a text or a mapping of plain data by name."""
+
+    def picture(self, name: str, value: np.ndarray[Any, Any]) -> None:
+        """Keeps an array for the report, while the caller goes on; `<slot>.before` and `<slot>.after` are shown side by side."""
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest."""
@@ -49,7 +53,9 @@ class NoRecorder:
 
     def checkpoint(self, record: Mapping[str, Any], *, iteration: int, certificates: Any = None) -> None: ...
 
-    def artifact(self, name: str, value: Any, *, soon: bool = False) -> None: ...
+    def artifact(self, name: str, value: Any) -> None: ...
+
+    def picture(self, name: str, value: np.ndarray[Any, Any]) -> None: ...
 
     def update(self, **fields: Any) -> None: ...
 

@@ -37,6 +37,7 @@ from .streams import Stream, Writer
 __all__ = ["Capsule", "resume_state", "spec_digest"]
 
 _ARTIFACTS = "artifacts"
+_MOST_WAITING = 2**26  # bytes of a picture that are held while the run goes on
 _SELF_RECORDED = ("RUN_STARTED", "RUN_FINISHED", "CANCELLED", "FLOW_RESUMED", "CHECKPOINT_CREATED")
 
 
@@ -298,20 +299,21 @@ class Capsule:
             pointer = {"file": saved.file, "sha256": saved.sha256, "iter": saved.iteration}
             self._fields = manifest.merged(self._fields, {"latest_checkpoint": pointer})
 
-    def artifact(self, name: str, value: Any, *, soon: bool = False) -> None:
+    def artifact(self, name: str, value: Any) -> None:
         """Keeps an array (`artifacts/<name>.npy`), bytes or a text (`artifacts/<name>`); redacted, a summary (`artifacts/<name>.json`). A
-        mapping of plain data is kept as `artifacts/<name>.json`; redacted, with summaries in the place of its arrays.
+        mapping of plain data is kept as `artifacts/<name>.json`; redacted, with summaries in the place of its arrays."""
+        self._hand_over(name, value)()
 
-        soon: while the caller goes on; what goes wrong is raised by a later call, at the latest by `finish`."""
+    def picture(self, name: str, value: np.ndarray[Any, Any]) -> None:
+        """An artifact that is written while the caller goes on; what goes wrong is raised by a later call, at the latest by `finish`."""
+        written = self._hand_over(name, value)
+        if value.nbytes > _MOST_WAITING:
+            written()
+
+    def _hand_over(self, name: str, value: Any) -> Callable[[], None]:
         self._open()
         name, content = artifacts.content(name, value, self._redactor)
-        folder = self.path / _ARTIFACTS
-        if soon:
-            self._writer.keep(folder / name, content)
-            return
-        with room_for(self.path):
-            folder.mkdir(exist_ok=True)
-            replace_bytes(folder / name, content)
+        return self._writer.keep(self.path / _ARTIFACTS / name, content)
 
     def update(self, **fields: Any) -> None:
         """Sets fields of the manifest (`manifest.KEYS`; others go under [extra]) and writes it."""
@@ -429,9 +431,10 @@ class Capsule:
 
     def _finish_failed(self, error: BaseException) -> None:
         """Records a failure. The space held back is free for it now; what cannot be written even so must not hide the error itself."""
+        self._writer.settle()  # what a picture takes is not to be missing for the end
         self._reserve.release()
         try:
-            self._keep_the_rest()
+            self._writer.salvage()
             with room_for(self.path):
                 self._put_missing_events()
             if self._end is not None:  # told, and not put everywhere
@@ -445,14 +448,6 @@ class Capsule:
             self.finish("diverged" if isinstance(error, FlowDiverged) else "failed")
         except (CapsuleError, RecordInvalid) as second:
             error.add_note(f"and the end of the run could not be recorded: {second}")
-
-    def _keep_the_rest(self) -> None:
-        """Writes the rows and events that no room was found for. Those that do not fit now are lost."""
-        self._writer.recover()
-        try:
-            self._writer.flush()
-        except CapsuleError:
-            self._writer.recover()
 
 
 def _event_table(record: Mapping[str, Any]) -> pa.Table:

@@ -254,7 +254,7 @@ def _images(folder: Path) -> str:
         other = arrays.get(f"{stem}.before") if moment == "after" else None
         if moment == "before" and f"{stem}.after" in arrays:
             continue
-        label = stem if moment in ("before", "after") else name
+        label = stem if moment == "after" else name  # what stands alone is not to be taken for the result
         before = other if other is not None and other.shape == array.shape else None
         image = picture_of(array)
         if image is not None:

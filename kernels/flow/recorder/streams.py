@@ -43,11 +43,11 @@ class Stream:
         """The parts there are, in order."""
         return sorted(self.folder.glob("part-*.parquet"))
 
-    def write(self, table: pa.Table) -> None:
-        """One more part."""
+    def write(self, tables: list[pa.Table]) -> None:
+        """One more part, of all these rows."""
         self.folder.mkdir(exist_ok=True)
         with atomic(self.folder / f"part-{self._written + 1:06d}.parquet") as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(pa.concat_tables(tables), file, compression="zstd")
         sync_folder(self.folder)
         self._written += 1
         self._joined = False
@@ -141,8 +141,8 @@ class Writer:
     def __init__(self, capsule: Path) -> None:
         self._capsule = capsule
         self._queue: queue.Queue[tuple[Stream, pa.Table] | Asked | None] = queue.Queue(QUEUE_BLOCKS)
-        self._error: BaseException | None = None
-        self._recovered = False
+        self._error: CapsuleError | None = None
+        self._salvaged = False
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="flow-recorder", daemon=True)
         self._thread.start()
@@ -159,14 +159,15 @@ class Writer:
         if not self._thread.is_alive():
             raise CapsuleError(f"the capsule {self._capsule} is closed: nothing can be recorded after the end of its run")
 
-    def keep(self, path: Path, content: bytes) -> None:
-        """Hands over a whole file, whose folder is made if it is not there. Raises what went wrong with what came before."""
+    def keep(self, path: Path, content: bytes) -> Callable[[], None]:
+        """Hands over a whole file, whose folder is made if it is not there; to wait for it, call what is returned. Raises what went wrong
+        with what came before."""
 
         def work() -> None:
             path.parent.mkdir(exist_ok=True)
             replace_bytes(path, content)
 
-        self._ask(lambda _: self._did(work))
+        return self._ask(lambda _: self._did(work))
 
     def flush(self) -> None:
         """Returns when all that was handed over is on the disk."""
@@ -174,14 +175,14 @@ class Writer:
 
     def join(self, stream: Stream) -> Callable[[], None]:
         """Joins a stream with what was handed over of it, which so never becomes a part; to wait for that, call what is returned. Where it
-        fails the tables are kept, for `flush`. After `recover` it is enough if there is room for a part: readers take both."""
+        fails the tables are kept, for `salvage`. After that it is enough if there is room for a part: readers take both."""
 
         def work(pending: Pending) -> None:
             tables = pending[stream.name][1] if stream.name in pending else []
             joined = self._did(lambda: stream.join(tables))
-            if not joined and self._recovered and isinstance(self._error, CapsuleFull):
+            if not joined and self._salvaged and isinstance(self._error, CapsuleFull):
                 self._error = None
-                joined = not tables or self._did(lambda: stream.write(pa.concat_tables(tables)))
+                joined = not tables or self._did(partial(stream.write, tables))
             if joined:
                 pending.pop(stream.name, None)
 
@@ -204,9 +205,29 @@ class Writer:
             self._queue.put(None)
             self._thread.join()
 
-    def recover(self) -> None:
-        """Forgets an error that has been raised, so that the end of the run can be recorded with the space held back for it."""
-        self._error, self._recovered = None, True
+    def settle(self) -> None:
+        """Returns when all that was handed over is written, or passed over after an error. Does not raise."""
+        self._in_turn(lambda _: None)
+
+    def salvage(self) -> None:
+        """Forgets what went wrong and writes, as parts, the rows and events that were not written for it, so that the end of a run can be
+        recorded with the space held back for it. What does not fit now either is lost. Does not raise."""
+
+        def work(pending: Pending) -> None:
+            self._salvaged = True
+            for stream, tables in pending.values():
+                self._error = None
+                self._did(partial(stream.write, tables))
+            pending.clear()
+            self._error = None
+
+        self._in_turn(work)
+
+    def _in_turn(self, work: Callable[[Pending], object]) -> None:
+        if self._thread.is_alive():
+            asked = Asked(work)
+            self._queue.put(asked)
+            asked.done.wait()
 
     def _work(self) -> None:
         pending: Pending = {}
@@ -218,29 +239,32 @@ class Writer:
             except queue.Empty:
                 self._write(pending)
                 continue
-            if isinstance(item, tuple):
-                stream, table = item
-                if not pending:
-                    due = time.monotonic() + self._patience()
-                pending.setdefault(stream.name, (stream, []))[1].append(table)
-                if sum(one.num_rows for one in pending[stream.name][1]) >= FLUSH_ROWS or time.monotonic() >= due:
-                    self._write(pending)
-            elif item is None:
+            if isinstance(item, Asked):
+                try:
+                    item.work(pending)
+                finally:  # whoever waits must not do so for ever
+                    item.done.set()
+                continue
+            if item is None:
                 self._write(pending)
                 return
-            else:
-                item.work(pending)
-                item.done.set()
+            stream, table = item
+            if not pending:
+                due = time.monotonic() + self._patience()
+            pending.setdefault(stream.name, (stream, []))[1].append(table)
+            if sum(one.num_rows for one in pending[stream.name][1]) >= FLUSH_ROWS or time.monotonic() >= due:
+                self._write(pending)
 
     def _patience(self) -> float:
         low, high = FLUSH_AFTER
         return min(high, max(low, FLUSH_SHARE * (time.monotonic() - self._began)))
 
     def _write(self, pending: Pending) -> None:
-        """All of it as parts. What finds no room is lost."""
-        for stream, tables in pending.values():
-            self._did(partial(stream.write, pa.concat_tables(tables)))
-        pending.clear()
+        """All of it as parts. After an error the rest is kept, for `salvage`."""
+        for name, (stream, tables) in list(pending.items()):
+            if not self._did(partial(stream.write, tables)):
+                return
+            del pending[name]
 
     def _did(self, work: Callable[[], None]) -> bool:
         """Whether work was done; not after an error, which the caller hears of at its next call."""
@@ -249,7 +273,11 @@ class Writer:
         try:
             with room_for(self._capsule):
                 work()
-        except BaseException as error:
+        except CapsuleError as error:
             self._error = error
+            return False
+        except BaseException as error:  # out of memory, or a fault of ours: the run must hear of it, and its end be recorded
+            self._error = CapsuleError(f"the capsule {self._capsule} cannot be written: {type(error).__name__}: {error}")
+            self._error.__cause__ = error
             return False
         return True

@@ -17,11 +17,10 @@ import numpy as np
 from ..packed import Packed, vector
 from ..problem import Problem, State
 from ..pytrees import node
-from ..sums import ONE_PASS, each_summed, summed
+from ..sizes import ONE_PASS
+from ..sums import each_summed, summed
 
 RUNNING, CONVERGED, STAGNATED, NOT_FINITE = range(4)
-
-SMALL = 8192  # elements; of such arrays, what is done to them costs less than that it is done
 
 # A run stagnates when this many steps in a row leave the energy within its own rounding error of where they found it and do not halve the
 # residual. Together, not each: a slow solver may fall by less than that with every step, and energies that are as low as they get still

@@ -15,7 +15,8 @@ import numpy as np
 
 from ..packed import elementwise
 from ..problem import Problem, State, times
-from .base import SMALL, Controls, Metrics, Solver, inner, squares
+from ..sizes import SMALL
+from .base import Controls, Metrics, Solver, inner, squares
 
 # Two values of E that differ by no more than this many units of rounding count as equal.
 ROUNDING = 4

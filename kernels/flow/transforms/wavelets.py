@@ -15,10 +15,9 @@ import numpy as np
 
 from ..operators.base import Operator, Shape, operator
 from ..pytrees import node
+from ..sizes import SMALL
 from .base import Band, TransformOp, checked_levels, deepest, detail_orientations, flat, transformed_axes
 from .filters import Filter, mirrored, scaling_filter
-
-LARGE = 8192  # elements: of smaller arrays, what is done to them costs less than that it is done
 
 
 @node
@@ -126,7 +125,7 @@ def synthesised(approximation: jax.Array, detail: jax.Array, low: Filter, high: 
 
 def _interleaved(even: jax.Array, odd: jax.Array, axis: int) -> jax.Array:
     """even_0, odd_0, even_1, odd_1, ... along an axis (< 0)."""
-    if even.ndim > 1 and even.size >= LARGE:
+    if even.ndim > 1 and even.size > SMALL:
         # Spread and added up: what is stacked XLA reshapes, and computes, once for each of its readers.
         zero, spread = jnp.zeros((), even.dtype), [[(0, 0, 0)] * even.ndim for _ in range(2)]
         spread[0][axis], spread[1][axis] = (0, 1, 1), (1, 0, 1)
