@@ -239,6 +239,15 @@ def swallow(seconds: float) -> str:
             log.append("swallowed")
 
 
+def notify_and_swallow(f: Any, seconds: float) -> str:
+    """As swallow, and says first that it has begun; what interrupts it meanwhile is ignored as well."""
+    try:
+        f()
+    except BaseException:
+        log.append("swallowed")
+    return swallow(seconds)
+
+
 def cleanup_sleep(seconds: float) -> None:
     try:
         time.sleep(seconds)

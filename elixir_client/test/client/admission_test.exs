@@ -42,9 +42,9 @@ defmodule SnakeBridge.AdmissionTest do
     {task, pid}
   end
 
-  defp waiting(pool, n, opts \\ []) do
+  defp waiting(pool, n, seconds \\ 0.0) do
     for i <- 1..n do
-      task = Task.async(fn -> sample(pool, "record", [i], opts) end)
+      task = Task.async(fn -> sample(pool, "record", [i, seconds]) end)
       assert eventually(fn -> match?([%{queue: ^i}], Pool.info(pool)) end)
       task
     end
@@ -94,16 +94,26 @@ defmodule SnakeBridge.AdmissionTest do
 
   @tag options: [max_connections: 1]
   test "a call that would wait longer than its deadline is refused at once", %{pool: pool} do
-    # The pace of a connection: one call in 30 ms.
-    tasks = for _ <- 1..80, do: Task.async(fn -> sample(pool, "record", [0, 0.03]) end)
-    # Ten have gone by (the session of each is released by a call as well), and most are left.
-    assert eventually(fn -> match?([%{calls: n}] when n >= 90, Pool.info(pool)) end)
+    # The pace of a connection: one call in 30 ms, of which twenty go by. Those behind them wait for one that holds the connection.
+    {first, go_first} = occupied(pool)
+    paced = waiting(pool, 20, 0.03)
+    me = self()
+    hold = fn -> send(me, {:in, self()}) && receive(do: (:go -> :done)) end
+    holder = Task.async(fn -> sample(pool, "apply", [hold]) end)
+    assert eventually(fn -> match?([%{queue: 21}], Pool.info(pool)) end)
+    late = for _ <- 1..40, do: Task.async(fn -> sample(pool, "record", [0]) end)
+    assert eventually(fn -> match?([%{queue: 61}], Pool.info(pool)) end)
+    send(go_first, :go)
+    assert_receive {:in, go_on}
     answer = sample(pool, "record", ["shed"], __runtime__: [timeout: 200])
     assert {:error, %Error{category: :overloaded, outcome: :not_started, retry_after_ms: pause}} = answer
     assert pause > 200
     # Who has the time waits.
-    assert {:ok, _} = sample(pool, "record", [1], __runtime__: [timeout: 30_000])
-    assert Enum.all?(Task.await_many(tasks, 30_000), &match?({:ok, _}, &1))
+    [%{queue: before}] = Pool.info(pool)
+    patient = Task.async(fn -> sample(pool, "record", [1], __runtime__: [timeout: 60_000]) end)
+    assert eventually(fn -> hd(Pool.info(pool)).queue > before end)
+    send(go_on, :go)
+    assert Enum.all?(Task.await_many([first, holder, patient | paced ++ late], 60_000), &match?({:ok, _}, &1))
     refute "shed" in begun(pool)
   end
 
@@ -180,13 +190,13 @@ defmodule SnakeBridge.AdmissionTest do
     endings =
       for n <- 1..20, reduce: Queue.new(), do: (queue -> Queue.join(queue, %{session: n, ends: true, n: n}))
 
-    entry = %{session: 21, deadline: Pool.deadline(50), from: nil, ends: false, n: 21}
+    entry = %{session: 21, deadline: Pool.deadline(50_000), from: nil, ends: false, n: 21}
 
-    # One connection every ten milliseconds.
+    # One connection every ten seconds.
     paced =
       for n <- 0..20,
           reduce: Admission.new(max_queue: 1, overflow: :drop_oldest),
-          do: (admission -> Admission.granted(admission, 10_000 * n))
+          do: (admission -> Admission.granted(admission, 10_000_000 * n))
 
     assert Admission.admit(paced, endings, entry, "w") == :join
     assert Queue.position(endings, 21) == 1
@@ -209,7 +219,7 @@ defmodule SnakeBridge.AdmissionTest do
     assert Admission.admit(admission, crowd, entry, "w") == :join
     paced = Enum.reduce(1..20, admission, &Admission.granted(&2, &1 * 1_000))
     assert {:refuse, %Error{retry_after_ms: 101}} = Admission.admit(paced, crowd, entry, "w")
-    assert Admission.admit(paced, Queue.new(), %{entry | deadline: Pool.deadline(1_000)}, "w") == :join
+    assert Admission.admit(paced, Queue.new(), %{entry | deadline: Pool.deadline(60_000)}, "w") == :join
     rested = paced |> Admission.idle() |> Admission.granted(60_000_000)
     assert rested.interval == paced.interval
   end

@@ -171,7 +171,7 @@ defmodule SnakeBridge.BreakerTest do
   end
 
   test "a breaker opens, lets probes through, and closes" do
-    key = {pool, _, _} = circuit(failures: 2, rate: 0.4, open: 200, successes: 2, probes: 2)
+    key = {pool, _, _} = circuit(failures: 2, rate: 0.4, open: 3_000, successes: 2, probes: 2)
     me = self()
     events = for event <- [:open, :half_open, :closed], do: [:snakebridge, :breaker, event]
     Telemetry.attach_many(key, events, fn [_, _, e], m, d, _ -> send(me, {e, m, d}) end, nil)
@@ -184,13 +184,13 @@ defmodule SnakeBridge.BreakerTest do
     :ok = Breaker.failed(key, :python_error)
     assert :watched = Breaker.permit(key)
     log = capture_log([level: :warning], fn -> Breaker.failed(key, :timeout) end)
-    assert log =~ "calls of module.function in the pool #{inspect(pool)} are refused for 200 ms"
+    assert log =~ "calls of module.function in the pool #{inspect(pool)} are refused for 3000 ms"
     assert_receive {:open, %{rejections: 0}, %{pool: ^pool, module: "module", function: "function"}}
 
     assert {:error, %Error{category: :circuit_open, outcome: :not_started, retry_after_ms: left} = error} =
              Breaker.permit(key)
 
-    assert left in 1..200
+    assert left in 1..3_000
     assert error.message =~ "calls of module.function are refused"
     assert :pass = Breaker.permit({pool, "module", "other"})
     assert [%{state: :open, rejections: 1, module: "module", function: "function"}] = Breaker.list(pool)
@@ -210,10 +210,20 @@ defmodule SnakeBridge.BreakerTest do
   end
 
   test "a probe that fails opens it again; one whose process is killed gives its place back" do
-    key = circuit(failures: 1, open: 20, probes: 1)
-    :ok = Breaker.failed(key, :crash)
-    assert eventually(fn -> Breaker.state(key) == :half_open end)
+    key = {pool, _, _} = circuit(failures: 1, open: 20, probes: 1)
     me = self()
+
+    Telemetry.attach(
+      key,
+      [:snakebridge, :breaker, :open],
+      fn _, _, d, _ -> send(me, {:opened, d.pool}) end,
+      nil
+    )
+
+    on_exit(fn -> Telemetry.detach(key) end)
+    :ok = Breaker.failed(key, :crash)
+    assert_receive {:opened, ^pool}
+    assert eventually(fn -> Breaker.state(key) == :half_open end)
 
     prober =
       spawn(fn ->
@@ -231,7 +241,7 @@ defmodule SnakeBridge.BreakerTest do
 
     assert_received {:mine, token}
     :ok = Breaker.failed(key, :crash, token)
-    assert Breaker.state(key) == :open
+    assert_receive {:opened, ^pool}
     # It is over, and counts no more.
     :ok = Breaker.succeeded(key, token)
     assert eventually(fn -> Breaker.state(key) == :half_open end)
@@ -304,7 +314,7 @@ defmodule SnakeBridge.BreakerTest do
   end
 
   test "a function that kills its workers is refused, and no other" do
-    pool = start(breaker: [failures: 2, open: 300, successes: 1], retry: false)
+    pool = start(breaker: [failures: 2, open: 3_000, successes: 1], retry: false)
     exit = fn status -> SnakeBridge.call("os", "_exit", [status], pool: pool) end
     for _ <- 1..2, do: assert({:error, %Error{category: :worker_crash, outcome: :unknown}} = exit.(1))
     assert {:error, %Error{category: :circuit_open, outcome: :not_started, retry_after_ms: ms}} = exit.(1)
@@ -331,14 +341,14 @@ defmodule SnakeBridge.BreakerTest do
     calls =
       for _ <- 1..4 do
         Task.async(fn ->
-          SnakeBridge.call("sample", "notify_and_sleep", [fn -> send(me, :in) end, 60], pool: pool)
+          SnakeBridge.call("sample", "notify_and_sleep", [fn -> send(me, :in) end, 600], pool: pool)
         end)
       end
 
     for _ <- calls, do: assert_receive(:in)
     Processes.kill(pid)
 
-    for result <- Task.await_many(calls, 30_000),
+    for result <- Task.await_many(calls, 60_000),
         do: assert({:error, %Error{category: :worker_crash, details: %{worker: {1, 1}}}} = result)
 
     assert %{failures: 1, state: :closed} =
@@ -362,9 +372,9 @@ defmodule SnakeBridge.BreakerTest do
     assert_receive :asleep
 
     assert {:error, %Error{category: :timeout, outcome: :unknown}} =
-             SnakeBridge.call("sample", "swallow", [60], pool: pool, __runtime__: [timeout: 100])
+             SnakeBridge.call("sample", "swallow", [600], pool: pool, __runtime__: [timeout: 2_000])
 
-    assert {:error, %Error{category: :worker_crash, details: details}} = Task.await(victim, 20_000)
+    assert {:error, %Error{category: :worker_crash, details: details}} = Task.await(victim, 60_000)
     assert %{cause: :signal, killed_for: :ignored_cancellation, attempts: 1} = details
     assert Breaker.state({pool, "sample", "swallow"}) == :open
     assert [%{function: "swallow"}] = Breaker.list(pool)
@@ -444,7 +454,7 @@ defmodule SnakeBridge.BreakerTest do
 
       tainted!(pool)
       :atomics.put(stop, 1, 1)
-      assert [{:ok, nil}, {:ok, nil}] = Task.await_many(callers, 30_000)
+      assert [{:ok, nil}, {:ok, nil}] = Task.await_many(callers, 60_000)
       assert Breaker.state({pool, "time", "sleep"}) == :closed
     end
   end

@@ -36,7 +36,7 @@ defmodule SnakeBridge.CallbacksTest do
       Task.async(fn ->
         SnakeBridge.in_session(session, fn -> SnakeBridge.call!("math", "sqrt", [x], @one) end)
       end)
-      |> Task.await(5_000)
+      |> Task.await(60_000)
     end
 
     assert 3.0 == call!("apply", [root, 9])

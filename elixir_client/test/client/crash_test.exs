@@ -55,9 +55,9 @@ defmodule SnakeBridge.CrashTest do
 
   test "code that ignores its interruption costs the worker its life and never the caller its answer" do
     before = pid()
-    {us, result} = :timer.tc(fn -> call("sample", "swallow", [60], __runtime__: [timeout: 200]) end)
+    # So late that it has begun; its own end would come after that of the test.
+    result = call("sample", "swallow", [600], __runtime__: [timeout: 2_000])
     assert {:error, %Error{category: :timeout}} = result
-    assert us < 30_000_000
 
     assert eventually(fn -> match?({:ok, other} when other != before, call("os", "getpid", [])) end)
     assert {:ok, 2.0} = call("math", "sqrt", [4])
@@ -82,7 +82,7 @@ defmodule SnakeBridge.CrashTest do
     there = [pool: :stopped]
     # One call inside another, from a process of its own: two connections.
     inner = fn a, b ->
-      Task.await(Task.async(fn -> SnakeBridge.call!("operator", "add", [a, b], there) end))
+      Task.await(Task.async(fn -> SnakeBridge.call!("operator", "add", [a, b], there) end), 60_000)
     end
 
     assert {:ok, 3} = SnakeBridge.call("functools", "reduce", [inner, [1, 2]], there)
@@ -99,7 +99,7 @@ defmodule SnakeBridge.CrashTest do
     for caller <- callers, do: Process.exit(caller, :kill)
     assert eventually(fn -> not Enum.any?(callers, &Process.alive?/1) end)
     # A process that is new has to be noted by who looks after the dead one.
-    assert {:ok, 2.0} = fn -> call("math", "sqrt", [4]) end |> Task.async() |> Task.await(30_000)
+    assert {:ok, 2.0} = fn -> call("math", "sqrt", [4]) end |> Task.async() |> Task.await(60_000)
     assert [%{os_pid: ^os_pid}] = Pool.info(:stopped)
   end
 end

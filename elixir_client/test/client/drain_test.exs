@@ -52,7 +52,7 @@ defmodule SnakeBridge.DrainTest do
       # On this worker, and on whichever gets a new session; from here, and from a task.
       here = sample(pool, "identity", [1])
       there = SnakeBridge.in_session(elsewhere, fn -> sample(pool, "identity", [2]) end)
-      task = Task.await(Task.async(fn -> sample(pool, "identity", [3]) end))
+      task = Task.await(Task.async(fn -> sample(pool, "identity", [3]) end), 60_000)
       {here, there, task}
     end
 
@@ -68,13 +68,13 @@ defmodule SnakeBridge.DrainTest do
       end)
 
     assert_receive {:streaming, streaming}
-    drain = Task.async(fn -> Pool.drain(pool, 20_000) end)
+    drain = Task.async(fn -> Pool.drain(pool, 60_000) end)
     assert eventually(fn -> Pool.state(pool) == :draining end)
 
     assert {:error, %Error{category: :unavailable, outcome: :not_started} = error} =
              sample(pool, "identity", [0])
 
-    assert error.retry_after_ms in 100..20_000
+    assert error.retry_after_ms in 100..60_000
     assert Exception.message(error) =~ "draining"
     send(holder, {:go, me})
     assert_receive {:did, {{:ok, 1}, {:ok, 2}, {:ok, 3}}}
@@ -98,21 +98,20 @@ defmodule SnakeBridge.DrainTest do
   test "after its time the rest is cancelled, and what ignores that is killed", %{pool: pool} do
     {:ok, 0} = sample(pool, "identity", [0])
     me = self()
-    obeys = Task.async(fn -> sample(pool, "notify_and_sleep", [fn -> send(me, :in) end, 60]) end)
+    obeys = Task.async(fn -> sample(pool, "notify_and_sleep", [fn -> send(me, :in) end, 600]) end)
     assert_receive :in
-    assert {:ok, %{finished: 0, cancelled: 1, killed: 0} = report} = Pool.drain(pool, 50)
-    assert report.duration_ms < 20_000
+    assert {:ok, %{finished: 0, cancelled: 1, killed: 0}} = Pool.drain(pool, 50)
     assert {:error, %Error{category: :cancelled}} = Task.await(obeys, 60_000)
 
     :ok = Pool.resume(pool)
     {:ok, 0} = sample(pool, "identity", [0])
-    ignores = Task.async(fn -> sample(pool, "hold_gil", [30]) end)
-    assert eventually(fn -> match?([%{running: 1}], Pool.info(pool)) end)
+    ignores = Task.async(fn -> sample(pool, "notify_and_swallow", [fn -> send(me, :in) end, 600]) end)
+    assert_receive :in
     assert {:ok, %{cancelled: 0, killed: 1}} = Pool.drain(pool, 50)
     assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(ignores, 60_000)
   end
 
-  @tag options: [shutdown: 20_000]
+  @tag options: [shutdown: 60_000]
   test "a supervisor that stops its pool lets calls finish", %{pool: pool} do
     {task, holder} = held(pool, fn -> :ok end)
     stop = Task.async(fn -> Supervisor.stop(Pool.whereis(pool), :shutdown) end)

@@ -280,8 +280,17 @@ defmodule SnakeBridge.FlowTest do
 
     # A task that crashes is told with its reason, however often it is asked in vain before.
     Process.flag(:trap_exit, true)
-    run = Flow.start(endless(), [on_progress: fn _ -> Process.exit(self(), :kill) end] ++ @forever)
+    me = self()
+
+    killed = fn _ ->
+      send(me, {:held, self()})
+      receive do: (:go -> Process.exit(self(), :kill))
+    end
+
+    run = Flow.start(endless(), [on_progress: killed] ++ @forever)
     assert {:timeout, {Flow, :await, _}} = catch_exit(Flow.await(run, 0))
+    assert_receive {:held, holder}
+    send(holder, :go)
     assert {:killed, {Flow, :await, _}} = catch_exit(Flow.await(run))
     assert_raise ArgumentError, ~r/was awaited already/, fn -> Flow.await(run) end
   end

@@ -42,7 +42,7 @@ defmodule SnakeBridge.JournalTest do
   defp count(runs),
     do: if(File.exists?(runs), do: runs |> File.read!() |> String.split() |> length(), else: 0)
 
-  defp elsewhere(fun), do: Task.async(fun) |> Task.await(20_000)
+  defp elsewhere(fun), do: Task.async(fun) |> Task.await(60_000)
 
   test "the same key gives the same answer, from any process and any worker", %{pool: pool, runs: runs} do
     ask = fn -> ask(pool, "run", [runs, %{"deep" => [1.5, {:a, "b"}]}], idempotency_key: "job 1") end
@@ -87,7 +87,7 @@ defmodule SnakeBridge.JournalTest do
 
     assert eventually(fn -> count(runs) == 1 end)
     File.touch!(go)
-    answers = Task.await_many(tasks, 20_000)
+    answers = Task.await_many(tasks, 60_000)
     assert Enum.map(answers, &elem(&1, 0)) == List.duplicate({:ok, 1}, 8)
     assert Enum.count(answers, &(elem(&1, 1).replayed == false)) == 1
     assert count(runs) == 1

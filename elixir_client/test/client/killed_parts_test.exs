@@ -45,7 +45,7 @@ defmodule SnakeBridge.KilledPartsTest do
   # A call that runs in Python for longer than any test.
   defp asleep(pool) do
     me = self()
-    work = [fn -> send(me, :asleep) end, 60]
+    work = [fn -> send(me, :asleep) end, 600]
     task = Task.async(fn -> SnakeBridge.call("sample", "notify_and_sleep", work, pool: pool) end)
     assert_receive :asleep
     task
@@ -149,7 +149,7 @@ defmodule SnakeBridge.KilledPartsTest do
       assert {:error, %Error{category: :worker_crash, outcome: :unknown}} = Task.await(task, 60_000)
       assert eventually(fn -> Pool.whereis(name) not in [nil, before] end)
       assert {:ok, 4.0} = sqrt(name)
-      refute Enum.any?(pids, &Processes.running?/1)
+      assert eventually(fn -> not Enum.any?(pids, &Processes.running?/1) end)
     end
 
     assert Process.whereis(SnakeBridge.Pools) == all
@@ -165,7 +165,7 @@ defmodule SnakeBridge.KilledPartsTest do
     restart = Task.async(fn -> Pool.restart(pool) end)
     assert eventually(fn -> :sys.get_state(Seat.name(pool, 1)).next != nil end)
     for %{os_pid: os_pid} <- before, do: Processes.kill(os_pid)
-    assert :ok = Task.await(restart, 30_000)
+    assert :ok = Task.await(restart, 60_000)
     after_all = Pool.info(pool)
     assert Enum.all?(after_all, &(&1.status == :ready))
     assert Enum.all?(after_all, &(&1.os_pid not in Enum.map(before, fn %{os_pid: os_pid} -> os_pid end)))

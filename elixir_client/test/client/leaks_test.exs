@@ -2,6 +2,8 @@ defmodule SnakeBridge.LeaksTest do
   # Whoever is killed, and whatever fails, leaves no connection taken and no function registered.
   use ExUnit.Case, async: false
 
+  import SnakeBridge.Test.Eventually
+
   @moduletag capture_log: true
 
   alias SnakeBridge.{CallbackRegistry, Error, Pool}
@@ -48,7 +50,7 @@ defmodule SnakeBridge.LeaksTest do
       end
 
     for pid <- inside, do: send(pid, :go)
-    assert Enum.all?(Task.await_many(tasks, 20_000), &(&1 == {:ok, 1}))
+    assert Enum.all?(Task.await_many(tasks, 60_000), &(&1 == {:ok, 1}))
   end
 
   # Kills each of its callers at a moment of its own: while it takes a connection, opens one, waits for one, calls, or gives it back.
@@ -215,11 +217,10 @@ defmodule SnakeBridge.LeaksTest do
     die = fn _ -> SnakeBridge.call("os", "_exit", [3], pool: pool) end
 
     assert {:error, %Error{category: :worker_crash}} = sample(pool, "apply", [die, function])
-    assert registered(function) == 1
-    assert registered(die) == 0
+    assert eventually(fn -> registered(function) == 1 and registered(die) == 0 end)
     assert {:ok, 7} = sample(other, "call_kept", [7])
 
     stop_supervised!(other)
-    assert registered(function) == 0
+    assert eventually(fn -> registered(function) == 0 end)
   end
 end

@@ -139,7 +139,10 @@ defmodule SnakeBridge.LeftDirectoriesTest do
     # That this session has ended, the old process can be told later only.
     send(other, :end)
     # In a session of its own, as each process has.
-    getpid = fn -> Task.await(Task.async(fn -> SnakeBridge.call("os", "getpid", [], pool: pool) end)) end
+    getpid = fn ->
+      Task.await(Task.async(fn -> SnakeBridge.call("os", "getpid", [], pool: pool) end), 60_000)
+    end
+
     assert {:error, %SnakeBridge.Error{category: :worker_crash, outcome: :not_started} = error} = getpid.()
     assert error.message =~ "the Python worker was lost: cannot connect to the worker at unix:"
     assert eventually(fn -> match?({:ok, pid} when pid != first, getpid.()) end)

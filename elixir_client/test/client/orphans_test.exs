@@ -2,9 +2,7 @@ defmodule SnakeBridge.OrphansTest do
   # Whatever dies, and in which order, no Python process stays behind. Processes are killed by their exact pid, by the shell's own kill.
   use ExUnit.Case, async: false
 
-  import SnakeBridge.Test.Processes
-
-  @moduletag timeout: 120_000
+  import SnakeBridge.Test.{Eventually, Processes}
 
   @script """
   {:ok, _} = SnakeBridge.Pool.start_link(name: :orphans, size: 2)
@@ -53,16 +51,11 @@ defmodule SnakeBridge.OrphansTest do
       {^port, {:exit_status, status}} ->
         flunk("the child ended with status #{status}")
     after
-      30_000 -> flunk("the child did not start")
+      60_000 -> flunk("the child did not start")
     end
   end
 
-  defp gone?(pids) do
-    until = System.monotonic_time(:millisecond) + 60_000
-
-    Stream.repeatedly(fn -> Enum.any?(pids, &running?/1) end)
-    |> Enum.find(&(&1 == false or System.monotonic_time(:millisecond) > until)) == false
-  end
+  defp gone?(pids), do: eventually(fn -> not Enum.any?(pids, &running?/1) end)
 
   test "killing the BEAM ends its workers" do
     [beam | workers] = pids(beam())
@@ -97,14 +90,8 @@ defmodule SnakeBridge.OrphansTest do
       assert gone?([pid])
     end
 
-    assert eventually_no_child_of_init?()
-  end
-
-  # Workers that lost their parent would be children of process 1 by now.
-  defp eventually_no_child_of_init? do
-    until = System.monotonic_time(:millisecond) + 60_000
-    orphans = fn -> for pid <- executors(), parent(pid) == 1, do: pid end
-    Stream.repeatedly(orphans) |> Enum.find(&(&1 == [] or System.monotonic_time(:millisecond) > until)) == []
+    # Workers that lost their parent would be children of process 1 by now.
+    assert eventually(fn -> not Enum.any?(executors(), &(parent(&1) == 1)) end)
   end
 
   defp executors do

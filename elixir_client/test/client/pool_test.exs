@@ -71,11 +71,18 @@ defmodule SnakeBridge.PoolTest do
   test "callers wait when all connections are in use, and their timeout counts", %{pool: pool} do
     {:ok, 2.0} = sqrt(pool)
     [{_, :ready, worker}] = :ets.lookup(:snakebridge_workers, {pool, 1})
-    busy = fn -> SnakeBridge.call("sample", "record", [1, 0.3], pool: pool) end
-    tasks = for _ <- 1..6, do: Task.async(busy)
-    assert Enum.any?(Stream.repeatedly(fn -> :atomics.get(worker.counts, 2) == 4 end), & &1)
+    me = self()
+    hold = fn -> send(me, {:in, self()}) && receive(do: (:go -> :done)) end
+    tasks = for _ <- 1..6, do: Task.async(fn -> SnakeBridge.call("sample", "apply", [hold], pool: pool) end)
+    assert eventually(fn -> :atomics.get(worker.counts, 2) == 4 end)
     assert {:error, %Error{category: :timeout}} = sqrt(pool, __runtime__: [timeout: 100])
-    assert Enum.all?(Task.await_many(tasks, 20_000), &match?({:ok, _}, &1))
+
+    for _ <- tasks do
+      assert_receive {:in, pid}
+      send(pid, :go)
+    end
+
+    assert Enum.all?(Task.await_many(tasks, 60_000), &(&1 == {:ok, :done}))
     assert {:ok, 2.0} = sqrt(pool)
   end
 

@@ -57,10 +57,10 @@ defmodule SnakeBridge.RecoveryTest do
     holder = spawn(fn -> sample(pool, "notify_and_sleep", [fn -> send(me, :in) end, 600]) end)
 
     assert_receive :in
-    waiter = Task.async(fn -> sample(pool, "identity", [1], timeout: 20_000) end)
+    waiter = Task.async(fn -> sample(pool, "identity", [1]) end)
     assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 1 end)
     Process.exit(holder, :kill)
-    assert {:ok, 1} = Task.await(waiter, 20_000)
+    assert {:ok, 1} = Task.await(waiter, 60_000)
     # The worker tells the waiter first and counts then.
     assert eventually(fn -> :atomics.get(worker(pool).counts, 2) == 0 end)
   end
@@ -146,7 +146,7 @@ defmodule SnakeBridge.RecoveryTest do
     assert [1] = Enum.take(deque, 1)
     assert [{1, 1}, {2, 2}] = Enum.zip(deque, [1, 2])
     assert catch_throw(Enum.each(deque, fn _ -> throw(:left) end)) == :left
-    assert refs.() == before
+    assert eventually(fn -> refs.() == before end)
   end
 
   defp stats(pool) do

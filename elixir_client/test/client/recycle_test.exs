@@ -30,7 +30,7 @@ defmodule SnakeBridge.RecycleTest do
   test "a worker is replaced after so many calls, and none of them fails", %{pool: pool} do
     {:ok, old} = SnakeBridge.call("os", "getpid", [], pool: pool)
     callers = for _ <- 1..2, do: Task.async(fn -> until_replaced(pool, 0) end)
-    assert Enum.sum(Task.await_many(callers, 30_000)) >= 150
+    assert Enum.sum(Task.await_many(callers, 60_000)) >= 150
     assert_receive {:replaced, %{pool: ^pool, worker: 1, generation: 2, why: "it has served" <> _}}
     assert eventually(fn -> not running?(old) end)
   end

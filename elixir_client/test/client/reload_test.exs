@@ -19,7 +19,7 @@ defmodule SnakeBridge.ReloadTest do
     env = [env: [{"PYTHONPATH", directory}], name: pool, size: 2]
     watch = if context[:watch], do: [watch: [directory]], else: []
     start_supervised!({Pool, Keyword.merge(options, env) ++ watch})
-    for index <- 1..2, do: assert({:ok, _} = Pool.SeatClient.await(pool, index, 30_000))
+    for index <- 1..2, do: assert({:ok, _} = Pool.SeatClient.await(pool, index, 60_000))
     write(directory, 1)
     %{directory: directory, pool: pool}
   end

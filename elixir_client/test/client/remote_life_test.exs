@@ -51,7 +51,7 @@ defmodule SnakeBridge.RemoteLifeTest do
     pool = pool(worker.address)
     {:ok, acc} = SnakeBridge.call("sample", "Acc", [1], pool: pool)
     {task, holder} = held(pool)
-    drain = Task.async(fn -> Pool.drain(pool, 20_000) end)
+    drain = Task.async(fn -> Pool.drain(pool, 60_000) end)
     assert eventually(fn -> Pool.state(pool) == :draining end)
     refused(pool, "is draining")
     send(holder, :go)
@@ -87,8 +87,10 @@ defmodule SnakeBridge.RemoteLifeTest do
 
   test "a call that ignores that is given up: its worker is not this pool's to kill", %{worker: worker} do
     pool = pool(worker.address)
-    task = Task.async(fn -> SnakeBridge.call("sample", "swallow", [4], pool: pool) end)
-    assert eventually(fn -> match?([%{running: 1}], Pool.info(pool)) end)
+    me = self()
+    work = [fn -> send(me, :in) end, 600]
+    task = Task.async(fn -> SnakeBridge.call("sample", "notify_and_swallow", work, pool: pool) end)
+    assert_receive :in
     assert {:ok, %{killed: 1}} = Pool.drain(pool, 500)
 
     assert {:error, %Error{category: :worker_crash, outcome: :unknown, message: message}} =
@@ -120,7 +122,7 @@ defmodule SnakeBridge.RemoteLifeTest do
        %{
          worker: worker
        } do
-    pool = pool(worker.address, heartbeat: [interval: 50, timeout: 1_000], start_timeout: 300)
+    pool = pool(worker.address, heartbeat: [interval: 100, timeout: 3_000], start_timeout: 3_000)
     {:ok, acc} = SnakeBridge.call("sample", "Acc", [1], pool: pool)
     {task, holder} = held(pool)
     signal(worker, "STOP")

@@ -121,7 +121,7 @@ defmodule SnakeBridge.RetryTest do
         error.details.attempts
       end
 
-      elsewhere = fn opts -> Task.await(Task.async(fn -> attempts.(opts) end), 30_000) end
+      elsewhere = fn opts -> Task.await(Task.async(fn -> attempts.(opts) end), 60_000) end
       assert elsewhere.([]) == 2
       assert elsewhere.(__runtime__: [retry: false]) == 1
       assert elsewhere.(retry: [retry_on: [:signal, :oom]]) == 1
@@ -170,7 +170,7 @@ defmodule SnakeBridge.RetryTest do
       {args, _} = dying(context, 1)
 
       assert {:error, %Error{category: :timeout, outcome: :unknown} = error} =
-               call(pool, "builtins", "eval", args, idempotent: true, __runtime__: [timeout: 2_000])
+               call(pool, "builtins", "eval", args, idempotent: true, __runtime__: [timeout: 5_000])
 
       assert error.message =~ "an earlier attempt may have taken effect"
       assert error.details.attempts == 1
@@ -192,7 +192,7 @@ defmodule SnakeBridge.RetryTest do
       task = Task.async(fn -> call(pool, "builtins", "len", ["text"], __runtime__: runtime) end)
       assert eventually(fn -> asked_why?(worker.pid) end)
       :ok = :sys.resume(worker.pid)
-      assert {:ok, 4} = Task.await(task, 30_000)
+      assert {:ok, 4} = Task.await(task, 60_000)
       assert_received %{attempts: 2}
     end
 
@@ -311,7 +311,7 @@ defmodule SnakeBridge.RetryTest do
     end
 
     test "finds a worker that was stopped, and the call is made again elsewhere" do
-      pool = start(heartbeat: [interval: 50, timeout: 1_000])
+      pool = start(heartbeat: [interval: 100, timeout: 3_000])
       pid = call(pool, "os", "getpid", []) |> elem(1)
       me = self()
       asleep = fn -> send(me, :asleep) end
@@ -322,7 +322,7 @@ defmodule SnakeBridge.RetryTest do
       {_, 0} = System.cmd("/bin/sh", ["-c", "kill -s STOP #{pid}"])
 
       assert {:error, %Error{category: :worker_crash, outcome: :unknown, details: details}} =
-               Task.await(once, 20_000)
+               Task.await(once, 60_000)
 
       assert details.cause == :missed_heartbeat
       assert details.killed_for == :missed_heartbeat
@@ -332,12 +332,12 @@ defmodule SnakeBridge.RetryTest do
     end
 
     test "kills no call that computes without letting others in" do
-      pool = start(heartbeat: [interval: 50, timeout: 200])
+      pool = start(heartbeat: [interval: 50, timeout: 1_000])
       assert {:ok, pid} = call(pool, "os", "getpid", [])
       # Long enough for several timeouts: a loop in C that keeps the interpreter lock.
       assert {:ok, _} =
                call(pool, "builtins", "sum", [
-                 SnakeBridge.call!("builtins", "range", [30_000_000], pool: pool)
+                 SnakeBridge.call!("builtins", "range", [200_000_000], pool: pool)
                ])
 
       assert {:ok, ^pid} = call(pool, "os", "getpid", [])

@@ -81,7 +81,7 @@ defmodule SnakeBridge.SessionsTest do
               SnakeBridge.in_session(session, fn -> SnakeBridge.call!("sample", "thread_id") end)
             end)
 
-    assert threads |> Task.await_many() |> Enum.uniq() |> length() == 1
+    assert threads |> Task.await_many(60_000) |> Enum.uniq() |> length() == 1
     SnakeBridge.close_session(session)
   end
 
@@ -125,7 +125,7 @@ defmodule SnakeBridge.SessionsTest do
   test "a thousand processes leave nothing behind" do
     refs =
       1..1000
-      |> Task.async_stream(fn _ -> acc() end, max_concurrency: 50)
+      |> Task.async_stream(fn _ -> acc() end, max_concurrency: 50, timeout: 60_000)
       |> Enum.map(fn {:ok, ref} -> ref end)
 
     assert eventually(fn ->

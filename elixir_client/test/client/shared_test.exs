@@ -2,7 +2,7 @@ defmodule SnakeBridge.SharedTest do
   # Values in shared memory, both ways, and that nothing of them stays behind.
   use ExUnit.Case, async: false
 
-  import SnakeBridge.Test.Processes
+  import SnakeBridge.Test.{Eventually, Processes}
 
   @moduletag capture_log: true
 
@@ -248,13 +248,17 @@ defmodule SnakeBridge.SharedTest do
   end
 
   test "a process takes the segments of its own session with it", %{before: before} do
+    me = self()
+
     {pid, monitor} =
       spawn_monitor(fn ->
         SnakeBridge.share!("abc")
         {:ok, %ZeroCopyRef{}} = arange(@large, shared: true)
+        send(me, :shared)
         receive do: (:stop -> :ok)
       end)
 
+    assert_receive :shared
     Process.exit(pid, :kill)
     assert_receive {:DOWN, ^monitor, _, _, _}
     # The session manager hears of it as well, before it answers this.
@@ -311,15 +315,6 @@ defmodule SnakeBridge.SharedTest do
     end)
   end
 
-  defp eventually(check, tries \\ 2_000_000)
-  defp eventually(_, 0), do: false
-
-  defp eventually(check, tries) do
-    # Whatever is awaited happens in these processes.
-    :sys.get_state(Keeper)
-    check.() || eventually(check, tries - 1)
-  end
-
   # --- bounds ---
 
   test "all segments together are bounded", %{session: session, before: before} do
@@ -369,7 +364,10 @@ defmodule SnakeBridge.SharedTest do
       end)
     end
 
-    assert 1..40 |> Task.async_stream(sum, max_concurrency: 8) |> Enum.all?(&(&1 == {:ok, true}))
+    assert 1..40
+           |> Task.async_stream(sum, max_concurrency: 8, timeout: 60_000)
+           |> Enum.all?(&(&1 == {:ok, true}))
+
     assert files() == before
   end
 
@@ -377,7 +375,7 @@ defmodule SnakeBridge.SharedTest do
     inside(session, fn ->
       ref = SnakeBridge.share!("abc")
       {:ok, echo} = Shared.hold(session, ref.segment, 0, 3)
-      1..20 |> Task.async_stream(fn _ -> ZeroCopyRef.release(ref) end) |> Stream.run()
+      1..20 |> Task.async_stream(fn _ -> ZeroCopyRef.release(ref) end, timeout: 60_000) |> Stream.run()
       assert {:ok, %Bytes{data: "abc"}} = SnakeBridge.unshare(echo)
       assert files() == before
     end)
@@ -426,16 +424,13 @@ defmodule SnakeBridge.SharedTest do
       monitor = Process.monitor(pid)
       Process.exit(pid, :kill)
       assert_receive {:DOWN, ^monitor, _, _, _}
-      assert eventually_alive?()
+      assert eventually(fn -> Process.whereis(Keeper) end)
       assert {:ok, %Bytes{data: "abc"}} = SnakeBridge.call("builtins", "bytes", [ref])
       assert {:ok, %Bytes{data: "abc"}} = SnakeBridge.unshare(ref)
       assert files() == before
       assert Shared.total() == 0 or before != []
     end)
   end
-
-  defp eventually_alive?(tries \\ 1_000_000),
-    do: Process.whereis(Keeper) != nil or (tries > 0 and eventually_alive?(tries - 1))
 
   @script """
   {:ok, ref} = SnakeBridge.share(:binary.copy("x", 1_000_000))
@@ -511,7 +506,7 @@ defmodule SnakeBridge.SharedTest do
       {^port, {:exit_status, status}} ->
         flunk("the child ended with status #{status}")
     after
-      30_000 -> flunk("the child did not start")
+      60_000 -> flunk("the child did not start")
     end
   end
 end

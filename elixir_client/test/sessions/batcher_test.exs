@@ -26,12 +26,12 @@ defmodule SnakeBridge.BatcherTest do
   # A window that only a full batch closes, unless the test says otherwise.
   defp batcher(options) do
     name = name("batcher")
-    start_supervised!({Batcher, Keyword.merge([name: name, max_delay: 30_000], options)}, id: name)
+    start_supervised!({Batcher, Keyword.merge([name: name, max_delay: 60_000], options)}, id: name)
     name
   end
 
-  defp together(batcher, inputs), do: inputs |> Enum.map(&asking(batcher, &1)) |> Task.await_many(30_000)
-  defp asking(batcher, input), do: Task.async(fn -> Batcher.call(batcher, [input], timeout: 20_000) end)
+  defp together(batcher, inputs), do: inputs |> Enum.map(&asking(batcher, &1)) |> Task.await_many(60_000)
+  defp asking(batcher, input), do: Task.async(fn -> Batcher.call(batcher, [input], timeout: 60_000) end)
   defp row(number), do: Tensor.from_list([[number * 1.0, number + 0.5]])
   defp calls(session), do: Session.call!(session, fn model -> SnakeBridge.get_attr(model, :calls) end)
 
@@ -105,7 +105,7 @@ defmodule SnakeBridge.BatcherTest do
     caller = spawn(fn -> Batcher.call(batcher, [[1], fn -> send(me, :begun) end]) end)
     assert_receive :begun
     Process.exit(caller, :kill)
-    assert {:ok, [2]} = Batcher.call(batcher, [[2], nil], timeout: 20_000)
+    assert {:ok, [2]} = Batcher.call(batcher, [[2], nil], timeout: 60_000)
   end
 
   test "a batcher that is stopped takes its processes along, and tells those who wait" do

@@ -93,7 +93,7 @@ defmodule SnakeBridge.Test.RemoteWorker do
       {^port, {:exit_status, status}} ->
         raise "the executor ended with #{status}: #{said |> Enum.reverse() |> Enum.join("\n")}"
     after
-      30_000 -> raise "the executor was not ready in time: #{inspect(said)}"
+      60_000 -> raise "the executor was not ready in time: #{inspect(said)}"
     end
   end
 
