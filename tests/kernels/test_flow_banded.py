@@ -16,11 +16,11 @@ from bridge_adapter.kernels.flow.transforms import wavelet_transform
 # shape, wavelet, levels, transformed axes, how many of the first bands stay together
 SHAPES: list[tuple[tuple[int, ...], str, int, int, int]] = [
     ((256, 256), "haar", 2, 2, 0),  # every band is large
-    ((256, 200), "haar", 5, 2, 13),
+    ((256, 200), "haar", 3, 2, 7),
     ((135, 257), "haar", 1, 2, 0),  # odd sides
-    ((131, 263), "db2", 4, 2, 10),
-    ((20001,), "sym4", 6, 1, 5),
-    ((3, 160, 160), "haar", 3, 2, 7),  # a batch
+    ((131, 263), "db2", 2, 2, 4),
+    ((20001,), "sym4", 3, 1, 2),
+    ((3, 160, 160), "haar", 2, 2, 4),  # a batch
     ((40, 40, 40), "haar", 1, 3, 0),
 ]
 
@@ -35,9 +35,11 @@ def functions(size: int) -> dict[str, Separable]:
     }
 
 
-@pytest.mark.parametrize("case", SHAPES, ids=str)
-@pytest.mark.parametrize("which", ["one", "each"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("case", "which", "dtype"),
+    [*((case, "each", "float64") for case in SHAPES), (SHAPES[1], "one", "float64"), (SHAPES[2], "each", "float32")],
+    ids=str,
+)
 def test_bands_for_themselves_give_what_all_in_one_vector_give(
     case: tuple[tuple[int, ...], str, int, int, int], which: str, dtype: Any
 ) -> None:
@@ -50,12 +52,11 @@ def test_bands_for_themselves_give_what_all_in_one_vector_give(
         v = jnp.asarray(np.random.default_rng(7).standard_normal(shape), dtype)
         tau = jnp.asarray(0.7, dtype)
 
-        found = jax.jit(lambda v, phi: prox_by_bands(op, phi, v, tau))(v, phi)
-        joined = phi.prox(op.matvec(v), tau)
+        found, joined = jax.jit(lambda v, phi: (prox_by_bands(op, phi, v, tau), phi.prox(op.matvec(v), tau)))(v, phi)
 
         rounding = 50 * float(np.finfo(dtype).eps)
         assert found is not None and found.point.dtype == v.dtype
-        np.testing.assert_allclose(found.point, op.rmatvec(joined.point), rtol=rounding, atol=rounding)
+        np.testing.assert_allclose(found.point, jax.jit(op.rmatvec)(joined.point), rtol=rounding, atol=rounding)
         np.testing.assert_allclose(found.value, joined.value, rtol=rounding)
         assert found.gap == 0 and found.carry == ()
         assert np.any(found.point != v)
@@ -63,15 +64,15 @@ def test_bands_for_themselves_give_what_all_in_one_vector_give(
 
 def test_a_batch_of_problems_is_taken_apart_alike() -> None:
     with precision("float64"):
-        op = wavelet_transform((160, 160), "haar", 3)
+        op = wavelet_transform((160, 160), "haar", 1)
         phi = functions(op.codomain[-1])["each"]
-        several = jnp.asarray(np.random.default_rng(3).standard_normal((4, 160, 160)))
+        several = jnp.asarray(np.random.default_rng(3).standard_normal((3, 160, 160)))
         tau = jnp.asarray(0.5)
-        found = jax.vmap(lambda v: prox_by_bands(op, phi, v, tau))(several)
+        found = jax.jit(jax.vmap(lambda v: prox_by_bands(op, phi, v, tau)))(several)
+        joined = jax.jit(lambda v: phi.prox(op.matvec(v), tau))
         for point, value, v in zip(found.point, found.value, several, strict=True):
-            joined = phi.prox(op.matvec(v), tau)
-            np.testing.assert_allclose(point, op.rmatvec(joined.point), atol=1e-13)
-            np.testing.assert_allclose(value, joined.value, rtol=1e-13)
+            np.testing.assert_allclose(point, jax.jit(op.rmatvec)(joined(v).point), atol=1e-13)
+            np.testing.assert_allclose(value, joined(v).value, rtol=1e-13)
 
 
 def test_small_transforms_other_functions_and_steps_of_many_numbers_go_the_usual_way() -> None:
